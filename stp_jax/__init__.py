@@ -1,0 +1,1 @@
+"""Generative space-time re-rendering: direct the camera and the clock of a video."""
