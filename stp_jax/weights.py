@@ -1,0 +1,148 @@
+"""Our own weights on disk: safetensors parts of at most 16 MB and one JSON that says what model they belong to.
+
+A folder holds one or more models, each as `<name>.json` and `<name>-00001-of-00003.safetensors` and so on. The JSON has the
+model's config, the part of each tensor, and notes such as the steps trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from stp_jax.errors import InputError
+
+PART_BYTES = 16_000_000
+
+
+def flatten(module: nnx.Module) -> dict[str, jax.Array]:
+    """Every parameter of a module by its dotted name."""
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    return {".".join(map(str, path)): variable[...] for path, variable in flat}
+
+
+def save_weights(
+    folder: str | os.PathLike,
+    name: str,
+    parameters: dict[str, Any],
+    config: dict[str, Any],
+    *,
+    dtype: str = "float32",
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Writes `parameters` (dotted name -> array) as model `name`; an older one of that name is replaced at the end.
+
+    Args:
+      folder: made if missing.
+      name: `dit`, `vae`, ...
+      parameters: see `flatten`.
+      config: fields of the model's config dataclass.
+      dtype: what floating-point tensors are stored as.
+      notes: anything a reader should know; not used on loading.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[dict[str, np.ndarray]] = [{}]
+    filled = 0
+    for key, value in sorted(parameters.items()):
+        array = np.asarray(jnp.asarray(value).astype(dtype))
+        # A stacked tensor larger than a part is the only case that may exceed one; split it by layer.
+        pieces = [(key, array)]
+        if array.nbytes > PART_BYTES and array.ndim > 1:
+            count = -(-array.nbytes // PART_BYTES)
+            pieces = [(f"{key}#{i}", piece) for i, piece in enumerate(np.array_split(array, count))]
+        for piece_key, piece in pieces:
+            if filled + piece.nbytes > PART_BYTES and parts[-1]:
+                parts.append({})
+                filled = 0
+            parts[-1][piece_key] = np.ascontiguousarray(piece)
+            filled += piece.nbytes
+    files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts)}
+    for file, part in files.items():
+        save_file(part, str(folder / f"{file}.tmp"))
+    old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
+    for file in files:
+        os.replace(folder / f"{file}.tmp", folder / file)
+    index = {
+        "config": config,
+        "notes": notes or {},
+        "files": {file: sorted(part) for file, part in files.items()},
+    }
+    temporary = folder / f"{name}.json.tmp"
+    temporary.write_text(json.dumps(index, indent=1) + "\n")
+    os.replace(temporary, folder / f"{name}.json")
+    for path in old:
+        if path.name not in files:
+            path.unlink()
+
+
+def read_index(folder: str | os.PathLike, name: str) -> dict[str, Any]:
+    """The JSON of model `name`: config, notes, files.
+
+    Raises:
+      InputError: there is no such model in the folder, or its JSON cannot be read.
+    """
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {name} weights ({path.name} is missing). Give a folder that train.py wrote.")
+    try:
+        index = json.loads(path.read_text())
+        index["config"], index["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a weights index: {error}. Copy the folder again.") from None
+    return index
+
+
+def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
+    """All tensors of model `name` by dotted name, in the dtype they are stored in.
+
+    Raises:
+      InputError: a part is missing, truncated, or lacks a tensor.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for file, keys in read_index(folder, name)["files"].items():
+        path = Path(folder) / file
+        if not path.is_file():
+            raise InputError(f"{path} is missing. Copy the weights folder again.")
+        try:
+            part = load_file(str(path))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged or truncated ({error}). Copy the weights folder again.") from None
+        if sorted(part) != keys:
+            raise InputError(f"{path} belongs to other weights than {name}.json. Copy the weights folder again.")
+        tensors |= part
+    for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
+        count = sum(other.startswith(f"{key}#") for other in tensors)
+        tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
+    return tensors
+
+
+def load_into(module: nnx.Module, tensors: dict[str, np.ndarray], where: str) -> None:
+    """Replaces every parameter of `module` in place, casting to the parameter's dtype.
+
+    Raises:
+      InputError: a tensor is missing, left over or of another shape; they are named.
+    """
+    wanted = flatten(module)
+    problems = [f"missing {key}" for key in wanted if key not in tensors]
+    problems += [f"unknown {key}" for key in tensors if key not in wanted]
+    problems += [
+        f"{key} has shape {tensors[key].shape}, not {wanted[key].shape}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != wanted[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise InputError(f"{where} holds weights of another model: {'; '.join(problems[:4])}{more}.")
+    for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        key = ".".join(map(str, path))
+        variable[...] = jnp.asarray(tensors[key], variable[...].dtype)
