@@ -1,0 +1,267 @@
+"""The causal video VAE of Wan2.1, at any width: video 4 x 8 x 8 times smaller, frame 0 on its own.
+
+The parameters carry the official names, with these changes: a residual block's `residual.0`, `.2`, `.3`, `.6` are `norm1`,
+`conv1`, `norm2`, `conv2` here; `head.0`, `head.2` are `head_norm`, `head_conv`; `resample.1` is `conv`. A convolution's
+`weight` [out, in, *size] is `kernel` [*size, in, out], and `gamma` has one axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stp_jax.errors import InputError
+from stp_jax.models.vae_layers import (
+    AttentionBlock,
+    CausalConv,
+    Conv,
+    Downsample,
+    Past,
+    ResidualBlock,
+    RMSNorm,
+    Upsample,
+)
+
+# Statistics of the latents of Wan2.1's own weights.
+WAN_LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """The defaults are Wan2.1's VAE.
+
+    Attributes:
+      dim: channels at full resolution; level i has dim * dim_mult[i].
+      z_dim: channels of the latents.
+      temporal_downsample: for each step between levels, whether it halves the frames too.
+      latent_mean, latent_std: per channel, for normalised latents. A new VAE starts with 0 and 1.
+      dtype: of the computation, "float32" or "bfloat16". Parameters, norms and softmax are float32.
+      remat: whether to compute the residual blocks again in the backward pass instead of keeping their insides.
+    """
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
+    latent_std: tuple[float, ...] = WAN_LATENT_STD
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("dim_mult", "temporal_downsample", "latent_mean", "latent_std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists, from JSON, do not hash
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise InputError(
+                f"VAE config: temporal_downsample has {len(self.temporal_downsample)} entries; "
+                f"dim_mult has {len(self.dim_mult)} levels, so give {len(self.dim_mult) - 1}"
+            )
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) != self.z_dim:
+                raise InputError(
+                    f"VAE config: {name} has {len(getattr(self, name))} values but z_dim is {self.z_dim}; "
+                    "give one per channel"
+                )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f'VAE config: dtype is {self.dtype!r}; use "float32" or "bfloat16"')
+
+    @property
+    def frame_stride(self) -> int:
+        """Video frames per latent frame (the first frame has a latent frame of its own)."""
+        return 2 ** sum(self.temporal_downsample)
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell along height and width."""
+        return 2 ** len(self.temporal_downsample)
+
+
+def _run(layers, x: jax.Array, past: Past, remat: bool = False) -> tuple[jax.Array, Past]:
+    pasts = []
+    for index, layer in enumerate(layers):
+        call = _rematerialised(layer) if remat and isinstance(layer, ResidualBlock) else layer
+        x, new = call(x, None if past is None else past[index])
+        pasts.append(new)
+    return x, tuple(pasts)
+
+
+def _rematerialised(layer: nnx.Module) -> Callable:
+    graph, state = nnx.split(layer)
+    call = jax.checkpoint(lambda state, x, past: nnx.merge(graph, state)(x, past))
+    return lambda x, past: call(state, x, past)
+
+
+class Encoder(nnx.Module):
+    """Video [B, 1 + 4n, H, W, 3] to features [B, 1 + n, H / 8, W / 8, 2 * z_dim]."""
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        options = {"dtype": config.dtype, "rngs": rngs}
+        widths = [config.dim * mult for mult in (1, *config.dim_mult)]
+        self.conv1 = CausalConv(3, widths[0], (3, 3, 3), **options)
+        layers: list[nnx.Module] = []
+        for level, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            for block in range(config.res_blocks):
+                layers.append(ResidualBlock(outputs if block else inputs, outputs, **options))
+            if level < len(config.temporal_downsample):
+                layers.append(Downsample(outputs, temporal=config.temporal_downsample[level], **options))
+        self.downsamples = nnx.List(layers)
+        self.middle = _middle(widths[-1], **options)
+        self.head_norm = RMSNorm(widths[-1])
+        self.head_conv = CausalConv(widths[-1], 2 * config.z_dim, (3, 3, 3), **options)
+        self.remat = config.remat
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        return _run([self.conv1, *self.downsamples, *self.middle, self._head], x, past, self.remat)
+
+    def _head(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        return self.head_conv(self.head_norm(x, silu=True), past)
+
+
+class Decoder(nnx.Module):
+    """Features [B, 1 + n, H / 8, W / 8, z_dim] to video [B, 1 + 4n, H, W, 3]."""
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        options = {"dtype": config.dtype, "rngs": rngs}
+        widths = [config.dim * mult for mult in (config.dim_mult[-1], *reversed(config.dim_mult))]
+        temporal = config.temporal_downsample[::-1]
+        self.conv1 = CausalConv(config.z_dim, widths[0], (3, 3, 3), **options)
+        self.middle = _middle(widths[0], **options)
+        layers: list[nnx.Module] = []
+        for level, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            if level:
+                inputs //= 2  # the upsampling before halved them
+            for block in range(config.res_blocks + 1):
+                layers.append(ResidualBlock(outputs if block else inputs, outputs, **options))
+            if level < len(temporal):
+                layers.append(Upsample(outputs, temporal=temporal[level], **options))
+        self.upsamples = nnx.List(layers)
+        self.head_norm = RMSNorm(widths[-1])
+        self.head_conv = CausalConv(widths[-1], 3, (3, 3, 3), **options)
+        self.remat = config.remat
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        return _run([self.conv1, *self.middle, *self.upsamples, self._head], x, past, self.remat)
+
+    def _head(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        return self.head_conv(self.head_norm(x, silu=True), past)
+
+
+def _middle(channels: int, *, dtype: str, rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List(
+        [
+            ResidualBlock(channels, channels, dtype=dtype, rngs=rngs),
+            AttentionBlock(channels, dtype=dtype, rngs=rngs),
+            ResidualBlock(channels, channels, dtype=dtype, rngs=rngs),
+        ]
+    )
+
+
+class VAE(nnx.Module):
+    """Video in [-1, 1] to latents and back.
+
+    Every method takes `chunk`: None for the whole sequence at once, or a number of latent frames to work on at a time, after
+    the first. The result is the same; memory then grows with `chunk`, not with the length of the video.
+    """
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = Encoder(config, rngs=rngs)
+        self.conv1 = Conv(2 * config.z_dim, 2 * config.z_dim, (1, 1, 1), dtype=config.dtype, rngs=rngs)
+        self.conv2 = Conv(config.z_dim, config.z_dim, (1, 1, 1), dtype=config.dtype, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        # A new VAE starts with little noise on its samples: the decoder learns from the first step.
+        self.conv1.bias[...] = self.conv1.bias[...].at[config.z_dim:].set(-4.0)
+
+    def moments(self, video: jax.Array, *, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance of the latents, not normalised.
+
+        Args:
+          video: [B, F, H, W, 3] in [-1, 1], F = 4n + 1, H and W multiples of 8 (for Wan's strides).
+          chunk: latent frames at a time, see the class.
+
+        Returns:
+          mean, logvar: each [B, n + 1, H / 8, W / 8, z_dim], float32.
+
+        Raises:
+          InputError: the shape does not fit.
+        """
+        self._check_video(video.shape)
+        x = video.astype(self.config.dtype)
+        features = _in_chunks(self.encoder, x, chunk, self.config.frame_stride)
+        mean, logvar = jnp.split(self.conv1(features).astype(jnp.float32), 2, axis=-1)
+        return mean, logvar
+
+    def encode(self, video: jax.Array, *, chunk: int | None = None) -> jax.Array:
+        """Normalised latents [B, n + 1, H / 8, W / 8, z_dim], float32, of a video as in `moments`: the mean, no sample."""
+        mean, _ = self.moments(video, chunk=chunk)
+        return (mean - jnp.asarray(self.config.latent_mean)) / jnp.asarray(self.config.latent_std)
+
+    def decode(self, latents: jax.Array, *, chunk: int | None = None) -> jax.Array:
+        """Video [B, F, H, W, 3] in [-1, 1], float32, of normalised latents as `encode` gives.
+
+        Raises:
+          InputError: the shape does not fit.
+        """
+        z = latents.astype(jnp.float32) * jnp.asarray(self.config.latent_std) + jnp.asarray(self.config.latent_mean)
+        return jnp.clip(self.decode_raw(z, chunk=chunk), -1, 1)
+
+    def decode_raw(self, z: jax.Array, *, chunk: int | None = None) -> jax.Array:
+        """Video [B, F, H, W, 3], float32 and not clamped, of latents that are not normalised: for training."""
+        if z.ndim != 5 or z.shape[-1] != self.config.z_dim or 0 in z.shape:
+            raise InputError(f"latents have shape {z.shape}; the VAE decodes [B, F, H, W, {self.config.z_dim}]")
+        x = self.conv2(z.astype(self.config.dtype))
+        return _in_chunks(self.decoder, x, chunk, 1).astype(jnp.float32)
+
+    def _check_video(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
+            raise InputError(f"video has shape {shape}; the VAE encodes [B, F, H, W, 3]")
+        frames, height, width = shape[1:4]
+        stride, size = self.config.frame_stride, self.config.spatial_stride
+        if frames % stride != 1 % stride:
+            raise InputError(
+                f"video has {frames} frames; the VAE encodes {stride}n + 1 frames: "
+                f"use {(frames - 1) // stride * stride + 1} or {math.ceil((frames - 1) / stride) * stride + 1}"
+            )
+        if height % size or width % size:
+            raise InputError(
+                f"video is {height} x {width} (height x width); the VAE needs multiples of {size}: resize or crop it"
+            )
+
+
+def _in_chunks(
+    layer: Callable[[jax.Array, Past], tuple[jax.Array, Past]], x: jax.Array, chunk: int | None, stride: int
+) -> jax.Array:
+    """Runs a causal layer over x: the first frame, then `chunk * stride` frames at a time."""
+    if chunk is None:
+        return layer(x, None)[0]
+    if chunk < 1:
+        raise InputError(f"VAE: chunk is {chunk}; give the number of latent frames to work on at a time, at least 1")
+    step = chunk * stride
+    y, past = layer(x[:, :1], None)
+    pieces = [y]
+    whole, left = divmod(x.shape[1] - 1, step)
+    if whole:
+
+        def body(past: Past, index: jax.Array) -> tuple[Past, jax.Array]:
+            y, past = layer(jax.lax.dynamic_slice_in_dim(x, 1 + index * step, step, axis=1), past)
+            return past, y
+
+        past, ys = jax.lax.scan(body, past, jnp.arange(whole))
+        ys = jnp.moveaxis(ys, 0, 1)
+        pieces.append(ys.reshape(ys.shape[0], -1, *ys.shape[3:]))
+    if left:
+        pieces.append(layer(x[:, -left:], past)[0])
+    return jnp.concatenate(pieces, axis=1)

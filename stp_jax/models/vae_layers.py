@@ -1,0 +1,195 @@
+"""The layers of the causal video VAE, channels last.
+
+Every layer is called as `layer(x, past) -> (y, past)` with x [B, F, H, W, C]. `past` holds what the layer must remember
+of earlier frames to go on where it stopped: None at the start of a video, () for a layer that looks at single frames. So
+a whole video in one call and the same video in pieces give the same result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Past = Any  # a pytree of arrays; None before the first frame
+
+lecun = nnx.initializers.lecun_normal()
+
+
+def newest_frame(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Starts a (3, 1, 1) convolution near "copy the newest frame", once for every group of `in` output channels.
+
+    The first frame of a video bypasses these layers; so the other frames start out in the same feature space.
+    """
+    inputs, outputs = shape[-2:]
+    copy = jnp.tile(jnp.eye(inputs, dtype=dtype), (1, outputs // inputs))
+    return (0.5 * lecun(key, shape, dtype)).at[-1, 0, 0].add(copy)
+
+
+class Conv(nnx.Module):
+    """A convolution over the last spatial axes of x [..., C]: kernel [*size, in, out], bias [out]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, ...], *, dtype: str, rngs: nnx.Rngs, init=lecun
+    ):
+        self.kernel = nnx.Param(init(rngs.params(), (*size, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        stride: tuple[int, ...] | None = None,
+        padding: tuple[tuple[int, int], ...] | None = None,
+    ) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        size = kernel.shape[:-2]
+        if all(n == 1 for n in size):
+            return x @ kernel.reshape(kernel.shape[-2:]) + bias
+        space = "DHW"[-len(size):]
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=stride or (1,) * len(size),
+            padding=padding or ((0, 0),) * len(size),
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        )
+        return y + bias
+
+
+class CausalConv(Conv):
+    """A 3D convolution of stride 1 and unchanged size that sees only the current and earlier frames."""
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:  # type: ignore[override]
+        frames, height, width = self.kernel.shape[:3]
+        history = frames - 1
+        if past is not None:
+            x = jnp.concatenate([past, x], axis=1)
+        y = super().__call__(
+            x,
+            padding=(
+                (history if past is None else 0, 0),
+                (height // 2, height // 2),
+                (width // 2, width // 2),
+            ),
+        )
+        return y, last_frames(x, history)
+
+
+def last_frames(x: jax.Array, count: int) -> jax.Array:
+    """The last `count` frames of x [B, F, H, W, C], after frames of zeros where x has fewer."""
+    x = x[:, max(0, x.shape[1] - count):]
+    return jnp.pad(x, ((0, 0), (count - x.shape[1], 0), (0, 0), (0, 0), (0, 0)))
+
+
+class RMSNorm(nnx.Module):
+    """x / |x| * sqrt(C) * gamma over the channels, computed in float32."""
+
+    def __init__(self, channels: int):
+        self.gamma = nnx.Param(jnp.ones((channels,), jnp.float32))
+
+    def __call__(self, x: jax.Array, *, silu: bool = False) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        # The bound is the square of the 1e-12 under which the norm itself is not let fall.
+        scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-24))
+        y = wide * scale * (self.gamma[...] * np.float32(np.sqrt(x.shape[-1])))
+        if silu:
+            y = jax.nn.silu(y)
+        return y.astype(x.dtype)
+
+
+class ResidualBlock(nnx.Module):
+    """Norm, SiLU, causal 3x3x3 convolution, twice, added to the input (through a 1x1x1 convolution if C changes)."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
+        self.norm1 = RMSNorm(inputs)
+        self.conv1 = CausalConv(inputs, outputs, (3, 3, 3), dtype=dtype, rngs=rngs)
+        self.norm2 = RMSNorm(outputs)
+        self.conv2 = CausalConv(outputs, outputs, (3, 3, 3), dtype=dtype, rngs=rngs)
+        self.shortcut = None if inputs == outputs else Conv(inputs, outputs, (1, 1, 1), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        past1, past2 = (None, None) if past is None else past
+        y, past1 = self.conv1(self.norm1(x, silu=True), past1)
+        y, past2 = self.conv2(self.norm2(y, silu=True), past2)
+        return (x if self.shortcut is None else self.shortcut(x)) + y, (past1, past2)
+
+
+class AttentionBlock(nnx.Module):
+    """Single-head self-attention over the positions of each frame; starts as the identity."""
+
+    def __init__(self, channels: int, *, dtype: str, rngs: nnx.Rngs):
+        self.norm = RMSNorm(channels)
+        self.to_qkv = Conv(channels, 3 * channels, (1, 1), dtype=dtype, rngs=rngs)
+        self.proj = Conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs, init=nnx.initializers.zeros)
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        batch, frames, height, width, channels = x.shape
+        qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, height * width, 1, 3 * channels)
+        y = jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))  # softmax in float32
+        return x + self.proj(y.reshape(x.shape)), ()
+
+
+class Downsample(nnx.Module):
+    """Halves height and width; with `temporal` also the frames after the first: 1 + 2n frames become 1 + n."""
+
+    def __init__(self, channels: int, *, temporal: bool, dtype: str, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
+        self.time_conv = (
+            Conv(channels, channels, (3, 1, 1), dtype=dtype, rngs=rngs, init=newest_frame) if temporal else None
+        )
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        # Padding on the right and at the bottom only, as the official weights expect.
+        x = per_frame(lambda image: self.conv(image, stride=(2, 2), padding=((0, 1), (0, 1))), x)
+        if self.time_conv is None:
+            return x, ()
+        if past is None:
+            first, seen = x[:, :1], x  # the first frame goes through as it is
+        else:
+            first, seen = x[:, :0], jnp.concatenate([past, x], axis=1)
+        if seen.shape[1] > 1:
+            x = jnp.concatenate([first, self.time_conv(seen, stride=(2, 1, 1))], axis=1)
+        return x, seen[:, -1:]
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width and halves the channels; with `temporal` 1 + n frames become 1 + 2n."""
+
+    def __init__(self, channels: int, *, temporal: bool, dtype: str, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels // 2, (3, 3), dtype=dtype, rngs=rngs)
+        self.time_conv = (
+            CausalConv(channels, 2 * channels, (3, 1, 1), dtype=dtype, rngs=rngs, init=newest_frame)
+            if temporal
+            else None
+        )
+
+    def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
+        x, past = (x, ()) if self.time_conv is None else self._double_frames(x, past)
+        return per_frame(lambda image: self.conv(double_size(image), padding=((1, 1), (1, 1))), x), past
+
+    def _double_frames(self, x: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        first, rest = (x[:, :1], x[:, 1:]) if past is None else (x[:, :0], x)
+        if rest.shape[1] == 0:
+            return x, last_frames(rest, 2)  # the first frame is not part of the history
+        y, past = self.time_conv(rest, past)
+        batch, frames, height, width, _ = y.shape
+        y = y.reshape(batch, frames, height, width, 2, -1).swapaxes(3, 4).swapaxes(2, 3)
+        return jnp.concatenate([first, y.reshape(batch, 2 * frames, height, width, -1)], axis=1), past
+
+
+def per_frame(layer, x: jax.Array) -> jax.Array:
+    """Calls `layer` on images [B * F, H, W, C]."""
+    y = layer(x.reshape(-1, *x.shape[2:]))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def double_size(image: jax.Array) -> jax.Array:
+    """Repeats every pixel of [N, H, W, C] twice along both axes."""
+    n, height, width, channels = image.shape
+    image = jnp.broadcast_to(image[:, :, None, :, None], (n, height, 2, width, 2, channels))
+    return image.reshape(n, 2 * height, 2 * width, channels)
