@@ -1,15 +1,16 @@
 """The causal video VAE of Wan2.1, at any width: video 4 x 8 x 8 times smaller, frame 0 on its own.
 
-The parameters carry the official names, with these changes: a residual block's `residual.0`, `.2`, `.3`, `.6` are `norm1`,
-`conv1`, `norm2`, `conv2` here; `head.0`, `head.2` are `head_norm`, `head_conv`; `resample.1` is `conv`. A convolution's
-`weight` [out, in, *size] is `kernel` [*size, in, out], and `gamma` has one axis.
+The parameters carry the official names, with these changes: `residual.0`, `.2`, `.3`, `.6` of a residual
+block are `norm1`, `conv1`, `norm2`, `conv2`; `head.0`, `head.2` are `head_norm`, `head_conv`; `resample.1`
+is `conv`. The `weight` [out, in, *size] of a convolution is `kernel` [*size, in, out], and `gamma` has one
+axis.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ class VAEConfig:
       temporal_downsample: for each step between levels, whether it halves the frames too.
       latent_mean, latent_std: per channel, for normalised latents. A new VAE starts with 0 and 1.
       dtype: of the computation, "float32" or "bfloat16". Parameters, norms and softmax are float32.
-      remat: whether to compute the residual blocks again in the backward pass instead of keeping their insides.
+      remat: whether the backward pass computes the residual blocks again instead of keeping their insides.
     """
 
     dim: int = 96
@@ -108,7 +109,7 @@ class Encoder(nnx.Module):
     """Video [B, 1 + 4n, H, W, 3] to features [B, 1 + n, H / 8, W / 8, 2 * z_dim]."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
-        options = {"dtype": config.dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
         widths = [config.dim * mult for mult in (1, *config.dim_mult)]
         self.conv1 = CausalConv(3, widths[0], (3, 3, 3), **options)
         layers: list[nnx.Module] = []
@@ -134,7 +135,7 @@ class Decoder(nnx.Module):
     """Features [B, 1 + n, H / 8, W / 8, z_dim] to video [B, 1 + 4n, H, W, 3]."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
-        options = {"dtype": config.dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
         widths = [config.dim * mult for mult in (config.dim_mult[-1], *reversed(config.dim_mult))]
         temporal = config.temporal_downsample[::-1]
         self.conv1 = CausalConv(config.z_dim, widths[0], (3, 3, 3), **options)
@@ -172,8 +173,9 @@ def _middle(channels: int, *, dtype: str, rngs: nnx.Rngs) -> nnx.List:
 class VAE(nnx.Module):
     """Video in [-1, 1] to latents and back.
 
-    Every method takes `chunk`: None for the whole sequence at once, or a number of latent frames to work on at a time, after
-    the first. The result is the same; memory then grows with `chunk`, not with the length of the video.
+    Every method takes `chunk`: None for the whole sequence at once, or a number of latent frames to work on
+    at a time, after the first. The result is the same; memory then grows with `chunk`, not with the video's
+    length.
     """
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
@@ -183,7 +185,7 @@ class VAE(nnx.Module):
         self.conv2 = Conv(config.z_dim, config.z_dim, (1, 1, 1), dtype=config.dtype, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         # A new VAE starts with little noise on its samples: the decoder learns from the first step.
-        self.conv1.bias[...] = self.conv1.bias[...].at[config.z_dim:].set(-4.0)
+        self.conv1.bias[...] = self.conv1.bias[...].at[config.z_dim :].set(-4.0)
 
     def moments(self, video: jax.Array, *, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance of the latents, not normalised.
@@ -205,7 +207,7 @@ class VAE(nnx.Module):
         return mean, logvar
 
     def encode(self, video: jax.Array, *, chunk: int | None = None) -> jax.Array:
-        """Normalised latents [B, n + 1, H / 8, W / 8, z_dim], float32, of a video as in `moments`: the mean, no sample."""
+        """Normalised latents (the mean, no sample) of a video. Shapes and errors as for `moments`."""
         mean, _ = self.moments(video, chunk=chunk)
         return (mean - jnp.asarray(self.config.latent_mean)) / jnp.asarray(self.config.latent_std)
 
@@ -215,29 +217,32 @@ class VAE(nnx.Module):
         Raises:
           InputError: the shape does not fit.
         """
-        z = latents.astype(jnp.float32) * jnp.asarray(self.config.latent_std) + jnp.asarray(self.config.latent_mean)
-        return jnp.clip(self.decode_raw(z, chunk=chunk), -1, 1)
+        mean, std = jnp.asarray(self.config.latent_mean), jnp.asarray(self.config.latent_std)
+        return jnp.clip(self.decode_raw(latents.astype(jnp.float32) * std + mean, chunk=chunk), -1, 1)
 
     def decode_raw(self, z: jax.Array, *, chunk: int | None = None) -> jax.Array:
-        """Video [B, F, H, W, 3], float32 and not clamped, of latents that are not normalised: for training."""
+        """Video [B, F, H, W, 3], float32, not clamped, of latents that are not normalised: for training."""
         if z.ndim != 5 or z.shape[-1] != self.config.z_dim or 0 in z.shape:
-            raise InputError(f"latents have shape {z.shape}; the VAE decodes [B, F, H, W, {self.config.z_dim}]")
+            raise InputError(
+                f"latents have shape {z.shape}; the VAE decodes [B, F, H, W, {self.config.z_dim}], none 0"
+            )
         x = self.conv2(z.astype(self.config.dtype))
         return _in_chunks(self.decoder, x, chunk, 1).astype(jnp.float32)
 
     def _check_video(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
-            raise InputError(f"video has shape {shape}; the VAE encodes [B, F, H, W, 3]")
+            raise InputError(f"video has shape {shape}; the VAE encodes [B, F, H, W, 3], none 0")
         frames, height, width = shape[1:4]
         stride, size = self.config.frame_stride, self.config.spatial_stride
-        if frames % stride != 1 % stride:
+        if (frames - 1) % stride:
+            below = (frames - 1) // stride * stride + 1
             raise InputError(
                 f"video has {frames} frames; the VAE encodes {stride}n + 1 frames: "
-                f"use {(frames - 1) // stride * stride + 1} or {math.ceil((frames - 1) / stride) * stride + 1}"
+                f"use {below} or {below + stride}"
             )
         if height % size or width % size:
             raise InputError(
-                f"video is {height} x {width} (height x width); the VAE needs multiples of {size}: resize or crop it"
+                f"video is {width} x {height} pixels; the VAE needs multiples of {size}: resize or crop it"
             )
 
 
@@ -248,7 +253,7 @@ def _in_chunks(
     if chunk is None:
         return layer(x, None)[0]
     if chunk < 1:
-        raise InputError(f"VAE: chunk is {chunk}; give the number of latent frames to work on at a time, at least 1")
+        raise InputError(f"VAE: chunk is {chunk}; give the latent frames to work on at a time, at least 1")
     step = chunk * stride
     y, past = layer(x[:, :1], None)
     pieces = [y]

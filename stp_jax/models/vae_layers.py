@@ -1,8 +1,8 @@
 """The layers of the causal video VAE, channels last.
 
-Every layer is called as `layer(x, past) -> (y, past)` with x [B, F, H, W, C]. `past` holds what the layer must remember
-of earlier frames to go on where it stopped: None at the start of a video, () for a layer that looks at single frames. So
-a whole video in one call and the same video in pieces give the same result.
+Every layer is called as `layer(x, past) -> (y, past)` with x [B, F, H, W, C]. `past` holds what the layer
+has to remember of earlier frames to go on where it stopped: None at the start of a video, () for a layer
+that looks at single frames. So a whole video in one call and the same video in pieces give the same result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ lecun = nnx.initializers.lecun_normal()
 
 
 def newest_frame(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Starts a (3, 1, 1) convolution near "copy the newest frame", once for every group of `in` output channels.
+    """Starts a (3, 1, 1) convolution near "copy the newest frame", once for every `in` output channels.
 
     The first frame of a video bypasses these layers; so the other frames start out in the same feature space.
     """
@@ -50,7 +50,7 @@ class Conv(nnx.Module):
         size = kernel.shape[:-2]
         if all(n == 1 for n in size):
             return x @ kernel.reshape(kernel.shape[-2:]) + bias
-        space = "DHW"[-len(size):]
+        space = "DHW"[-len(size) :]
         y = jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -82,7 +82,7 @@ class CausalConv(Conv):
 
 def last_frames(x: jax.Array, count: int) -> jax.Array:
     """The last `count` frames of x [B, F, H, W, C], after frames of zeros where x has fewer."""
-    x = x[:, max(0, x.shape[1] - count):]
+    x = x[:, max(0, x.shape[1] - count) :]
     return jnp.pad(x, ((0, 0), (count - x.shape[1], 0), (0, 0), (0, 0), (0, 0)))
 
 
@@ -103,14 +103,16 @@ class RMSNorm(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Norm, SiLU, causal 3x3x3 convolution, twice, added to the input (through a 1x1x1 convolution if C changes)."""
+    """Norm, SiLU, causal 3x3x3 convolution, twice; plus the input (by a 1x1x1 convolution if C changes)."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
         self.norm1 = RMSNorm(inputs)
         self.conv1 = CausalConv(inputs, outputs, (3, 3, 3), dtype=dtype, rngs=rngs)
         self.norm2 = RMSNorm(outputs)
         self.conv2 = CausalConv(outputs, outputs, (3, 3, 3), dtype=dtype, rngs=rngs)
-        self.shortcut = None if inputs == outputs else Conv(inputs, outputs, (1, 1, 1), dtype=dtype, rngs=rngs)
+        self.shortcut = (
+            None if inputs == outputs else Conv(inputs, outputs, (1, 1, 1), dtype=dtype, rngs=rngs)
+        )
 
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
         past1, past2 = (None, None) if past is None else past
@@ -135,12 +137,14 @@ class AttentionBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves height and width; with `temporal` also the frames after the first: 1 + 2n frames become 1 + n."""
+    """Halves height and width; with `temporal` 1 + 2n frames become 1 + n."""
 
     def __init__(self, channels: int, *, temporal: bool, dtype: str, rngs: nnx.Rngs):
         self.conv = Conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
         self.time_conv = (
-            Conv(channels, channels, (3, 1, 1), dtype=dtype, rngs=rngs, init=newest_frame) if temporal else None
+            Conv(channels, channels, (3, 1, 1), dtype=dtype, rngs=rngs, init=newest_frame)
+            if temporal
+            else None
         )
 
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
@@ -176,6 +180,7 @@ class Upsample(nnx.Module):
         first, rest = (x[:, :1], x[:, 1:]) if past is None else (x[:, :0], x)
         if rest.shape[1] == 0:
             return x, last_frames(rest, 2)  # the first frame is not part of the history
+        assert self.time_conv is not None
         y, past = self.time_conv(rest, past)
         batch, frames, height, width, _ = y.shape
         y = y.reshape(batch, frames, height, width, 2, -1).swapaxes(3, 4).swapaxes(2, 3)
