@@ -1,0 +1,35 @@
+"""Changes to a whole pair of clips that leave it a true pair: mirroring, and permuting the colour channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from input_pipeline.shots import Clip
+
+_MIRROR = np.array([-1, 1, 1, 1], np.float32)
+
+
+def mirror(clip: Clip) -> Clip:
+    """The clip as a camera would see it in the mirror world x -> -x.
+
+    With M = diag(-1, 1, 1), the world point X becomes M X and a pose (R, t) becomes (M R M, M t), again a rotation. A
+    point's camera coordinates become M x, so its picture coordinate u = fx x / z + cx becomes 1 - u, as in the mirrored
+    picture, with the principal point at 1 - cx. M M = 1, so relative poses mirror in the same way.
+    """
+    intrinsics = clip["intrinsics"].copy()
+    intrinsics[..., 2] = 1 - intrinsics[..., 2]
+    return clip | {
+        "video": np.ascontiguousarray(clip["video"][..., ::-1, :]),
+        "c2w": clip["c2w"] * _MIRROR[:, None] * _MIRROR,
+        "intrinsics": intrinsics,
+    }
+
+
+def augment(rng: np.random.Generator, *clips: Clip, flip: bool, permute_channels: bool) -> tuple[Clip, ...]:
+    """Applies the same random changes to all clips: a mirror image half of the time, a random order of R, G and B."""
+    if flip and rng.random() < 0.5:
+        clips = tuple(mirror(clip) for clip in clips)
+    if permute_channels:
+        order = rng.permutation(3)
+        clips = tuple(clip | {"video": clip["video"][..., order]} for clip in clips)
+    return clips

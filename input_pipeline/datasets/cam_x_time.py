@@ -1,0 +1,73 @@
+"""Cam x Time scenes: every camera of a rig films every moment of the same motion.
+
+A scene folder `scene_<seed>/` has videos/camera_000.mp4 ..., one for each camera in order along the rig, each with all
+grid times, and camera_data.json:
+
+    {"fps": 30, "animation_time": [0, 0.5, 1, ...],
+     "cameras": {"extrinsic": {"camera_000": 4 x 4 world-to-camera, OpenCV axes, ...},
+                 "intrinsic": {"camera_000": [fx, fy, cx, cy] by width and height, ...}}}
+
+Build the data set from rendered scenes:
+
+    python -m input_pipeline.datasets.cam_x_time --scenes data/scenes --out data/built
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.datasets import records
+from stp_jax.errors import InputError, exit_on_input_error
+
+TEST_SEEDS_FROM = 1_000_000
+
+
+class CamXTime(records.SceneBuilder):
+    """Builder of a full camera x time grid from folders; see the module."""
+
+    CAMERA_SHAPE = (None,)
+
+    def read_scene(self, folder: Path) -> dict[str, Any]:
+        path = folder / "camera_data.json"
+        data = records.read_json(path)
+        names, c2w, intrinsics = records.read_cameras(data, path, ndim=2)
+        videos, frames, rate = records.read_videos(folder / "videos", names)
+        return {
+            "fps": data.get("fps", rate),
+            "videos": videos,
+            "c2w": c2w,
+            "intrinsics": intrinsics,
+            "animation_time": records.check_animation_time(data.get("animation_time"), frames, path),
+        }
+
+
+def split_by_seed(folders: list[Path], test_seeds_from: int) -> dict[str, list[Path]]:
+    """Splits scene folders by the seed in their names: seeds from `test_seeds_from` on are held out."""
+    splits: dict[str, list[Path]] = {"train": [], "test": []}
+    for folder in folders:
+        match = re.fullmatch(r"scene_(\d+)", folder.name)
+        if not match:
+            raise InputError(f"{folder}: a scene folder must be named scene_<seed>")
+        splits["test" if int(match[1]) >= test_seeds_from else "train"].append(folder)
+    return splits
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    parser = records.arguments(__doc__)
+    parser.add_argument(
+        "--test_seeds_from",
+        type=int,
+        default=TEST_SEEDS_FROM,
+        help="scenes with this seed or a higher one are the test split (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    splits = split_by_seed(records.scene_folders(args.scenes, "--scenes"), args.test_seeds_from)
+    folder = records.build(CamXTime, args.out, splits)
+    print(f"{len(splits['train'])} train and {len(splits['test'])} test scenes in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Plain multi-view videos: several synchronised cameras, each moving on its own path.
+
+Frame i of every video shows the same moment, so a camera's picture exists only at its own pose of that moment: the
+diagonal of the camera x time grid. A scene folder has videos/<name>.mp4, one for each camera, all of T frames, and
+cameras.json:
+
+    {"fps": 15,
+     "cameras": {"extrinsic": {"<name>": T x 4 x 4 world-to-camera, OpenCV axes, ...},
+                 "intrinsic": {"<name>": [fx, fy, cx, cy] by width and height, or T of these, ...}}}
+
+    python -m input_pipeline.datasets.multi_view --scenes data/multi_view --out data/built
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.datasets import records
+from stp_jax.errors import InputError, exit_on_input_error
+
+
+class MultiView(records.SceneBuilder):
+    """Builder of synchronised videos from folders; see the module."""
+
+    CAMERA_SHAPE = (None, None)
+
+    def read_scene(self, folder: Path) -> dict[str, Any]:
+        path = folder / "cameras.json"
+        data = records.read_json(path)
+        names, c2w, intrinsics = records.read_cameras(data, path, ndim=3)
+        videos, frames, rate = records.read_videos(folder / "videos", names)
+        if c2w.shape[1] != frames:
+            raise InputError(f"{path}: {c2w.shape[1]} poses per camera, but the videos have {frames} frames")
+        return {
+            "fps": data.get("fps", rate),
+            "videos": videos,
+            "c2w": c2w,
+            "intrinsics": intrinsics,
+            "animation_time": records.check_animation_time(np.arange(frames), frames, path),
+        }
+
+
+def split_by_name(folders: list[Path], test_scenes: int) -> dict[str, list[Path]]:
+    """Holds out the last scenes by name, so that no scene is in both splits."""
+    if not 0 <= test_scenes < len(folders):
+        raise InputError(f"--test_scenes {test_scenes}: there are {len(folders)} scenes, and training needs one")
+    cut = len(folders) - test_scenes
+    return {"train": folders[:cut], "test": folders[cut:]}
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    parser = records.arguments(__doc__)
+    parser.add_argument(
+        "--test_scenes", type=int, default=0, help="how many scenes, the last by name, are the test split"
+    )
+    args = parser.parse_args(argv)
+    splits = split_by_name(records.scene_folders(args.scenes, "--scenes"), args.test_scenes)
+    folder = records.build(MultiView, args.out, splits)
+    print(f"{len(splits['train'])} train and {len(splits['test'])} test scenes in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A folder of latents of clips, encoded once so that training does not decode and encode video.
+
+Files, for N scenes of K clips each: latents.npy float16 [N, K, F', H', W', C]; c2w.npy [N, K, F, 4, 4] in each scene's
+own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N, K, F]; complete.npy bool [N], the scenes that have
+been written; meta.json. Clips k with k % clips_per_path == 0 run forward in time; they and the clips_per_path - 1 warped
+ones that follow show the same camera path (`pairs.random_clips`). One folder holds one split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.pairs import make_relative
+from stp_jax.errors import InputError
+
+_ARRAYS = ("latents", "c2w", "intrinsics", "animation_time")
+
+
+class LatentCache:
+    """A latent cache on disk; see `create` to write one and `open` to read one."""
+
+    def __init__(self, path: Path, meta: dict[str, Any], mode: str):
+        self.path, self.meta, self._mode = path, meta, mode
+        self._arrays = {
+            name: np.load(path / f"{name}.npy", mmap_mode=mode)  # type: ignore[call-overload]
+            for name in (*_ARRAYS, "complete")
+        }
+        self.scenes, self.clips = self._arrays["latents"].shape[:2]
+        self.frames = self._arrays["c2w"].shape[2]
+        self.clips_per_path = meta["clips_per_path"]
+
+    def __reduce__(self):
+        # A memory map pickles as all of its bytes: workers open the files themselves.
+        return LatentCache, (self.path, self.meta, self._mode)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        scenes: int,
+        clips: int,
+        frames: int,
+        latent_shape: tuple[int, int, int, int],
+        clips_per_path: int,
+        meta: Mapping[str, Any],
+    ) -> LatentCache:
+        """Makes an empty cache for N = `scenes` and K = `clips`, or goes on with an unfinished one.
+
+        `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an unfinished
+        cache with another `meta` or other shapes is not continued.
+
+        Raises:
+          InputError: the folder holds a finished cache, another cache, or something else.
+        """
+        path = Path(path)
+        if clips <= clips_per_path:
+            raise InputError(
+                f"latent cache {path}: {clips} clips per scene leave no second camera path; "
+                f"ask for more than clips_per_path = {clips_per_path}"
+            )
+        shapes = {
+            "latents": [scenes, clips, *latent_shape],
+            "c2w": [scenes, clips, frames, 4, 4],
+            "intrinsics": [scenes, clips, frames, 4],
+            "animation_time": [scenes, clips, frames],
+            "complete": [scenes],
+        }
+        wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
+        if (path / "meta.json").exists():
+            found = _read_meta(path)
+            differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
+            if differing:
+                raise InputError(
+                    f"latent cache {path}: begun with other settings ({', '.join(differing)}); "
+                    "choose another folder or delete it"
+                )
+            cache = cls(path, found, "r+")
+            if not cache.missing():
+                raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
+            return cache
+        if path.exists() and any(path.iterdir()):
+            raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
+        path.mkdir(parents=True, exist_ok=True)
+        for name, shape in shapes.items():
+            dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
+        # Written last: its presence says that the arrays are there.
+        (path / "meta.json").write_text(json.dumps(wanted, indent=1))
+        return cls(path, wanted, "r+")
+
+    @classmethod
+    def open(cls, path: str | Path) -> LatentCache:
+        """Opens a complete cache for reading.
+
+        Raises:
+          InputError: there is no cache at `path`, or it is not complete.
+        """
+        path = Path(path)
+        if not (path / "meta.json").exists():
+            raise InputError(f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset")
+        try:
+            cache = cls(path, _read_meta(path), "r")
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"latent cache {path}: damaged ({error}); write it again") from error
+        if cache.missing():
+            raise InputError(
+                f"latent cache {path}: {len(cache.missing())} of {cache.scenes} scenes are not written yet; "
+                "run the same stp_jax.encode_dataset command again to finish it"
+            )
+        return cache
+
+    def missing(self) -> list[int]:
+        """The scenes that are not written yet."""
+        return np.flatnonzero(~self._arrays["complete"]).tolist()
+
+    def write(
+        self,
+        scene: int,
+        latents: np.ndarray,
+        *,
+        c2w: np.ndarray,
+        intrinsics: np.ndarray,
+        animation_time: np.ndarray,
+    ) -> None:
+        """Writes the K clips of a scene: latents [K, F', H', W', C], c2w [K, F, 4, 4], ... and marks it complete."""
+        values = dict(latents=latents, c2w=c2w, intrinsics=intrinsics, animation_time=animation_time)
+        for name, value in values.items():
+            array = self._arrays[name]
+            if value.shape != array.shape[1:]:
+                raise ValueError(f"{name} has shape {value.shape}, not {array.shape[1:]}")
+            array[scene] = value
+            array.flush()
+        self._arrays["complete"][scene] = True
+        self._arrays["complete"].flush()
+
+    def choose_source(
+        self, target: int, rng: np.random.Generator, *, same_path: float, source_warp: float
+    ) -> int:
+        """Draws the source clip for a target clip, both as rows of the N * K clips.
+
+        A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise, and for
+        every forward target, the source has another path. With probability `source_warp` the source is a warped clip
+        too, where its path has one that is not the target.
+        """
+        scene, clip = divmod(target, self.clips)
+        path, place = divmod(clip, self.clips_per_path)
+        source_path = path
+        if place == 0 or rng.random() >= same_path:
+            paths = -(-self.clips // self.clips_per_path)
+            source_path = (path + rng.integers(1, paths)) % paths
+        source = source_path * self.clips_per_path
+        if rng.random() < source_warp:
+            end = min(source + self.clips_per_path, self.clips)
+            others = [k for k in range(source + 1, end) if k != clip]
+            source = int(rng.choice(others)) if others else source
+        return scene * self.clips + source
+
+    def clips_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on."""
+        return {
+            name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in _ARRAYS
+        }  # mode="clip" copies straight into the result and without the interpreter's lock
+
+    def pairs_at(self, targets: np.ndarray, sources: np.ndarray) -> dict[str, np.ndarray]:
+        """The training examples for rows of targets and sources [B], batched."""
+        return make_relative(self.clips_at(sources), self.clips_at(targets))
+
+    def _flat(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        return array.reshape(-1, *array.shape[2:])
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'meta.json'}: not readable ({error})") from error

@@ -1,0 +1,169 @@
+"""Draws camera paths and temporal warps, and makes (source, target) pairs of clips out of a scene.
+
+On a full camera x time grid, camera and animation time are chosen apart. Of plain synchronised videos only the
+diagonal exists: what a moving camera saw at time t. There a clip is one camera's video, and a warp applies to its
+pictures, poses and times together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from input_pipeline.shots import Clip, Scene, Shot, take
+from stp_jax.animation_time import random_warp
+from stp_jax.cameras import relative_to
+from stp_jax.errors import InputError
+
+MODES = ("time_only", "camera_only", "both")
+# How camera paths over a rig are drawn: standing still, one sweep, a sweep and back.
+PATHS = {"static": 0.25, "sweep": 0.6, "there_and_back": 0.15}
+_EASINGS = (
+    lambda s: s,  # even speed
+    lambda s: s * s,  # accelerating
+    lambda s: 1 - (1 - s) ** 2,  # decelerating
+    lambda s: s * s * (3 - 2 * s),  # starts and stops gently
+)
+
+
+def random_camera_path(rng: np.random.Generator, cameras: int, frames: int) -> np.ndarray:
+    """Draws a smooth path along a rig: the index of the nearest camera for each frame, int [F].
+
+    The cameras are taken to stand in order along the rig. The path stands still, sweeps over a part of the rig or all
+    of it, or sweeps and comes back, in either direction and at varied speed.
+    """
+    last = cameras - 1
+    kind = rng.choice(list(PATHS), p=list(PATHS.values()))
+    if kind == "static" or cameras == 1:
+        return np.full(frames, rng.integers(cameras))
+    span = rng.uniform(1, last)
+    start = rng.uniform(0, last - span)
+    progress = _EASINGS[rng.integers(len(_EASINGS))](np.linspace(0, 1, frames))
+    if kind == "there_and_back":
+        progress = 1 - np.abs(2 * progress - 1)
+    if rng.random() < 0.5:
+        progress = 1 - progress
+    return np.rint(start + span * progress).astype(np.int64)
+
+
+def random_camera(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
+    """Draws the camera index of each frame, int [F]: a path over the rig, or one of the moving cameras."""
+    cameras = scene.videos.shape[0]
+    if scene.full_grid:
+        return random_camera_path(rng, cameras, frames)
+    return np.full(frames, rng.integers(cameras))
+
+
+def other_camera(rng: np.random.Generator, scene: Scene, camera: np.ndarray) -> np.ndarray:
+    """Draws a camera path that differs from `camera` [F]; the same one only where the scene has no other."""
+    if scene.videos.shape[0] == 1:
+        return camera
+    while True:
+        other = random_camera(rng, scene, len(camera))
+        if not np.array_equal(other, camera):
+            return other
+
+
+def forward(frames: int) -> np.ndarray:
+    """The animation time of an unwarped video: 0, 1, ... F-1, float32 [F]."""
+    return np.arange(frames, dtype=np.float32)
+
+
+def warped(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
+    """Draws an animation-time curve [F] other than plain forward, at times that the scene's grid has."""
+    while True:
+        _, curve = random_warp(rng, frames, resolution=1 / scene.steps_per_frame)
+        if not np.array_equal(curve, forward(frames)):
+            return curve
+
+
+def random_first_grid_time(rng: np.random.Generator, scene: Scene, frames: int) -> int:
+    """Draws where animation time 0 lies in a scene that is longer than F source frames."""
+    scene.check_length(frames)
+    steps = scene.steps_per_frame
+    spare = scene.videos.shape[1] - 1 - (frames - 1) * steps
+    return int(rng.integers(spare + 1))
+
+
+def clip(scene: Scene, cameras: np.ndarray, curve: np.ndarray, first_grid_time: int = 0) -> Clip:
+    """The clip that shows camera `cameras[i]` at animation time `curve[i]` in frame i; see `shots.take`."""
+    grid_times = first_grid_time + np.rint(curve * scene.steps_per_frame).astype(np.int64)
+    return take(scene, Shot(cameras, grid_times), first_grid_time)
+
+
+def random_pair(
+    scene: Scene, rng: np.random.Generator, frames: int, modes: tuple[float, float, float], source_warp: float
+) -> tuple[Clip, Clip]:
+    """Draws a source and a target clip of a scene, poses in the scene's world frame.
+
+    `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new camera
+    path in forward time, or both. The source runs forward in time but is warped too with probability `source_warp`.
+    """
+    first = random_first_grid_time(rng, scene, frames)
+    mode = rng.choice(MODES, p=modes)
+    source_camera = random_camera(rng, scene, frames)
+    target_camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
+    target_curve = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
+    source_curve = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
+    return clip(scene, source_camera, source_curve, first), clip(scene, target_camera, target_curve, first)
+
+
+def random_clip(
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    *,
+    camera: np.ndarray | None = None,
+    warp: bool = True,
+    first_grid_time: int = 0,
+) -> Clip:
+    """Draws one clip: a camera path (unless `camera` gives it), and a warp of animation time (unless `warp` is false)."""
+    if camera is None:
+        camera = random_camera(rng, scene, frames)
+    return clip(scene, camera, warped(rng, scene, frames) if warp else forward(frames), first_grid_time)
+
+
+def random_clips(
+    scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
+) -> Clip:
+    """Draws `count` clips of a scene that may be paired with each other: a clip's arrays with a leading axis [count].
+
+    Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two of these
+    paths are equal, and all clips count animation time from the same moment.
+
+    Raises:
+      InputError: the scene has too few camera paths.
+    """
+    first = random_first_grid_time(rng, scene, frames)
+    paths = -(-count // clips_per_path)
+    cameras: dict[bytes, np.ndarray] = {}
+    for _ in range(100 * paths):
+        path = random_camera(rng, scene, frames)
+        cameras[path.tobytes()] = path
+        if len(cameras) == paths:
+            break
+    else:
+        raise InputError(
+            f"scene {scene.name}: fewer than {paths} camera paths; ask for fewer clips or more clips_per_path"
+        )
+    distinct = list(cameras.values())
+    clips = [
+        random_clip(
+            scene, rng, frames, camera=distinct[i // clips_per_path], warp=i % clips_per_path > 0, first_grid_time=first
+        )
+        for i in range(count)
+    ]
+    return {key: np.stack([one[key] for one in clips]) for key in clips[0]}
+
+
+def make_relative(source: Clip, target: Clip) -> dict[str, np.ndarray]:
+    """Joins two clips of one scene to a training example, moving the world frame into the source's first camera.
+
+    The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with `source_`
+    and `target_` before them.
+    """
+    example = {f"source_{key}": value for key, value in source.items()}
+    example |= {f"target_{key}": value for key, value in target.items()}
+    reference = source["c2w"][..., :1, :, :]
+    example["source_c2w"] = relative_to(source["c2w"], reference)
+    example["target_c2w"] = relative_to(target["c2w"], reference)
+    return example

@@ -1,0 +1,252 @@
+"""From a data set or a latent cache to batches of training examples, with Grain.
+
+An example is a source and a target clip of one scene (`pairs.make_relative`): source_video and target_video uint8
+[F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C]; source_c2w and target_c2w float32 [F, 4, 4],
+relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4]; source_animation_time and
+target_animation_time [F]. A batch has a leading axis [B].
+
+Each example depends only on the seed and on its place in the global order, so any number of hosts, workers and threads
+gives the same examples in the same order: host h of H takes examples h, h + H, h + 2H, ...
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline.augment import augment
+from input_pipeline.datasets.records import open_records
+from input_pipeline.latents import LatentCache
+from input_pipeline.pairs import MODES, make_relative, random_clips, random_pair
+from input_pipeline.resumable import Resumable
+from input_pipeline.shots import Scene, SceneReader
+from stp_jax.errors import InputError
+
+KINDS = ("cam_x_time", "multi_view", "latents")
+
+
+def default_config() -> ConfigDict:
+    """The pipeline's settings; `kind` and `path` must be given."""
+    return ConfigDict(
+        dict(
+            kind="cam_x_time",  # or "multi_view" or "latents"
+            path="",  # folder of the built data set, or of the latent caches of its splits
+            frames=17,  # F
+            height=128,
+            width=128,
+            # Which changes from source to target, as probabilities: the animation time on the same camera path, the
+            # camera path in forward time, or both. In a latent cache the share of forward targets is fixed by how it
+            # was encoded (1 / clips_per_path); time_only : both is obeyed among the others.
+            modes=dict(time_only=0.3, camera_only=0.3, both=0.4),
+            source_warp=0.1,  # how often the source, too, does not simply run forward in time
+            flip=False,  # mirror half of the pairs, pictures and cameras alike
+            permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
+            pairs_per_scene=8,  # pairs drawn from a scene in an epoch: decoding it is the costly part
+            scenes_at_once=16,  # that many scenes take turns, so that neighbouring examples are of different scenes
+            cached_scenes=32,  # decoded scenes kept in memory per process; 27 MB for 17 cameras x 33 times at 128 px
+        )
+    )
+
+
+def make_dataset(
+    config: ConfigDict,
+    *,
+    split: str,
+    seed: int,
+    batch_size: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_workers: int = 0,
+    read_threads: int | None = None,
+    epochs: int | None = None,
+) -> grain.IterDataset:
+    """Batches of shuffled training examples of a split: a Grain `IterDataset`, endless unless `epochs` is given.
+
+    With `kind = "latents"` an epoch has each clip once as the target; otherwise each scene `pairs_per_scene` times.
+
+    Args:
+      config: as `default_config`.
+      split: name of the split, "train" or "test".
+      seed: the order, the pairs and the augmentation follow from it.
+      batch_size: examples in a batch of this host. Only the last batch of a limited number of epochs may be smaller.
+      host_index: this host's number among `host_count`.
+      host_count: number of hosts.
+      num_workers: worker processes; 0 reads with threads only. It is part of the saved state.
+      read_threads: threads per process; by default one per CPU.
+      epochs: number of epochs, or None for no end.
+
+    Raises:
+      InputError: the data set is missing, empty, or of another kind, or a setting does not fit it. Also, when the state of
+        an iterator is restored: it was saved by a pipeline with other settings.
+    """
+    check_config(config)
+    if not 0 <= host_index < host_count:
+        raise ValueError(f"host_index {host_index} is not one of {host_count} hosts")
+    if config.kind == "latents":
+        dataset, examples = _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs)
+    else:
+        dataset, examples = _video_examples(config, split, seed, host_index, host_count, epochs)
+    threads = read_threads or os.cpu_count() or 1
+    iter_dataset = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if num_workers:
+        iter_dataset = iter_dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        )
+    if config.kind != "latents":
+        # Batched last: workers take turns by example, and with them the scenes that each has to decode.
+        iter_dataset = iter_dataset.batch(batch_size)
+    return Resumable(
+        iter_dataset,
+        {
+            "examples": examples,
+            "seed": seed,
+            "batch_size": batch_size,
+            "host_count": host_count,
+            "num_workers": num_workers,
+        },
+    )
+
+
+def make_clips(
+    config: ConfigDict,
+    *,
+    split: str,
+    seed: int,
+    clips: int,
+    clips_per_path: int,
+    rows: list[int] | None = None,
+    num_workers: int = 0,
+    read_threads: int | None = None,
+) -> grain.IterDataset:
+    """The clips to encode into a latent cache, one element per row of the cache, in order.
+
+    An element has row (int), video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics [K, F, 4] and animation_time
+    [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the number of scenes (`count_scenes`), with
+    clips and augmentation that depend on (seed, r) alone: rows beyond the number of scenes are further passes over them.
+
+    Args:
+      rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
+    """
+    check_config(config)
+    scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
+    if rows is None:
+        rows = list(range(len(scenes)))
+    draw = functools.partial(_draw_clips, scenes, config.copy_and_resolve_references(), seed, clips, clips_per_path)
+    threads = read_threads or os.cpu_count() or 1
+    dataset = grain.MapDataset.source(rows).map(draw).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
+    if num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return dataset
+
+
+def count_scenes(config: ConfigDict, split: str) -> int:
+    """The number of scenes in a split of a data set of videos."""
+    return len(open_records(config.path, config.kind, split))
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises `InputError` where a setting makes no sense by itself."""
+    if config.kind not in KINDS:
+        raise InputError(f"data.kind = {config.kind!r}: must be one of {', '.join(KINDS)}")
+    if not config.path:
+        raise InputError("data.path: give the folder of the data set")
+    if set(config.modes) != set(MODES) or min(config.modes.values()) < 0 or sum(config.modes.values()) <= 0:
+        raise InputError(f"data.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
+    for name in ("pairs_per_scene", "scenes_at_once", "frames"):
+        if config[name] < 1:
+            raise InputError(f"data.{name} = {config[name]}: must be at least 1")
+
+
+def _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs):
+    if config.flip or config.permute_channels:
+        raise InputError("data.flip, data.permute_channels: latents cannot be changed; set these when encoding")
+    cache = LatentCache.open(Path(config.path) / split)
+    if cache.frames != config.frames:
+        raise InputError(f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}")
+    examples = cache.scenes * cache.clips
+    other = config.modes.time_only + config.modes.both
+    choose = functools.partial(
+        _choose_rows,
+        cache,
+        same_path=config.modes.time_only / other if other else 0.0,
+        source_warp=config.source_warp,
+    )
+    rows = grain.MapDataset.range(examples).seed(seed).shuffle().repeat(epochs).random_map(choose)
+    # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
+    batches = rows.slice(slice(host_index, None, host_count)).batch(batch_size)
+    return batches.map(functools.partial(_gather, cache)), examples
+
+
+def _choose_rows(cache: LatentCache, target: int, rng: np.random.Generator, **options) -> np.ndarray:
+    return np.array([target, cache.choose_source(int(target), rng, **options)])
+
+
+def _gather(cache: LatentCache, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return cache.pairs_at(rows[:, 0], rows[:, 1])
+
+
+def _video_examples(config, split, seed, host_index, host_count, epochs):
+    scenes = SceneReader(open_records(config.path, config.kind, split), config.cached_scenes)
+    _check_scene(scenes[0], config)
+    order = grain.MapDataset.range(len(scenes)).seed(seed).shuffle()
+    place = functools.partial(_scene_of_example, order, config.pairs_per_scene, config.scenes_at_once)
+    draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
+    examples = len(scenes) * config.pairs_per_scene
+    dataset = (
+        grain.MapDataset.range(examples)
+        .seed(seed)
+        .repeat(epochs)
+        .map_with_index(place)
+        .random_map(draw)
+        .slice(slice(host_index, None, host_count))
+    )
+    return dataset, examples
+
+
+def _scene_of_example(order: grain.MapDataset, pairs: int, at_once: int, index: int, _: Any) -> int:
+    """The scene of example `index`: groups of shuffled scenes take turns until each has given its pairs."""
+    scenes = len(order)
+    epoch, index = divmod(index, scenes * pairs)
+    group, index = divmod(index, at_once * pairs)
+    group_size = min(at_once, scenes - group * at_once)
+    return int(order[epoch * scenes + group * at_once + index % group_size])
+
+
+def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
+    scene = scenes[index]
+    _check_scene(scene, config)
+    modes = np.array([config.modes[mode] for mode in MODES], np.float64)
+    pair = random_pair(scene, rng, config.frames, modes / modes.sum(), config.source_warp)
+    return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
+
+
+def _draw_clips(scenes: SceneReader, config: ConfigDict, seed: int, clips: int, clips_per_path: int, row: int):
+    scene = scenes[row % len(scenes)]
+    _check_scene(scene, config)
+    rng = np.random.default_rng([seed, row])
+    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path)
+    (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
+    return {"row": row} | drawn
+
+
+def _check_scene(scene: Scene, config: ConfigDict) -> None:
+    height, width = scene.videos.shape[2:4]
+    if (height, width) != (config.height, config.width):
+        raise InputError(
+            f"scene {scene.name}: videos of {width} x {height}, but data.width x data.height = "
+            f"{config.width} x {config.height}; render or resize the data set to that size"
+        )
+    scene.check_length(config.frames)
+    only_one = scene.videos.shape[0] == 1
+    if only_one and config.modes.camera_only + config.modes.both > 0:
+        raise InputError(f"scene {scene.name}: one camera only; set data.modes camera_only and both to 0")

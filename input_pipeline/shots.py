@@ -1,0 +1,167 @@
+"""Scenes in memory, and the frames of them that a shot shows.
+
+A scene is a grid of frames: camera c at grid time t. A shot names one cell of the grid for each of its frames, and
+`take` copies those cells out together with everything that is known about them, so that pictures, poses and
+animation times cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from stp_jax.errors import InputError
+
+Clip = dict[str, np.ndarray]
+
+
+class Scene(NamedTuple):
+    """One decoded scene of C cameras and T grid times."""
+
+    name: str
+    videos: np.ndarray  # uint8 RGB [C, T, H, W, 3]
+    c2w: np.ndarray  # float32 [C, T, 4, 4], OpenCV axes, in the scene's own world frame
+    intrinsics: np.ndarray  # float32 [C, T, 4]: (fx, fy, cx, cy) / (width, height, width, height)
+    animation_time: np.ndarray  # float32 [T], evenly spaced, in source frames
+    full_grid: bool  # cameras stand still and may be mixed freely; otherwise each camera is one moving video
+
+    @property
+    def steps_per_frame(self) -> int:
+        """Grid times per source frame: 2 where the grid is twice as fine as a source video."""
+        return round(1 / float(self.animation_time[1] - self.animation_time[0]))
+
+    def check_length(self, frames: int) -> None:
+        """Raises `InputError` where the scene is too short for a source video of so many frames."""
+        available = (self.videos.shape[1] - 1) // self.steps_per_frame + 1
+        if available < frames:
+            raise InputError(
+                f"scene {self.name}: {available} source frames, but the config asks for frames = {frames}"
+            )
+
+
+class Shot(NamedTuple):
+    """Which cell of the grid each of F frames shows."""
+
+    cameras: np.ndarray  # int [F]
+    grid_times: np.ndarray  # int [F]
+
+
+def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
+    """Copies the frames of a shot out of its scene.
+
+    `first_grid_time` is the grid time that counts as animation time 0.
+
+    Returns video uint8 [F, H, W, 3], c2w [F, 4, 4] (still in the scene's world frame), intrinsics [F, 4] and
+    animation_time [F] in source frames since `first_grid_time`.
+    """
+    cells = (shot.cameras, shot.grid_times)
+    return {
+        "video": scene.videos[cells],
+        "c2w": scene.c2w[cells],
+        "intrinsics": scene.intrinsics[cells],
+        "animation_time": (
+            scene.animation_time[shot.grid_times] - scene.animation_time[first_grid_time]
+        ).astype(np.float32),
+    }
+
+
+def decode_video(data: bytes, where: str) -> np.ndarray:
+    """Decodes an encoded video to uint8 RGB [T, H, W, 3]; `where` names it in the error message."""
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    except (av.FFmpegError, IndexError) as error:
+        raise InputError(f"{where}: not a readable video ({error})") from error
+    if not frames:
+        raise InputError(f"{where}: the video has no frames")
+    return np.stack(frames)
+
+
+def decode_scene(record: Mapping[str, Any]) -> Scene:
+    """Decodes a record of a data set builder.
+
+    A record with c2w [C, 4, 4] is a full camera x time grid; one with c2w [C, T, 4, 4] is a set of synchronised videos
+    with moving cameras.
+    """
+    name = record["scene"].decode() if isinstance(record["scene"], bytes) else str(record["scene"])
+    videos = None
+    for camera, data in enumerate(record["videos"]):
+        video = decode_video(data, f"scene {name}, camera {camera}")
+        if videos is None:
+            videos = np.empty((len(record["videos"]), *video.shape), np.uint8)
+        if video.shape != videos.shape[1:]:
+            raise InputError(f"scene {name}: camera {camera} has shape {video.shape}, not {videos.shape[1:]}")
+        videos[camera] = video
+    if videos is None:
+        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    cameras, times = videos.shape[:2]
+    c2w, intrinsics = record["c2w"], record["intrinsics"]
+    full_grid = c2w.ndim == 3
+    if full_grid:
+        c2w, intrinsics = c2w[:, None], intrinsics[:, None]
+    if record["animation_time"].shape != (times,):
+        raise InputError(
+            f"scene {name}: videos of {times} frames, but {len(record['animation_time'])} animation times"
+        )
+    return Scene(
+        name=name,
+        videos=videos,
+        c2w=np.broadcast_to(c2w, (cameras, times, 4, 4)),
+        intrinsics=np.broadcast_to(intrinsics, (cameras, times, 4)),
+        animation_time=record["animation_time"],
+        full_grid=full_grid,
+    )
+
+
+class SceneReader:
+    """Decodes scenes of a record source, keeping the last few.
+
+    One cache per process: it is left behind when the reader is pickled into a worker. Threads that want the same scene
+    wait for a single decoding of it.
+    """
+
+    def __init__(self, records: Sequence[Any], cached_scenes: int):
+        self._records = records
+        self._cached_scenes = cached_scenes
+        self._start_cache()
+
+    def _start_cache(self) -> None:
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, _Entry] = OrderedDict()
+
+    def __getstate__(self):
+        return {"_records": self._records, "_cached_scenes": self._cached_scenes}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._start_cache()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Scene:
+        with self._lock:
+            entry = self._cache.setdefault(index, _Entry())
+            self._cache.move_to_end(index)
+            while len(self._cache) > max(1, self._cached_scenes):
+                self._cache.popitem(last=False)
+        with entry.lock:
+            if entry.scene is None:
+                entry.scene = decode_scene(self._records[index])
+            return entry.scene
+
+
+class _Entry:
+    """A place in the cache; its lock is held while the scene is being decoded."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.scene: Scene | None = None
