@@ -1,0 +1,157 @@
+"""Checkpoints that are either whole or not used.
+
+Each checkpoint is a folder `<step>/` written by Orbax in the background: params, opt_state and ema (arrays), data (the
+position of the input pipeline), meta (JSON). A manifest with the SHA-256 of every file goes into the folder just before
+Orbax renames it to its final name, because flipped bits would otherwise load without a word. A checkpoint that does not
+match its manifest is moved to `damaged/`, reported, and the one before it is used; nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from stp_jax.errors import InputError
+from stp_jax.training.state import TrainState
+
+MANIFEST = "manifest.json"
+# Orbax adds the time of completion to this one afterwards; it holds nothing that a restore needs.
+NOT_SUMMED = {MANIFEST, "_CHECKPOINT_METADATA"}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Records the SHA-256 of every file below `folder`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SUMMED)
+    with ThreadPoolExecutor(8) as pool:
+        sums = dict(zip((path.relative_to(folder).as_posix() for path in paths), pool.map(_sha256, paths), strict=True))
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the checkpoint in `folder`, or None if every file is as it was written."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except ValueError:
+        return f"{MANIFEST} is damaged"
+    missing = [name for name in sums if not (folder / name).is_file()]
+    if missing:
+        return f"{missing[0]} is missing"
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(_sha256, (folder / name for name in sums))
+        changed = [name for name, digest in zip(sums, found, strict=True) if digest != sums[name]]
+    return f"{changed[0]} does not match its checksum" if changed else None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: made if missing.
+      keep: how many of the latest to keep.
+      report: called with one line for everything that a user should know about the checkpoints found.
+
+    Raises:
+      InputError: there are checkpoints, but every one is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, keep: int = 3, report: Callable[[str], None] = print):
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.latest = self._latest_whole(report)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_rename),
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _latest_whole(self, report: Callable[[str], None]) -> int | None:
+        for path in sorted(self.folder.glob("*orbax-checkpoint-tmp*")):
+            report(f"{path} is a checkpoint whose writing was interrupted; it is not used.")
+        steps = sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
+        for step in steps:
+            damage = find_damage(self.folder / str(step))
+            if damage is None:
+                return step
+            aside = self._set_aside(step)
+            report(f"Checkpoint {step} is damaged ({damage}). It was moved to {aside}; the one before it is used.")
+        if steps:
+            raise InputError(
+                f"{self.folder}: no checkpoint is whole; the damaged ones are in {self.folder / 'damaged'}. "
+                "Restore one from a backup, or give another --workdir to start anew."
+            )
+        return None
+
+    def _set_aside(self, step: int) -> Path:
+        damaged = self.folder / "damaged"
+        damaged.mkdir(exist_ok=True)
+        aside, count = damaged / str(step), 1
+        while aside.exists():
+            aside, count = damaged / f"{step}-{count}", count + 1
+        return (self.folder / str(step)).rename(aside)
+
+    def _before_rename(self) -> None:
+        # Orbax calls this when all items are written but the folder still has its temporary name, so a checkpoint
+        # never appears without its manifest. The temporary folder is told from an interrupted one by its step.
+        if jax.process_index() == 0:
+            (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            write_manifest(temporary)
+
+    def save(self, state: TrainState, data: grain.DatasetIterator, meta: dict[str, Any]) -> None:
+        """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may change."""
+        self._manager.wait_until_finished()
+        self._saving = step = meta["step"]
+        for leftover in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            leftover.rename(self.folder / f"interrupted-{leftover.name}-{leftover.stat().st_mtime_ns}")
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                ema=ocp.args.StandardSave(state.ema),
+                data=grain.checkpoint.CheckpointSave(data),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+        self.latest = step
+
+    def meta(self) -> dict[str, Any]:
+        """The JSON stored with the latest checkpoint."""
+        return self._manager.restore(self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
+        """The latest checkpoint, laid out like `like` (arrays or abstract arrays); sets `data` to its position."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            self.latest,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                opt_state=ocp.args.StandardRestore(abstract.opt_state),
+                ema=ocp.args.StandardRestore(abstract.ema),
+                data=grain.checkpoint.CheckpointRestore(data),
+            ),
+        )
+        step = jax.device_put(jax.numpy.int32(self.latest), like.step.sharding)
+        return TrainState(step=step, params=restored.params, opt_state=restored.opt_state, ema=restored.ema)
+
+    def wait(self) -> None:
+        """Returns when the checkpoint being written is whole."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()

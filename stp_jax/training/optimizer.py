@@ -1,0 +1,73 @@
+"""Optimizers and their schedule, for parameters held as one dict from dotted name to array."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from stp_jax.errors import InputError
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by `scheduled`.
+
+    With `muon`, the matrices named by `muon_parameters` (stacked over layers, `[L, in, out]`; every layer's matrix is
+    orthogonalised by itself) follow Muon, and everything else Adam with `adam_learning_rate`. Updates are scaled to the size that
+    Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so that rates of both are of one magnitude.
+
+    Args:
+      config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression), b1, b2, clip.
+
+    Raises:
+      InputError: an unknown optimizer or schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+    if config.name == "muon":
+        chosen = re.compile(config.muon_parameters)
+
+        def matrices(params: dict[str, jax.Array]) -> dict[str, MuonDimensionNumbers | None]:
+            dims = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+            return {name: dims if chosen.fullmatch(name) else None for name in params}
+
+        inner = muon(
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            consistent_rms=0.2,
+            adam_learning_rate=config.adam_learning_rate,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=matrices,
+        )
+    elif config.name == "adamw":
+        inner = optax.adamw(
+            config.learning_rate,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda params: {name: name.endswith("kernel") for name in params},
+        )
+    else:
+        raise InputError(f"config.optimizer.name is {config.name!r}; choose muon or adamw.")
+    return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+
+
+def schedule(config: Any, step: jax.Array, progress: jax.Array) -> jax.Array:
+    """The factor in [0, 1] on every learning rate: linear warm-up over steps, then decay over the run's progress.
+
+    Args:
+      config: warmup_steps, schedule, decay_from (share of the run after which the decay begins).
+      step: steps done before this one.
+      progress: share of the run that is done, in [0, 1]; of its steps or of its time, whichever is further.
+    """
+    warmup = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+    p = jnp.clip((progress - config.decay_from) / (1 - config.decay_from), 0, 1)
+    decay = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * p)), "linear": 1 - p, "constant": jnp.ones_like(p)}
+    return warmup * decay[config.schedule]

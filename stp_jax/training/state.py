@@ -1,0 +1,79 @@
+"""What a training run carries from step to step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from stp_jax import weights
+from stp_jax.sharding import parameter_shardings
+
+if TYPE_CHECKING:
+    from stp_jax.training.tasks import Task
+
+Params = dict[str, jax.Array]  # dotted name -> array
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes; all of it goes into a checkpoint."""
+
+    step: jax.Array  # int32, steps done
+    params: Params  # float32
+    opt_state: optax.OptState
+    ema: Params  # exponential moving average of `params`
+
+
+# What a random key is for: keys of one step never collide, and a resumed run draws the same numbers.
+INIT, LOSS, PICTURES = range(3)
+
+
+def random_key(seed: int, step: int | jax.Array, purpose: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
+
+
+def graph_of(task: Task) -> nnx.GraphDef:
+    """The model's structure without any array."""
+    return nnx.graphdef(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+
+
+def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
+    """The model with these parameters."""
+    paths = {tuple(int(k) if k.isdigit() else k for k in name.split(".")): nnx.Param(v) for name, v in params.items()}
+    return nnx.merge(graph, nnx.from_flat_state(paths))
+
+
+def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh, init_from: str = "") -> TrainState:
+    """A fresh state, spread over the mesh; parameters are random or read from the weights folder `init_from`.
+
+    Raises:
+      InputError: `init_from` is not a folder with weights of this model.
+    """
+
+    def random_params() -> Params:
+        return weights.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
+
+    if init_from:
+        model = task.init(nnx.Rngs(0))
+        weights.load_into(model, weights.read_weights(init_from, task.name), init_from)
+        params = weights.flatten(model)
+    else:
+        shardings = parameter_shardings(jax.eval_shape(random_params), mesh)
+        params = jax.jit(random_params, out_shardings=shardings)()
+
+    def rest(params: Params) -> TrainState:
+        # The average starts as a copy: the step donates the whole state, and no buffer may be donated twice.
+        return TrainState(jnp.int32(0), params, optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+    shardings = parameter_shardings(jax.eval_shape(rest, params), mesh)
+    return jax.jit(rest, out_shardings=shardings)(params)
+
+
+def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
+    """The average forgets faster at first, so that it is of use early on."""
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
+

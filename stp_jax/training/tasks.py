@@ -1,0 +1,157 @@
+"""What the one trainer can train: each task says how its model is made, what its loss is and what to show of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from stp_jax import flow, weights
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.training.state import Params, bind
+
+Batch = dict[str, jax.Array]
+
+
+class Task(Protocol):
+    """One kind of model to train. `frozen` are weights that it uses but does not train."""
+
+    name: str  # of the weights: `dit`, `vae`
+    frozen: Params
+
+    def init(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The model with random parameters."""
+
+    def loss(self, model: nnx.Module, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The float32 loss on a batch and further numbers to log; runs inside jit."""
+
+    def generate(self, model: nnx.Module, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name, the wanted one under `target`; runs inside jit."""
+
+    def final_config(self, model: nnx.Module, dataset: grain.IterDataset) -> dict[str, Any]:
+        """The config that is saved with the model's weights."""
+
+    def companions(self) -> dict[str, tuple[Params, dict[str, Any]]]:
+        """Weights and config of the frozen models, by name, that belong beside the trained one."""
+
+
+def make_task(config: ConfigDict) -> Task:
+    """The task named by `config.task`.
+
+    Raises:
+      InputError: an unknown task, or its frozen weights cannot be read.
+    """
+    tasks = {"dit": DiTTask, "vae": VAETask}
+    if config.task not in tasks:
+        raise InputError(f"config.task is {config.task!r}; choose one of {', '.join(tasks)}.")
+    return tasks[config.task](config)
+
+
+def _make_config(cls, values: ConfigDict):
+    fields = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - fields)
+    if unknown:
+        raise InputError(f"config.model has no field {unknown[0]!r}; it has {', '.join(sorted(fields))}.")
+    try:
+        return cls(**values.to_dict())
+    except ValueError as error:
+        raise InputError(f"config.model: {error}") from None
+
+
+def to_model(video: jax.Array) -> jax.Array:
+    """uint8 pixels to float32 in [-1, 1]."""
+    return video.astype(jnp.float32) / 127.5 - 1
+
+
+class DiTTask:
+    """Flow matching of the target's latents, given the source's and all cameras and moments.
+
+    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before.
+    """
+
+    name = "dit"
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.model_config = _make_config(DiTConfig, config.model)
+        index = weights.read_index(config.vae, "vae")
+        self.vae_config = VAEConfig(**index["config"] | {"dtype": self.model_config.dtype})
+        vae = nnx.eval_shape(lambda: VAE(self.vae_config, rngs=nnx.Rngs(0)))
+        self._vae_graph = nnx.graphdef(vae)
+        self.frozen = weights.read_weights(config.vae, "vae")
+
+    def init(self, rngs):
+        return SpaceTimeDiT(self.model_config, rngs=rngs)
+
+    def _vae(self, frozen):
+        return bind(self._vae_graph, frozen)
+
+    def _latents(self, batch, name, frozen):
+        if f"{name}_latents" in batch:
+            return batch[f"{name}_latents"].astype(jnp.float32)
+        return jax.lax.stop_gradient(self._vae(frozen).encode(to_model(batch[f"{name}_video"])))
+
+    def _condition(self, model, batch, latents):
+        names = [f"{clip}_{what}" for clip in ("source", "target") for what in ("c2w", "intrinsics", "animation_time")]
+        return model.condition(*(batch[name] for name in names), latent_size=latents.shape[2:4])
+
+    def loss(self, model, frozen, batch, key):
+        target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
+        noise_key, sigma_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, target.shape)
+        sigma = flow.random_sigmas(sigma_key, target.shape[0], **self.config.flow)
+        conditioning = self._condition(model, batch, target)
+        predicted = model(flow.add_noise(target, noise, sigma), source, flow.MAX_TIMESTEP * sigma, conditioning)
+        loss = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)))
+        return loss, {}
+
+    def generate(self, model, frozen, batch, key):
+        source = self._latents(batch, "source", frozen)
+        conditioning = self._condition(model, batch, source)
+        sigmas = flow.sampling_sigmas(self.config.sampling.steps, self.config.sampling.shift)
+
+        def euler(x, pair):
+            sigma, following = pair
+            timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
+            return flow.euler_step(x, model(x, source, timestep, conditioning), sigma, following), None
+
+        noise = jax.random.normal(key, source.shape)
+        sample, _ = jax.lax.scan(euler, noise, (jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:])))
+        vae = self._vae(frozen)
+        videos = {
+            name: to_model(batch[f"{name}_video"]) if f"{name}_video" in batch else vae.decode(batch[f"{name}_latents"])
+            for name in ("source", "target")
+        }
+        return videos | {"sample": vae.decode(sample)}
+
+    def final_config(self, model, dataset):
+        return dataclasses.asdict(self.model_config)
+
+    def companions(self):
+        return {"vae": (self.frozen, weights.read_index(self.config.vae, "vae")["config"])}
+
+    def draw(self, videos):
+        return draw(videos, ("source", "target", "sample")), {"psnr": psnr(videos["sample"], videos["target"])}
+
+
+def psnr(video: np.ndarray, reference: np.ndarray) -> float:
+    """PSNR in dB of videos `[B, ...]` in [-1, 1], from each whole video's mean squared error, averaged over B."""
+    error = np.square((np.clip(video, -1, 1) - reference) / 2).reshape(len(video), -1).mean(1)
+    return float(np.mean(-10 * np.log10(np.maximum(error, 1e-10))))
+
+
+def draw(videos: dict[str, np.ndarray], names: tuple[str, ...], moments: int = 5) -> dict[str, np.ndarray]:
+    """One picture: for each example a row per named video with some of its frames, uint8 `[H, W, 3]`."""
+    frames = np.linspace(0, videos[names[0]].shape[1] - 1, moments).round().astype(int)
+    grid = np.stack([videos[name][:, frames] for name in names], 1)  # [B, names, moments, H, W, 3]
+    grid = np.round((np.clip(grid, -1, 1) + 1) * 127.5).astype(np.uint8)
+    b, n, m, h, w, c = grid.shape
+    return {"_".join(names): grid.transpose(0, 1, 3, 2, 4, 5).reshape(b * n * h, m * w, c)}

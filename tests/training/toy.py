@@ -1,0 +1,79 @@
+"""A task of a few hundred parameters for tests of the trainer itself."""
+
+from __future__ import annotations
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from input_pipeline.resumable import Resumable
+
+WIDTH, LAYERS = 8, 3
+
+
+class Stack(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.blocks = nnx.Dict(kernel=nnx.Param(0.3 * jax.random.normal(rngs.params(), (LAYERS, WIDTH, WIDTH))))
+        self.bias = nnx.Param(jnp.zeros(WIDTH))
+
+    def __call__(self, x):
+        x, _ = jax.lax.scan(lambda x, kernel: (x + jnp.tanh(x @ kernel), None), x, self.blocks["kernel"][...])
+        return x + self.bias[...]
+
+
+class ToyTask:
+    """Learns to shift its input; half of the loss is noise, as in flow matching."""
+
+    name = "toy"
+    frozen = {"shift": np.float32(0.5)}
+
+    def __init__(self, config=None):
+        pass
+
+    def init(self, rngs):
+        return Stack(rngs)
+
+    def loss(self, model, frozen, batch, key):
+        noise = 0.1 * jax.random.normal(key, batch["x"].shape)
+        loss = jnp.mean(jnp.square(model(batch["x"] + noise) - batch["x"] - frozen["shift"]))
+        return loss, {"mean_input": jnp.mean(batch["x"])}
+
+    def generate(self, model, frozen, batch, key):
+        return {"y": model(batch["x"])}
+
+    def draw(self, generated):
+        return {"toy": np.zeros((8, 8, 3), np.uint8)}, {"mean_output": float(np.mean(generated["y"]))}
+
+    def final_config(self, model, dataset):
+        return {"width": WIDTH}
+
+    def companions(self):
+        return {}
+
+
+def make_toy_dataset(config, *, split, seed, batch_size, host_index=0, host_count=1, num_workers=0):
+    def draw(index, rng):
+        return {"x": rng.standard_normal(WIDTH).astype(np.float32)}
+
+    dataset = grain.MapDataset.range(50).seed(seed).shuffle().repeat().random_map(draw).batch(batch_size)
+    return Resumable(dataset.to_iter_dataset(), {"seed": seed, "batch_size": batch_size})
+
+
+def toy_config(**train) -> ConfigDict:
+    optimizer = dict(
+        name="muon", muon_parameters=r"blocks\..*kernel", learning_rate=0.02, adam_learning_rate=0.01, weight_decay=0.01,
+        b1=0.9, b2=0.99, clip=1.0, warmup_steps=2, schedule="cosine", decay_from=0.0, ema_decay=0.99,
+    )  # fmt: skip
+    run = dict(
+        steps=10, seconds=0, batch_size=4, log_every=2, checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0,
+        export_dtype="float32",
+    )  # fmt: skip
+    return ConfigDict(
+        dict(
+            task="toy", seed=1, init_from="", mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), data=dict(path="none"),
+            optimizer=optimizer, train=run | train, pictures=dict(data=dict(path="none"), split="test", count=2), sampling=dict(steps=2),
+        )
+    )  # fmt: skip
