@@ -1,0 +1,194 @@
+"""The DiT against a float64 numpy reading of the same formulas, and the promises that its inputs make."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stp_jax import cameras, weights
+from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+
+CONFIG = DiTConfig(
+    dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
+)
+B, FRAMES, LATENT_FRAMES, SIZE = 2, 9, 3, 8
+
+
+def randomised(config: DiTConfig) -> SpaceTimeDiT:
+    """A model whose zero-initialised parts are random too, so that every path counts."""
+    model = SpaceTimeDiT(config, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    tensors = {
+        key: (0.2 * rng.standard_normal(value.shape) + (1 if key.endswith("scale") else 0)).astype(np.float32)
+        for key, value in weights.flatten(model).items()
+    }
+    weights.load_into(model, tensors, "test")
+    return model
+
+
+def inputs(seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    paths = [cameras.preset(name, FRAMES) for name in ("orbit_left", "dolly_in")]
+    c2w = np.stack([path.c2w for path in paths]).astype(np.float32)
+    intrinsics = np.stack([path.intrinsics for path in paths]).astype(np.float32)
+    return {
+        "noisy": rng.standard_normal((B, LATENT_FRAMES, SIZE, SIZE, CONFIG.channels)).astype(np.float32),
+        "source": rng.standard_normal((B, LATENT_FRAMES, SIZE, SIZE, CONFIG.channels)).astype(np.float32),
+        "timestep": np.array([120.0, 870.0], np.float32),
+        "source_c2w": np.broadcast_to(np.eye(4, dtype=np.float32), c2w.shape),
+        "source_intrinsics": intrinsics,
+        "source_animation_time": np.tile(np.arange(FRAMES, dtype=np.float32), (B, 1)),
+        "target_c2w": c2w,
+        "target_intrinsics": intrinsics,
+        "target_animation_time": rng.uniform(0, FRAMES - 1, (B, FRAMES)).astype(np.float32),
+    }
+
+
+def run(model: SpaceTimeDiT, x: dict) -> np.ndarray:
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state, x):
+        model = nnx.merge(graph, state)
+        told = {key: value for key, value in x.items() if key.endswith(("c2w", "intrinsics", "animation_time"))}
+        conditioning = model.condition(**told, latent_size=x["noisy"].shape[2:4])
+        return model(x["noisy"], x["source"], x["timestep"], conditioning)
+
+    return np.asarray(forward(state, x))
+
+
+# --- the reference: loops and float64, written from the formulas --------------------------------
+
+
+def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndarray:
+    w = {key: value.astype(np.float64) for key, value in tensors.items()}
+    p, h = config.patch, SIZE // config.patch
+    dense = lambda name, v: v @ w[f"{name}.kernel"] + w[f"{name}.bias"]  # noqa: E731
+    silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
+    gelu = lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))  # noqa: E731
+    mlp = lambda name, v: dense(f"{name}.layer_out", silu(dense(f"{name}.layer_in", v)))  # noqa: E731
+
+    def norm(v):
+        return (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + config.eps)
+
+    def wave(t):
+        a = t * 10000.0 ** (-np.arange(config.freq_dim // 2) / (config.freq_dim // 2))
+        return np.concatenate([np.cos(a), np.sin(a)])
+
+    def pixel_frames(k):
+        return [0] * 4 if k == 0 else [4 * k - 3, 4 * k - 2, 4 * k - 1, 4 * k]
+
+    tokens, camera, moment, position = [], [], [], []
+    for role, name in enumerate(("target", "source")):
+        latents = x["noisy" if name == "target" else "source"][sample].astype(np.float64)
+        times = x[f"{name}_animation_time"][sample].astype(np.float64)
+        for k in range(LATENT_FRAMES):
+            waves = np.concatenate([wave(times[f]) for f in pixel_frames(k)])
+            for r in range(h):
+                for c in range(h):
+                    cell = latents[k, r * p : (r + 1) * p, c * p : (c + 1) * p].reshape(-1)
+                    tokens.append(dense("patch_embedding", cell))
+                    rays = []
+                    for f in pixel_frames(k):
+                        c2w = x[f"{name}_c2w"][sample, f].astype(np.float64)
+                        fx, fy, cx, cy = x[f"{name}_intrinsics"][sample, f].astype(np.float64)
+                        n = config.ray_samples
+                        for i in range(n):
+                            for j in range(n):
+                                u, v = (c + (j + 0.5) / n) / h, (r + (i + 0.5) / n) / h
+                                d = c2w[:3, :3] @ np.array([(u - cx) / fx, (v - cy) / fy, 1.0])
+                                d /= np.linalg.norm(d)
+                                rays.append(np.concatenate([np.cross(c2w[:3, 3] / config.scene_scale, d), d]))
+                    camera.append(mlp("camera_encoder.embed", np.concatenate(rays)) + w["camera_encoder.role"][role])
+                    moment.append(mlp("animation_time_encoder.embed", waves))
+                    position.append((np.mean([times[f] for f in pixel_frames(k)]), r, c))
+    xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
+
+    head_dim = config.dim // config.heads
+    spatial = 2 * (head_dim // 6)
+    angles = []
+    for axis, d in enumerate((head_dim - 2 * spatial, spatial, spatial)):
+        angles.append(position[:, axis : axis + 1] * 10000.0 ** (-np.arange(0, d, 2) / d))
+    turn = np.exp(1j * np.concatenate(angles, 1))
+
+    def rope(v):
+        z = (v[:, 0::2] + 1j * v[:, 1::2]) * turn
+        return np.stack([z.real, z.imag], -1).reshape(v.shape)
+
+    t = mlp("timestep_embedding", wave(float(x["timestep"][sample])))
+    t6 = dense("timestep_projection", silu(t)).reshape(6, -1)
+    for layer in range(config.layers):
+        b = {key[7:]: value[layer] for key, value in w.items() if key.startswith("blocks.")}
+        linear = lambda name, v, b=b: v @ b[f"{name}.kernel"] + b[f"{name}.bias"]  # noqa: E731
+        rms = lambda name, v, b=b: v / np.sqrt((v**2).mean(-1, keepdims=True) + config.eps) * b[f"{name}.scale"]  # noqa: E731
+        shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
+        y = norm(xs) * (1 + scale1) + shift1 + linear("camera", camera) + linear("animation_time", moment)
+        q, k, v = rms("norm_q", linear("q", y)), rms("norm_k", linear("k", y)), linear("v", y)
+        out = []
+        for head in range(config.heads):
+            part = slice(head * head_dim, (head + 1) * head_dim)
+            logits = rope(q[:, part]) @ rope(k[:, part]).T / np.sqrt(head_dim)
+            probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+            out.append(probabilities / probabilities.sum(-1, keepdims=True) @ v[:, part])
+        xs = xs + gate1 * linear("o", np.concatenate(out, -1))
+        xs = xs + gate2 * linear("ffn_out", gelu(linear("ffn_in", norm(xs) * (1 + scale2) + shift2)))
+    shift, scale = w["head_modulation"] + t
+    y = dense("head", norm(xs) * (1 + scale) + shift)[: LATENT_FRAMES * h * h]
+    y = y.reshape(LATENT_FRAMES, h, h, p, p, config.channels).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(LATENT_FRAMES, SIZE, SIZE, config.channels)
+
+
+def test_forward_equals_float64_reference():
+    model, x = randomised(CONFIG), inputs()
+    tensors = {key: np.asarray(value) for key, value in weights.flatten(model).items()}
+    out = run(model, x)
+    for sample in range(B):
+        expected = reference(tensors, CONFIG, x, sample)
+        assert np.abs(out[sample] - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+def test_new_model_predicts_zero_and_ignores_conditioning():
+    model, x = SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)), inputs()
+    np.testing.assert_array_equal(run(model, x), 0)
+    for name in ("camera", "animation_time"):
+        np.testing.assert_array_equal(getattr(model.blocks, name).kernel[...], 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "frame"), [("target_c2w", 6), ("source_c2w", 7), ("target_animation_time", 8), ("target_intrinsics", 3)]
+)
+def test_every_pixel_frame_of_the_conditioning_counts(key, frame):
+    model, x = randomised(CONFIG), inputs()
+    before = run(model, x)
+    changed = np.array(x[key])
+    changed[:, frame] += 0.1
+    assert np.abs(run(model, x | {key: changed}) - before).max() > 1e-4
+
+
+def test_rematerialisation_changes_no_gradient():
+    x = inputs()
+    gradients = []
+    for remat in ("none", "dots", "full"):
+        model = randomised(dataclasses.replace(CONFIG, remat=remat))
+        graph, state = nnx.split(model)
+
+        def loss(state, graph=graph):
+            model = nnx.merge(graph, state)
+            told = {k: v for k, v in x.items() if k.endswith(("c2w", "intrinsics", "animation_time"))}
+            out = model(x["noisy"], x["source"], x["timestep"], model.condition(**told, latent_size=(SIZE, SIZE)))
+            return jnp.mean(out**2)
+
+        gradients.append(jax.jit(jax.grad(loss))(state))
+    for other in gradients[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
+
+
+def test_rope_modes_differ_and_unknown_ones_are_refused():
+    x = inputs()
+    outs = [run(randomised(dataclasses.replace(CONFIG, rope_frames=m)), x) for m in ("stream", "shared")]
+    assert np.abs(outs[0] - outs[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="rope_frames"):
+        dataclasses.replace(CONFIG, rope_frames="spiral")
