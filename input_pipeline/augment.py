@@ -1,4 +1,4 @@
-"""Changes to a whole pair of clips that leave it a true pair: mirroring, and permuting the colour channels."""
+"""Changes to a whole pair of clips that leave it a true pair: mirroring, and permuting colour channels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _MIRROR = np.array([-1, 1, 1, 1], np.float32)
 def mirror(clip: Clip) -> Clip:
     """The clip as a camera would see it in the mirror world x -> -x.
 
-    With M = diag(-1, 1, 1), the world point X becomes M X and a pose (R, t) becomes (M R M, M t), again a rotation. A
-    point's camera coordinates become M x, so its picture coordinate u = fx x / z + cx becomes 1 - u, as in the mirrored
-    picture, with the principal point at 1 - cx. M M = 1, so relative poses mirror in the same way.
+    With M = diag(-1, 1, 1), the world point X becomes M X and a pose (R, t) becomes (M R M, M t), again a
+    rotation. A point's camera coordinates become M x, so its picture coordinate u = fx x / z + cx becomes
+    1 - u, as in the mirrored picture, with the principal point at 1 - cx. M M = 1, so relative poses mirror
+    in the same way.
     """
     intrinsics = clip["intrinsics"].copy()
     intrinsics[..., 2] = 1 - intrinsics[..., 2]
@@ -26,7 +27,7 @@ def mirror(clip: Clip) -> Clip:
 
 
 def augment(rng: np.random.Generator, *clips: Clip, flip: bool, permute_channels: bool) -> tuple[Clip, ...]:
-    """Applies the same random changes to all clips: a mirror image half of the time, a random order of R, G and B."""
+    """Applies the same random changes to all clips: mirrored half of the time, R, G, B in a random order."""
     if flip and rng.random() < 0.5:
         clips = tuple(mirror(clip) for clip in clips)
     if permute_channels:

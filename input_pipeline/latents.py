@@ -1,9 +1,10 @@
 """A folder of latents of clips, encoded once so that training does not decode and encode video.
 
-Files, for N scenes of K clips each: latents.npy float16 [N, K, F', H', W', C]; c2w.npy [N, K, F, 4, 4] in each scene's
-own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N, K, F]; complete.npy bool [N], the scenes that have
-been written; meta.json. Clips k with k % clips_per_path == 0 run forward in time; they and the clips_per_path - 1 warped
-ones that follow show the same camera path (`pairs.random_clips`). One folder holds one split.
+Files, for N scenes of K clips each: latents.npy float16 [N, K, F', H', W', C]; c2w.npy [N, K, F, 4, 4] in
+each scene's own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N, K, F]; complete.npy bool
+[N], the scenes that have been written; meta.json. Clips k with k % clips_per_path == 0 run forward in time;
+they and the clips_per_path - 1 warped ones that follow show the same camera path (`pairs.random_clips`). One
+folder holds one split.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,11 +25,10 @@ _ARRAYS = ("latents", "c2w", "intrinsics", "animation_time")
 class LatentCache:
     """A latent cache on disk; see `create` to write one and `open` to read one."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], mode: str):
+    def __init__(self, path: Path, meta: dict[str, Any], mode: Literal["r", "r+"]):
         self.path, self.meta, self._mode = path, meta, mode
         self._arrays = {
-            name: np.load(path / f"{name}.npy", mmap_mode=mode)  # type: ignore[call-overload]
-            for name in (*_ARRAYS, "complete")
+            name: np.load(path / f"{name}.npy", mmap_mode=mode) for name in (*_ARRAYS, "complete")
         }
         self.scenes, self.clips = self._arrays["latents"].shape[:2]
         self.frames = self._arrays["c2w"].shape[2]
@@ -52,8 +52,8 @@ class LatentCache:
     ) -> LatentCache:
         """Makes an empty cache for N = `scenes` and K = `clips`, or goes on with an unfinished one.
 
-        `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an unfinished
-        cache with another `meta` or other shapes is not continued.
+        `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an
+        unfinished cache with another `meta` or other shapes is not continued.
 
         Raises:
           InputError: the folder holds a finished cache, another cache, or something else.
@@ -103,7 +103,9 @@ class LatentCache:
         """
         path = Path(path)
         if not (path / "meta.json").exists():
-            raise InputError(f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset")
+            raise InputError(
+                f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"
+            )
         try:
             cache = cls(path, _read_meta(path), "r")
         except (OSError, ValueError, KeyError) as error:
@@ -128,7 +130,7 @@ class LatentCache:
         intrinsics: np.ndarray,
         animation_time: np.ndarray,
     ) -> None:
-        """Writes the K clips of a scene: latents [K, F', H', W', C], c2w [K, F, 4, 4], ... and marks it complete."""
+        """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete."""
         values = dict(latents=latents, c2w=c2w, intrinsics=intrinsics, animation_time=animation_time)
         for name, value in values.items():
             array = self._arrays[name]
@@ -144,9 +146,9 @@ class LatentCache:
     ) -> int:
         """Draws the source clip for a target clip, both as rows of the N * K clips.
 
-        A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise, and for
-        every forward target, the source has another path. With probability `source_warp` the source is a warped clip
-        too, where its path has one that is not the target.
+        A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise,
+        and for every forward target, the source has another path. With probability `source_warp` the source
+        is a warped clip too, where its path has one that is not the target.
         """
         scene, clip = divmod(target, self.clips)
         path, place = divmod(clip, self.clips_per_path)

@@ -1,8 +1,8 @@
 """Draws camera paths and temporal warps, and makes (source, target) pairs of clips out of a scene.
 
-On a full camera x time grid, camera and animation time are chosen apart. Of plain synchronised videos only the
-diagonal exists: what a moving camera saw at time t. There a clip is one camera's video, and a warp applies to its
-pictures, poses and times together.
+On a full camera x time grid, camera and animation time are chosen apart. Of plain synchronised videos only
+the diagonal exists: what a moving camera saw at time t. There a clip is one camera's video, and a warp
+applies to its pictures, poses and times together.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _EASINGS = (
 def random_camera_path(rng: np.random.Generator, cameras: int, frames: int) -> np.ndarray:
     """Draws a smooth path along a rig: the index of the nearest camera for each frame, int [F].
 
-    The cameras are taken to stand in order along the rig. The path stands still, sweeps over a part of the rig or all
-    of it, or sweeps and comes back, in either direction and at varied speed.
+    The cameras are taken to stand in order along the rig. The path stands still, sweeps over a part of the
+    rig or all of it, or sweeps and comes back, in either direction and at varied speed.
     """
     last = cameras - 1
     kind = rng.choice(list(PATHS), p=list(PATHS.values()))
@@ -95,8 +95,9 @@ def random_pair(
 ) -> tuple[Clip, Clip]:
     """Draws a source and a target clip of a scene, poses in the scene's world frame.
 
-    `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new camera
-    path in forward time, or both. The source runs forward in time but is warped too with probability `source_warp`.
+    `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new
+    camera path in forward time, or both. The source runs forward in time but is warped too with probability
+    `source_warp`.
     """
     first = random_first_grid_time(rng, scene, frames)
     mode = rng.choice(MODES, p=modes)
@@ -116,7 +117,7 @@ def random_clip(
     warp: bool = True,
     first_grid_time: int = 0,
 ) -> Clip:
-    """Draws one clip: a camera path (unless `camera` gives it), and a warp of animation time (unless `warp` is false)."""
+    """Draws one clip: a camera path unless `camera` gives it, and a temporal warp unless `warp` is false."""
     if camera is None:
         camera = random_camera(rng, scene, frames)
     return clip(scene, camera, warped(rng, scene, frames) if warp else forward(frames), first_grid_time)
@@ -125,10 +126,10 @@ def random_clip(
 def random_clips(
     scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
 ) -> Clip:
-    """Draws `count` clips of a scene that may be paired with each other: a clip's arrays with a leading axis [count].
+    """Draws clips of a scene that may be paired with each other: a clip's arrays with a leading axis [count].
 
-    Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two of these
-    paths are equal, and all clips count animation time from the same moment.
+    Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two
+    of these paths are equal, and all clips count animation time from the same moment.
 
     Raises:
       InputError: the scene has too few camera paths.
@@ -148,7 +149,12 @@ def random_clips(
     distinct = list(cameras.values())
     clips = [
         random_clip(
-            scene, rng, frames, camera=distinct[i // clips_per_path], warp=i % clips_per_path > 0, first_grid_time=first
+            scene,
+            rng,
+            frames,
+            camera=distinct[i // clips_per_path],
+            warp=i % clips_per_path > 0,
+            first_grid_time=first,
         )
         for i in range(count)
     ]
@@ -156,10 +162,10 @@ def random_clips(
 
 
 def make_relative(source: Clip, target: Clip) -> dict[str, np.ndarray]:
-    """Joins two clips of one scene to a training example, moving the world frame into the source's first camera.
+    """Joins two clips of one scene to a training example in the frame of the source's first camera.
 
-    The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with `source_`
-    and `target_` before them.
+    The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with
+    `source_` and `target_` before them.
     """
     example = {f"source_{key}": value for key, value in source.items()}
     example |= {f"target_{key}": value for key, value in target.items()}

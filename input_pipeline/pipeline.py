@@ -1,12 +1,12 @@
 """From a data set or a latent cache to batches of training examples, with Grain.
 
-An example is a source and a target clip of one scene (`pairs.make_relative`): source_video and target_video uint8
-[F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C]; source_c2w and target_c2w float32 [F, 4, 4],
-relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4]; source_animation_time and
-target_animation_time [F]. A batch has a leading axis [B].
+An example is a source and a target clip of one scene (`pairs.make_relative`): source_video and target_video
+uint8 [F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C]; source_c2w and target_c2w
+float32 [F, 4, 4], relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4];
+source_animation_time and target_animation_time [F]. A batch has a leading axis [B].
 
-Each example depends only on the seed and on its place in the global order, so any number of hosts, workers and threads
-gives the same examples in the same order: host h of H takes examples h, h + H, h + 2H, ...
+Each example depends only on the seed and on its place in the global order, so any number of hosts, workers
+and threads gives the same examples in the same order: host h of H takes examples h, h + H, h + 2H, ...
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def default_config() -> ConfigDict:
             frames=17,  # F
             height=128,
             width=128,
-            # Which changes from source to target, as probabilities: the animation time on the same camera path, the
-            # camera path in forward time, or both. In a latent cache the share of forward targets is fixed by how it
-            # was encoded (1 / clips_per_path); time_only : both is obeyed among the others.
+            # What changes from source to target, as weights: the animation time on the same camera path, the
+            # camera path in forward time, or both. In a latent cache the share of forward targets is fixed by
+            # how it was encoded (1 / clips_per_path); time_only : both is obeyed among the others.
             modes=dict(time_only=0.3, camera_only=0.3, both=0.4),
             source_warp=0.1,  # how often the source, too, does not simply run forward in time
             flip=False,  # mirror half of the pairs, pictures and cameras alike
             permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
             pairs_per_scene=8,  # pairs drawn from a scene in an epoch: decoding it is the costly part
-            scenes_at_once=16,  # that many scenes take turns, so that neighbouring examples are of different scenes
-            cached_scenes=32,  # decoded scenes kept in memory per process; 27 MB for 17 cameras x 33 times at 128 px
+            scenes_at_once=16,  # so many scenes take turns: neighbouring examples are of different scenes
+            cached_scenes=32,  # decoded scenes kept per process: 28 MB for 17 cameras x 33 times, 128 px
         )
     )
 
@@ -66,15 +66,16 @@ def make_dataset(
     read_threads: int | None = None,
     epochs: int | None = None,
 ) -> grain.IterDataset:
-    """Batches of shuffled training examples of a split: a Grain `IterDataset`, endless unless `epochs` is given.
+    """Batches of shuffled training examples of a split, endless unless `epochs` is given.
 
-    With `kind = "latents"` an epoch has each clip once as the target; otherwise each scene `pairs_per_scene` times.
+    With `kind = "latents"` an epoch has each clip once as the target; otherwise each scene `pairs_per_scene`
+    times.
 
     Args:
       config: as `default_config`.
       split: name of the split, "train" or "test".
       seed: the order, the pairs and the augmentation follow from it.
-      batch_size: examples in a batch of this host. Only the last batch of a limited number of epochs may be smaller.
+      batch_size: examples in a batch of this host. Only the last batch of limited `epochs` may be smaller.
       host_index: this host's number among `host_count`.
       host_count: number of hosts.
       num_workers: worker processes; 0 reads with threads only. It is part of the saved state.
@@ -82,8 +83,8 @@ def make_dataset(
       epochs: number of epochs, or None for no end.
 
     Raises:
-      InputError: the data set is missing, empty, or of another kind, or a setting does not fit it. Also, when the state of
-        an iterator is restored: it was saved by a pipeline with other settings.
+      InputError: the data set is missing, empty, or of another kind, or a setting does not fit it. Also, when
+        the state of an iterator is restored: it was saved by a pipeline with other settings.
     """
     check_config(config)
     if not 0 <= host_index < host_count:
@@ -128,9 +129,10 @@ def make_clips(
 ) -> grain.IterDataset:
     """The clips to encode into a latent cache, one element per row of the cache, in order.
 
-    An element has row (int), video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics [K, F, 4] and animation_time
-    [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the number of scenes (`count_scenes`), with
-    clips and augmentation that depend on (seed, r) alone: rows beyond the number of scenes are further passes over them.
+    An element has row (int), video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics [K, F, 4] and
+    animation_time [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the number of
+    scenes (`count_scenes`), with clips and augmentation that depend on (seed, r) alone: rows beyond the number
+    of scenes are further passes over them.
 
     Args:
       rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
@@ -139,10 +141,13 @@ def make_clips(
     scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
     if rows is None:
         rows = list(range(len(scenes)))
-    draw = functools.partial(_draw_clips, scenes, config.copy_and_resolve_references(), seed, clips, clips_per_path)
+    frozen = config.copy_and_resolve_references()
+    draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path)
     threads = read_threads or os.cpu_count() or 1
-    dataset = grain.MapDataset.source(rows).map(draw).to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = (
+        grain.MapDataset.source(rows)
+        .map(draw)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     )
     if num_workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
@@ -169,10 +174,14 @@ def check_config(config: ConfigDict) -> None:
 
 def _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs):
     if config.flip or config.permute_channels:
-        raise InputError("data.flip, data.permute_channels: latents cannot be changed; set these when encoding")
+        raise InputError(
+            "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
+        )
     cache = LatentCache.open(Path(config.path) / split)
     if cache.frames != config.frames:
-        raise InputError(f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}")
+        raise InputError(
+            f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
+        )
     examples = cache.scenes * cache.clips
     other = config.modes.time_only + config.modes.both
     choose = functools.partial(
@@ -230,7 +239,9 @@ def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.rand
     return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
 
 
-def _draw_clips(scenes: SceneReader, config: ConfigDict, seed: int, clips: int, clips_per_path: int, row: int):
+def _draw_clips(
+    scenes: SceneReader, config: ConfigDict, seed: int, clips: int, clips_per_path: int, row: int
+):
     scene = scenes[row % len(scenes)]
     _check_scene(scene, config)
     rng = np.random.default_rng([seed, row])

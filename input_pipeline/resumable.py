@@ -12,8 +12,9 @@ from stp_jax.errors import InputError
 class Resumable(grain.IterDataset):
     """Gives the elements of `parent`; its iterators' state also holds `settings` (JSON values).
 
-    A state means another position, or none at all, once settings such as the batch size or the number of worker
-    processes have changed: restoring it then raises `InputError` instead of going on with wrong examples.
+    A state means another position, or none at all, once settings such as the batch size or the number of
+    worker processes have changed: restoring it then raises `InputError` instead of going on with wrong
+    examples.
     """
 
     def __init__(self, parent: grain.IterDataset, settings: dict[str, Any]):

@@ -1,8 +1,8 @@
 """Scenes in memory, and the frames of them that a shot shows.
 
-A scene is a grid of frames: camera c at grid time t. A shot names one cell of the grid for each of its frames, and
-`take` copies those cells out together with everything that is known about them, so that pictures, poses and
-animation times cannot drift apart.
+A scene is a grid of frames: camera c at grid time t. A shot names one cell of the grid for each of its
+frames, and `take` copies those cells out together with everything that is known about them, so that pictures,
+poses and animation times cannot drift apart.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
 def decode_video(data: bytes, where: str) -> np.ndarray:
     """Decodes an encoded video to uint8 RGB [T, H, W, 3]; `where` names it in the error message."""
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
@@ -88,8 +88,8 @@ def decode_video(data: bytes, where: str) -> np.ndarray:
 def decode_scene(record: Mapping[str, Any]) -> Scene:
     """Decodes a record of a data set builder.
 
-    A record with c2w [C, 4, 4] is a full camera x time grid; one with c2w [C, T, 4, 4] is a set of synchronised videos
-    with moving cameras.
+    A record with c2w [C, 4, 4] is a full camera x time grid; one with c2w [C, T, 4, 4] is a set of
+    synchronised videos with moving cameras.
     """
     name = record["scene"].decode() if isinstance(record["scene"], bytes) else str(record["scene"])
     videos = None
@@ -124,8 +124,8 @@ def decode_scene(record: Mapping[str, Any]) -> Scene:
 class SceneReader:
     """Decodes scenes of a record source, keeping the last few.
 
-    One cache per process: it is left behind when the reader is pickled into a worker. Threads that want the same scene
-    wait for a single decoding of it.
+    One cache per process: it is left behind when the reader is pickled into a worker. Threads that want the
+    same scene wait for a single decoding of it.
     """
 
     def __init__(self, records: Sequence[Any], cached_scenes: int):

@@ -1,7 +1,7 @@
 """Cam x Time scenes: every camera of a rig films every moment of the same motion.
 
-A scene folder `scene_<seed>/` has videos/camera_000.mp4 ..., one for each camera in order along the rig, each with all
-grid times, and camera_data.json:
+A scene folder `scene_<seed>/` has videos/camera_000.mp4 ..., one for each camera in order along the rig, each
+with all grid times, and camera_data.json:
 
     {"fps": 30, "animation_time": [0, 0.5, 1, ...],
      "cameras": {"extrinsic": {"camera_000": 4 x 4 world-to-camera, OpenCV axes, ...},

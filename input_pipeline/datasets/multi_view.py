@@ -1,8 +1,8 @@
 """Plain multi-view videos: several synchronised cameras, each moving on its own path.
 
-Frame i of every video shows the same moment, so a camera's picture exists only at its own pose of that moment: the
-diagonal of the camera x time grid. A scene folder has videos/<name>.mp4, one for each camera, all of T frames, and
-cameras.json:
+Frame i of every video shows the same moment, so a camera's picture exists only at its own pose of that
+moment: the diagonal of the camera x time grid. A scene folder has videos/<name>.mp4, one for each camera, all
+of T frames, and cameras.json:
 
     {"fps": 15,
      "cameras": {"extrinsic": {"<name>": T x 4 x 4 world-to-camera, OpenCV axes, ...},
@@ -46,7 +46,9 @@ class MultiView(records.SceneBuilder):
 def split_by_name(folders: list[Path], test_scenes: int) -> dict[str, list[Path]]:
     """Holds out the last scenes by name, so that no scene is in both splits."""
     if not 0 <= test_scenes < len(folders):
-        raise InputError(f"--test_scenes {test_scenes}: there are {len(folders)} scenes, and training needs one")
+        raise InputError(
+            f"--test_scenes {test_scenes}: there are {len(folders)} scenes, and training needs one"
+        )
     cut = len(folders) - test_scenes
     return {"train": folders[:cut], "test": folders[cut:]}
 

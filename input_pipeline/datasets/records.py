@@ -1,7 +1,7 @@
 """What the builders of this folder share: reading scene folders, writing a data set, opening one.
 
-A record is one scene: its encoded videos, one per camera, with cameras and animation times as arrays. The videos are
-stored as they are on disk; nothing is decoded or encoded here.
+A record is one scene: its encoded videos, one per camera, with cameras and animation times as arrays. The
+videos are stored as they are on disk; nothing is decoded or encoded here.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from stp_jax.errors import InputError
 class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders: scene folders in `splits` (split name -> folders) become records.
 
-    Features: scene (folder name), fps, videos (C encoded files), c2w (OpenCV axes; [C, 4, 4], or [C, T, 4, 4] where
-    cameras move), intrinsics ([C, 4] or [C, T, 4]; by width and height) and animation_time [T] in source frames.
+    Features: scene (folder name), fps, videos (C encoded files), c2w (OpenCV axes; [C, 4, 4], or [C, T, 4, 4]
+    where cameras move), intrinsics ([C, 4] or [C, T, 4]; by width and height), and animation_time [T] in
+    source frames.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so there are no checksums; searching for their file would need importlib_resources, which
-    # tensorflow-datasets imports but does not install.
+    # Nothing is downloaded, so there are no checksums; searching for their file would need
+    # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
     CAMERA_SHAPE: tuple[int | None, ...]  # shape of the cameras of a scene: (None,) or (None, None)
 
@@ -45,13 +46,15 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # encoding="bytes" stores arrays as they are: several unknown dimensions need it, and it is the fastest.
+        # encoding="bytes" is the fastest, and several unknown dimensions need it.
         features = {
             "scene": tfds.features.Text(),
             "fps": np.float32,
             "videos": tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_)),
             "c2w": tfds.features.Tensor(shape=(*self.CAMERA_SHAPE, 4, 4), dtype=np.float32, encoding="bytes"),
-            "intrinsics": tfds.features.Tensor(shape=(*self.CAMERA_SHAPE, 4), dtype=np.float32, encoding="bytes"),
+            "intrinsics": tfds.features.Tensor(
+                shape=(*self.CAMERA_SHAPE, 4), dtype=np.float32, encoding="bytes"
+            ),
             "animation_time": tfds.features.Tensor(shape=(None,), dtype=np.float32),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -98,17 +101,27 @@ def open_records(path: str | Path, kind: str, split: str) -> Sequence[dict[str, 
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"data set {path}: no such folder")
-    folders = [f for f in (path, *sorted((path / kind).glob("*"), reverse=True)) if (f / "dataset_info.json").exists()]
+    folders = [
+        f
+        for f in (path, *sorted((path / kind).glob("*"), reverse=True))
+        if (f / "dataset_info.json").exists()
+    ]
     if not folders:
         others = sorted(f.parent.parent.name for f in path.glob("*/*/dataset_info.json"))
-        found = f"it holds {', '.join(others)}" if others else f"build it with python -m input_pipeline.datasets.{kind}"
+        found = (
+            f"it holds {', '.join(others)}"
+            if others
+            else f"build it with python -m input_pipeline.datasets.{kind}"
+        )
         raise InputError(f"data set {path}: no data set of kind {kind!r} there; {found}")
     builder = tfds.builder_from_directory(str(folders[0]))
     if builder.name != kind:
         raise InputError(f"data set {folders[0]}: of kind {builder.name!r}, but data.kind = {kind!r}")
     if split not in builder.info.splits or builder.info.splits[split].num_examples == 0:
         available = ", ".join(builder.info.splits) or "none"
-        raise InputError(f"data set {folders[0]}: no split {split!r} with scenes in it; there is: {available}")
+        raise InputError(
+            f"data set {folders[0]}: no split {split!r} with scenes in it; there is: {available}"
+        )
     return builder.as_data_source(split=split)
 
 
@@ -116,9 +129,13 @@ def scene_folders(parent: Path, flag: str) -> list[Path]:
     """The scene folders in `parent`, in order of name. Raises `InputError` where there are none."""
     if not parent.is_dir():
         raise InputError(f"{flag} {parent}: no such folder")
-    folders = sorted(f for f in parent.iterdir() if f.is_dir() and (f / "videos").is_dir() and "tmp" not in f.suffix)
+    folders = sorted(
+        f for f in parent.iterdir() if f.is_dir() and (f / "videos").is_dir() and "tmp" not in f.suffix
+    )
     if not folders:
-        raise InputError(f"{flag} {parent}: holds no scene folders (each has videos/*.mp4 and a JSON file of cameras)")
+        raise InputError(
+            f"{flag} {parent}: holds no scene folders (each has videos/*.mp4 and a JSON file of cameras)"
+        )
     return folders
 
 
@@ -134,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, float]:
-    """Reads the video files `names` in `folder`: their bytes, their number of frames (one for all), and the rate (1/s).
+    """Reads the video files `names` in `folder`: their bytes, the number of frames of each, the rate (1/s).
 
     The packets of each file are counted, so a truncated file is noticed without decoding it.
     """
@@ -143,7 +160,7 @@ def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, f
         path = folder / f"{name}.mp4"
         try:
             videos.append(path.read_bytes())
-            with av.open(io.BytesIO(videos[-1])) as container:
+            with av.open(io.BytesIO(videos[-1]), "r") as container:
                 stream = container.streams.video[0]
                 rates.add(float(stream.average_rate or 0))
                 counts[name] = sum(packet.size > 0 for packet in container.demux(stream))
@@ -179,10 +196,12 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
 
 
 def check_animation_time(times: Any, frames: int, path: Path) -> np.ndarray:
-    """Checks the animation times [T] of a video of T frames: evenly spaced, a whole number of steps per source frame."""
+    """Checks the animation times [T] of T frames: evenly spaced, a whole number of steps per source frame."""
     times = np.asarray(times, np.float32)
     if times.shape != (frames,) or frames < 2:
-        raise InputError(f"{path}: animation_time has shape {times.shape}, but the videos have {frames} frames")
+        raise InputError(
+            f"{path}: animation_time has shape {times.shape}, but the videos have {frames} frames"
+        )
     step = float(times[1] - times[0])
     if step <= 0 or not np.allclose(np.diff(times), step) or abs(1 / step - round(1 / step)) > 1e-3:
         raise InputError(f"{path}: animation_time must rise evenly, by 1 or 1/2 or 1/3 ... of a source frame")
