@@ -1,0 +1,207 @@
+"""Video files in and out. Videos are uint8 RGB `[F, H, W, 3]`; what a user can mend raises `InputError`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+
+from stp_jax import decode
+from stp_jax.errors import InputError
+
+
+class Clip(NamedTuple):
+    """A video cut to the size that a model takes."""
+
+    frames: np.ndarray  # uint8 [F, H, W, 3]
+    fps: float  # frames per second at which `frames` plays at the speed of the file
+    source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary name beside `path` to write to, and renames it to `path` when the block ends well.
+
+    Raises:
+      InputError: `path` exists, or its folder does not or cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path} exists already and is not overwritten: choose another name.")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_video(
+    path: str | os.PathLike, frames: np.ndarray, fps: float, *, crf: int = 12, pixel_format: str = "yuv420p"
+) -> None:
+    """Writes uint8 `[F, H, W, 3]` as H.264, whole or not at all.
+
+    Args:
+      path: a new file; its suffix names the container (.mp4, .mkv, .mov).
+      crf: x264's quality, 0 (lossless in YUV) to 51.
+      pixel_format: `yuv420p` plays everywhere (odd sizes get their last row or column doubled); `yuv444p`
+        keeps the colours of small training videos, which lose 10 dB at 128 pixels when halved.
+
+    Raises:
+      InputError: `path` exists or cannot be written.
+    """
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], F > 0, not {frames.dtype} {list(frames.shape)}")
+    if pixel_format == "yuv420p":
+        height, width = frames.shape[1:3]
+        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with new_file(path) as partial, av.open(str(partial), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60_000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.options = {"crf": str(crf)}
+        # Unlabelled, players guess the colour matrix from the picture's size.
+        context = stream.codec_context
+        context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
+        context.color_primaries = context.color_trc = 6  # also SMPTE 170M
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            yuv = picture.reformat(
+                format=pixel_format, dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(yuv))
+        container.mux(stream.encode())
+
+
+def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+    """Reads any video that FFmpeg reads, and animated GIF and WebP, frame by frame.
+
+    Rotation marks are obeyed, pixels made square, grey becomes RGB, transparent parts become white. Frames of
+    a variable rate are taken as they come. The whole video is held in memory: for a user's file of unknown
+    length use `read_clip`.
+
+    Returns:
+      uint8 `[F, H, W, 3]`, and the mean frames per second.
+
+    Raises:
+      InputError: no such file; empty, truncated, damaged, not a video; no video stream, no decodable frame;
+        the picture size changes on the way.
+    """
+    pictures: list[np.ndarray] = []
+    last = 0.0
+    with contextlib.closing(decode.frames(path)) as timed:
+        for seconds, picture in timed:
+            pictures.append(picture())
+            last = seconds
+            if len(pictures) == max_frames:
+                break
+    if len({picture.shape for picture in pictures}) > 1:
+        raise InputError(f"{path} changes its picture size on the way: convert it to one size.")
+    return np.stack(pictures), (len(pictures) - 1) / last if last > 0 else decode.rate(path)
+
+
+def read_clip(
+    path: str | os.PathLike,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Clip:
+    """Takes `frames` pictures of a video file, evenly spaced in seconds from `start` to `end`.
+
+    Each is the frame on show at its moment, so any frame rate will do, also a variable one, and a short video
+    repeats frames. By default the clip spans the whole video, first and last frame included. The picture is
+    resized until it covers `height` x `width` and its middle is cut out. Only the frames taken are held in
+    memory. Rotation, grey and transparency are treated as in `read_video`.
+
+    Args:
+      start, end: seconds after the first frame; `end` None is the last frame.
+
+    Raises:
+      InputError: as `read_video`; a video of a single frame; a range that is empty or outside the video.
+    """
+    moments = _moments(str(path), *decode.times(path), frames, start, end)
+    with contextlib.closing(decode.frames(path, moments[-1])) as timed:
+        return _clip(timed, moments, height, width)
+
+
+def fit_clip(
+    video: np.ndarray,
+    fps: float,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Clip:
+    """As `read_clip`, for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
+    moments = _moments("the video", len(video), (len(video) - 1) / fps, frames, start, end)
+    timed = ((i / fps, lambda image=image: image) for i, image in enumerate(video))
+    return _clip(timed, moments, height, width)
+
+
+def _moments(name: str, count: int, last: float, frames: int, start: float, end: float | None) -> list[float]:
+    if count < 2 or last <= 0:
+        raise InputError(f"{name} has {'one frame' if count else 'no frame'}: a video needs at least two.")
+    stop = last if end is None else end
+    if not 0 <= start < stop <= last + 1e-3:
+        raise InputError(f"{name}: the range {start:g} to {stop:g} s must lie within its 0 to {last:.3f} s.")
+    return np.linspace(start, min(stop, last), frames).tolist()
+
+
+def _clip(
+    timed: Iterable[tuple[float, Callable[[], np.ndarray]]], moments: list[float], height: int, width: int
+) -> Clip:
+    """Keeps the picture on show at each of the ascending `moments`; makes no other."""
+    pictures: list[np.ndarray] = []
+    shown: Callable[[], np.ndarray] | None = None
+    size = (0, 0)
+
+    def show_until(seconds: float) -> None:
+        nonlocal size
+        due = sum(moment < seconds - 1e-6 for moment in moments) - len(pictures)
+        if shown is not None and due > 0:
+            picture = shown()
+            size = picture.shape[:2]
+            pictures.extend([fit_image(picture, height, width)] * due)
+
+    for seconds, picture in timed:
+        show_until(seconds)
+        shown = picture
+    show_until(np.inf)
+    return Clip(np.stack(pictures), (len(moments) - 1) / (moments[-1] - moments[0]), size)
+
+
+def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 `[h, w, 3]` -> `[height, width, 3]`: resized until it covers the size, its middle cut out."""
+    h, w = image.shape[:2]
+    scale = min(h / height, w / width)
+    top, left = (h - height * scale) / 2, (w - width * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def fit_intrinsics(
+    intrinsics: np.ndarray, source_size: tuple[int, int], height: int, width: int
+) -> np.ndarray:
+    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: its cut changes them."""
+    h, w = source_size
+    scale = min(h / height, w / width)
+    kept = np.array([width * scale / w, height * scale / h], np.float32)  # of the width, of the height
+    focal, centre = intrinsics[..., :2] / kept, (intrinsics[..., 2:] - (1 - kept) / 2) / kept
+    return np.concatenate([focal, centre], axis=-1)

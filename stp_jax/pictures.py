@@ -1,0 +1,106 @@
+"""Contact sheets, videos side by side, and plots of camera paths and animation-time curves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from stp_jax.cameras import Cameras
+from stp_jax.media import new_file
+
+_COLOURS = {"source": "#1f77b4", "target": "#d62728"}
+
+
+def _label(text: str, height: int, width: int) -> np.ndarray:
+    """White on near black, uint8 [height, width, 3]; the text shrinks to fit."""
+    image = Image.new("RGB", (width, height), (24, 24, 24))
+    draw = ImageDraw.Draw(image)
+    size = 13.0
+    while size > 6 and draw.textlength(text, ImageFont.load_default(size)) > width - 8:
+        size -= 0.5
+    draw.text((4, height / 2), text, fill="white", font=ImageFont.load_default(size), anchor="lm")
+    return np.asarray(image)
+
+
+def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Joins videos uint8 `[F, H, W, 3]` of one shape from left to right, each under its label."""
+    columns = []
+    for label, video in videos.items():
+        frames, _, width, _ = video.shape
+        bar = np.broadcast_to(_label(label, 20, width), (frames, 20, width, 3))
+        column = np.concatenate([bar, video], axis=1)
+        columns += [column, np.full((*column.shape[:2], 4, 3), 24, np.uint8)]
+    return np.concatenate(columns[:-1], axis=2)
+
+
+def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], columns: int = 9) -> None:
+    """Writes a PNG with a labelled row for each video uint8 `[F, H, W, 3]`, of one picture size.
+
+    A row shows `columns` frames spread evenly from the first to the last. Raises `InputError` where `path`
+    exists or cannot be written.
+    """
+    lines = []
+    for label, video in rows.items():
+        chosen = video[np.round(np.linspace(0, len(video) - 1, columns)).astype(int)]
+        line = np.pad(chosen, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
+        lines.append(np.concatenate([_label(label, line.shape[1], 110), *line], axis=1))
+    with new_file(path) as partial:
+        Image.fromarray(np.concatenate(lines)).save(partial)
+
+
+def plot_cameras_and_time(
+    path: str | os.PathLike,
+    source_cameras: Cameras,
+    target_cameras: Cameras,
+    source_animation_time: np.ndarray,
+    target_animation_time: np.ndarray,
+) -> None:
+    """Writes a PNG: camera paths from above and from the side (metres), and each frame's animation time.
+
+    Cameras are in one frame, `[F, ...]`; animation times `[F]` are in source frames. Circles mark the first
+    camera. Raises `InputError` where `path` exists or cannot be written.
+    """
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    above, side, time = figure.subplots(1, 3)
+    cameras = {"source": source_cameras, "target": target_cameras}
+    positions = np.concatenate([np.asarray(c.c2w)[:, :3, 3] for c in cameras.values()])
+    size = 0.2 * max(np.ptp(positions, axis=0).max(), 0.5)
+    for label, path_of in cameras.items():
+        _draw_path(above, path_of, label, horizontal=0, vertical=2, size=size)
+        _draw_path(side, path_of, label, horizontal=2, vertical=1, size=size)
+    above.set(title="Cameras from above", xlabel="right (m)", ylabel="forward (m)")
+    side.set(title="Cameras from the side", xlabel="forward (m)", ylabel="down (m)")
+    side.invert_yaxis()
+    curves = {"source": source_animation_time, "target": target_animation_time}
+    for label, curve in curves.items():
+        time.plot(np.arange(len(curve)), curve, ".-", color=_COLOURS[label], label=label)
+    time.set(title="Animation time", xlabel="frame", ylabel="moment of the source (frames)")
+    for axes in (above, side, time):
+        axes.grid(alpha=0.3)
+    above.legend()
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+def _draw_path(
+    axes: Axes, cameras: Cameras, label: str, *, horizontal: int, vertical: int, size: float
+) -> None:
+    """A line through the cameras, and the field of view of five of them, on two of the world's axes."""
+    c2w, intrinsics = np.asarray(cameras.c2w), np.asarray(cameras.intrinsics)
+    position = c2w[:, :3, 3]
+    colour = _COLOURS[label]
+    axes.plot(position[:, horizontal], position[:, vertical], "-", color=colour, label=label)
+    axes.plot(position[0, horizontal], position[0, vertical], "o", color=colour)
+    across = 0 if horizontal == 0 else 1  # from above one sees the picture's width, from the side its height
+    for i in {int(i) for i in np.linspace(0, len(c2w) - 1, 5)}:
+        corners = np.zeros((3, 3))
+        corners[:2, 2] = size
+        corners[:2, across] = np.array([-0.5, 0.5]) / intrinsics[i, across] * size
+        world = corners @ c2w[i, :3, :3].T + position[i]
+        axes.fill(world[:, horizontal], world[:, vertical], color=colour, alpha=0.2, linewidth=0.8)
+    axes.set_aspect("equal", adjustable="datalim")
