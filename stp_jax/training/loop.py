@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import signal
 import time
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from input_pipeline.pipeline import make_dataset
 from stp_jax import weights
 from stp_jax.errors import InputError
-from stp_jax.sharding import batch_sharding, make_mesh
+from stp_jax.sharding import RULES, batch_sharding, make_mesh
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.metrics import Writer, mean_of
 from stp_jax.training.optimizer import make_optimizer
@@ -108,10 +109,7 @@ def device_batches(dataset: grain.IterDataset, mesh: Mesh) -> grain.DatasetItera
 
 
 def training_data(config: ConfigDict, seed: int) -> grain.IterDataset:
-    if config.train.batch_size % jax.process_count():
-        raise InputError(
-            f"config.train.batch_size {config.train.batch_size} does not divide over {jax.process_count()} hosts."
-        )
+    """This host's share of the training batches."""
     return make_dataset(
         config.data,
         split="train",
@@ -119,6 +117,7 @@ def training_data(config: ConfigDict, seed: int) -> grain.IterDataset:
         host_index=jax.process_index(),
         host_count=jax.process_count(),
         batch_size=config.train.batch_size // jax.process_count(),
+        num_workers=config.train.data_workers,
     )
 
 
@@ -134,6 +133,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
     started = time.monotonic()
     workdir, run = Path(workdir), config.train
     mesh = make_mesh(**config.mesh)
+    shards = math.prod(mesh.shape[axis] for axis in RULES.batch)
+    if run.batch_size % shards:
+        raise InputError(
+            f"config.train.batch_size {run.batch_size} does not divide over {shards} devices "
+            f"({' x '.join(RULES.batch)} of config.mesh)."
+        )
     with jax.set_mesh(mesh), StopRequest() as stop:
         task = make_task(config)
         claim_workdir(workdir, config)
@@ -240,9 +245,8 @@ class Preview:
     def write(self, writer: Writer, state: TrainState, step: int) -> None:
         key = random_key(self._seed, 0, PICTURES)
         generated = jax.device_get(self._generate(state.ema, self._frozen, self._batch, key))
-        images, numbers = self._task.draw(generated)
-        for name, image in images.items():
-            writer.picture(step, name, image)
+        videos, numbers = self._task.show(generated)
+        writer.pictures(step, videos)
         writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
         tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
 

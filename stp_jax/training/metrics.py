@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from stp_jax.pictures import contact_sheet
+
 
 class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
@@ -32,11 +34,13 @@ class Writer:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """`image` uint8 `[H, W, 3]`, as `pictures/<name>_<step>.png`."""
+    def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
+        """A contact sheet of uint8 videos `[F, H, W, 3]` by label, as `pictures/<step>.png`."""
         if self._active:
-            Image.fromarray(image).save(self._workdir / "pictures" / f"{name}_{step:08d}.png")
-            self._tensorboard.add_image(name, image, step, dataformats="HWC")
+            path = self._workdir / "pictures" / f"{step:08d}.png"
+            path.unlink(missing_ok=True)  # of the same step, before the run was killed
+            contact_sheet(path, videos)
+            self._tensorboard.add_image("preview", np.asarray(Image.open(path)), step, dataformats="HWC")
 
     def close(self) -> None:
         if self._active:

@@ -17,6 +17,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig
 from stp_jax.training.state import Params, bind
+from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 
 Batch = dict[str, jax.Array]
 
@@ -35,6 +36,9 @@ class Task(Protocol):
 
     def generate(self, model: nnx.Module, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name, the wanted one under `target`; runs inside jit."""
+
+    def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
 
     def final_config(self, model: nnx.Module, dataset: grain.IterDataset) -> dict[str, Any]:
         """The config that is saved with the model's weights."""
@@ -138,8 +142,48 @@ class DiTTask:
     def companions(self):
         return {"vae": (self.frozen, weights.read_index(self.config.vae, "vae")["config"])}
 
-    def draw(self, videos):
-        return draw(videos, ("source", "target", "sample")), {"psnr": psnr(videos["sample"], videos["target"])}
+    def show(self, videos):
+        return _rows(videos, ("source", "target", "sample")), {"psnr": psnr(videos["sample"], videos["target"])}
+
+
+class VAETask:
+    """Video through few latents and back; source and target of each example are two clips to learn from."""
+
+    name = "vae"
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.model_config = _make_config(VAEConfig, config.model)
+        self.loss_weights = VAELossWeights(**config.loss)
+        self.frozen: Params = {}
+
+    def init(self, rngs):
+        return VAE(self.model_config, rngs=rngs)
+
+    def _video(self, batch):
+        return to_model(jnp.concatenate([batch["source_video"], batch["target_video"]]))
+
+    def loss(self, model, frozen, batch, key):
+        return vae_loss(model, self._video(batch), key, self.loss_weights)
+
+    def generate(self, model, frozen, batch, key):
+        video = to_model(batch["target_video"])
+        return {"target": video, "reconstruction": model.decode(model.encode(video))}
+
+    def show(self, videos):
+        names = ("target", "reconstruction")
+        return _rows(videos, names), {"psnr": psnr(videos["reconstruction"], videos["target"])}
+
+    def final_config(self, model, dataset):
+        """The model's config with the mean and spread of its latents, measured on training data."""
+        iterator = iter(dataset)
+        batches = (jax.device_get(self._video(next(iterator))) for _ in range(self.config.statistics_batches))
+        mean, std = latent_statistics(model, batches)
+        iterator.close()
+        return dataclasses.asdict(self.model_config) | {"latent_mean": mean, "latent_std": std}
+
+    def companions(self):
+        return {}
 
 
 def psnr(video: np.ndarray, reference: np.ndarray) -> float:
@@ -148,10 +192,7 @@ def psnr(video: np.ndarray, reference: np.ndarray) -> float:
     return float(np.mean(-10 * np.log10(np.maximum(error, 1e-10))))
 
 
-def draw(videos: dict[str, np.ndarray], names: tuple[str, ...], moments: int = 5) -> dict[str, np.ndarray]:
-    """One picture: for each example a row per named video with some of its frames, uint8 `[H, W, 3]`."""
-    frames = np.linspace(0, videos[names[0]].shape[1] - 1, moments).round().astype(int)
-    grid = np.stack([videos[name][:, frames] for name in names], 1)  # [B, names, moments, H, W, 3]
-    grid = np.round((np.clip(grid, -1, 1) + 1) * 127.5).astype(np.uint8)
-    b, n, m, h, w, c = grid.shape
-    return {"_".join(names): grid.transpose(0, 1, 3, 2, 4, 5).reshape(b * n * h, m * w, c)}
+def _rows(videos: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """A labelled uint8 video for each row of a picture: all of one example, then all of the next."""
+    pixels = {name: np.round((np.clip(videos[name], -1, 1) + 1) * 127.5).astype(np.uint8) for name in names}
+    return {f"{name} {i}": pixels[name][i] for i in range(len(pixels[names[0]])) for name in names}

@@ -44,8 +44,8 @@ class ToyTask:
     def generate(self, model, frozen, batch, key):
         return {"y": model(batch["x"])}
 
-    def draw(self, generated):
-        return {"toy": np.zeros((8, 8, 3), np.uint8)}, {"mean_output": float(np.mean(generated["y"]))}
+    def show(self, generated):
+        return {"toy": np.zeros((5, 8, 8, 3), np.uint8)}, {"mean_output": float(np.mean(generated["y"]))}
 
     def final_config(self, model, dataset):
         return {"width": WIDTH}
@@ -68,7 +68,7 @@ def toy_config(**train) -> ConfigDict:
         b1=0.9, b2=0.99, clip=1.0, warmup_steps=2, schedule="cosine", decay_from=0.0, ema_decay=0.99,
     )  # fmt: skip
     run = dict(
-        steps=10, seconds=0, batch_size=4, log_every=2, checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0,
+        steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0,
         export_dtype="float32",
     )  # fmt: skip
     return ConfigDict(

@@ -1,0 +1,85 @@
+"""The demo model: a space-time DiT of 128 x 128 pixels and 17 frames, trained in the latents of configs/demo_vae.py.
+
+On a CPU, with the bundled mini data set and VAE (a try-out: minutes, and no useful model):
+
+    python train.py --config configs/demo.py --workdir runs/demo
+
+On one GPU, with rendered scenes (see configs/demo_vae.py for the data and the VAE):
+
+    python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights --out data/latents --workers 14
+    python train.py --config configs/demo.py:gpu --workdir runs/demo --config.vae=runs/demo_vae/weights
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from input_pipeline.pipeline import default_config
+
+ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
+
+
+def get_config(variant: str = "cpu") -> ConfigDict:
+    if variant not in ("cpu", "gpu"):
+        raise ValueError(f"configs/demo.py:{variant} is unknown; choose configs/demo.py or configs/demo.py:gpu")
+    gpu = variant == "gpu"
+    config = ConfigDict()
+    config.task = "dit"
+    config.seed = 0
+    config.vae = str(ASSETS / "demo")  # folder of weights
+    config.init_from = ""  # folder of weights to start from, instead of random ones
+    config.scene_scale = 4.0  # metres that count as 1
+    config.model = dict(
+        dim=384,
+        ffn_dim=1536,
+        layers=10,
+        heads=8,
+        channels=16,
+        patch=2,
+        freq_dim=256,
+        conditioning_dim=128,
+        scene_scale=config.get_ref("scene_scale"),
+        animation_time="frames",
+        rope_frames="animation_time",
+        dtype="bfloat16" if gpu else "float32",
+        remat="none" if gpu else "full",
+    )
+    config.flow = dict(shift=1.0, logit_normal=False)
+
+    mini = default_config()
+    mini.path = str(ASSETS / "cam_x_time_mini")
+    config.data = mini.copy_and_resolve_references()
+    if gpu:
+        config.data.kind = "latents"
+        config.data.path = "data/latents"
+    config.pictures = dict(data=mini, split="test", count=4 if gpu else 2)
+    config.sampling = dict(steps=25 if gpu else 8, shift=1.0)
+
+    config.optimizer = dict(
+        name="muon",
+        muon_parameters=r"blocks\..*\.kernel",
+        learning_rate=2e-3,
+        adam_learning_rate=1e-3,
+        weight_decay=0.05,
+        b1=0.9,
+        b2=0.99,
+        clip=1.0,
+        warmup_steps=500 if gpu else 20,
+        schedule="linear",
+        decay_from=0.3,
+        ema_decay=0.999 if gpu else 0.98,
+    )
+    config.train = dict(
+        steps=150_000 if gpu else 200,
+        seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
+        batch_size=64 if gpu else 2,
+        data_workers=0,
+        log_every=100 if gpu else 5,
+        pictures_every=5_000 if gpu else 100,
+        checkpoint_every=5_000 if gpu else 50,
+        keep_checkpoints=2,
+        export_every=0,
+        export_dtype="float16",
+    )
+    config.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)
+    return config

@@ -1,0 +1,80 @@
+"""The VAE of the demo: Wan2.1's causal 4 x 8 x 8 architecture at small width.
+
+On a CPU, with the bundled mini data set (a try-out: minutes, and no useful model):
+
+    python train.py --config configs/demo_vae.py --workdir runs/demo_vae
+
+On one GPU, with rendered scenes:
+
+    python -m input_pipeline.render.generate --out data/scenes --seeds 0:2000
+    python -m input_pipeline.datasets.cam_x_time --scenes data/scenes --out data/cam_x_time
+    python train.py --config configs/demo_vae.py:gpu --workdir runs/demo_vae
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from input_pipeline.pipeline import default_config
+
+ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
+
+
+def get_config(variant: str = "cpu") -> ConfigDict:
+    if variant not in ("cpu", "gpu"):
+        raise ValueError(f"configs/demo_vae.py:{variant} is unknown; choose configs/demo_vae.py or configs/demo_vae.py:gpu")
+    gpu = variant == "gpu"
+    config = ConfigDict()
+    config.task = "vae"
+    config.seed = 0
+    config.init_from = ""  # folder of weights to start from, instead of random ones
+    config.model = dict(
+        dim=32,
+        z_dim=16,
+        dim_mult=(1, 2, 4, 4),
+        res_blocks=1,
+        latent_mean=(0.0,) * 16,
+        latent_std=(1.0,) * 16,
+        dtype="bfloat16" if gpu else "float32",
+        remat=False,
+    )
+    config.loss = dict(l1=1.0, l2=1.0, gradient=0.5, kl=1e-5)
+    config.statistics_batches = 32 if gpu else 4  # over which the spread of the latents is measured at the end
+
+    mini = default_config()
+    mini.path = str(ASSETS / "cam_x_time_mini")
+    config.data = mini.copy_and_resolve_references()
+    config.data.flip = True
+    if gpu:
+        config.data.path = "data/cam_x_time"
+        config.data.permute_channels = True
+    config.pictures = dict(data=mini, split="test", count=4 if gpu else 2)
+
+    config.optimizer = dict(
+        name="adamw",
+        muon_parameters="",
+        learning_rate=1e-3,
+        adam_learning_rate=1e-3,
+        weight_decay=0.01,
+        b1=0.9,
+        b2=0.99,
+        clip=1.0,
+        warmup_steps=200 if gpu else 20,
+        schedule="cosine",
+        decay_from=0.0,
+        ema_decay=0.999 if gpu else 0.98,
+    )
+    config.train = dict(
+        steps=20_000 if gpu else 100,
+        seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
+        batch_size=8 if gpu else 1,  # examples; each is two clips
+        data_workers=14 if gpu else 0,
+        log_every=50 if gpu else 5,
+        pictures_every=2_000 if gpu else 50,
+        checkpoint_every=2_000 if gpu else 50,
+        keep_checkpoints=2,
+        export_every=0,
+        export_dtype="float16",
+    )
+    config.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)
+    return config
