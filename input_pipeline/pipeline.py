@@ -79,7 +79,7 @@ def make_dataset(
       host_index: this host's number among `host_count`.
       host_count: number of hosts.
       num_workers: worker processes; 0 reads with threads only. It is part of the saved state.
-      read_threads: threads per process; by default one per CPU.
+      read_threads: threads per process; by default one per CPU in all.
       epochs: number of epochs, or None for no end.
 
     Raises:
@@ -93,7 +93,7 @@ def make_dataset(
         dataset, examples = _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs)
     else:
         dataset, examples = _video_examples(config, split, seed, host_index, host_count, epochs)
-    threads = read_threads or os.cpu_count() or 1
+    threads = read_threads or _default_threads(num_workers)
     iter_dataset = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
@@ -131,8 +131,8 @@ def make_clips(
 
     An element has row (int), video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics [K, F, 4] and
     animation_time [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the number of
-    scenes (`count_scenes`), with clips and augmentation that depend on (seed, r) alone: rows beyond the number
-    of scenes are further passes over them.
+    scenes (`count_scenes`), with clips and augmentation that depend on (seed, r) alone: rows beyond the
+    number of scenes are further passes over them.
 
     Args:
       rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
@@ -143,7 +143,7 @@ def make_clips(
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
     draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path)
-    threads = read_threads or os.cpu_count() or 1
+    threads = read_threads or _default_threads(num_workers)
     dataset = (
         grain.MapDataset.source(rows)
         .map(draw)
@@ -172,6 +172,10 @@ def check_config(config: ConfigDict) -> None:
             raise InputError(f"data.{name} = {config[name]}: must be at least 1")
 
 
+def _default_threads(num_workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // max(1, num_workers))
+
+
 def _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs):
     if config.flip or config.permute_channels:
         raise InputError(
@@ -192,7 +196,8 @@ def _latent_batches(config, split, seed, batch_size, host_index, host_count, epo
     )
     rows = grain.MapDataset.range(examples).seed(seed).shuffle().repeat(epochs).random_map(choose)
     # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
-    batches = rows.slice(slice(host_index, None, host_count)).batch(batch_size)
+    rows = rows.slice(slice(host_index, None, host_count))
+    batches = rows.batch(batch_size, drop_remainder=epochs is None)  # an endless stream has no remainder
     return batches.map(functools.partial(_gather, cache)), examples
 
 

@@ -75,11 +75,11 @@ def decode_video(data: bytes, where: str) -> np.ndarray:
     """Decodes an encoded video to uint8 RGB [T, H, W, 3]; `where` names it in the error message."""
     try:
         with av.open(io.BytesIO(data), "r") as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    except (av.FFmpegError, IndexError) as error:
-        raise InputError(f"{where}: not a readable video ({error})") from error
+            for stream in container.streams.video:
+                stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except av.FFmpegError as error:
+        raise InputError(f"{where}: not a readable video ({error.strerror})") from error
     if not frames:
         raise InputError(f"{where}: the video has no frames")
     return np.stack(frames)

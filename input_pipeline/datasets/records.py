@@ -164,8 +164,10 @@ def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, f
                 stream = container.streams.video[0]
                 rates.add(float(stream.average_rate or 0))
                 counts[name] = sum(packet.size > 0 for packet in container.demux(stream))
-        except (OSError, IndexError) as error:
-            raise InputError(f"{path}: not a readable video ({error})") from error
+        except (OSError, av.FFmpegError) as error:
+            raise InputError(f"{path}: not a readable video ({error.strerror})") from error
+        except IndexError as error:
+            raise InputError(f"{path}: holds no video") from error
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"{folder}: the videos must have the same number of frames; they have {counts}")
     return videos, counts[names[0]], rates.pop()

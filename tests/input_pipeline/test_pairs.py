@@ -12,7 +12,7 @@ EQUAL = (1 / 3, 1 / 3, 1 / 3)
 
 
 def check_clip(clip, scene, first_grid_time=0):
-    """Reads camera and grid time back from the pictures, and compares all else with the scene's definition."""
+    """Reads camera and grid time back from the pictures; compares all else with the scene's definition."""
     _, cameras, grid_times = np.moveaxis(synthetic.read_colour(clip["video"]), -1, 0)
     moments = np.zeros(FRAMES) if scene.full_grid else grid_times
     poses = [synthetic.rig_pose(c, m) for c, m in zip(cameras, moments, strict=True)]

@@ -1,0 +1,341 @@
+"""Batches: nothing lost or repeated, one order for any number of hosts and workers, positions to resume from."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import synthetic
+from absl import flags
+
+from input_pipeline import pipeline, shots
+from input_pipeline.datasets import cam_x_time
+from input_pipeline.latents import LatentCache
+from input_pipeline.shots import SceneReader
+from stp_jax.errors import InputError
+
+SCENES, CLIPS, PER_PATH, FRAMES = 3, 7, 3, 5
+ROWS = SCENES * CLIPS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def parsed_flags():
+    """Grain's worker processes need absl flags to have been parsed."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+
+
+def write_cache(path, rows=range(SCENES)):
+    """A cache whose latents and first translations are the number of the clip."""
+    cache = LatentCache.create(
+        path,
+        scenes=SCENES,
+        clips=CLIPS,
+        frames=FRAMES,
+        latent_shape=(2, 2, 2, 4),
+        clips_per_path=PER_PATH,
+        meta={"vae": "test"},
+    )
+    for scene in rows:
+        number = scene * CLIPS + np.arange(CLIPS)
+        c2w = np.tile(np.eye(4), (CLIPS, FRAMES, 1, 1))
+        c2w[..., 0, 3] = number[:, None]
+        times = np.tile(np.arange(FRAMES), (CLIPS, 1))
+        times[np.arange(CLIPS) % PER_PATH > 0] = 0
+        cache.write(
+            scene,
+            np.broadcast_to(number[:, None, None, None, None], (CLIPS, 2, 2, 2, 4)),
+            c2w=c2w,
+            intrinsics=np.ones((CLIPS, FRAMES, 4)),
+            animation_time=times,
+        )
+    return cache
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    parent = tmp_path_factory.mktemp("pipeline")
+    for index in range(5):
+        synthetic.write_scene(parent / "scenes", f"scene_{index:06d}", index)
+    cam_x_time.main(["--scenes", str(parent / "scenes"), "--out", str(parent / "built")])
+    write_cache(parent / "latents" / "train")
+    return parent
+
+
+def config_for(folder, kind, **changes):
+    config = pipeline.default_config()
+    config.kind = kind
+    config.path = str(folder / ("latents" if kind == "latents" else "built"))
+    config.update(frames=FRAMES, height=8, width=16, pairs_per_scene=3, scenes_at_once=2, cached_scenes=2)
+    config.update(changes)
+    return config
+
+
+def batches(folder, kind, count=None, batch_size=4, seed=3, split="train", changes=(), **options):
+    config = config_for(folder, kind, **dict(changes))
+    iterator = iter(pipeline.make_dataset(config, split=split, seed=seed, batch_size=batch_size, **options))
+    try:
+        return [next(iterator) for _ in range(count)] if count else list(iterator)
+    finally:
+        iterator.close()
+
+
+def ids(batch):
+    """What identifies an example: target clip or target scene, source clip or source pose and time."""
+    if "target_latents" in batch:
+        return [
+            (int(t), int(s))
+            for t, s in zip(
+                *(batch[f"{w}_latents"][:, 0, 0, 0, 0] for w in ("target", "source")), strict=True
+            )
+        ]
+    scene = synthetic.read_colour(batch["target_video"])[:, 0, 0]
+    return [
+        (
+            int(n),
+            batch["target_c2w"][i].tobytes(),
+            batch["target_animation_time"][i].tobytes(),
+            batch["source_video"][i].tobytes(),
+        )
+        for i, n in enumerate(scene)
+    ]
+
+
+def all_ids(batches):
+    return [one for batch in batches for one in ids(batch)]
+
+
+def once_per_epoch(kind):
+    return {"latents": {row: 1 for row in range(ROWS)}, "cam_x_time": {scene: 3 for scene in range(5)}}[kind]
+
+
+KINDS = ["latents", "cam_x_time"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 4), (0, 25), (2, 4)])
+def test_an_epoch_has_every_record_once_in_the_same_order_for_any_number_of_workers(
+    folder, kind, workers, batch_size
+):
+    epoch = batches(folder, kind, batch_size=batch_size, num_workers=workers, epochs=1)
+    assert Counter(one[0] for one in all_ids(epoch)) == once_per_epoch(kind)
+    length = sum(once_per_epoch(kind).values())
+    assert [len(ids(batch)) for batch in epoch[:-1]] == [batch_size] * (len(epoch) - 1)
+    # In the endless stream batches run across the ends of epochs; each epoch has its own order and pairs.
+    endless = all_ids(
+        batches(folder, kind, count=-(-2 * length // batch_size), batch_size=batch_size, num_workers=workers)
+    )
+    assert endless[:length] == all_ids(epoch)
+    if workers:
+        assert endless == all_ids(
+            batches(folder, kind, count=-(-2 * length // batch_size), batch_size=batch_size)
+        )
+    second = endless[length : 2 * length]
+    assert Counter(one[0] for one in second) == once_per_epoch(kind)
+    assert second != endless[:length]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hosts_and_threads_share_one_order(folder, kind):
+    one = all_ids(batches(folder, kind, count=12, read_threads=1))
+    assert one == all_ids(batches(folder, kind, count=12, read_threads=4))
+    assert one != all_ids(batches(folder, kind, count=12, seed=4))
+    hosts = [all_ids(batches(folder, kind, count=6, host_index=h, host_count=2)) for h in range(2)]
+    assert [hosts[i % 2][i // 2] for i in range(len(one))] == one
+
+
+RESTORE = """
+import sys
+from absl import flags
+import test_pipeline as t
+from pathlib import Path
+if __name__ == "__main__":
+    flags.FLAGS(["test"])
+    print(t.restored(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+"""
+
+
+def restored(folder: Path, kind: str, workers: int) -> str:
+    """Reads the position saved by the test below and gives a digest of the batches that follow."""
+    iterator = iter(
+        pipeline.make_dataset(
+            config_for(folder, kind), split="train", seed=3, batch_size=4, num_workers=workers
+        )
+    )
+    with ocp.CheckpointManager(folder / f"checkpoint_{kind}_{workers}") as manager:
+        manager.restore(7, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator)))
+    following = [next(iterator) for _ in range(6)]
+    iterator.close()
+    return digest(following)
+
+
+def digest(batches) -> str:
+    total = hashlib.sha256()
+    for batch in batches:
+        for name in sorted(batch):
+            total.update(np.ascontiguousarray(batch[name]).tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("latents", 0), ("cam_x_time", 0), ("cam_x_time", 2)])
+def test_a_saved_position_goes_on_with_the_same_batches(folder, kind, workers):
+    dataset = pipeline.make_dataset(
+        config_for(folder, kind), split="train", seed=3, batch_size=4, num_workers=workers
+    )
+    iterator = iter(dataset)
+    for _ in range(7):  # into the second epoch
+        next(iterator)
+    with ocp.CheckpointManager(folder / f"checkpoint_{kind}_{workers}") as manager:
+        manager.save(7, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+    following = digest([next(iterator) for _ in range(6)])
+    iterator.close()
+    assert restored(folder, kind, workers) == following
+    if (kind, workers) == ("cam_x_time", 0):
+        path = ":".join([str(Path(__file__).parent), str(Path(__file__).parents[2]), *filter(None, sys.path)])
+        script = folder / "restore.py"
+        script.write_text(RESTORE)
+        result = subprocess.run(
+            [sys.executable, str(script), str(folder), kind, str(workers)],
+            env={"PYTHONPATH": path, "PATH": "", "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.stdout.strip() == following, result.stderr
+
+
+def test_a_position_of_another_pipeline_is_refused(folder):
+    config = config_for(folder, "latents")
+    state = iter(pipeline.make_dataset(config, split="train", seed=3, batch_size=4)).get_state()
+    for changes, message in (
+        (dict(seed=3, batch_size=4, num_workers=2), "num_workers was 0, now 2"),
+        (dict(seed=3, batch_size=5), "batch_size was 4, now 5"),
+        (dict(seed=5, batch_size=4), "seed was 3, now 5"),
+        (dict(seed=3, batch_size=4, host_index=1, host_count=2), "host_count was 1, now 2"),
+    ):
+        iterator = iter(pipeline.make_dataset(config, split="train", **changes))
+        with pytest.raises(InputError, match=message):
+            iterator.set_state(state)
+        iterator.close()
+
+
+def test_examples_show_what_their_cameras_and_times_say(folder):
+    """Frames read back from decoded files, against the definition of the rig, with relative poses."""
+    for batch in batches(folder, "cam_x_time", count=8):
+        assert batch["source_video"].dtype == np.uint8
+        for i in range(len(batch["source_video"])):
+            reference = None
+            for which in ("source", "target"):
+                _, cameras, times = np.moveaxis(synthetic.read_colour(batch[f"{which}_video"][i]), -1, 0)
+                poses = np.array([synthetic.rig_pose(c) for c in cameras])
+                reference = np.linalg.inv(poses[0]) if reference is None else reference
+                np.testing.assert_allclose(batch[f"{which}_c2w"][i], reference @ poses, atol=1e-5)
+                np.testing.assert_allclose(batch[f"{which}_animation_time"][i], times / 2)
+                np.testing.assert_allclose(
+                    batch[f"{which}_intrinsics"][i], [synthetic.rig_intrinsics(c) for c in cameras], atol=1e-6
+                )
+
+
+def test_pairs_of_latents_keep_the_promised_mixture(folder):
+    modes = dict(time_only=3.0, camera_only=1.0, both=1.0)
+    pairs = all_ids(batches(folder, "latents", count=300, changes=dict(modes=modes, source_warp=0.0)))
+    same_path = Counter()
+    for target, source in pairs:
+        assert target != source and target // CLIPS == source // CLIPS
+        path, place = divmod(target % CLIPS, PER_PATH)
+        source_path, source_place = divmod(source % CLIPS, PER_PATH)
+        assert source_place == 0
+        if place == 0:
+            assert source_path != path
+        else:
+            same_path[source_path == path] += 1
+    assert abs(same_path[True] / same_path.total() - 0.75) < 0.06
+    warped = all_ids(batches(folder, "latents", count=100, changes=dict(source_warp=1.0)))
+    assert all(target != source for target, source in warped)
+    assert any(source % CLIPS % PER_PATH for _, source in warped)
+
+
+def test_latents_come_with_their_own_cameras(folder):
+    (batch,) = batches(folder, "latents", count=1)
+    numbers = {w: batch[f"{w}_latents"][:, 0, 0, 0, 0].astype(int) for w in ("source", "target")}
+    assert batch["source_latents"].shape == (4, 2, 2, 2, 4) and batch["source_latents"].dtype == np.float16
+    np.testing.assert_allclose(batch["source_c2w"][:, 0], np.tile(np.eye(4), (4, 1, 1)))
+    shift = batch["target_c2w"][:, 0, 0, 3]
+    np.testing.assert_allclose(shift, numbers["target"] - numbers["source"])
+    forward = batch["target_animation_time"][:, -1] > 0
+    np.testing.assert_array_equal(forward, numbers["target"] % CLIPS % PER_PATH == 0)
+
+
+def test_clips_to_encode_do_not_depend_on_where_one_begins(folder):
+    config = config_for(folder, "cam_x_time", flip=True, permute_channels=True)
+    options = dict(split="train", seed=1, clips=CLIPS, clips_per_path=PER_PATH)
+    assert pipeline.count_scenes(config, "train") == 5
+    everything = list(pipeline.make_clips(config, **options))
+    assert [element["row"] for element in everything] == list(range(5))
+    assert everything[0]["video"].shape == (CLIPS, FRAMES, 8, 16, 3)
+    rest = list(pipeline.make_clips(config, rows=[4, 5], **options))
+    np.testing.assert_array_equal(rest[0]["video"], everything[4]["video"])
+    # Row 5 is scene 0 again, with other clips.
+    assert not np.array_equal(rest[1]["c2w"], everything[0]["c2w"])
+
+
+def test_an_unfinished_cache_goes_on_and_a_finished_one_is_kept(tmp_path):
+    write_cache(tmp_path, rows=[1])
+    with pytest.raises(InputError, match="2 of 3 scenes are not written yet"):
+        LatentCache.open(tmp_path)
+    cache = write_cache(tmp_path, rows=[])
+    assert cache.missing() == [0, 2]
+    write_cache(tmp_path, rows=[0, 2])
+    np.testing.assert_array_equal(
+        LatentCache.open(tmp_path).clips_at(np.arange(ROWS))["latents"][:, 0, 0, 0, 0], np.arange(ROWS)
+    )
+    with pytest.raises(InputError, match="already complete"):
+        write_cache(tmp_path)
+
+
+def test_a_cache_of_other_settings_is_not_continued(tmp_path):
+    write_cache(tmp_path, rows=[1])
+    common = dict(
+        scenes=SCENES, clips=CLIPS, frames=FRAMES, latent_shape=(2, 2, 2, 4), clips_per_path=PER_PATH
+    )
+    with pytest.raises(InputError, match=r"other settings \(vae\)"):
+        LatentCache.create(tmp_path, meta={"vae": "another"}, **common)
+    with pytest.raises(InputError, match="leave no second camera path"):
+        LatentCache.create(tmp_path / "new", meta={}, **common | dict(clips_per_path=CLIPS))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        LatentCache.create(tmp_path / "other", meta={}, **common)
+
+
+def test_a_scene_is_decoded_once_while_it_is_kept(folder, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(shots, "decode_scene", lambda record: decoded.append(record) or record)
+    reader = SceneReader(list("abc"), cached_scenes=2)
+    assert [reader[i] for i in (0, 1, 0, 1, 2, 2, 1, 0)] == list("ababccba")
+    assert decoded == list("abca")
+
+
+def test_mistakes_in_the_config_and_the_data(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for kind, changes, message in (
+        ("video", {}, "data.kind = 'video'"),
+        ("cam_x_time", dict(path=""), "data.path"),
+        ("cam_x_time", dict(path=str(tmp_path / "none")), "no such folder"),
+        ("cam_x_time", dict(path=str(tmp_path / "empty")), "no data set of kind 'cam_x_time'"),
+        ("multi_view", {}, "no data set of kind 'multi_view' there; it holds cam_x_time"),
+        ("cam_x_time", dict(height=16), "videos of 8 x 16|videos of 16 x 8"),
+        ("cam_x_time", dict(frames=9), "5 source frames"),
+        ("cam_x_time", dict(modes=dict(time_only=-1.0)), "data.modes"),
+        ("latents", dict(path=str(tmp_path / "empty")), "not found"),
+        ("latents", dict(frames=9), "clips of 5 frames"),
+        ("latents", dict(flip=True), "set them when encoding"),
+    ):
+        with pytest.raises(InputError, match=message):
+            batches(folder, kind, count=1, changes=changes)
+    with pytest.raises(InputError, match="no split 'test'"):
+        batches(folder, "cam_x_time", count=1, split="test")
