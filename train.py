@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from stp_jax.errors import exit_on_input_error
@@ -24,6 +24,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames
     from stp_jax.training.loop import train  # after the flags: --help need not wait for JAX
 
     if train(CONFIG.value, WORKDIR.value) is signal.SIGTERM:

@@ -175,7 +175,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         bar = tqdm(total=run.steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
         underway: collections.deque[dict[str, jax.Array]] = collections.deque()
         finished: list[dict[str, np.ndarray]] = []
-        logged, waited, step = time.monotonic(), 0.0, first
+        logged, logged_step, waited, step = time.monotonic(), first, 0.0, first
 
         while progress(step) < 1 and not stop.signal:
             before = time.monotonic()
@@ -183,6 +183,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             waited += time.monotonic() - before
             state, metrics = step_fn(state, frozen, batch, np.float32(progress(step)))
             step += 1
+            if step == first + 1:  # it compiled: that is not the time of a step
+                logged, logged_step, waited = time.monotonic(), step, 0.0
             underway.append(metrics)
             if len(underway) > STEPS_AHEAD:
                 # Reading the numbers of an older step is what keeps the host from running further ahead.
@@ -191,7 +193,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
 
             if step % run.log_every == 0 and finished:
                 seconds = time.monotonic() - logged
-                per_step = seconds / run.log_every
+                per_step = seconds / (step - logged_step)
                 numbers = mean_of(finished) | {
                     "step_seconds": per_step,
                     "examples_per_second": run.batch_size / per_step,
@@ -204,7 +206,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
                     f"loss {numbers['loss']:.4f}, {1000 * per_step:.0f} ms/step, {run.batch_size / per_step:.1f} examples/s"
                 )
                 finished.clear()
-                logged, waited = time.monotonic(), 0.0
+                logged, logged_step, waited = time.monotonic(), step, 0.0
 
             ended = progress(step) >= 1 or stop.signal
             if run.pictures_every and step % run.pictures_every == 0 and not ended:
