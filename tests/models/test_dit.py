@@ -1,6 +1,7 @@
 """The DiT against a float64 numpy reading of the same formulas, and the promises that its inputs make."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -47,17 +48,16 @@ def inputs(seed: int = 0) -> dict:
     }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def forward(graph, state, x: dict) -> jax.Array:
+    model = nnx.merge(graph, state)
+    told = {key: value for key, value in x.items() if key.endswith(("c2w", "intrinsics", "animation_time"))}
+    conditioning = model.condition(**told, latent_size=x["noisy"].shape[2:4])
+    return model(x["noisy"], x["source"], x["timestep"], conditioning)
+
+
 def run(model: SpaceTimeDiT, x: dict) -> np.ndarray:
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def forward(state, x):
-        model = nnx.merge(graph, state)
-        told = {key: value for key, value in x.items() if key.endswith(("c2w", "intrinsics", "animation_time"))}
-        conditioning = model.condition(**told, latent_size=x["noisy"].shape[2:4])
-        return model(x["noisy"], x["source"], x["timestep"], conditioning)
-
-    return np.asarray(forward(state, x))
+    return np.asarray(forward(*nnx.split(model), x))
 
 
 # --- the reference: loops and float64, written from the formulas --------------------------------
@@ -174,14 +174,7 @@ def test_rematerialisation_changes_no_gradient():
     for remat in ("none", "dots", "full"):
         model = randomised(dataclasses.replace(CONFIG, remat=remat))
         graph, state = nnx.split(model)
-
-        def loss(state, graph=graph):
-            model = nnx.merge(graph, state)
-            told = {k: v for k, v in x.items() if k.endswith(("c2w", "intrinsics", "animation_time"))}
-            out = model(x["noisy"], x["source"], x["timestep"], model.condition(**told, latent_size=(SIZE, SIZE)))
-            return jnp.mean(out**2)
-
-        gradients.append(jax.jit(jax.grad(loss))(state))
+        gradients.append(jax.grad(lambda state, graph=graph: jnp.mean(forward(graph, state, x) ** 2))(state))
     for other in gradients[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
 
