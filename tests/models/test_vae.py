@@ -1,0 +1,329 @@
+"""The VAE against float64 numpy that works as the official one: in pieces, with a cache per convolution."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stp_jax.errors import InputError
+from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models.vae_layers import (
+    AttentionBlock,
+    Downsample,
+    ResidualBlock,
+    RMSNorm,
+    Upsample,
+    double_size,
+)
+
+TINY = VAEConfig(
+    dim=4,
+    z_dim=3,
+    dim_mult=(1, 2, 3, 3),
+    res_blocks=1,
+    latent_mean=(0.3, -0.5, 0.1),
+    latent_std=(0.8, 1.3, 2.0),
+)
+
+
+def randomised(create):
+    """The module of `create()` with random values in every parameter, also those that start at zero."""
+    graph, state = nnx.split(nnx.eval_shape(create))
+    rng = np.random.default_rng(0)
+
+    def fill(path, param):
+        scale = 0.3 if len(param.shape) == 1 else 1 / np.sqrt(np.prod(param.shape[:-1]))
+        value = scale * rng.standard_normal(param.shape) + (path[-1] == "gamma")
+        return param.replace(jnp.asarray(value, jnp.float32))
+
+    return nnx.merge(graph, nnx.map_state(fill, state))
+
+
+def parameters(module):
+    state = nnx.to_flat_state(nnx.state(module))
+    return {".".join(map(str, path)): np.asarray(param[...], np.float64) for path, param in state}
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return randomised(lambda: VAE(TINY, rngs=nnx.Rngs(0)))
+
+
+def jitted(module, method, **options):
+    graph, state = nnx.split(module)
+    call = jax.jit(lambda state, x: getattr(nnx.merge(graph, state), method)(x, **options))
+    return lambda x: jax.tree.map(np.asarray, call(state, jnp.asarray(x, jnp.float32)))
+
+
+def random_video(frames, height=16, width=24, batch=1, seed=1):
+    return np.random.default_rng(seed).uniform(-1, 1, (batch, frames, height, width, 3))
+
+
+class Reference:
+    """One pass over a video that arrives in pieces: the first frame, then groups of frames."""
+
+    def __init__(self, params):
+        self.params, self.seen = params, {}
+
+    def conv(self, name, x, stride=1):
+        """Any convolution without padding, [B, F, H, W, C], of a kernel [(F,) H, W, in, out]."""
+        kernel = self.params[name + ".kernel"]
+        if kernel.ndim == 4:
+            kernel = kernel[None]
+        windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:3], axis=(1, 2, 3))
+        y = np.einsum("bthwcijk,ijkco->bthwo", windows, kernel) + self.params[name + ".bias"]
+        steps = stride if isinstance(stride, tuple) else (stride,) * 3
+        return y[:, :: steps[0], :: steps[1], :: steps[2]]
+
+    def causal(self, name, x):
+        pad = self.params[name + ".kernel"].shape[1] // 2
+        past = self.seen.get(name, np.zeros_like(x[:, :1].repeat(2, axis=1)))
+        x = np.concatenate([past, x], axis=1)
+        self.seen[name] = x[:, -2:]
+        return self.conv(name, np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0))))
+
+    def norm(self, name, x):
+        length = np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return x / length * np.sqrt(x.shape[-1]) * self.params[name + ".gamma"]
+
+    def norm_silu(self, name, x):
+        y = self.norm(name, x)
+        return y / (1 + np.exp(-y))
+
+    def residual(self, name, x):
+        y = self.causal(name + ".conv1", self.norm_silu(name + ".norm1", x))
+        y = self.causal(name + ".conv2", self.norm_silu(name + ".norm2", y))
+        return y + (self.conv(name + ".shortcut", x) if name + ".shortcut.kernel" in self.params else x)
+
+    def attention(self, name, x):
+        q, k, v = np.split(self.conv(name + ".to_qkv", self.norm(name + ".norm", x)), 3, axis=-1)
+        out = np.zeros_like(x)
+        for b, f in np.ndindex(x.shape[:2]):
+            query, key, value = (a[b, f].reshape(-1, x.shape[-1]) for a in (q, k, v))
+            weights = np.exp(query @ key.T / np.sqrt(x.shape[-1]))
+            weights /= weights.sum(axis=1, keepdims=True)
+            out[b, f] = (weights @ value).reshape(x.shape[2:])
+        return x + self.conv(name + ".proj", out)
+
+    def downsample(self, name, x):
+        padded = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
+        x = self.conv(name + ".conv", padded, stride=(1, 2, 2))
+        if name + ".time_conv.kernel" in self.params:
+            previous, self.seen[name] = self.seen.get(name), x[:, -1:]
+            if previous is not None:
+                joined = np.concatenate([previous, x], axis=1)
+                x = self.conv(name + ".time_conv", joined, stride=(2, 1, 1))
+        return x
+
+    def upsample(self, name, x):
+        if name + ".time_conv.kernel" in self.params:
+            if name in self.seen:
+                y = self.causal(name + ".time_conv", x)
+                channels = x.shape[-1]
+                x = np.zeros((x.shape[0], 2 * x.shape[1], *x.shape[2:]))
+                x[:, 0::2], x[:, 1::2] = y[..., :channels], y[..., channels:]
+            self.seen[name] = True
+        x = x.repeat(2, axis=2).repeat(2, axis=3)
+        return self.conv(name + ".conv", np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))))
+
+    def any(self, name, x):
+        """The layer of that name, whatever it is."""
+        if name + ".norm1.gamma" in self.params:
+            return self.residual(name, x)
+        if name + ".to_qkv.kernel" in self.params:
+            return self.attention(name, x)
+        kernel = self.params[name + ".conv.kernel"]
+        return (self.downsample if kernel.shape[-2] == kernel.shape[-1] else self.upsample)(name, x)
+
+    def coder(self, name, x):
+        x = self.causal(name + ".conv1", x)
+        stages = {"encoder": ("downsamples", "middle"), "decoder": ("middle", "upsamples")}[name]
+        for stage in stages:
+            prefix = f"{name}.{stage}."
+            count = 1 + max(int(key.split(".")[2]) for key in self.params if key.startswith(prefix))
+            for index in range(count):
+                x = self.any(prefix + str(index), x)
+        return self.causal(name + ".head_conv", self.norm_silu(name + ".head_norm", x))
+
+    def encode(self, video):
+        groups = [video[:, :1]] + [video[:, i : i + 4] for i in range(1, video.shape[1], 4)]
+        x = np.concatenate([self.coder("encoder", group) for group in groups], axis=1)
+        return np.split(self.conv("conv1", x), 2, axis=-1)
+
+    def decode(self, z):
+        x = self.conv("conv2", z)
+        return np.concatenate([self.coder("decoder", x[:, i : i + 1]) for i in range(x.shape[1])], axis=1)
+
+
+class Holder(nnx.Module):
+    """Gives a single layer a name, as the reference expects."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: ResidualBlock(3, 5, **options),
+        lambda **options: ResidualBlock(4, 4, **options),
+        lambda **options: AttentionBlock(4, **options),
+        lambda **options: Downsample(4, temporal=False, **options),
+        lambda **options: Downsample(4, temporal=True, **options),
+        lambda **options: Upsample(4, temporal=False, **options),
+        lambda **options: Upsample(4, temporal=True, **options),
+    ],
+    ids=["residual", "residual_same", "attention", "down2d", "down3d", "up2d", "up3d"],
+)
+def test_each_layer_over_a_whole_video_equals_the_reference_in_pieces(make, frames):
+    layer = randomised(lambda: make(dtype="float32", rngs=nnx.Rngs(0)))
+    channels = 3 if isinstance(layer, ResidualBlock) and layer.shortcut else 4
+    x = np.random.default_rng(2).standard_normal((2, frames, 4, 6, channels))
+    reference = Reference(parameters(Holder(layer)))
+    pieces = [reference.any("layer", x[:, :1])] + [
+        reference.any("layer", x[:, i : i + 2]) for i in range(1, frames, 2)
+    ]
+    y = layer(jnp.asarray(x, jnp.float32))[0]
+    np.testing.assert_allclose(y, np.concatenate(pieces, axis=1), atol=2e-5)
+
+
+def test_norm_is_computed_in_float32_and_survives_zeros():
+    norm = RMSNorm(64)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 64)), jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    exact = wide / np.linalg.norm(wide, axis=-1, keepdims=True) * 8
+    assert norm(x).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(norm(x), exact.astype(np.float32).astype(jnp.bfloat16))
+    assert np.all(np.isfinite(jax.grad(lambda x: norm(x).sum())(jnp.zeros((2, 64)))))
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_encoder_equals_the_reference_in_pieces(vae, frames):
+    video = random_video(frames)
+    mean, logvar = jitted(vae, "moments")(video)
+    expected_mean, expected_logvar = Reference(parameters(vae)).encode(video)
+    assert mean.shape == (1, (frames + 3) // 4, 2, 3, 3)
+    np.testing.assert_allclose(mean, expected_mean, atol=1e-4)
+    np.testing.assert_allclose(logvar, expected_logvar, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_decoder_equals_the_reference_in_pieces(vae, frames):
+    z = np.random.default_rng(3).standard_normal((1, frames, 2, 3, 3))
+    video = jitted(vae, "decode_raw")(z)
+    assert video.shape == (1, 4 * frames - 3, 16, 24, 3)
+    np.testing.assert_allclose(video, Reference(parameters(vae)).decode(z), atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_working_in_chunks_changes_nothing(vae, chunk):
+    video = random_video(13, batch=2)  # chunks of 2 leave a rest of 1
+    latents = jitted(vae, "encode")(video)
+    np.testing.assert_allclose(jitted(vae, "encode", chunk=chunk)(video), latents, atol=1e-4)
+    whole = jitted(vae, "decode")(latents)
+    np.testing.assert_allclose(jitted(vae, "decode", chunk=chunk)(latents), whole, atol=1e-4)
+
+
+def test_latents_and_pictures_do_not_depend_on_later_frames(vae):
+    encode, decode = jitted(vae, "encode"), jitted(vae, "decode_raw")
+    video = random_video(13, width=16)
+    changed = video.copy()
+    changed[:, 5:] = random_video(8, width=16, seed=7)
+    a, b = encode(video), encode(changed)
+    np.testing.assert_array_equal(a[:, :2], b[:, :2])  # pixel frames 0 and 1..4
+    assert np.all(np.abs(a - b).max(axis=(0, 2, 3, 4))[2:] > 1e-3)
+    a, b = decode(a), decode(np.concatenate([a[:, :2], b[:, 2:]], axis=1))
+    np.testing.assert_array_equal(a[:, :5], b[:, :5])
+    assert np.all(np.abs(a - b).max(axis=(0, 2, 3, 4))[5:] > 1e-3)
+
+
+def test_latents_are_normalised_and_video_is_clamped(vae):
+    video = random_video(5, width=16)
+    mean, _ = jitted(vae, "moments")(video)
+    latents = jitted(vae, "encode")(video)
+    np.testing.assert_allclose(latents * TINY.latent_std + TINY.latent_mean, mean, atol=1e-5)
+    raw = jitted(vae, "decode_raw")(5 * mean)
+    assert np.abs(raw).max() > 1
+    decoded = jitted(vae, "decode")((5 * mean - TINY.latent_mean) / np.asarray(TINY.latent_std))
+    np.testing.assert_allclose(decoded, np.clip(raw, -1, 1), atol=1e-4)
+
+
+def test_rematerialisation_gives_the_same_gradients(vae):
+    video = jnp.asarray(random_video(5, width=16), jnp.float32)
+    _, state = nnx.split(vae)
+
+    def gradient(remat):
+        config = dataclasses.replace(TINY, remat=remat)
+        graph, _ = nnx.split(nnx.eval_shape(lambda: VAE(config, rngs=nnx.Rngs(0))))
+
+        def loss(state):
+            module = nnx.merge(graph, state)
+            return jnp.mean(module.decode_raw(module.moments(video)[0]) ** 2)
+
+        assert ("remat" in str(jax.make_jaxpr(loss)(state))) == remat
+        return jax.jit(jax.grad(loss))(state)
+
+    for a, b in zip(jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(vae):
+    config = dataclasses.replace(TINY, dtype="bfloat16")
+    half = randomised(lambda: VAE(config, rngs=nnx.Rngs(0)))  # the same values
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("float32")}
+    video = random_video(5, width=16)
+    latents, exact = jitted(half, "encode")(video), jitted(vae, "encode")(video)
+    assert latents.dtype == np.float32
+    assert np.sqrt(np.mean((latents - exact) ** 2)) < 0.03 * exact.std()
+
+
+def test_the_default_has_the_parameters_of_wan():
+    shapes = nnx.state(nnx.eval_shape(lambda: VAE(VAEConfig(), rngs=nnx.Rngs(0))))
+    leaves = jax.tree.leaves(shapes)
+    assert len(leaves) == 194
+    assert sum(leaf.size for leaf in leaves) == 126_892_531
+
+
+def test_doubling_the_size_repeats_pixels():
+    image = np.arange(2 * 2 * 3 * 2.0).reshape(2, 2, 3, 2)
+    np.testing.assert_array_equal(double_size(jnp.asarray(image)), image.repeat(2, axis=1).repeat(2, axis=2))
+
+
+@pytest.mark.parametrize(
+    "shape, words",
+    [
+        ((1, 6, 16, 16, 3), "6 frames.*use 5 or 9"),
+        ((1, 5, 20, 16, 3), "16 x 20 pixels.*multiples of 8"),
+        ((1, 5, 16, 20, 3), "20 x 16 pixels.*multiples of 8"),
+        ((1, 5, 16, 16, 4), "shape"),
+        ((5, 16, 16, 3), "shape"),
+        ((1, 0, 16, 16, 3), "shape"),
+    ],
+)
+def test_a_video_that_does_not_fit_is_refused_with_what_to_do(vae, shape, words):
+    with pytest.raises(InputError, match=words):
+        vae.encode(jnp.zeros(shape))
+
+
+def test_latents_and_chunks_that_do_not_fit_are_refused(vae):
+    with pytest.raises(InputError, match="latents have shape"):
+        vae.decode_raw(jnp.zeros((1, 2, 2, 2, 4)))
+    with pytest.raises(InputError, match="chunk is 0"):
+        vae.decode(jnp.zeros((1, 2, 2, 2, 3)), chunk=0)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"z_dim": 8}, "latent_mean has 16 values but z_dim is 8"),
+        ({"temporal_downsample": (True,)}, "give 3"),
+        ({"dtype": "float16"}, "float16"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        VAEConfig(**change)
