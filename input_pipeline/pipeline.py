@@ -212,8 +212,9 @@ def _gather(cache: LatentCache, rows: np.ndarray) -> dict[str, np.ndarray]:
 def _video_examples(config, split, seed, host_index, host_count, epochs):
     scenes = SceneReader(open_records(config.path, config.kind, split), config.cached_scenes)
     _check_scene(scenes[0], config)
-    order = grain.MapDataset.range(len(scenes)).seed(seed).shuffle()
-    place = functools.partial(_scene_of_example, order, config.pairs_per_scene, config.scenes_at_once)
+    place = functools.partial(
+        _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
+    )
     draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
     examples = len(scenes) * config.pairs_per_scene
     dataset = (
@@ -227,13 +228,18 @@ def _video_examples(config, split, seed, host_index, host_count, epochs):
     return dataset, examples
 
 
-def _scene_of_example(order: grain.MapDataset, pairs: int, at_once: int, index: int, _: Any) -> int:
+@functools.lru_cache(maxsize=4)
+def _order_of_scenes(seed: int, epoch: int, scenes: int) -> np.ndarray:
+    # Not Grain's shuffle: that takes milliseconds for each index when there are only a few.
+    return np.random.default_rng([seed, epoch]).permutation(scenes)
+
+
+def _scene_of_example(seed: int, scenes: int, pairs: int, at_once: int, index: int, _: Any) -> int:
     """The scene of example `index`: groups of shuffled scenes take turns until each has given its pairs."""
-    scenes = len(order)
     epoch, index = divmod(index, scenes * pairs)
     group, index = divmod(index, at_once * pairs)
     group_size = min(at_once, scenes - group * at_once)
-    return int(order[epoch * scenes + group * at_once + index % group_size])
+    return int(_order_of_scenes(seed, epoch, scenes)[group * at_once + index % group_size])
 
 
 def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):

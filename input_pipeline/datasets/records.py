@@ -193,7 +193,9 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     intrinsics = np.broadcast_to(
         intrinsics[:, None] if intrinsics.ndim < ndim else intrinsics, (*c2w.shape[:-2], 4)
     ).astype(np.float32)
-    check(c2w.reshape(-1, 4, 4), intrinsics.reshape(-1, 4), c2w[..., 0, 0].size, str(path))
+    for name, poses, lenses in zip(names, c2w, intrinsics, strict=True):
+        poses = poses.reshape(-1, 4, 4)
+        check(poses, lenses.reshape(-1, 4), len(poses), f"{path}, {name}")
     return names, c2w, intrinsics
 
 

@@ -102,6 +102,12 @@ MISTAKES = {
         lambda f: damage_json(f, set_pose(np.diag([-1.0, 1, 1, 1]).tolist())),
         "camera_data.json",
     ),
+    "intrinsics in pixels": (
+        lambda f: damage_json(
+            f, lambda d: d["cameras"]["intrinsic"].update(camera_001=[140.0, 140.0, 64.0, 64.0])
+        ),
+        "camera_data.json, camera_001",
+    ),
     "too few times": (
         lambda f: damage_json(f, lambda d: d.update(animation_time=[0, 0.5])),
         "animation_time",

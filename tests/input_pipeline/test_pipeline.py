@@ -1,4 +1,4 @@
-"""Batches: nothing lost or repeated, one order for any number of hosts and workers, positions to resume from."""
+"""Batches: nothing lost or repeated, one order for any number of hosts and workers, saved positions."""
 
 import hashlib
 import subprocess
