@@ -14,24 +14,47 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from stp_jax.errors import exit_on_input_error
+from stp_jax.errors import InputError, exit_on_input_error
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "What to train: a file with get_config().")
+CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, pictures, weights.")
 
 
-@exit_on_input_error
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]}")
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; raises `InputError` where it cannot."""
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # a file that cannot be read is only found out now
+    except InputError:
+        raise
+    except AttributeError as error:  # a --config.field of an unknown name
+        raise InputError(f"the config has no such field: {error}. Its file lists them.") from None
+    except (flags.Error, OSError) as error:
+        reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()  # of a whole traceback, at times
+        raise InputError(f"{reason} (see --help)") from None
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]} (see --help)")
+    if CONFIG.value is None:
+        raise InputError("--config is missing: give a file such as configs/demo.py.")
+    if WORKDIR.value is None:
+        raise InputError("--workdir is missing: give the folder of the run, new or to continue.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames
-    from stp_jax.training.loop import train  # after the flags: --help need not wait for JAX
+    return rest
 
-    if train(CONFIG.value, WORKDIR.value) is signal.SIGTERM:
+
+def main(_: list[str]) -> None:
+    from stp_jax.training.loop import train  # only now: --help need not wait for JAX
+
+    try:
+        stopped_by = train(CONFIG.value, WORKDIR.value)
+    except KeyboardInterrupt:
+        print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    if stopped_by is signal.SIGTERM:
         sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+    exit_on_input_error(lambda: app.run(main, flags_parser=parse))()

@@ -15,13 +15,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from input_pipeline.pipeline import default_config
+from stp_jax.errors import InputError
 
 ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     if variant not in ("cpu", "gpu"):
-        raise ValueError(f"configs/demo.py:{variant} is unknown; choose configs/demo.py or configs/demo.py:gpu")
+        raise InputError(f"configs/demo.py:{variant} is unknown; choose configs/demo.py or configs/demo.py:gpu")
     gpu = variant == "gpu"
     config = ConfigDict()
     config.task = "dit"

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -65,37 +66,43 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the work directory, or checks that the run in it has the same config; writes `config.json`.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the work directory, or checks that the run in it has the same config.
 
     Raises:
       InputError: the folder cannot be written, or belongs to a run with another config (the difference is shown).
     """
-    path = workdir / "config.json"
-    new = json.loads(config.to_json_best_effort())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            old_flat, new_flat = _flat(json.loads(path.read_text())), _flat(new)
-            free = tuple(f"{field}." for field in FREE_FIELDS)
-            changed = [
-                f"{name} was {old_flat.get(name, '(absent)')}, is {new_flat.get(name, '(absent)')}"
-                for name in sorted(old_flat.keys() | new_flat.keys())
-                if old_flat.get(name) != new_flat.get(name) and not f"{name}.".startswith(free)
-            ]
-            if changed:
-                more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
-                raise InputError(
-                    f"--workdir {workdir} holds a run with another config: {'; '.join(changed[:8])}{more}.\n"
-                    "Give a new --workdir, or the old config to continue that run."
-                )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(new, indent=1) + "\n")
-        os.replace(temporary, path)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+        path = workdir / "config.json"
+        if not path.exists():
+            return
+        old = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"--workdir {workdir} cannot be used: {error.strerror}. Give a folder that you may write to.") from None
+        raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder that you may write to.") from None
     except json.JSONDecodeError:
-        raise InputError(f"{path} is damaged. Give a new --workdir.") from None
+        raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
+    old, new = _flat(old), _flat(json.loads(config.to_json_best_effort()))
+    free = tuple(f"{field}." for field in FREE_FIELDS)
+    changed = [
+        f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
+    ]
+    if changed:
+        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
+        raise InputError(
+            f"--workdir {workdir} holds a run with another config: {'; '.join(changed[:8])}{more}.\n"
+            "Give a new --workdir, or the old config to continue that run."
+        )
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
+    os.replace(temporary, workdir / "config.json")
 
 
 def device_batches(dataset: grain.IterDataset, mesh: Mesh) -> grain.DatasetIterator:
@@ -140,8 +147,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             f"({' x '.join(RULES.batch)} of config.mesh)."
         )
     with jax.set_mesh(mesh), StopRequest() as stop:
+        check_workdir(workdir, config)
         task = make_task(config)
-        claim_workdir(workdir, config)
         optimizer = make_optimizer(config.optimizer)
         step_fn = make_train_step(task, optimizer, config)
         frozen = jax.device_put(task.frozen, NamedSharding(mesh, P()))
@@ -171,6 +178,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())}
             export_weights(task, config, state.ema, workdir / "weights", notes)
 
+        write_config(workdir, config)  # only now: a mistake found above leaves the folder free for another config
         writer = Writer(workdir)
         bar = tqdm(total=run.steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
         underway: collections.deque[dict[str, jax.Array]] = collections.deque()
