@@ -11,7 +11,13 @@ from stp_jax.models.vae import VAE, VAEConfig
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 
 CONFIG = VAEConfig(
-    dim=4, z_dim=3, dim_mult=(1, 2, 2, 2), res_blocks=1, latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3
+    dim=4,
+    z_dim=3,
+    dim_mult=(1, 2, 2),
+    res_blocks=1,
+    temporal_downsample=(False, True),
+    latent_mean=(0.0,) * 3,
+    latent_std=(1.0,) * 3,
 )
 
 
@@ -104,12 +110,12 @@ def test_training_reaches_every_parameter_and_learns_a_clip(vae):
 
     moments = optimiser.init(state)
     psnr = []
-    for key in jax.random.split(jax.random.key(0), 200):
+    for key in jax.random.split(jax.random.key(0), 160):
         state, moments, metrics, gradients = step(state, moments, key)
         psnr.append(float(metrics["psnr"]))
     for path, gradient in nnx.to_flat_state(gradients):
         assert np.any(np.asarray(gradient[...]) != 0), path
-    assert np.mean(psnr[-5:]) > 22  # the still background alone reaches 17
+    assert np.mean(psnr[-5:]) > 23  # the still background alone reaches 17
 
 
 def test_statistics_normalise_the_latents_of_all_batches_together(vae):
