@@ -4,10 +4,10 @@ Cameras 0 .. C-1 stand in order along the rig. The source always runs forward in
 
   time control    the target follows the source's own camera path, with another animation time.
   camera control  animation time runs forward in both; the target is filmed from the other half of the rig.
-  both            another animation time, from the other half of the rig.
+  both            another animation time, filmed from the other half of the rig.
 
-In camera control and both, source and target never share a camera: no target frame equals a source frame, and
-the first frames differ. The camera paths take turns from scene to scene.
+In camera control and both, source and target share no camera: no target frame equals a source frame, and the
+first frames differ. The camera paths take turns from scene to scene.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.pairs import clip, make_relative
+from input_pipeline.shots import Scene
 from stp_jax.animation_time import EVALUATION_MODES, curve
+from stp_jax.errors import InputError
 
 TIME, CAMERA, BOTH = "time control", "camera control", "both"
 GROUPS = (TIME, CAMERA, BOTH)
-COPY = "forward"  # in time control: the target is the source itself
+COPY = "forward"  # in time control the target is then the source itself
+CASES_PER_SCENE = 2 * len(EVALUATION_MODES)
+MIN_CAMERAS = 7  # fewer would round source and target paths to the same cameras
 
-# (source, target) camera paths, as (first, last) position on the rig from 0 to 1; they move evenly.
+# Time control: first and last position on the rig, from 0 to 1, of the path that source and target share.
+_SHARED_PATHS = ((0.0, 1.0), (1.0, 0.0), (0.25, 0.75), (0.75, 0.25))
+# The others: the paths of (source, target).
 _PATHS = (
-    ((0.0, 0.4375), (0.5625, 1.0)),  # side by side
-    ((0.75, 0.75), (0.5, 0.0)),  # standing; the target starts a quarter of the rig away and leaves
-    ((1.0, 0.5625), (0.0, 0.4375)),  # towards each other
-    ((0.25, 0.25), (1.0, 0.5)),  # standing; the target comes closer
+    ((0.0, 0.4), (0.6, 1.0)),  # side by side
+    ((0.75, 0.75), (0.5, 0.0)),  # the source stands still; the target moves away from it
+    ((1.0, 0.6), (0.0, 0.4)),  # towards each other
+    ((0.25, 0.25), (1.0, 0.5)),  # the source stands still; the target comes closer
 )
-# Time control: how the source moves, and the target with it.
-_TIME_PATHS = ((0.0, 1.0), (1.0, 0.0), (0.25, 0.75), (0.75, 0.25))
 
 
 class Case(NamedTuple):
@@ -43,27 +48,47 @@ class Case(NamedTuple):
     source_animation_time: np.ndarray
     target_animation_time: np.ndarray
 
-    @property
-    def name(self) -> str:
-        return f"{self.group}: {self.mode}".replace("_", " ")
-
 
 def cases_of(scene: int, cameras: int, frames: int) -> list[Case]:
-    """The ten cases of the scene of this number: five of time control, one of camera control, four of both."""
+    """The cases of the scene of this number, out of `cameras` along its rig.
+
+    With the five EVALUATION_MODES: five cases of time control, one of camera control, four of both.
+    """
     forward = np.arange(frames, dtype=np.float32)
-    moving = _path(_TIME_PATHS[scene % len(_TIME_PATHS)], cameras, frames)
+    shared = _path(_SHARED_PATHS[scene % len(_SHARED_PATHS)], cameras, frames)
     source, target = (_path(ends, cameras, frames) for ends in _PATHS[scene % len(_PATHS)])
     times = {mode: curve(mode, frames) for mode in EVALUATION_MODES}
-    cases = [Case(TIME, mode, moving, moving, forward, time) for mode, time in times.items()]
-    cases.append(Case(CAMERA, COPY, source, target, forward, times[COPY]))
-    cases += [Case(BOTH, mode, source, target, forward, time) for mode, time in times.items() if mode != COPY]
-    return cases
+    others = {mode: time for mode, time in times.items() if mode != COPY}
+    return [
+        *(Case(TIME, mode, shared, shared, forward, time) for mode, time in times.items()),
+        Case(CAMERA, COPY, source, target, forward, forward),
+        *(Case(BOTH, mode, source, target, forward, time) for mode, time in others.items()),
+    ]
+
+
+def example_of(scene: Scene, case: Case) -> dict[str, np.ndarray]:
+    """Source and target of a case, cut out of its scene; keys as in `input_pipeline.pairs.make_relative`."""
+    return make_relative(
+        clip(scene, case.source_camera, case.source_animation_time),
+        clip(scene, case.target_camera, case.target_animation_time),
+    )
 
 
 def nearest_source_frame(case: Case) -> np.ndarray:
     """For each target frame the source frame nearest in animation time (the earlier of two), int [F]."""
     distance = np.abs(case.target_animation_time[:, None] - case.source_animation_time[None])
     return np.argmin(distance, axis=1)
+
+
+def check_scene(scene: Scene, frames: int) -> None:
+    """Raises `InputError` where a scene's grid has not the cells that the cases need."""
+    scene.check_length(frames)
+    cameras, steps = len(scene.videos), scene.steps_per_frame
+    if not scene.full_grid or cameras < MIN_CAMERAS or steps % 2:
+        raise InputError(
+            f"scene {scene.name} cannot be evaluated: it must be a full grid of at least {MIN_CAMERAS} "
+            f"cameras (it has {cameras}) with 2 grid times per source frame (it has {steps})."
+        )
 
 
 def _path(ends: tuple[float, float], cameras: int, frames: int) -> np.ndarray:

