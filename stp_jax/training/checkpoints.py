@@ -81,33 +81,34 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _latest_whole(self, report: Callable[[str], None]) -> int | None:
-        for path in sorted(self.folder.glob("*orbax-checkpoint-tmp*")):
-            report(f"{path} is a checkpoint whose writing was interrupted; it is not used.")
+        for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+            report(f"The writing of checkpoint {path.name.split('.')[0]} was interrupted; it was moved to {self._set_aside(path)}.")
         steps = sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
         for step in steps:
             damage = find_damage(self.folder / str(step))
             if damage is None:
                 return step
-            aside = self._set_aside(step)
+            aside = self._set_aside(self.folder / str(step))
             report(f"Checkpoint {step} is damaged ({damage}). It was moved to {aside}; the one before it is used.")
-        if steps:
+        damaged = self.folder / "damaged"
+        if any(path.name.isdigit() for path in damaged.glob("*")):
             raise InputError(
-                f"{self.folder}: no checkpoint is whole; the damaged ones are in {self.folder / 'damaged'}. "
+                f"{self.folder}: no checkpoint is whole; the damaged ones are in {damaged}. "
                 "Restore one from a backup, or give another --workdir to start anew."
             )
         return None
 
-    def _set_aside(self, step: int) -> Path:
+    def _set_aside(self, path: Path) -> Path:
         damaged = self.folder / "damaged"
         damaged.mkdir(exist_ok=True)
-        aside, count = damaged / str(step), 1
+        aside, count = damaged / path.name, 1
         while aside.exists():
-            aside, count = damaged / f"{step}-{count}", count + 1
-        return (self.folder / str(step)).rename(aside)
+            aside, count = damaged / f"{path.name}-{count}", count + 1
+        return path.rename(aside)
 
     def _before_rename(self) -> None:
         # Orbax calls this when all items are written but the folder still has its temporary name, so a checkpoint
-        # never appears without its manifest. The temporary folder is told from an interrupted one by its step.
+        # never appears without its manifest.
         if jax.process_index() == 0:
             (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             write_manifest(temporary)
@@ -116,8 +117,6 @@ class Checkpoints:
         """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may change."""
         self._manager.wait_until_finished()
         self._saving = step = meta["step"]
-        for leftover in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            leftover.rename(self.folder / f"interrupted-{leftover.name}-{leftover.stat().st_mtime_ns}")
         self._manager.save(
             step,
             args=ocp.args.Composite(

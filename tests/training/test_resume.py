@@ -10,20 +10,20 @@ import pytest
 from stp_jax import weights
 from stp_jax.errors import InputError
 from stp_jax.training import loop
-from tests.training.toy import ToyTask, toy_config
+from tests.training.toy import toy_config
 
 
 def exported(workdir):
     return weights.read_weights(workdir / "weights", "toy")
 
 
-def losses(workdir):
+def logged(workdir, name):
     lines = [json.loads(line) for line in open(workdir / "metrics.jsonl")]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return {line["step"]: line[name] for line in lines if name in line}
 
 
-def stop_at(monkeypatch, step, number):
-    """Sends this process a signal when the trainer starts its step number `step`."""
+def send(monkeypatch, number, at_steps):
+    """Sends this process a signal when the trainer starts these of its steps."""
     real = loop.make_train_step
 
     def make(*args):
@@ -31,7 +31,7 @@ def stop_at(monkeypatch, step, number):
 
         def train_step(*state):
             count[0] += 1
-            if count[0] == step:
+            if count[0] in at_steps:
                 os.kill(os.getpid(), number)
             return inner(*state)
 
@@ -40,18 +40,116 @@ def stop_at(monkeypatch, step, number):
     monkeypatch.setattr(loop, "make_train_step", make)
 
 
+@pytest.fixture
+def straight(tmp_path, toy):
+    assert loop.train(toy_config(log_every=5), tmp_path / "straight") is None
+    return tmp_path / "straight"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_run_ends_bit_identical_to_a_straight_one(tmp_path, toy, monkeypatch, number):
-    assert loop.train(toy_config(), tmp_path / "straight") is None
+def test_stopped_and_resumed_run_ends_bit_identical_to_a_straight_one(tmp_path, straight, monkeypatch, capsys, number):
+    workdir = tmp_path / "stopped"
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        stop_at(patch, 5, number)
-        assert loop.train(toy_config(), tmp_path / "stopped") is number
-    assert sorted(p.name for p in (tmp_path / "stopped/checkpoints").iterdir()) == ["5"]
-    assert not (tmp_path / "stopped/weights").exists()
-    assert loop.train(toy_config(), tmp_path / "stopped") is None
-    straight, stopped = exported(tmp_path / "straight"), exported(tmp_path / "stopped")
-    assert straight.keys() == stopped.keys()
-    for name in straight:
-        np.testing.assert_array_equal(straight[name], stopped[name])
-    # The first logged means after the stop cover other steps; the last ones are of the same steps.
-    assert losses(tmp_path / "straight")[10] == losses(tmp_path / "stopped")[10]
+        send(patch, number, [5])
+        assert loop.train(toy_config(log_every=5), workdir) is number
+    assert "Run the same command again to continue" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["5"]
+    assert not (workdir / "weights").exists()
+    assert loop.train(toy_config(log_every=5), workdir) is None
+    for name, array in exported(straight).items():
+        np.testing.assert_array_equal(array, exported(workdir)[name])
+
+
+def test_a_second_ctrl_c_aborts_at_once(tmp_path, toy, monkeypatch):
+    real = loop.StopRequest._note
+
+    def note_twice(self, number, frame):
+        real(self, number, frame)
+        real(self, number, frame)
+
+    monkeypatch.setattr(loop.StopRequest, "_note", note_twice)
+    send(monkeypatch, signal.SIGINT, [3])
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(toy_config(), tmp_path / "run")
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+def test_damaged_latest_checkpoint_costs_steps_but_not_exactness(tmp_path, straight, monkeypatch, capsys):
+    workdir = tmp_path / "stopped"
+    config = toy_config(checkpoint_every=3, log_every=5)
+    with monkeypatch.context() as patch:
+        send(patch, signal.SIGTERM, [8])
+        loop.train(config, workdir)
+    (workdir / "checkpoints/8/manifest.json").unlink()
+    capsys.readouterr()
+    loop.train(config, workdir)
+    out = capsys.readouterr().out
+    assert "Checkpoint 8 is damaged" in out and "Continuing" in out and "at step 6" in out
+    for name, array in exported(straight).items():
+        np.testing.assert_array_equal(array, exported(workdir)[name])
+
+
+def test_finished_run_can_be_lengthened(tmp_path, toy):
+    loop.train(toy_config(steps=4), tmp_path)
+    loop.train(toy_config(steps=6), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 6
+
+
+def test_work_directory_of_another_config_is_refused_with_the_difference(tmp_path, toy):
+    loop.train(toy_config(steps=2), tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    other = toy_config(steps=3)
+    other.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match="optimizer.learning_rate was 0.02, is 0.5"):
+        loop.train(other, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path, toy):
+    with pytest.raises(InputError, match="batch_size 6 does not divide over 8 devices"):
+        loop.train(toy_config(batch_size=6), tmp_path)
+
+
+def test_every_mesh_trains_to_the_same_weights(tmp_path, straight):
+    config = toy_config(log_every=5)
+    config.mesh.update(data=2, fsdp=4)
+    loop.train(config, tmp_path / "sharded")
+    for name, array in exported(straight).items():
+        np.testing.assert_allclose(array, exported(tmp_path / "sharded")[name], atol=1e-5)
+
+
+def test_time_limit_ends_the_run_and_the_learning_rate_with_it(tmp_path, toy):
+    config = toy_config(steps=10**9, seconds=4, log_every=1)
+    config.optimizer.update(schedule="linear", warmup_steps=1)
+    assert loop.train(config, tmp_path) is None
+    meta = json.loads((tmp_path / "checkpoints" / os.listdir(tmp_path / "checkpoints")[0] / "meta/metadata").read_text())
+    assert 4 <= meta["elapsed_seconds"] < 12
+    rates = list(logged(tmp_path, "learning_rate").values())
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.1 * 0.02
+    # The time already spent counts: nothing is left to do.
+    loop.train(config, tmp_path)
+    assert len(os.listdir(tmp_path / "checkpoints")) == 1
+
+
+def test_run_starts_from_given_weights(tmp_path, straight):
+    config = toy_config(steps=1)
+    config.optimizer.update(learning_rate=0.0, adam_learning_rate=0.0, weight_decay=0.0)
+    config.init_from = str(straight / "weights")
+    loop.train(config, tmp_path / "continued")
+    for name, array in exported(straight).items():
+        np.testing.assert_allclose(array, exported(tmp_path / "continued")[name], rtol=1e-6)
+
+
+def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
+    loop.train(toy_config(pictures_every=5, export_every=4), tmp_path)
+    assert list(logged(tmp_path, "loss")) == [4, 6, 8, 10]
+    for name in ("step_seconds", "examples_per_second", "data_wait_share", "gradient_norm", "mean_input"):
+        assert all(np.isfinite(value) for value in logged(tmp_path, name).values())
+    assert list(logged(tmp_path, "preview/mean_output")) == [5, 10]
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["00000005.png", "00000010.png"]
+    assert list((tmp_path / "tensorboard").iterdir())
+    index = weights.read_index(tmp_path / "weights", "toy")
+    assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
