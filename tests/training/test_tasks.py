@@ -1,0 +1,206 @@
+"""The real models through the real trainer, on scenes of 16 x 16 pixels: VAE, latent cache, DiT."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import demo, demo_vae
+from input_pipeline.datasets import cam_x_time
+from input_pipeline.latents import LatentCache
+from input_pipeline.pipeline import make_clips, make_dataset
+from stp_jax import weights
+from stp_jax.encode_dataset import encode_dataset
+from stp_jax.errors import InputError
+from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.training.loop import train
+from stp_jax.training.state import bind, graph_of
+from stp_jax.training.tasks import DiTTask, make_task, psnr, to_model
+from tests.input_pipeline import synthetic
+
+FRAMES, SIZE = 5, 16
+
+
+def shrink(config: ConfigDict, data: Path) -> ConfigDict:
+    for part in (config.data, config.pictures.data):
+        part.update(path=str(data), frames=FRAMES, height=SIZE, width=SIZE)
+    config.train.update(steps=2, batch_size=8, log_every=1, pictures_every=0, checkpoint_every=0, export_dtype="float32")
+    config.pictures.count = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two scenes to train on and one held out."""
+    folder = tmp_path_factory.mktemp("data")
+    for index, seed in enumerate((0, 1, 1_000_000)):
+        name = f"scene_{seed:06d}"
+        scene = synthetic.write_scene(folder / "scenes", name, index, cameras=3)
+        for path in (scene / "videos").iterdir():
+            rng = np.random.default_rng([index, int(path.stem[-1])])
+            low = rng.integers(0, 255, (9, 2, 2, 3), dtype=np.uint8)
+            path.unlink()
+            synthetic.write_video(path, low.repeat(SIZE // 2, 1).repeat(SIZE // 2, 2))
+    cam_x_time.main(["--scenes", str(folder / "scenes"), "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vae_run(data):
+    config = shrink(demo_vae.get_config(), data)
+    config.model.update(dim=4, z_dim=4, dim_mult=(1, 1, 2, 2), latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
+    config.statistics_batches = 2
+    train(config, data / "vae")
+    return config, data / "vae"
+
+
+@pytest.fixture(scope="module")
+def vae(vae_run):
+    folder = vae_run[1] / "weights"
+    module = VAE(VAEConfig(**weights.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
+    weights.load_into(module, weights.read_weights(folder, "vae"), "vae")
+    return module
+
+
+@pytest.fixture(scope="module")
+def dit_config(data, vae_run):
+    config = shrink(demo.get_config(), data)
+    config.vae = str(vae_run[1] / "weights")
+    config.model.update(dim=48, ffn_dim=64, layers=2, heads=2, channels=4, freq_dim=16, conditioning_dim=16)
+    config.sampling.steps = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def batch(dit_config):
+    return next(iter(make_dataset(dit_config.data, split="train", seed=3, batch_size=2)))
+
+
+def test_trained_vae_carries_the_statistics_of_its_latents(vae_run, vae):
+    config, _ = vae_run
+    iterator = iter(make_dataset(config.data, split="train", seed=config.seed + 1, batch_size=8))
+    videos = [next(iterator) for _ in range(2)]
+    videos = np.concatenate([b[key] for b in videos for key in ("source_video", "target_video")])
+    mean = np.asarray(jax.jit(lambda v: vae.moments(to_model(v))[0])(videos), np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(vae.config.latent_mean, mean.mean(0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(vae.config.latent_std, mean.std(0), rtol=1e-3)
+
+
+def test_encoded_clips_are_the_latents_of_the_clips_drawn(data, vae_run, vae, dit_config, monkeypatch):
+    options = dict(vae=str(vae_run[1] / "weights"), clips_per_scene=4, clips_per_path=2, frames=FRAMES, size=(SIZE, SIZE), batch_size=3)
+    write, written = LatentCache.write, []
+
+    def interrupt(self, scene, *args, **kwargs):
+        if written:
+            raise KeyboardInterrupt
+        written.append(scene)
+        write(self, scene, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentCache, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encode_dataset(str(data), out=str(data / "latents"), **options)
+    encode_dataset(str(data), out=str(data / "latents"), **options)  # goes on with the other scene
+    cache = LatentCache.open(data / "latents" / "train")
+    encode = jax.jit(lambda v: vae.encode(to_model(v)))
+    for clip in make_clips(dit_config.data, split="train", seed=0, clips=4, clips_per_path=2):
+        stored = cache.clips_at(clip["row"] * 4 + np.arange(4))
+        expected = np.asarray(encode(clip["video"]))
+        assert np.abs(stored["latents"] - expected).mean() < 0.05  # bfloat16 and float16 on the way; their spread is 1
+        np.testing.assert_array_equal(stored["c2w"], clip["c2w"])
+        np.testing.assert_array_equal(stored["animation_time"], clip["animation_time"])
+    with pytest.raises(InputError, match="complete"):
+        encode_dataset(str(data), out=str(data / "latents"), **options)
+
+
+def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_config):
+    config = dit_config.copy_and_resolve_references()
+    config.data.update(kind="latents", path=str(data / "latents"))
+    train(config, data / "dit")
+    lines = [json.loads(line) for line in open(data / "dit/metrics.jsonl")]
+    assert np.isfinite(lines[-1]["preview/psnr"])
+    assert (data / "dit/pictures/00000002.png").exists()
+    assert weights.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
+    saved, original = (weights.read_weights(folder / "weights", "vae") for folder in (data / "dit", vae_run[1]))
+    assert all(np.array_equal(saved[name], original[name]) for name in original)
+    assert weights.read_index(data / "dit/weights", "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
+
+
+def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
+    task = make_task(dit_config)
+    model = task.init(nnx.Rngs(0))
+    encode = jax.jit(lambda v: vae.encode(to_model(v)))
+    latents = {f"{name}_latents": encode(batch[f"{name}_video"]) for name in ("source", "target")}
+    rest = {name: array for name, array in batch.items() if "video" not in name}
+    loss = jax.jit(lambda b: task.loss(model, task.frozen, b, jax.random.key(0))[0])
+    of_videos = loss(batch)
+    np.testing.assert_allclose(of_videos, loss(rest | latents), rtol=1e-4)
+    # A new model predicts 0, so its loss is the mean square of the velocity: that of unit noise and that of the latents.
+    expected = 1 + float(jnp.mean(jnp.square(latents["target_latents"])))
+    np.testing.assert_allclose(of_videos, expected, rtol=0.2)
+
+
+class KnowsTheTarget:
+    """Predicts the exact velocity from the noisy latents: (x - x0) / sigma."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def condition(self, *args, latent_size):
+        assert latent_size == (SIZE // 8, SIZE // 8)
+
+    def __call__(self, noisy, source, timestep, conditioning):
+        return (noisy - self.target) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
+
+
+def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
+    task = make_task(dit_config)
+    target = jax.jit(lambda v: vae.encode(to_model(v)))(batch["target_video"])
+    videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(batch)
+    np.testing.assert_allclose(videos["sample"], jax.jit(vae.decode)(target), atol=2e-3)
+    rows, _ = task.show(jax.device_get(videos))
+    np.testing.assert_array_equal(rows["source 1"], batch["source_video"][1])
+    np.testing.assert_array_equal(rows["target 0"], batch["target_video"][0])
+
+
+def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):
+    task = DiTTask(dit_config)
+    params = weights.flatten(task.init(nnx.Rngs(0)))
+    again = weights.flatten(bind(graph_of(task), params))
+    assert list(again) == list(params)
+    assert all(np.array_equal(again[name], params[name]) for name in params)
+
+
+def test_psnr_is_of_each_whole_video_then_averaged():
+    reference = np.zeros((2, 3, 4, 4, 3), np.float32)
+    video = reference.copy()
+    video[0] += 0.2  # mean squared error 0.01 of the range [0, 1]
+    video[1, 0] += 0.6  # 0.03 on average over three frames
+    np.testing.assert_allclose(psnr(video, reference), (20 + 10 * np.log10(1 / 0.03)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(task="gan"), "choose one of dit, vae"),
+        (dict(vae="/nowhere"), "/nowhere"),
+        (dict(model=dict(depth=3)), "no field 'depth'"),
+        (dict(model=dict(heads=5)), "not divisible"),
+        (dict(model=dict(rope_frames="clock")), "choose one of"),
+    ],
+)
+def test_config_mistakes_are_named(dit_config, change, message):
+    config = dit_config.copy_and_resolve_references()
+    for name, value in change.items():
+        if isinstance(value, dict):
+            with config[name].unlocked():
+                config[name].update(value)
+        else:
+            config[name] = value
+    with pytest.raises(InputError, match=message):
+        make_task(config)
