@@ -6,7 +6,7 @@ On a CPU, with the bundled mini data set (a try-out: minutes, and no useful mode
 
 On one GPU, with rendered scenes:
 
-    python -m input_pipeline.render.generate --out data/scenes --seeds 0:2000
+    python -m input_pipeline.render --out data/scenes --seeds 0:2000
     python -m input_pipeline.datasets.cam_x_time --scenes data/scenes --out data/cam_x_time
     python train.py --config configs/demo_vae.py:gpu --workdir runs/demo_vae
 """
@@ -30,7 +30,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.seed = 0
     config.init_from = ""  # folder of weights to start from, instead of random ones
     config.model = dict(
-        dim=32,
+        dim=24,
         z_dim=16,
         dim_mult=(1, 2, 4, 4),
         res_blocks=1,
@@ -69,7 +69,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         steps=20_000 if gpu else 100,
         seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
         batch_size=8 if gpu else 1,  # examples; each is two clips
-        data_workers=14 if gpu else 0,
+        data_workers=0,
         log_every=50 if gpu else 5,
         pictures_every=2_000 if gpu else 50,
         checkpoint_every=2_000 if gpu else 50,
