@@ -145,7 +145,7 @@ def table(scores: list[Score]) -> str:
         modes = found["cases"][group]
         lines.append(group)
         for mode, means in modes.items():
-            copy = " (a copy, not in mean)" if (group, mode) == (TIME, COPY) else ""
+            copy = " (a copy: apart)" if (group, mode) == (TIME, COPY) else ""
             add(f"  {mode.replace('_', ' ')}{copy}", means)
         if len(modes) > 1:
             add("  mean", found["means"][group])

@@ -48,7 +48,12 @@ def evaluate(
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
-    settings = settings | {"split": split, "scenes": scenes, "seed": seed, "batch_size": batch_size}
+    settings = settings | {
+        "data": {"path": str(data.path), "split": split, "frames": data.frames},
+        "scenes": scenes,
+        "seed": seed,
+        "batch_size": batch_size,  # the noise of a video depends on its place in the batch
+    }
     report = Report(out, settings)
     measure = lpips.load()
     if measure is None:
