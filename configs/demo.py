@@ -1,6 +1,6 @@
 """The demo model: a space-time DiT of 128 x 128 pixels and 17 frames, trained in the latents of configs/demo_vae.py.
 
-On a CPU, with the bundled mini data set and VAE (a try-out: minutes, and no useful model):
+On a CPU, with the bundled mini data set and VAE (a try-out: about 6 minutes on two cores, and no useful model):
 
     python train.py --config configs/demo.py --workdir runs/demo
 
@@ -71,13 +71,13 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         ema_decay=0.999 if gpu else 0.98,
     )
     config.train = dict(
-        steps=150_000 if gpu else 200,
+        steps=150_000 if gpu else 60,
         seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
         batch_size=64 if gpu else 2,
         data_workers=0,
         log_every=100 if gpu else 5,
-        pictures_every=5_000 if gpu else 100,
-        checkpoint_every=5_000 if gpu else 50,
+        pictures_every=5_000 if gpu else 30,
+        checkpoint_every=5_000 if gpu else 20,
         keep_checkpoints=2,
         export_every=0,
         export_dtype="float16",

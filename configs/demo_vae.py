@@ -48,7 +48,10 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.data.flip = True
     if gpu:
         config.data.path = "data/cam_x_time"
+        config.data.cached_scenes = 400
         config.data.permute_channels = True
+    else:
+        config.data.frames = 5
     config.pictures = dict(data=mini, split="test", count=4 if gpu else 2)
 
     config.optimizer = dict(
@@ -66,13 +69,13 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         ema_decay=0.999 if gpu else 0.98,
     )
     config.train = dict(
-        steps=20_000 if gpu else 100,
+        steps=20_000 if gpu else 40,
         seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
         batch_size=8 if gpu else 1,  # examples; each is two clips
         data_workers=0,
         log_every=50 if gpu else 5,
-        pictures_every=2_000 if gpu else 50,
-        checkpoint_every=2_000 if gpu else 50,
+        pictures_every=2_000 if gpu else 20,
+        checkpoint_every=2_000 if gpu else 20,
         keep_checkpoints=2,
         export_every=0,
         export_dtype="float16",
