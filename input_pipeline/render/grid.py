@@ -1,0 +1,157 @@
+"""Renders scenes as camera x time grids: every camera of a rig films every moment of the same motion.
+
+    python -m input_pipeline.render --out data/scenes --seeds 0:2000
+
+writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It uses all
+cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from input_pipeline.render.opengl import choose_backend
+from stp_jax import media
+from stp_jax.cameras import GRID_CONVENTION
+from stp_jax.errors import InputError, exit_on_input_error
+
+FPS = 20  # of the files: two grid times for each source frame of 1/10 s
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    cameras: int = 17
+    times: int = 33  # half source frames apart
+    size: int = 128
+    crf: int = 12
+
+
+def render_grid(seed: int, settings: GridSettings) -> tuple[np.ndarray, dict[str, Any]]:
+    """Renders the scene of a seed.
+
+    Returns:
+      uint8 [C, T, H, W, 3], the same bytes for the same seed, settings and OpenGL library; and what
+      camera_data.json holds.
+    """
+    choose_backend()
+    from input_pipeline.render import film, scene
+
+    size, cameras = settings.size, settings.cameras
+    drawn = scene.draw(seed, cameras, settings.times, (size * cameras, size))
+    with film.Film(drawn, size, size) as camera:
+        pictures = np.stack([camera.shoot(t) for t in range(settings.times)], 1)
+    names = [f"camera_{c:03d}" for c in range(cameras)]
+    extrinsic = np.linalg.inv(drawn.rig.c2w)
+    data = {
+        "convention": GRID_CONVENTION,
+        "width": size,
+        "height": size,
+        "fps": FPS,
+        "seed": seed,
+        "rig": drawn.rig.kind,
+        "animation_time": [t / 2 for t in range(settings.times)],
+        "cameras": {
+            "extrinsic": {name: w2c.tolist() for name, w2c in zip(names, extrinsic, strict=True)},
+            "intrinsic": {name: i.tolist() for name, i in zip(names, drawn.rig.intrinsics, strict=True)},
+        },
+    }
+    return pictures, data
+
+
+def scene_folder(out: Path, seed: int) -> Path:
+    return out / f"scene_{seed:06d}"
+
+
+def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
+    """Renders a seed into its folder under `out`, which appears only once it is complete."""
+    folder = scene_folder(out, seed)
+    partial = folder.with_suffix(".tmp")
+    if partial.exists():
+        shutil.rmtree(partial)
+    pictures, data = render_grid(seed, settings)
+    (partial / "videos").mkdir(parents=True)
+    for c, video in enumerate(pictures):
+        path = partial / "videos" / f"camera_{c:03d}.mp4"
+        media.write_video(path, video, FPS, crf=settings.crf, pixel_format="yuv444p")
+    (partial / "camera_data.json").write_text(json.dumps(data))
+    os.replace(partial, folder)
+
+
+def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -> int:
+    """Renders the seeds whose folders are not there yet; returns how many."""
+    missing = [seed for seed in seeds if not scene_folder(out, seed).exists()]
+    if not missing:
+        return 0
+    choose_backend()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; choose a folder that can be written.") from error
+    # One thread in each process, of the software renderer too: the cores are shared out among processes.
+    os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
+        jobs = [pool.submit(write_grid, out, seed, settings) for seed in missing]
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), unit="scene", smoothing=0.05):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return len(missing)
+
+
+def parse_seeds(text: str) -> range:
+    """`first:end` (end not included) or one seed."""
+    first, colon, end = text.partition(":")
+    try:
+        seeds = range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        seeds = range(0)
+    if not seeds or seeds[0] < 0:
+        raise InputError(f"--seeds {text}: give first:end, such as 0:2000 for 0 to 1999, or one seed.")
+    return seeds
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    defaults = GridSettings()
+    parser = argparse.ArgumentParser(
+        "python -m input_pipeline.render",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the scene folders")
+    parser.add_argument("--seeds", required=True, help="first:end (end not included)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--cameras", type=int, default=defaults.cameras, help="on the rig (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--times", type=int, default=defaults.times, help="half source frames, odd (default: %(default)s)"
+    )
+    parser.add_argument("--size", type=int, default=defaults.size, help="pixels (default: %(default)s)")
+    parser.add_argument(
+        "--crf", type=int, default=defaults.crf, help="x264 quality, lower is better (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    for flag, least in (("workers", 1), ("cameras", 1), ("times", 3), ("size", 16), ("crf", 0)):
+        if getattr(args, flag) < least:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be at least {least}.")
+    settings = GridSettings(args.cameras, args.times, args.size, args.crf)
+    seeds = parse_seeds(args.seeds)
+    written = write_grids(args.out, seeds, settings, args.workers)
+    print(f"{args.out}: {written} scenes rendered, {len(seeds) - written} were there already")
