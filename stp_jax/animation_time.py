@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from stp_jax import user_input
 from stp_jax.errors import InputError
+
+FILE_TYPES = (".npy", ".json", ".txt", ".csv")
 
 # name: (explanation, curve of the frames i and the last frame L)
 _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
@@ -48,16 +49,107 @@ _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
 }
 PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
 
-# The five of the paper's test of time control. All lie on half source frames, where a rendered grid has truth.
+# The five of the paper's test of time control, all at half source frames, where a rendered grid has truth.
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
 
 def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
-    """The animation time of each of F frames, float32 [F]."""
-    name, *numbers = [part.strip() for part in str(spec).split(":")]
-    if name not in _PRESETS:
+    """The animation time of each of F frames, float32 [F].
+
+    Args:
+      spec: one of
+        - a preset: a name of PRESETS; `bullet_time:3` freezes at source frame 3;
+        - keyframes `frame:animation time`, as "0:0, 16:16, 24:16, 32:32": linear in between, held before the
+          first and after the last;
+        - a file: .npy [F], .json (a list of F numbers, alone or under "animation_time"), .txt or .csv (F
+          numbers between spaces, commas or line ends; or keyframes).
+      frames: F, of the source and of the result. A file must have exactly so many values, because its numbers
+        count source frames.
+
+    Raises:
+      InputError: unknown preset, malformed or unordered keyframes, values outside 0..F-1, unreadable file.
+    """
+    spec = str(spec)
+    where = f"animation time {spec!r}"
+    name, *moment = [part.strip() for part in spec.split(":")]
+    if name in _PRESETS:
+        times = _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0)
+        if moment:
+            value = user_input.number(moment[0])
+            if name != "bullet_time" or len(moment) > 1 or value is None:
+                raise InputError(f"{where}: only bullet_time takes a number, as bullet_time:3")
+            times[:] = value
+    elif user_input.is_file_name(spec, FILE_TYPES):
+        where = spec
+        times = _read(spec, frames)
+    elif "," in spec or not spec.strip() or spec.strip()[0] in "+-.0123456789":
+        times = _keyframes(spec, frames, where)
+    else:
         raise user_input.unknown("animation time preset", name, PRESETS)
-    return _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0).astype(np.float32)
+    outside = ~((times >= 0) & (times <= frames - 1))
+    if outside.any():
+        frame = int(np.argmax(outside))
+        raise InputError(
+            f"{where}: frame {frame}: moment {times[frame]:g} is outside the source, 0 to {frames - 1}"
+        )
+    return times.astype(np.float32)
+
+
+def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
+    """The curve through keyframes "frame:animation time, ...", float64 [F]; `where` names them in errors."""
+    if not text.strip():
+        raise InputError(f"{where}: is empty; give a preset, a file, or keyframes as '0:0, 8:4.5'")
+    at: list[int] = []
+    times: list[float] = []
+    for pair in text.split(","):
+        frame, moment = (user_input.number(part) for part in (pair.split(":") + ["", ""])[:2])
+        if pair.count(":") != 1 or frame is None or moment is None or frame != int(frame):
+            raise InputError(
+                f"{where}: {pair.strip()!r} is no keyframe; write frame:animation time, as '8:4.5'"
+            )
+        if int(frame) in at:
+            raise InputError(f"{where}: two keyframes for frame {frame:g}")
+        if at and frame < at[-1]:
+            raise InputError(f"{where}: keyframes out of order: frame {frame:g} comes after frame {at[-1]}")
+        at.append(int(frame))
+        times.append(moment)
+    last = frames - 1
+    for a, t in zip(at, times, strict=True):
+        if not (0 <= a <= last and 0 <= t <= last):
+            hint = _fitted(at, times, last)
+            raise InputError(f"{where}: keyframe {a}:{t:g} is outside this video, frames 0 to {last}{hint}")
+    return np.interp(np.arange(frames), at, times)
+
+
+def _fitted(at: list[int], times: list[float], last: int) -> str:
+    """A hint for keyframes that were meant for a longer video: the same, scaled to this one."""
+    if min(*at, *times) < 0:
+        return ""
+    scale = last / max(*at, *times)
+    frames = [round(frame * scale) for frame in at]
+    if len(set(frames)) < len(frames):
+        return ""
+    pairs = (f"{frame}:{moment * scale:.4g}" for frame, moment in zip(frames, times, strict=True))
+    return f"; scaled to it: '{', '.join(pairs)}'"
+
+
+def _read(path: str, frames: int) -> np.ndarray:
+    """A curve from a file, float64 [F]; its range is not checked."""
+    data = user_input.load(path, FILE_TYPES)
+    if isinstance(data, str):
+        if ":" in data:
+            lines = [line.strip(" ,") for line in data.splitlines()]
+            return _keyframes(",".join(line for line in lines if line), frames, path)
+        words = data.replace(",", " ").split()
+        data = [user_input.number(word) for word in words]
+        if None in data:
+            raise InputError(f"{path}: {words[data.index(None)]!r} is no number")
+    if isinstance(data, dict):
+        data = data.get("animation_time")
+    times = user_input.table(data, (), path)
+    if len(times) != frames:
+        raise InputError(f"{path}: {len(times)} animation times, but the video has {frames} frames")
+    return times
 
 
 def _window(rng: np.random.Generator, times: np.ndarray, frames: int) -> np.ndarray:
@@ -72,7 +164,7 @@ def _boomerang(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _zigzag(rng: np.random.Generator, frames: int) -> np.ndarray:
-    there = np.arange(rng.integers(frames // 2 + 1, frames) + 1)
+    there = np.arange(int(rng.integers(frames // 2 + 1, frames)) + 1)
     return _window(rng, np.concatenate([there, there[-2::-1]]), frames)
 
 
@@ -81,8 +173,8 @@ def _slow_global(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _slow_segment(rng: np.random.Generator, frames: int) -> np.ndarray:
-    length = rng.integers(max(frames // 4, 1), max(round(0.31 * frames), 1) + 1)
-    start = rng.integers(frames - length)
+    length = int(rng.integers(max(frames // 4, 1), max(round(0.31 * frames), 1) + 1))
+    start = int(rng.integers(frames - length))
     inside = start + np.arange(2 * length) / 2
     times = np.concatenate([np.arange(start), inside, np.arange(start + length, frames)])
     return _window(rng, times, frames)
@@ -133,8 +225,27 @@ WARPS = {name: probability for name, (probability, _) in _WARPS.items()}
 
 
 def random_warp(rng: np.random.Generator, frames: int, resolution: float = 0.5) -> tuple[str, np.ndarray]:
-    """Draws a temporal warp for training: its name in WARPS, and the animation times float32 [F]."""
+    """Draws a temporal warp for training.
+
+    The first seven modes of WARPS are those of SpaceTimePilot's augmentation, for F frames instead of 81, and
+    with half steps where that repeats frames: forward; backward; boomerang, a window of 0..L..0; zigzag, the
+    same of 0..p..0 with p in the later half; slow_global, half speed; slow_segment, half speed in a random
+    quarter; fixed_frame, frozen at a random moment. Ours: acceleration and deceleration, powers of 1.5 to 3
+    of the frame number, and smooth, a random smooth speed; each over at least half of the source, in either
+    direction. The probabilities are ours; frozen time is likelier than in that augmentation.
+
+    Args:
+      rng: numpy's; equal states draw equal warps.
+      frames: F, at least 3.
+      resolution: times are rounded to multiples of it, in source frames: what a rendered grid has.
+
+    Returns:
+      The mode, a name in WARPS, and the animation times float32 [F] in 0..F-1.
+    """
+    if frames < 3:
+        raise ValueError(f"a warp needs at least 3 frames, not {frames}")
     mode = str(rng.choice(list(WARPS), p=list(WARPS.values())))
     times = _WARPS[mode][1](rng, frames)
+    # Halves up, not to even: half speed on whole frames must show each frame twice.
     rounded = np.floor(times / resolution + 0.5) * resolution
     return mode, np.clip(rounded, 0, frames - 1).astype(np.float32)

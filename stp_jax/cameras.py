@@ -15,21 +15,20 @@ The rays' functions take numpy or jax arrays and return the same kind, so that t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import einops
 import numpy as np
 
 from stp_jax import user_input
+from stp_jax.camera_moves import MOVES
 from stp_jax.errors import InputError
 
 DISTANCE = 4.0  # metres to the pivot of the presets
 GRID_CONVENTION = "opencv w2c, metres"  # of the renderer's camera_data.json
 FILE_TYPES = (".json", ".npz", ".npy")
 _EXPECTED = (
-    'expected {"c2w": [F x 4 x 4], "intrinsics": [F x 4], optional} with camera-to-world matrices (OpenCV axes), '
+    'expected "c2w" [F x 4 x 4] (camera-to-world, OpenCV axes) and, optional, "intrinsics" [F x 4], '
     f'or a camera_data.json with "convention": "{GRID_CONVENTION}"'
 )
 
@@ -41,104 +40,8 @@ class Cameras(NamedTuple):
     intrinsics: np.ndarray  # float32 [F, 4]
 
 
-# Presets ------------------------------------------------------------------------------------------------------
-
-
-def _translation(x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float) -> np.ndarray:
-    x, y, z = np.broadcast_arrays(x, y, z)
-    matrix = np.tile(np.eye(4), (*x.shape, 1, 1))
-    matrix[..., :3, 3] = np.stack([x, y, z], axis=-1)
-    return matrix
-
-
-def _yaw(degrees: np.ndarray) -> np.ndarray:
-    """Turns about the y axis, which points down: a positive angle turns the view to the right."""
-    c, s, zero, one = _cos_sin(degrees)
-    return _matrix([[c, zero, s, zero], [zero, one, zero, zero], [-s, zero, c, zero], [zero, zero, zero, one]])
-
-
-def _pitch(degrees: np.ndarray) -> np.ndarray:
-    """Turns about the x axis: a positive angle turns the view upwards."""
-    c, s, zero, one = _cos_sin(degrees)
-    return _matrix([[one, zero, zero, zero], [zero, c, -s, zero], [zero, s, c, zero], [zero, zero, zero, one]])
-
-
-def _cos_sin(degrees: np.ndarray) -> tuple[np.ndarray, ...]:
-    angle = np.radians(degrees)
-    return np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-
-
-def _matrix(rows: list[list[np.ndarray]]) -> np.ndarray:
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def _orbit(left: np.ndarray, up: np.ndarray | float, distance: float) -> np.ndarray:
-    """Poses on a sphere about the pivot, looking at it; `left` and `up` in degrees seen from the pivot."""
-    to_pivot, back = _translation(0, 0, distance), _translation(0, 0, -distance)
-    return to_pivot @ _yaw(left) @ _pitch(-np.asarray(up) * np.ones_like(left)) @ back
-
-
-class _Preset(NamedTuple):
-    """`motion(value, distance)` gives c2w [F, 4, 4] for values [F] in `unit`, 0 being the source's camera."""
-
-    explanation: str
-    unit: str  # "degrees", "metres", "times"
-    amount: float  # by default; of metres: as a part of the distance to the pivot
-    motion: Callable[[np.ndarray, float], np.ndarray]
-
-
-def _stay(value: np.ndarray, distance: float) -> np.ndarray:
-    return _translation(0 * value, 0, 0)
-
-
-_PRESETS = {
-    "static": _Preset("stands still at the source's first camera", "", 0, _stay),
-    "orbit_left": _Preset(
-        "circles the pivot to the left, looking at it", "degrees", 40, lambda v, d: _orbit(v, 0, d)
-    ),
-    "orbit_right": _Preset(
-        "circles the pivot to the right, looking at it", "degrees", 40, lambda v, d: _orbit(-v, 0, d)
-    ),
-    "orbit_up": _Preset(
-        "rises in an arc over the pivot, looking at it", "degrees", 25, lambda v, d: _orbit(0 * v, v, d)
-    ),
-    "orbit_down": _Preset(
-        "sinks in an arc under the pivot, looking at it", "degrees", 10, lambda v, d: _orbit(0 * v, -v, d)
-    ),
-    "spiral_left": _Preset(
-        "circles the pivot to the left and rises by a third of the angle",
-        "degrees",
-        40,
-        lambda v, d: _orbit(v, (v - v[0]) / 3, d),
-    ),
-    "spiral_right": _Preset(
-        "circles the pivot to the right and rises by a third of the angle",
-        "degrees",
-        40,
-        lambda v, d: _orbit(-v, (v - v[0]) / 3, d),
-    ),
-    "dolly_in": _Preset("drives forward", "metres", 1 / 4, lambda v, d: _translation(0, 0, v)),
-    "dolly_out": _Preset("drives backward", "metres", 1 / 4, lambda v, d: _translation(0, 0, -v)),
-    "truck_left": _Preset("slides to the left", "metres", 1 / 4, lambda v, d: _translation(-v, 0, 0)),
-    "truck_right": _Preset("slides to the right", "metres", 1 / 4, lambda v, d: _translation(v, 0, 0)),
-    "crane_up": _Preset("rises", "metres", 1 / 4, lambda v, d: _translation(0, -v, 0)),
-    "crane_down": _Preset("sinks", "metres", 1 / 8, lambda v, d: _translation(0, v, 0)),
-    "pan_left": _Preset("turns to the left", "degrees", 15, lambda v, d: _yaw(-v)),
-    "pan_right": _Preset("turns to the right", "degrees", 15, lambda v, d: _yaw(v)),
-    "tilt_up": _Preset("turns upwards", "degrees", 10, lambda v, d: _pitch(v)),
-    "tilt_down": _Preset("turns downwards", "degrees", 10, lambda v, d: _pitch(-v)),
-    "zoom_in": _Preset("lengthens the lens", "times", 1.5, _stay),
-    "zoom_out": _Preset("shortens the lens", "times", 1.5, _stay),
-}
-
-
-def _explain(preset: _Preset) -> str:
-    if preset.unit == "metres":
-        return f"{preset.explanation}; amount in metres, by default {preset.amount:g} of the distance to the pivot"
-    return preset.explanation + (f"; amount in {preset.unit}, by default {preset.amount:g}" if preset.unit else "")
-
-
-PRESETS = {name: _explain(preset) for name, preset in _PRESETS.items()}
+# name: what the camera does (unit of its amount; the default)
+PRESETS = {name: move.summary for name, move in MOVES.items()}
 
 
 def default_intrinsics(fov_degrees: float = 50.0, aspect: float = 1.0) -> np.ndarray:
@@ -158,42 +61,76 @@ def preset(
 ) -> Cameras:
     """A camera path by name, in the frame of the source's first camera.
 
+    The camera moves evenly, without easing: frame i of 0..F-1 is at `start + amount * i / (F - 1)`, of a zoom
+    at `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first
+    camera sees them. Orbits and spirals always look at the pivot.
+
     Args:
-      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS. The camera moves evenly through
-        `amount` (degrees, metres, or times the focal length) in the last frame; it begins at `start` (default:
-        at the source's first camera), in the same direction and unit. `orbit_left:40:-20` begins 20 degrees to the
-        right and ends 20 degrees to the left; `orbit_left:0:30` stands still 30 degrees to the left.
+      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also tells the unit.
+        `start` is where the path begins, in the preset's own direction; by default at the source's first
+        camera. `orbit_left:40:-20` goes from 20 degrees right to 20 degrees left, `orbit_left:0:30` stands
+        still 30 degrees to the left.
       frames: F.
       intrinsics: the lens, [4] or [F, 4]; default `default_intrinsics()`.
-      distance: metres from the source's first camera to the pivot straight ahead.
+      distance: metres from the source's first camera to the pivot, straight ahead.
 
     Raises:
-      InputError: unknown preset, or an amount or start that is no number.
+      InputError: unknown preset, an amount or start that is no number, or a distance that is not positive.
     """
-    name, *numbers = [part.strip() for part in spec.split(":")]
-    if name not in _PRESETS:
+    if not 0 < distance < np.inf:
+        raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
+    name, *texts = [part.strip() for part in spec.split(":")]
+    if name not in MOVES:
         raise user_input.unknown("camera preset", name, PRESETS)
-    chosen = _PRESETS[name]
-    zoom = chosen.unit == "times"
-    values = []
-    for text in numbers:
+    chosen = MOVES[name]
+    zoom = chosen.unit == "factor"
+    if len(texts) > (2 if chosen.unit else 0):
+        form = f"{name}:amount:start" if chosen.unit else name
+        raise InputError(f"camera {spec!r}: too many numbers; the longest form is {form}")
+    amount = chosen.amount * (distance if chosen.unit == "metres" else 1)
+    values = [amount, 1.0 if zoom else 0.0]
+    for i, text in enumerate(texts):
         value = user_input.number(text)
         if value is None or (zoom and value <= 0):
             raise InputError(f"camera {spec!r}: {text!r} is no {'positive ' if zoom else ''}number")
-        values.append(value)
-    if len(values) > (2 if chosen.unit else 0):
-        allowed = "name:amount:start at most" if chosen.unit else f"{name} takes no numbers"
-        raise InputError(f"camera {spec!r}: too many numbers; {allowed}")
-    default = chosen.amount * (distance if chosen.unit == "metres" else 1)
-    amount, start = (values + [default, 1.0 if zoom else 0.0][len(values) :])[:2]
-    lens = np.broadcast_to(default_intrinsics() if intrinsics is None else intrinsics, (frames, 4))
-    lens = np.array(lens, np.float64)
+        values[i] = value
+    amount, start = values
     progress = np.linspace(0, 1, frames)
+    lens = np.tile(default_intrinsics(), (frames, 1)) if intrinsics is None else intrinsics
+    lens = np.array(np.broadcast_to(lens, (frames, 4)), np.float64)
     if zoom:
         factor = start * amount**progress
         lens[:, :2] *= (factor if name == "zoom_in" else 1 / factor)[:, None]
     c2w = chosen.motion(start + amount * progress, distance)
     return Cameras(c2w.astype(np.float32), lens.astype(np.float32))
+
+
+def parse(
+    text: str | os.PathLike,
+    frames: int,
+    *,
+    intrinsics: np.ndarray | None = None,
+    distance: float = DISTANCE,
+    reference: np.ndarray | None = None,
+) -> Cameras:
+    """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
+
+    Args:
+      intrinsics: the lens where the file has none, and of presets: [4] or [F, 4].
+      distance: metres to the pivot of presets.
+      reference: [4, 4], pose of the source's first camera in the file's world; a file's poses are made
+        relative to it. Without it they are taken to be so already.
+
+    Raises:
+      InputError: as `preset` and `read`.
+    """
+    text = str(text)
+    if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(text, FILE_TYPES):
+        return preset(text, frames, intrinsics=intrinsics, distance=distance)
+    cameras = read(text, frames, intrinsics=intrinsics)
+    if reference is None:
+        return cameras
+    return cameras._replace(c2w=relative_to(cameras.c2w, reference))
 
 
 def relative_to(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -204,7 +141,7 @@ def relative_to(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return (np.linalg.inv(np.asarray(reference, np.float64)) @ np.asarray(c2w, np.float64)).astype(np.float32)
 
 
-# Rays ---------------------------------------------------------------------------------------------------------
+# Rays -------------------------------------------------------------------------------------------------------
 
 
 def plucker_rays(c2w: Any, intrinsics: Any, height: int, width: int) -> Any:
@@ -217,8 +154,8 @@ def plucker_rays(c2w: Any, intrinsics: Any, height: int, width: int) -> Any:
 
     Returns:
       [..., height, width, 6]: moment o x d (in the unit of the translations), then unit direction d, in the
-      world's axes. o is the camera's centre; any other point of the ray gives the same moment (J. Plücker, "On
-      a new geometry of space", 1865).
+      world's axes. o is the camera's centre; any other point of the ray gives the same moment (J. Plücker,
+      "On a new geometry of space", 1865).
     """
     xp = c2w.__array_namespace__()
     x = (xp.arange(width, dtype=c2w.dtype) + 0.5) / width
@@ -240,20 +177,20 @@ def token_rays(
 ) -> Any:
     """Rays through each token of a video DiT: what its camera encoder reads.
 
-    A token covers one cell of a (h, w) grid in one latent frame: latent frame 0 is pixel frame 0, latent frame k
-    pixel frames 4k-3..4k.
+    A token covers one cell of a (h, w) grid in one latent frame: latent frame 0 is pixel frame 0, latent
+    frame k pixel frames 4k-3..4k.
 
     Args:
       c2w: [B, F, 4, 4] with F = 4n + 1, numpy or jax, relative to the source's first camera.
       intrinsics: [B, F, 4].
       grid: (h, w).
       samples: rays pass through samples x samples points inside each token.
-      scale: metres that count as 1. Translations are divided by it, so that moments stay near 1. One number for
-        source and target, normally the config's `scene_scale`: about the distance to what is filmed.
+      scale: metres that count as 1. Translations are divided by it, so that moments stay near 1. One number
+        for source and target, normally the config's `scene_scale`: about the distance to what is filmed.
 
     Returns:
-      [B, F', h, w, 4 * samples * samples * 6]: (moment, direction) for (pixel frame of four, row, column) of the
-      points; latent frame 0 repeats its one pixel frame four times. See `plucker_rays`.
+      [B, F', h, w, 4 * samples * samples * 6]: (moment, direction) for (pixel frame of four, row, column) of
+      the points; latent frame 0 repeats its one pixel frame four times. See `plucker_rays`.
     """
     frames = c2w.shape[1]
     if frames % 4 != 1:
@@ -268,28 +205,33 @@ def token_rays(
     )
 
 
-# Files --------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> None:
-    """Raises `InputError`, naming `where` and the frame, unless c2w [F, 4, 4] and intrinsics [F, 4] are sound."""
+    """Raises `InputError`, naming `where` and the frame, unless all cameras are sound.
+
+    Those are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
+    [F, 4] with positive focal lengths, divided by width and height (not in pixels); finite numbers all.
+    """
     if c2w.shape != (frames, 4, 4):
         raise InputError(f"{where}: poses of shape {list(c2w.shape)}; expected [{frames}, 4, 4]")
     if intrinsics.shape != (frames, 4):
         raise InputError(f"{where}: intrinsics of shape {list(intrinsics.shape)}; expected [{frames}, 4]")
 
-    def refuse(bad: np.ndarray, message: str) -> None:
+    def refuse(bad: Any, message: str) -> None:
         if bad.any():
             raise InputError(f"{where}: frame {int(np.argmax(bad))}: {message}")
 
-    refuse(~np.isfinite(c2w).all((1, 2)), "the pose has NaN or infinite numbers")
+    refuse(~(np.abs(c2w) < 1e9).all((1, 2)), "the pose has NaN, infinite or huge numbers")
     refuse(
-        (np.abs(c2w[:, 3] - [0, 0, 0, 1]) > 1e-3).any(1), "the pose's last row is not 0 0 0 1; is it transposed?"
+        (np.abs(c2w[:, 3] - [0, 0, 0, 1]) > 1e-3).any(1),
+        "the pose's last row is not 0 0 0 1; is it transposed?",
     )
     rotation = c2w[:, :3, :3].astype(np.float64)
     refuse(
         (np.abs(rotation.swapaxes(1, 2) @ rotation - np.eye(3)) > 5e-3).any((1, 2)),
-        "the rotation is not orthonormal; scale and shear are not allowed",
+        "the rotation is not orthonormal; it must be free of scale and shear",
     )
     refuse(
         np.linalg.det(rotation) < 0,
@@ -301,3 +243,79 @@ def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> N
         (np.abs(intrinsics) > 30).any(1),
         "intrinsics in pixels? Divide fx, fy, cx, cy by width, height, width, height",
     )
+
+
+def read(
+    path: str | os.PathLike, frames: int | None = None, *, intrinsics: np.ndarray | None = None
+) -> Cameras:
+    """Reads a camera path, in the file's own world frame.
+
+    Forms, all with OpenCV axes and metres:
+
+    - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing.
+    - .npz: the same two names. .npy: c2w alone, [F, 4, 4].
+    - camera_data.json of a rendered scene: {"convention": "opencv w2c, metres", "cameras": {"extrinsic":
+      {name: 4 x 4 world-to-camera}, "intrinsic": {name: [4]}}}; the path runs through its cameras by name.
+
+    Args:
+      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
+        many as the file has, one for each frame of a source video.
+      intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
+
+    Raises:
+      InputError: missing, unreadable or truncated file, another layout, too few poses, or unsound ones (see
+        `check`).
+    """
+    data, where = user_input.load(path, FILE_TYPES), str(path)
+    if isinstance(data, np.ndarray):
+        data = {"c2w": data}
+    inverted = isinstance(data, dict) and "c2w" not in data and data.get("convention") == GRID_CONVENTION
+    if inverted:
+        data = _rig(data, where)
+    if not isinstance(data, dict) or "c2w" not in data:
+        raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
+    poses = user_input.table(data["c2w"], (4, 4), where)
+    lens = data.get("intrinsics")
+    if lens is None:
+        lens = default_intrinsics() if intrinsics is None else intrinsics
+    if (single := user_input.numbers(lens)) is not None and single.ndim == 1:
+        lens = [single] * len(poses)
+    lens = user_input.table(lens, (4,), f"{where}: intrinsics")
+    check(poses, lens, len(poses), where)
+    if frames is not None and len(poses) < frames:
+        raise InputError(f"{where}: {len(poses)} poses are too few; {frames} frames need one each")
+    c2w = np.linalg.inv(poses) if inverted else poses
+    cameras = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
+    return cameras if frames is None else resample(cameras, frames)
+
+
+def _rig(data: dict, where: str) -> dict:
+    """The cameras of a camera_data.json, in the order of their names, under the names of our own form."""
+    try:
+        extrinsic = data["cameras"]["extrinsic"]
+        names = sorted(extrinsic.keys())
+        rig = {"c2w": [extrinsic[name] for name in names]}
+        if "intrinsic" in data["cameras"]:
+            rig["intrinsics"] = [data["cameras"]["intrinsic"][name] for name in names]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{where}: "cameras" must have "extrinsic" and "intrinsic", each with an entry for every camera'
+        ) from error
+    return rig
+
+
+def resample(cameras: Cameras, frames: int) -> Cameras:
+    """The same path in another number of frames, evenly from its first to its last pose.
+
+    Between two poses, positions and lenses are interpolated linearly. Rotations are the ones nearest to the
+    linear mixture of the two matrices (its polar factor), which lie on the shortest arc between them.
+    """
+    c2w, lens = (np.asarray(array, np.float64) for array in cameras)
+    place = np.linspace(0, len(c2w) - 1, frames)
+    before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
+    part = (place - before)[:, None]
+    lens = (1 - part) * lens[before] + part * lens[after]
+    c2w = (1 - part[:, None]) * c2w[before] + part[:, None] * c2w[after]
+    u, _, vt = np.linalg.svd(c2w[:, :3, :3])
+    c2w[:, :3, :3] = u @ vt
+    return Cameras(c2w.astype(np.float32), lens.astype(np.float32))

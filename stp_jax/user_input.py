@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from stp_jax.errors import InputError
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the known ones: suggests the nearest, or lists them all."""
     known = list(known)
-    near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
     return InputError(f"unknown {what} {name!r}: {hint}")
 
@@ -31,3 +32,75 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def is_file_name(text: str, file_types: tuple[str, ...]) -> bool:
+    """Whether a user who writes `text` means a file, by its ending or by a folder in front of it."""
+    return Path(text).suffix.lower() in file_types or os.sep in text
+
+
+def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
+    """Reads a file by its ending.
+
+    Returns the value of a .json, the array of a .npy, the arrays by name of a .npz, the text of other types.
+
+    Raises:
+      InputError: no such file, empty, unreadable or truncated, or its ending is not among `file_types`.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected a file of type {', '.join(file_types)}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if kind not in file_types:
+        raise InputError(f"{path}: files of this type are not read; expected {', '.join(file_types)}")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty")
+        if kind not in (".npy", ".npz"):
+            text = path.read_text(encoding="utf-8-sig")
+            return json.loads(text) if kind == ".json" else text
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as arrays:
+            return dict(arrays)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: broken or truncated JSON ({error})") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError) as error:
+        raise InputError(f"{path}: is no sound {kind} file; it may be truncated") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """The array that nested lists of numbers stand for; None where they are ragged or hold something else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "iuf" else None
+
+
+def table(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """Turns a list or array of one item per frame into float64 [F, *shape].
+
+    Raises:
+      InputError: naming `where` and the frame, for items of another shape or that are no numbers.
+    """
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = list(value)
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where}: expected a list with an entry for each frame")
+    rows = []
+    for frame, item in enumerate(value):
+        row = numbers(item)
+        if row is None or row.shape != shape:
+            wanted = f"{' x '.join(map(str, shape))} numbers" if shape else "a number"
+            found = "something else" if row is None else f"shape {list(row.shape)}"
+            raise InputError(f"{where}: frame {frame}: expected {wanted}, found {found}")
+        rows.append(row.astype(np.float64))
+    return np.stack(rows)

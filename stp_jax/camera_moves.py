@@ -1,0 +1,94 @@
+"""The moves behind the camera presets, as poses in the frame of the source's first camera (see `cameras`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+def _shift(
+    x: np.ndarray | float = 0.0, y: np.ndarray | float = 0.0, z: np.ndarray | float = 0.0
+) -> np.ndarray:
+    x, y, z = np.broadcast_arrays(x, y, z)
+    matrix = np.tile(np.eye(4), (*x.shape, 1, 1))
+    matrix[..., :3, 3] = np.stack([x, y, z], axis=-1)
+    return matrix
+
+
+def _turn(degrees: np.ndarray, a: int, b: int) -> np.ndarray:
+    """Rotations [F, 4, 4] that turn axis `a` towards axis `b`."""
+    matrix = np.tile(np.eye(4), (len(degrees), 1, 1))
+    sine = np.sin(np.radians(degrees))
+    matrix[:, a, a] = matrix[:, b, b] = np.cos(np.radians(degrees))
+    matrix[:, b, a], matrix[:, a, b] = sine, -sine
+    return matrix
+
+
+def _right(degrees: np.ndarray) -> np.ndarray:
+    return _turn(degrees, 2, 0)  # forward towards right
+
+
+def _down(degrees: np.ndarray) -> np.ndarray:
+    return _turn(degrees, 2, 1)  # forward towards down
+
+
+def _orbit(left: np.ndarray, up: np.ndarray, distance: float) -> np.ndarray:
+    """Poses on a sphere about the pivot, looking at it; `left` and `up` in degrees as seen from the pivot."""
+    return _shift(z=distance) @ _right(left) @ _down(up) @ _shift(z=-distance)
+
+
+class Move(NamedTuple):
+    """A path in one variable: v [F] in `unit`, where 0 (of a factor: 1) is the source's first camera.
+
+    `motion(v, d)` gives c2w [F, 4, 4]; the pivot is d metres straight ahead. A factor changes only the lens.
+    """
+
+    explanation: str
+    unit: str  # "degrees", "metres", "factor", or "" where there is nothing to choose
+    amount: float  # by default; metres are given as a part of the distance to the pivot
+    motion: Callable[[np.ndarray, float], np.ndarray] = lambda v, d: _shift(0 * v)
+
+    @property
+    def summary(self) -> str:
+        """One line for a list of presets: what the camera does, the unit of its amount and the default."""
+        amounts = {
+            "degrees": f" (degrees; {self.amount:g})",
+            "metres": f" (metres; {self.amount:g} of the distance to the pivot)",
+            "factor": f" (times the focal length; {self.amount:g})",
+        }
+        return self.explanation + amounts.get(self.unit, "")
+
+
+MOVES = {
+    "static": Move("stands still at the source's first camera", "", 0),
+    "orbit_left": Move("circles the pivot to the left", "degrees", 40, lambda v, d: _orbit(v, 0 * v, d)),
+    "orbit_right": Move("circles the pivot to the right", "degrees", 40, lambda v, d: _orbit(-v, 0 * v, d)),
+    "orbit_up": Move("rises in an arc about the pivot", "degrees", 25, lambda v, d: _orbit(0 * v, v, d)),
+    "orbit_down": Move("sinks in an arc about the pivot", "degrees", 10, lambda v, d: _orbit(0 * v, -v, d)),
+    "spiral_left": Move(
+        "circles left, rising by a third of the angle",
+        "degrees",
+        40,
+        lambda v, d: _orbit(v, abs(v - v[0]) / 3, d),
+    ),
+    "spiral_right": Move(
+        "circles right, rising by a third of the angle",
+        "degrees",
+        40,
+        lambda v, d: _orbit(-v, abs(v - v[0]) / 3, d),
+    ),
+    "dolly_in": Move("drives forward", "metres", 1 / 4, lambda v, d: _shift(z=v)),
+    "dolly_out": Move("drives backward", "metres", 1 / 4, lambda v, d: _shift(z=-v)),
+    "truck_left": Move("slides to the left", "metres", 1 / 4, lambda v, d: _shift(x=-v)),
+    "truck_right": Move("slides to the right", "metres", 1 / 4, lambda v, d: _shift(x=v)),
+    "crane_up": Move("rises", "metres", 1 / 4, lambda v, d: _shift(y=-v)),
+    "crane_down": Move("sinks", "metres", 1 / 8, lambda v, d: _shift(y=v)),
+    "pan_left": Move("turns to the left on the spot", "degrees", 15, lambda v, d: _right(-v)),
+    "pan_right": Move("turns to the right on the spot", "degrees", 15, lambda v, d: _right(v)),
+    "tilt_up": Move("turns upwards on the spot", "degrees", 10, lambda v, d: _down(-v)),
+    "tilt_down": Move("turns downwards on the spot", "degrees", 10, lambda v, d: _down(v)),
+    "zoom_in": Move("lengthens the lens", "factor", 1.5),
+    "zoom_out": Move("shortens the lens", "factor", 1.5),
+}
