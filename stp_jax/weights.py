@@ -2,6 +2,8 @@
 
 A folder holds one or more models, each as `<name>.json` and `<name>-00001-of-00003.safetensors` and so on. The JSON has the
 model's config, the part of each tensor, and notes such as the steps trained.
+
+JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at once.
 """
 
 from __future__ import annotations
@@ -10,22 +12,35 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stp_jax.errors import InputError
 
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+
 PART_BYTES = 16_000_000
+
+
+class SamplingNotes(NamedTuple):
+    """What a `dit` was trained on, and how to sample from it: among the notes of its weights, by these names."""
+
+    frames: int
+    height: int
+    width: int
+    steps: int  # Euler steps
+    shift: float  # of the noise levels, see `stp_jax.flow`
 
 
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:
     """Every parameter of a module by its dotted name."""
+    from flax import nnx
+
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
     return {".".join(map(str, path)): variable[...] for path, variable in flat}
 
@@ -47,8 +62,10 @@ def save_weights(
       parameters: see `flatten`.
       config: fields of the model's config dataclass.
       dtype: what floating-point tensors are stored as.
-      notes: anything a reader should know; not used on loading.
+      notes: anything a reader should know, such as `SamplingNotes`.
     """
+    import jax.numpy as jnp
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[dict[str, np.ndarray]] = [{}]
@@ -102,6 +119,21 @@ def read_index(folder: str | os.PathLike, name: str) -> dict[str, Any]:
     return index
 
 
+def read_sampling_notes(folder: str | os.PathLike) -> SamplingNotes:
+    """The size of the videos of the `dit` in a folder, and how to sample from it.
+
+    Raises:
+      InputError: as `read_index`; the notes lack them.
+    """
+    notes = read_index(folder, "dit").get("notes") or {}
+    missing = [field for field in SamplingNotes._fields if field not in notes]
+    if missing:
+        raise InputError(
+            f"{Path(folder) / 'dit.json'}: its notes lack {', '.join(missing)}. Give a folder that train.py wrote."
+        )
+    return SamplingNotes(*(notes[field] for field in SamplingNotes._fields))
+
+
 def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     """All tensors of model `name` by dotted name, in the dtype they are stored in.
 
@@ -132,6 +164,9 @@ def load_into(module: nnx.Module, tensors: dict[str, np.ndarray], where: str) ->
     Raises:
       InputError: a tensor is missing, left over or of another shape; they are named.
     """
+    import jax.numpy as jnp
+    from flax import nnx
+
     wanted = flatten(module)
     problems = [f"missing {key}" for key in wanted if key not in tensors]
     problems += [f"unknown {key}" for key in tensors if key not in wanted]

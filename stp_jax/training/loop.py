@@ -265,7 +265,7 @@ def export_weights(task: Task, config: ConfigDict, params, folder: Path, notes: 
     """Writes the model, and the frozen ones that it needs, as weights that `sample.py` reads."""
     model = bind(graph_of(task), params)
     fields = task.final_config(model, training_data(config, config.seed + 1))
-    weights.save_weights(folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes)
+    weights.save_weights(folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes | task.notes())
     for name, (tensors, fields) in task.companions().items():
         if not (folder / f"{name}.json").exists():
             weights.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)

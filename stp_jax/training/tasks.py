@@ -43,6 +43,9 @@ class Task(Protocol):
     def final_config(self, model: nnx.Module, dataset: grain.IterDataset) -> dict[str, Any]:
         """The config that is saved with the model's weights."""
 
+    def notes(self) -> dict[str, Any]:
+        """What else is saved with them for those who use the model."""
+
     def companions(self) -> dict[str, tuple[Params, dict[str, Any]]]:
         """Weights and config of the frozen models, by name, that belong beside the trained one."""
 
@@ -139,6 +142,12 @@ class DiTTask:
     def final_config(self, model, dataset):
         return dataclasses.asdict(self.model_config)
 
+    def notes(self):
+        data, sampling = self.config.data, self.config.sampling
+        return weights.SamplingNotes(
+            data.frames, data.height, data.width, sampling.steps, sampling.shift
+        )._asdict()
+
     def companions(self):
         return {"vae": (self.frozen, weights.read_index(self.config.vae, "vae")["config"])}
 
@@ -181,6 +190,9 @@ class VAETask:
         mean, std = latent_statistics(model, batches)
         iterator.close()
         return dataclasses.asdict(self.model_config) | {"latent_mean": mean, "latent_std": std}
+
+    def notes(self):
+        return {}
 
     def companions(self):
         return {}

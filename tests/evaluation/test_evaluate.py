@@ -12,6 +12,7 @@ from input_pipeline.datasets import records
 from input_pipeline.datasets.cam_x_time import CamXTime
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
+from stp_jax.evaluate import main
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation import report as report_module
 from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, TIME, cases_of, check_scene, example_of
@@ -260,3 +261,26 @@ def test_table_warns_of_baselines_that_are_too_good():
     assert f"camera control: +3.00 dB beside the better baseline ({NEAREST}, 17.00 dB)" in lines
     assert lines[-1].startswith("both: +3.00 dB") and "not under 18 dB" in lines[-1]
     assert "LPIPS" not in lines[1]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no such file"),
+        ("x = 1", "no function get_config"),
+        ("def get_config(): raise ValueError('unknown variant')", "unknown variant"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'task': 'vae'})",
+            "task",
+        ),
+    ],
+)
+def test_command_line_mistakes_are_one_line(tmp_path, capsys, content, message):
+    path = tmp_path / "config.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--config", str(path)])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --config {path}") and message in error and error.count("\n") == 1

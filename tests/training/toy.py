@@ -50,6 +50,9 @@ class ToyTask:
     def final_config(self, model, dataset):
         return {"width": WIDTH}
 
+    def notes(self):
+        return {}
+
     def companions(self):
         return {}
 
