@@ -2,8 +2,9 @@
 
     python train.py --config configs/demo.py --workdir runs/demo [--config.train.steps=2000 ...]
 
-Ctrl-C finishes the step, saves and exits with status 0; SIGTERM does the same and exits with status 143, so that a scheduler
-sees that the run is not complete. A second Ctrl-C aborts at once. The same command continues a stopped run.
+Ctrl-C finishes the step, saves and exits with status 0; SIGTERM does the same and exits with status 143, so
+that a scheduler sees that the run is not complete. A second Ctrl-C aborts at once. The same command continues
+a stopped run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def parse(argv: list[str]) -> list[str]:
     except AttributeError as error:  # a --config.field of an unknown name
         raise InputError(f"the config has no such field: {error}. Its file lists them.") from None
     except (flags.Error, OSError) as error:
-        reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()  # of a whole traceback, at times
+        # At times the message is a whole traceback, with the reason at its end.
+        reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()
         raise InputError(f"{reason} (see --help)") from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]} (see --help)")
@@ -48,7 +50,7 @@ def main(_: list[str]) -> None:
     from stp_jax.training.loop import train  # only now: --help need not wait for JAX
 
     try:
-        stopped_by = train(CONFIG.value, WORKDIR.value)
+        stopped_by = train(CONFIG.value, str(WORKDIR.value))
     except KeyboardInterrupt:
         print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -1,12 +1,13 @@
-"""The demo model: a space-time DiT of 128 x 128 pixels and 17 frames, trained in the latents of configs/demo_vae.py.
+r"""The demo model: a space-time DiT for 17 frames of 128 x 128 pixels, in the latents of configs/demo_vae.py.
 
-On a CPU, with the bundled mini data set and VAE (a try-out: about 6 minutes on two cores, and no useful model):
+On a CPU, with the bundled mini data set and VAE (a try-out: about 6 minutes on two cores, no useful model):
 
     python train.py --config configs/demo.py --workdir runs/demo
 
 On one GPU, with rendered scenes (see configs/demo_vae.py for the data and the VAE):
 
-    python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights --out data/latents --workers 14
+    python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights \
+        --out data/latents --workers 14
     python train.py --config configs/demo.py:gpu --workdir runs/demo --config.vae=runs/demo_vae/weights
 """
 
@@ -22,7 +23,7 @@ ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     if variant not in ("cpu", "gpu"):
-        raise InputError(f"configs/demo.py:{variant} is unknown; choose configs/demo.py or configs/demo.py:gpu")
+        raise InputError(f"configs/demo.py:{variant} is unknown; choose demo.py or demo.py:gpu")
     gpu = variant == "gpu"
     config = ConfigDict()
     config.task = "dit"

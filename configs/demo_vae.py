@@ -23,7 +23,7 @@ ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     if variant not in ("cpu", "gpu"):
-        raise InputError(f"configs/demo_vae.py:{variant} is unknown; choose configs/demo_vae.py or configs/demo_vae.py:gpu")
+        raise InputError(f"configs/demo_vae.py:{variant} is unknown; choose demo_vae.py or demo_vae.py:gpu")
     gpu = variant == "gpu"
     config = ConfigDict()
     config.task = "vae"
@@ -40,7 +40,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         remat=False,
     )
     config.loss = dict(l1=1.0, l2=1.0, gradient=0.5, kl=1e-5)
-    config.statistics_batches = 32 if gpu else 4  # over which the spread of the latents is measured at the end
+    config.statistics_batches = 32 if gpu else 4  # to measure the spread of the latents on, at the end
 
     mini = default_config()
     mini.path = str(ASSETS / "cam_x_time_mini")

@@ -2,8 +2,9 @@
 
     python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights --out data/latents
 
-draws clips of every scene (camera paths x warps of animation time), encodes them with the VAE and writes a latent cache,
-which `kind = "latents"` reads. Processes decode video while the device encodes. Interrupted, the same command goes on.
+draws clips of every scene (camera paths x warps of animation time), encodes them with the VAE and writes a
+latent cache, which `kind = "latents"` reads. Processes decode video while the device encodes. Interrupted,
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from stp_jax.training.tasks import to_model
 
 
 def make_encoder(folder: str, batch_size: int):
-    """Returns the VAE's config and `encode(video uint8 [K, F, H, W, 3]) -> latents float16 [K, F', H', W', C]`.
+    """Returns the VAE's config and `encode(video uint8 [K, F, H, W, 3]) -> latents float16 [K, F', H', W',
+    C]`.
 
     Encodes in bfloat16, `batch_size` clips at a time; the result is on its way when the function returns.
     """
@@ -56,33 +58,59 @@ def make_encoder(folder: str, batch_size: int):
 
 
 def encode_dataset(
-    data: str, vae: str, out: str, *, kind: str = "cam_x_time", split: str = "train", seed: int = 0, passes: int = 1,
-    clips_per_scene: int = 64, clips_per_path: int = 4, frames: int = 17, size: Sequence[int] = (128, 128), flip: bool = False,
-    permute_channels: bool = False, workers: int = 0, batch_size: int = 16,
-) -> None:  # fmt: skip
+    data: str,
+    vae: str,
+    out: str,
+    *,
+    kind: str = "cam_x_time",
+    split: str = "train",
+    seed: int = 0,
+    passes: int = 1,
+    clips_per_scene: int = 64,
+    clips_per_path: int = 4,
+    frames: int = 17,
+    size: Sequence[int] = (128, 128),
+    flip: bool = False,
+    permute_channels: bool = False,
+    workers: int = 0,
+    batch_size: int = 16,
+) -> None:
     """Writes the latent cache `out/split`; see the flags below for the arguments.
 
     Raises:
-      InputError: the data set or the weights cannot be read, or `out/split` holds something else or is complete.
+      InputError: the data set or the weights cannot be read, or `out/split` holds something else or is
+        complete.
     """
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, height=size[0], width=size[1], flip=flip)
     config.permute_channels = permute_channels
     vae_config, encode = make_encoder(vae, batch_size)
-    meta = {"vae": weights.read_index(vae, "vae")["config"], "seed": seed, "flip": flip, "permute_channels": permute_channels}
+    meta = {
+        "vae": weights.read_index(vae, "vae")["config"],
+        "seed": seed,
+        "flip": flip,
+        "permute_channels": permute_channels,
+    }
+    latent_frames = (frames - 1) // vae_config.frame_stride + 1
     stride = vae_config.spatial_stride
     cache = LatentCache.create(
         Path(out) / split,
         scenes=passes * count_scenes(config, split),
         clips=clips_per_scene,
         frames=frames,
-        latent_shape=((frames - 1) // vae_config.frame_stride + 1, size[0] // stride, size[1] // stride, vae_config.z_dim),
+        latent_shape=(latent_frames, size[0] // stride, size[1] // stride, vae_config.z_dim),
         clips_per_path=clips_per_path,
         meta=meta,
     )
     rows = cache.missing()
     clips = make_clips(
-        config, split=split, seed=seed, clips=clips_per_scene, clips_per_path=clips_per_path, rows=rows, num_workers=workers
+        config,
+        split=split,
+        seed=seed,
+        clips=clips_per_scene,
+        clips_per_path=clips_per_path,
+        rows=rows,
+        num_workers=workers,
     )
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(clips, prefetch_buffer_size=2))
     underway: collections.deque = collections.deque()
@@ -91,11 +119,15 @@ def encode_dataset(
     def write_oldest() -> None:
         clip, parts = underway.popleft()
         latents = np.concatenate([np.asarray(part) for part in parts])
-        cache.write(clip["row"], latents, **{key: clip[key] for key in ("c2w", "intrinsics", "animation_time")})
+        cache.write(
+            clip["row"], latents, **{key: clip[key] for key in ("c2w", "intrinsics", "animation_time")}
+        )
         bar.update()
 
     for clip in iterator:
-        underway.append(({key: value for key, value in clip.items() if key != "video"}, encode(clip["video"])))
+        underway.append(
+            ({key: value for key, value in clip.items() if key != "video"}, encode(clip["video"]))
+        )
         if len(underway) > 2:
             write_oldest()
     while underway:
@@ -107,22 +139,25 @@ def encode_dataset(
 
 @exit_on_input_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of the built data set")
-    parser.add_argument("--vae", required=True, help="folder with the VAE's weights")
-    parser.add_argument("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
-    parser.add_argument("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--seed", type=int, default=0, help="the clips drawn follow from it")
-    parser.add_argument("--passes", type=int, default=1, help="times every scene is used, with other clips each time")
-    parser.add_argument("--clips_per_scene", type=int, default=64, help="clips drawn from a scene in a pass")
-    parser.add_argument("--clips_per_path", type=int, default=4, help="of these, clips that share a camera path")
-    parser.add_argument("--frames", type=int, default=17, help="frames per clip, 4n + 1")
-    parser.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the scenes")
-    parser.add_argument("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode video; 0: threads only")
-    parser.add_argument("--batch_size", type=int, default=16, help="clips encoded at a time")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="folder of the built data set")
+    add("--vae", required=True, help="folder with the VAE's weights")
+    add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
+    add("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
+    add("--split", default="train")
+    add("--seed", type=int, default=0, help="the clips drawn follow from it")
+    add("--passes", type=int, default=1, help="times every scene is used, with other clips each time")
+    add("--clips_per_scene", type=int, default=64, help="clips drawn from a scene in a pass")
+    add("--clips_per_path", type=int, default=4, help="of these, clips that share a camera path")
+    add("--frames", type=int, default=17, help="frames per clip, 4n + 1")
+    add("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
+    add("--flip", action="store_true", help="mirror half of the scenes")
+    add("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
+    add("--workers", type=int, default=0, help="processes that decode video; 0: threads only")
+    add("--batch_size", type=int, default=16, help="clips encoded at a time")
     encode_dataset(**vars(parser.parse_args()))
 
 

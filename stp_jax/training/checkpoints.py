@@ -1,9 +1,10 @@
 """Checkpoints that are either whole or not used.
 
-Each checkpoint is a folder `<step>/` written by Orbax in the background: params, opt_state and ema (arrays), data (the
-position of the input pipeline), meta (JSON). A manifest with the SHA-256 of every file goes into the folder just before
-Orbax renames it to its final name, because flipped bits would otherwise load without a word. A checkpoint that does not
-match its manifest is moved to `damaged/`, reported, and the one before it is used; nothing is deleted.
+Each checkpoint is a folder `<step>/` written by Orbax in the background: params, opt_state and ema (arrays),
+data (the position of the input pipeline), meta (JSON). A manifest with the SHA-256 of every file goes into
+the folder just before Orbax renames it to its final name, because flipped bits would otherwise load without a
+word. A checkpoint that does not match its manifest is moved to `damaged/`, reported, and the one before it is
+used; nothing is deleted.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def _sha256(path: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Records the SHA-256 of every file below `folder`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SUMMED)
+    names = [path.relative_to(folder).as_posix() for path in paths]
     with ThreadPoolExecutor(8) as pool:
-        sums = dict(zip((path.relative_to(folder).as_posix() for path in paths), pool.map(_sha256, paths), strict=True))
+        sums = dict(zip(names, pool.map(_sha256, paths), strict=True))
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n")
 
 
@@ -82,14 +84,17 @@ class Checkpoints:
 
     def _latest_whole(self, report: Callable[[str], None]) -> int | None:
         for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-            report(f"The writing of checkpoint {path.name.split('.')[0]} was interrupted; it was moved to {self._set_aside(path)}.")
-        steps = sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
-        for step in steps:
-            damage = find_damage(self.folder / str(step))
+            step, aside = path.name.split(".")[0], self._set_aside(path)
+            report(f"The writing of checkpoint {step} was interrupted; what there is was moved to {aside}.")
+        numbers = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()]
+        for number in sorted(numbers, reverse=True):
+            damage = find_damage(self.folder / str(number))
             if damage is None:
-                return step
-            aside = self._set_aside(self.folder / str(step))
-            report(f"Checkpoint {step} is damaged ({damage}). It was moved to {aside}; the one before it is used.")
+                return number
+            aside = self._set_aside(self.folder / str(number))
+            report(
+                f"Checkpoint {number} is damaged ({damage}) and was moved to {aside}; trying the one before."
+            )
         damaged = self.folder / "damaged"
         if any(path.name.isdigit() for path in damaged.glob("*")):
             raise InputError(
@@ -107,14 +112,15 @@ class Checkpoints:
         return path.rename(aside)
 
     def _before_rename(self) -> None:
-        # Orbax calls this when all items are written but the folder still has its temporary name, so a checkpoint
-        # never appears without its manifest.
+        # Orbax calls this when all items are written but the folder still has its temporary name, so a
+        # checkpoint never appears without its manifest.
         if jax.process_index() == 0:
             (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             write_manifest(temporary)
 
     def save(self, state: TrainState, data: grain.DatasetIterator, meta: dict[str, Any]) -> None:
-        """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may change."""
+        """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may
+        change."""
         self._manager.wait_until_finished()
         self._saving = step = meta["step"]
         self._manager.save(
@@ -134,7 +140,8 @@ class Checkpoints:
         return self._manager.restore(self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The latest checkpoint, laid out like `like` (arrays or abstract arrays); sets `data` to its position."""
+        """The latest checkpoint, laid out like `like` (arrays or abstract arrays); sets `data` to its
+        position."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             self.latest,

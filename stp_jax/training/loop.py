@@ -15,7 +15,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -28,19 +27,24 @@ from stp_jax.sharding import RULES, batch_sharding, make_mesh
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.metrics import Writer, mean_of
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import PICTURES, TrainState, bind, graph_of, init_state, random_key
+from stp_jax.training.state import PICTURES, Params, TrainState, bind, graph_of, init_state, random_key
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 
 # Steps that may be on their way on the device before the host waits: enough to never leave the device idle.
 STEPS_AHEAD = 2
 # Fields that may differ when a run is continued; a name stands for everything below it.
-FREE_FIELDS = ("train.steps", "train.seconds", "train.keep_checkpoints", "train.log_every", "train.checkpoint_every",
-               "train.pictures_every", "train.export_every", "train.export_dtype", "pictures", "sampling")  # fmt: skip
+FREE_FIELDS = (
+    *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
+    *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "pictures", "sampling"),
+)
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the step in hand; a second Ctrl-C aborts at once."""
+    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the step in hand.
+
+    A second Ctrl-C aborts at once.
+    """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
@@ -60,7 +64,7 @@ class StopRequest:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
@@ -70,7 +74,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the work directory, or checks that the run in it has the same config.
 
     Raises:
-      InputError: the folder cannot be written, or belongs to a run with another config (the difference is shown).
+      InputError: the folder cannot be written, or belongs to a run with another config (the difference is
+        shown).
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             return
         old = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder that you may write to.") from None
+        raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder you may write to.") from None
     except json.JSONDecodeError:
         raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
     old, new = _flat(old), _flat(json.loads(config.to_json_best_effort()))
@@ -106,11 +111,13 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def device_batches(dataset: grain.IterDataset, mesh: Mesh) -> grain.DatasetIterator:
-    """Batches on the devices, made two ahead by a thread; the iterator's state counts only those handed out."""
+    """Batches on the devices, made two ahead; the iterator's state counts only those handed out."""
     sharding = batch_sharding(mesh)
 
     def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+        return {
+            name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
+        }
 
     return iter(grain.experimental.ThreadPrefetchIterDataset(dataset.map(put), prefetch_buffer_size=2))
 
@@ -129,7 +136,8 @@ def training_data(config: ConfigDict, seed: int) -> grain.IterDataset:
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | None:
-    """Trains the task of `config` in `workdir` until its steps or seconds are up, from where an earlier call stopped.
+    """Trains the task of `config` in `workdir` until its steps or seconds are up, from where an earlier call
+    stopped.
 
     Returns:
       The signal that ended the run early (its state is saved), or None if the run is complete.
@@ -155,7 +163,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         batches = device_batches(training_data(config, config.seed), mesh)
         preview = Preview(task, config, frozen, mesh)
         checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=tqdm.write)
-        state = init_state(task, optimizer, config.seed, mesh, config.init_from if checkpoints.latest is None else "")
+        init_from = config.init_from if checkpoints.latest is None else ""
+        state = init_state(task, optimizer, config.seed, mesh, init_from)
         first, elapsed_before = 0, 0.0
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, batches)
@@ -163,7 +172,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             first, elapsed_before = meta["step"], meta["elapsed_seconds"]
             tqdm.write(f"Continuing {workdir} at step {first}.")
         size = sum(array.size for array in state.params.values())
-        tqdm.write(f"{task.name}: {size / 1e6:.1f} M parameters, {len(jax.devices())} x {jax.devices()[0].device_kind}")
+        devices = jax.devices()
+        tqdm.write(f"{task.name}: {size / 1e6:.1f} M parameters, {len(devices)} x {devices[0].device_kind}")
 
         def elapsed() -> float:
             return elapsed_before + time.monotonic() - started
@@ -178,7 +188,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())}
             export_weights(task, config, state.ema, workdir / "weights", notes)
 
-        write_config(workdir, config)  # only now: a mistake found above leaves the folder free for another config
+        # Only now: a mistake found above leaves the folder free for another config.
+        write_config(workdir, config)
         writer = Writer(workdir)
         bar = tqdm(total=run.steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
         underway: collections.deque[dict[str, jax.Array]] = collections.deque()
@@ -209,10 +220,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
                     "elapsed_seconds": elapsed(),
                 }
                 writer.scalars(step, numbers)
-                bar.total = max(step, round(step / progress(step)))  # a time limit may end the run before its last step
-                bar.set_postfix_str(
-                    f"loss {numbers['loss']:.4f}, {1000 * per_step:.0f} ms/step, {run.batch_size / per_step:.1f} examples/s"
-                )
+                # A time limit may end the run before its last step.
+                bar.total = max(step, round(step / progress(step)))
+                rate = f"{1000 * per_step:.0f} ms/step, {run.batch_size / per_step:.1f} examples/s"
+                bar.set_postfix_str(f"loss {numbers['loss']:.4f}, {rate}")
                 finished.clear()
                 logged, logged_step, waited = time.monotonic(), step, 0.0
 
@@ -234,23 +245,30 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         batches.close()
         writer.close()
     if stop.signal:
-        tqdm.write(f"Stopped by {stop.signal.name} after step {step}; saved. Run the same command again to continue.")
+        tqdm.write(
+            f"Stopped by {stop.signal.name}; step {step} is saved. Run the same command again to continue."
+        )
     else:
-        tqdm.write(f"Done after {step} steps. Weights: {workdir / 'weights'}; pictures: {workdir / 'pictures'}.")
+        tqdm.write(
+            f"Done: {step} steps. Weights in {workdir / 'weights'}, pictures in {workdir / 'pictures'}."
+        )
     return stop.signal
 
 
 class Preview:
-    """Pictures and figures on one fixed held-out batch, with the averaged weights and the same noise each time."""
+    """Pictures and figures on one fixed held-out batch, with the averaged weights and the same noise each
+    time."""
 
     def __init__(self, task: Task, config: ConfigDict, frozen, mesh: Mesh):
         self._task, self._frozen, self._seed = task, frozen, config.seed
-        dataset = make_dataset(config.pictures.data, split=config.pictures.split, seed=config.seed, batch_size=config.pictures.count)
-        iterator = iter(dataset)
+        held_out = config.pictures
+        iterator = iter(
+            make_dataset(held_out.data, split=held_out.split, seed=config.seed, batch_size=held_out.count)
+        )
         self._batch = next(iterator)
         iterator.close()
         graph = graph_of(task)
-        self._generate = jax.jit(lambda ema, frozen, batch, key: task.generate(bind(graph, ema), frozen, batch, key))
+        self._generate = jax.jit(lambda ema, *inputs: task.generate(bind(graph, ema), *inputs))
 
     def write(self, writer: Writer, state: TrainState, step: int) -> None:
         key = random_key(self._seed, 0, PICTURES)
@@ -258,14 +276,16 @@ class Preview:
         videos, numbers = self._task.show(generated)
         writer.pictures(step, videos)
         writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
-        tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+        tqdm.write(", ".join([f"step {step}", *(f"{name} {value:.3f}" for name, value in numbers.items())]))
 
 
-def export_weights(task: Task, config: ConfigDict, params, folder: Path, notes: dict) -> None:
+def export_weights(task: Task, config: ConfigDict, params: Params, folder: Path, notes: dict) -> None:
     """Writes the model, and the frozen ones that it needs, as weights that `sample.py` reads."""
     model = bind(graph_of(task), params)
     fields = task.final_config(model, training_data(config, config.seed + 1))
-    weights.save_weights(folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes | task.notes())
+    weights.save_weights(
+        folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
+    )
     for name, (tensors, fields) in task.companions().items():
         if not (folder / f"{name}.json").exists():
             weights.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)

@@ -17,7 +17,8 @@ from stp_jax.pictures import contact_sheet
 class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
 
-    After a run was killed, steps since its last checkpoint are run again and appear twice in `metrics.jsonl`, with equal numbers.
+    After a run was killed, steps since its last checkpoint are run again and appear twice in `metrics.jsonl`,
+    with equal numbers.
     """
 
     def __init__(self, workdir: str | os.PathLike):

@@ -16,20 +16,24 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by `scheduled`.
+    """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by
+    `scheduled`.
 
-    With `muon`, the matrices named by `muon_parameters` (stacked over layers, `[L, in, out]`; every layer's matrix is
-    orthogonalised by itself) follow Muon, and everything else Adam with `adam_learning_rate`. Updates are scaled to the size that
-    Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so that rates of both are of one magnitude.
+    With `muon`, the matrices named by `muon_parameters` (stacked over layers, `[L, in, out]`; every layer's
+    matrix is orthogonalised by itself) follow Muon, and everything else Adam with `adam_learning_rate`.
+    Updates are scaled to the size that Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so
+    that rates of both are of one magnitude.
 
     Args:
-      config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression), b1, b2, clip.
+      config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression), b1,
+        b2, clip.
 
     Raises:
       InputError: an unknown optimizer or schedule.
     """
     if config.schedule not in SCHEDULES:
-        raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+        known = ", ".join(SCHEDULES)
+        raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {known}.")
     if config.name == "muon":
         chosen = re.compile(config.muon_parameters)
 
@@ -60,7 +64,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def schedule(config: Any, step: jax.Array, progress: jax.Array) -> jax.Array:
-    """The factor in [0, 1] on every learning rate: linear warm-up over steps, then decay over the run's progress.
+    """The factor in [0, 1] on every learning rate: linear warm-up over steps, then decay over the run's
+    progress.
 
     Args:
       config: warmup_steps, schedule, decay_from (share of the run after which the decay begins).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,16 @@ def graph_of(task: Task) -> nnx.GraphDef:
 
 def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
     """The model with these parameters."""
-    paths = {tuple(int(k) if k.isdigit() else k for k in name.split(".")): nnx.Param(v) for name, v in params.items()}
-    return nnx.merge(graph, nnx.from_flat_state(paths))
+    flat: dict[tuple, Any] = {
+        tuple(int(key) if key.isdigit() else key for key in name.split(".")): nnx.Param(array)
+        for name, array in params.items()
+    }
+    return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh, init_from: str = "") -> TrainState:
+def init_state(
+    task: Task, optimizer: optax.GradientTransformation, seed: int, mesh, init_from: str = ""
+) -> TrainState:
     """A fresh state, spread over the mesh; parameters are random or read from the weights folder `init_from`.
 
     Raises:
@@ -76,4 +81,3 @@ def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Pa
     """The average forgets faster at first, so that it is of use early on."""
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
-

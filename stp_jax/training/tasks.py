@@ -1,4 +1,5 @@
-"""What the one trainer can train: each task says how its model is made, what its loss is and what to show of it."""
+"""What the one trainer can train: each task says how its model is made, what its loss is and what to show of
+it."""
 
 from __future__ import annotations
 
@@ -26,21 +27,23 @@ class Task(Protocol):
     """One kind of model to train. `frozen` are weights that it uses but does not train."""
 
     name: str  # of the weights: `dit`, `vae`
-    frozen: Params
+    frozen: dict[str, Any]
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with random parameters."""
 
-    def loss(self, model: nnx.Module, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, model: Any, frozen: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The float32 loss on a batch and further numbers to log; runs inside jit."""
 
-    def generate(self, model: nnx.Module, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name, the wanted one under `target`; runs inside jit."""
+    def generate(self, model: Any, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name; runs inside jit."""
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
 
-    def final_config(self, model: nnx.Module, dataset: grain.IterDataset) -> dict[str, Any]:
+    def final_config(self, model: Any, dataset: grain.IterDataset) -> dict[str, Any]:
         """The config that is saved with the model's weights."""
 
     def notes(self) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def make_task(config: ConfigDict) -> Task:
     Raises:
       InputError: an unknown task, or its frozen weights cannot be read.
     """
-    tasks = {"dit": DiTTask, "vae": VAETask}
+    tasks: dict[str, type[DiTTask] | type[VAETask]] = {"dit": DiTTask, "vae": VAETask}
     if config.task not in tasks:
         raise InputError(f"config.task is {config.task!r}; choose one of {', '.join(tasks)}.")
     return tasks[config.task](config)
@@ -93,7 +96,7 @@ class DiTTask:
         self.vae_config = VAEConfig(**index["config"] | {"dtype": self.model_config.dtype})
         vae = nnx.eval_shape(lambda: VAE(self.vae_config, rngs=nnx.Rngs(0)))
         self._vae_graph = nnx.graphdef(vae)
-        self.frozen = weights.read_weights(config.vae, "vae")
+        self.frozen: dict[str, Any] = weights.read_weights(config.vae, "vae")
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
@@ -107,8 +110,9 @@ class DiTTask:
         return jax.lax.stop_gradient(self._vae(frozen).encode(to_model(batch[f"{name}_video"])))
 
     def _condition(self, model, batch, latents):
-        names = [f"{clip}_{what}" for clip in ("source", "target") for what in ("c2w", "intrinsics", "animation_time")]
-        return model.condition(*(batch[name] for name in names), latent_size=latents.shape[2:4])
+        known = ("c2w", "intrinsics", "animation_time")
+        given = {f"{clip}_{what}": batch[f"{clip}_{what}"] for clip in ("source", "target") for what in known}
+        return model.condition(**given, latent_size=latents.shape[2:4])
 
     def loss(self, model, frozen, batch, key):
         target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
@@ -116,7 +120,8 @@ class DiTTask:
         noise = jax.random.normal(noise_key, target.shape)
         sigma = flow.random_sigmas(sigma_key, target.shape[0], **self.config.flow)
         conditioning = self._condition(model, batch, target)
-        predicted = model(flow.add_noise(target, noise, sigma), source, flow.MAX_TIMESTEP * sigma, conditioning)
+        noisy = flow.add_noise(target, noise, sigma)
+        predicted = model(noisy, source, flow.MAX_TIMESTEP * sigma, conditioning)
         loss = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)))
         return loss, {}
 
@@ -133,11 +138,13 @@ class DiTTask:
         noise = jax.random.normal(key, source.shape)
         sample, _ = jax.lax.scan(euler, noise, (jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:])))
         vae = self._vae(frozen)
-        videos = {
-            name: to_model(batch[f"{name}_video"]) if f"{name}_video" in batch else vae.decode(batch[f"{name}_latents"])
-            for name in ("source", "target")
-        }
-        return videos | {"sample": vae.decode(sample)}
+
+        def video(name):
+            if f"{name}_video" in batch:
+                return to_model(batch[f"{name}_video"])
+            return vae.decode(batch[f"{name}_latents"])
+
+        return {"source": video("source"), "target": video("target"), "sample": vae.decode(sample)}
 
     def final_config(self, model, dataset):
         return dataclasses.asdict(self.model_config)
@@ -152,7 +159,8 @@ class DiTTask:
         return {"vae": (self.frozen, weights.read_index(self.config.vae, "vae")["config"])}
 
     def show(self, videos):
-        return _rows(videos, ("source", "target", "sample")), {"psnr": psnr(videos["sample"], videos["target"])}
+        names = ("source", "target", "sample")
+        return _rows(videos, names), {"psnr": psnr(videos["sample"], videos["target"])}
 
 
 class VAETask:
@@ -164,7 +172,7 @@ class VAETask:
         self.config = config
         self.model_config = _make_config(VAEConfig, config.model)
         self.loss_weights = VAELossWeights(**config.loss)
-        self.frozen: Params = {}
+        self.frozen: dict[str, Any] = {}
 
     def init(self, rngs):
         return VAE(self.model_config, rngs=rngs)
@@ -199,7 +207,8 @@ class VAETask:
 
 
 def psnr(video: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB of videos `[B, ...]` in [-1, 1], from each whole video's mean squared error, averaged over B."""
+    """PSNR in dB of videos `[B, ...]` in [-1, 1], from each whole video's mean squared error, averaged over
+    B."""
     error = np.square((np.clip(video, -1, 1) - reference) / 2).reshape(len(video), -1).mean(1)
     return float(np.mean(-10 * np.log10(np.maximum(error, 1e-10))))
 

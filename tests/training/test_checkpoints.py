@@ -162,7 +162,7 @@ checkpoints.wait()
 
 
 def test_a_process_killed_while_writing_leaves_the_one_before(copy, initial):
-    killed = subprocess.run([sys.executable, "-c", KILLED.format(folder=str(copy))], env=None, capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(folder=str(copy))], capture_output=True)
     assert killed.returncode == 9, killed.stderr.decode()
     state, meta, data, reports = restore(copy, initial)
     assert_is_step(2, state, meta, data)

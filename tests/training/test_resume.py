@@ -40,14 +40,17 @@ def send(monkeypatch, number, at_steps):
     monkeypatch.setattr(loop, "make_train_step", make)
 
 
-@pytest.fixture
-def straight(tmp_path, toy):
-    assert loop.train(toy_config(log_every=5), tmp_path / "straight") is None
-    return tmp_path / "straight"
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, toy):
+    workdir = tmp_path_factory.mktemp("straight")
+    assert loop.train(toy_config(log_every=5), workdir) is None
+    return workdir
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_run_ends_bit_identical_to_a_straight_one(tmp_path, straight, monkeypatch, capsys, number):
+def test_stopped_and_resumed_run_ends_bit_identical_to_a_straight_one(
+    tmp_path, straight, monkeypatch, capsys, number
+):
     workdir = tmp_path / "stopped"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -125,7 +128,8 @@ def test_time_limit_ends_the_run_and_the_learning_rate_with_it(tmp_path, toy):
     config = toy_config(steps=10**9, seconds=4, log_every=1)
     config.optimizer.update(schedule="linear", warmup_steps=1)
     assert loop.train(config, tmp_path) is None
-    meta = json.loads((tmp_path / "checkpoints" / os.listdir(tmp_path / "checkpoints")[0] / "meta/metadata").read_text())
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    meta = json.loads((checkpoint / "meta/metadata").read_text())
     assert 4 <= meta["elapsed_seconds"] < 12
     rates = list(logged(tmp_path, "learning_rate").values())
     assert rates == sorted(rates, reverse=True) and rates[-1] < 0.1 * 0.02

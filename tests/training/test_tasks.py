@@ -29,7 +29,8 @@ FRAMES, SIZE = 5, 16
 def shrink(config: ConfigDict, data: Path) -> ConfigDict:
     for part in (config.data, config.pictures.data):
         part.update(path=str(data), frames=FRAMES, height=SIZE, width=SIZE)
-    config.train.update(steps=2, batch_size=8, log_every=1, pictures_every=0, checkpoint_every=0, export_dtype="float32")
+    config.train.update(steps=2, batch_size=8, log_every=1, pictures_every=0, checkpoint_every=0)
+    config.train.export_dtype = "float32"
     config.pictures.count = 1
     return config
 
@@ -92,7 +93,8 @@ def test_trained_vae_carries_the_statistics_of_its_latents(vae_run, vae):
 
 
 def test_encoded_clips_are_the_latents_of_the_clips_drawn(data, vae_run, vae, dit_config, monkeypatch):
-    options = dict(vae=str(vae_run[1] / "weights"), clips_per_scene=4, clips_per_path=2, frames=FRAMES, size=(SIZE, SIZE), batch_size=3)
+    options = dict(vae=str(vae_run[1] / "weights"), out=str(data / "latents"), batch_size=3)
+    options |= dict(clips_per_scene=4, clips_per_path=2, frames=FRAMES, size=(SIZE, SIZE))
     write, written = LatentCache.write, []
 
     def interrupt(self, scene, *args, **kwargs):
@@ -104,18 +106,19 @@ def test_encoded_clips_are_the_latents_of_the_clips_drawn(data, vae_run, vae, di
     with monkeypatch.context() as patch:
         patch.setattr(LatentCache, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            encode_dataset(str(data), out=str(data / "latents"), **options)
-    encode_dataset(str(data), out=str(data / "latents"), **options)  # goes on with the other scene
+            encode_dataset(str(data), **options)
+    encode_dataset(str(data), **options)  # goes on with the other scene
     cache = LatentCache.open(data / "latents" / "train")
     encode = jax.jit(lambda v: vae.encode(to_model(v)))
     for clip in make_clips(dit_config.data, split="train", seed=0, clips=4, clips_per_path=2):
         stored = cache.clips_at(clip["row"] * 4 + np.arange(4))
         expected = np.asarray(encode(clip["video"]))
-        assert np.abs(stored["latents"] - expected).mean() < 0.05  # bfloat16 and float16 on the way; their spread is 1
+        # Their spread is 1; they were computed in bfloat16.
+        assert np.abs(stored["latents"] - expected).mean() < 0.05
         np.testing.assert_array_equal(stored["c2w"], clip["c2w"])
         np.testing.assert_array_equal(stored["animation_time"], clip["animation_time"])
     with pytest.raises(InputError, match="complete"):
-        encode_dataset(str(data), out=str(data / "latents"), **options)
+        encode_dataset(str(data), **options)
 
 
 def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_config):
@@ -126,9 +129,10 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     assert np.isfinite(lines[-1]["preview/psnr"])
     assert (data / "dit/pictures/00000002.png").exists()
     assert weights.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
-    saved, original = (weights.read_weights(folder / "weights", "vae") for folder in (data / "dit", vae_run[1]))
+    beside = data / "dit/weights"
+    saved, original = (weights.read_weights(folder, "vae") for folder in (beside, config.vae))
     assert all(np.array_equal(saved[name], original[name]) for name in original)
-    assert weights.read_index(data / "dit/weights", "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
+    assert weights.read_index(beside, "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
 
 
 def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
@@ -140,7 +144,8 @@ def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
     loss = jax.jit(lambda b: task.loss(model, task.frozen, b, jax.random.key(0))[0])
     of_videos = loss(batch)
     np.testing.assert_allclose(of_videos, loss(rest | latents), rtol=1e-4)
-    # A new model predicts 0, so its loss is the mean square of the velocity: that of unit noise and that of the latents.
+    # A new model predicts 0, so its loss is the mean square of the velocity: that of unit noise and that of
+    # the latents.
     expected = 1 + float(jnp.mean(jnp.square(latents["target_latents"])))
     np.testing.assert_allclose(of_videos, expected, rtol=0.2)
 
@@ -151,7 +156,7 @@ class KnowsTheTarget:
     def __init__(self, target):
         self.target = target
 
-    def condition(self, *args, latent_size):
+    def condition(self, *, latent_size, **cameras_and_times):
         assert latent_size == (SIZE // 8, SIZE // 8)
 
     def __call__(self, noisy, source, timestep, conditioning):
@@ -161,7 +166,9 @@ class KnowsTheTarget:
 def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
     task = make_task(dit_config)
     target = jax.jit(lambda v: vae.encode(to_model(v)))(batch["target_video"])
-    videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(batch)
+    videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(
+        batch
+    )
     np.testing.assert_allclose(videos["sample"], jax.jit(vae.decode)(target), atol=2e-3)
     rows, _ = task.show(jax.device_get(videos))
     np.testing.assert_array_equal(rows["source 1"], batch["source_video"][1])

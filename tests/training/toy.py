@@ -16,7 +16,9 @@ WIDTH, LAYERS = 8, 3
 
 class Stack(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.blocks = nnx.Dict(kernel=nnx.Param(0.3 * jax.random.normal(rngs.params(), (LAYERS, WIDTH, WIDTH))))
+        self.blocks = nnx.Dict(
+            kernel=nnx.Param(0.3 * jax.random.normal(rngs.params(), (LAYERS, WIDTH, WIDTH)))
+        )
         self.bias = nnx.Param(jnp.zeros(WIDTH))
 
     def __call__(self, x):
@@ -66,17 +68,29 @@ def make_toy_dataset(config, *, split, seed, batch_size, host_index=0, host_coun
 
 
 def toy_config(**train) -> ConfigDict:
-    optimizer = dict(
-        name="muon", muon_parameters=r"blocks\..*kernel", learning_rate=0.02, adam_learning_rate=0.01, weight_decay=0.01,
-        b1=0.9, b2=0.99, clip=1.0, warmup_steps=2, schedule="cosine", decay_from=0.0, ema_decay=0.99,
-    )  # fmt: skip
-    run = dict(
-        steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0,
-        export_dtype="float32",
-    )  # fmt: skip
-    return ConfigDict(
-        dict(
-            task="toy", seed=1, init_from="", mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1), data=dict(path="none"),
-            optimizer=optimizer, train=run | train, pictures=dict(data=dict(path="none"), split="test", count=2), sampling=dict(steps=2),
-        )
-    )  # fmt: skip
+    """A config for the toy task; `train` changes fields of `config.train`."""
+    config = ConfigDict(
+        dict(task="toy", seed=1, init_from="", data=dict(path="none"), sampling=dict(steps=2))
+    )
+    config.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)
+    config.pictures = dict(data=dict(path="none"), split="test", count=2)
+    config.optimizer = dict(
+        name="muon",
+        muon_parameters=r"blocks\..*kernel",
+        learning_rate=0.02,
+        adam_learning_rate=0.01,
+        weight_decay=0.01,
+        b1=0.9,
+        b2=0.99,
+        clip=1.0,
+        warmup_steps=2,
+        schedule="cosine",
+        decay_from=0.0,
+        ema_decay=0.99,
+    )
+    config.train = dict(
+        steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, export_dtype="float32"
+    )
+    config.train.update(checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0)
+    config.train.update(train)
+    return config

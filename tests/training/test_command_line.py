@@ -1,0 +1,56 @@
+"""train.py as a user meets it: messages and exit statuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEMO = ["--config", "configs/demo.py"]
+
+
+def run(arguments, before=""):
+    start = "import runpy, sys\nsys.argv[0] = 'train.py'\nrunpy.run_path('train.py', run_name='__main__')"
+    code = f"{before}\n{start}"
+    one_device = os.environ | {"XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, env=one_device, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (DEMO, "--workdir is missing"),
+        (["--workdir", "x"], "--config is missing"),
+        (["--config", "configs/demo.py:xpu", "--workdir", "x"], "choose demo.py or demo.py:gpu"),
+        ([*DEMO, "--workdir", "x", "--config.train.stepps=3"], "no such field"),
+        ([*DEMO, "--workdir", "x", "--config.vae=/nowhere"], "/nowhere"),
+        (["--config", "configs/nothing.py", "--workdir", "x"], "configs/nothing.py"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(tmp_path, arguments, message):
+    done = run([str(tmp_path / "run") if a == "x" else a for a in arguments])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        ("return None", 0),
+        ("return signal.SIGINT", 0),
+        ("return signal.SIGTERM", 143),
+        ("raise KeyboardInterrupt", 130),
+    ],
+)
+def test_exit_status_says_how_the_run_ended(tmp_path, outcome, status):
+    imports = "import signal\nimport stp_jax.training.loop as loop"
+    done = run(
+        [*DEMO, "--workdir", str(tmp_path)], f"{imports}\ndef train(*_): {outcome}\nloop.train = train"
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
