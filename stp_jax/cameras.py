@@ -246,7 +246,11 @@ def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> N
 
 
 def read(
-    path: str | os.PathLike, frames: int | None = None, *, intrinsics: np.ndarray | None = None
+    path: str | os.PathLike,
+    frames: int | None = None,
+    *,
+    intrinsics: np.ndarray | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
 
@@ -261,6 +265,7 @@ def read(
       frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
         many as the file has, one for each frame of a source video.
       intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
+      span: the part of the path that the F frames are taken from, see `resample`.
 
     Raises:
       InputError: missing, unreadable or truncated file, another layout, too few poses, or unsound ones (see
@@ -286,7 +291,7 @@ def read(
         raise InputError(f"{where}: {len(poses)} poses are too few; {frames} frames need one each")
     c2w = np.linalg.inv(poses) if inverted else poses
     cameras = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
-    return cameras if frames is None else resample(cameras, frames)
+    return cameras if frames is None else resample(cameras, frames, span)
 
 
 def _rig(data: dict, where: str) -> dict:
@@ -304,14 +309,14 @@ def _rig(data: dict, where: str) -> dict:
     return rig
 
 
-def resample(cameras: Cameras, frames: int) -> Cameras:
-    """The same path in another number of frames, evenly from its first to its last pose.
+def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
+    """The same path in another number of frames, evenly from its first pose (0 in `span`) to its last (1).
 
     Between two poses, positions and lenses are interpolated linearly. Rotations are the ones nearest to the
     linear mixture of the two matrices (its polar factor), which lie on the shortest arc between them.
     """
     c2w, lens = (np.asarray(array, np.float64) for array in cameras)
-    place = np.linspace(0, len(c2w) - 1, frames)
+    place = np.linspace(*span, frames) * (len(c2w) - 1)
     before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
     part = (place - before)[:, None]
     lens = (1 - part) * lens[before] + part * lens[after]

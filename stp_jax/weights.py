@@ -1,9 +1,10 @@
-"""Our own weights on disk: safetensors parts of at most 16 MB and one JSON that says what model they belong to.
+"""Our own weights on disk: safetensors parts of at most 16 MB and one JSON that says what model they are of.
 
-A folder holds one or more models, each as `<name>.json` and `<name>-00001-of-00003.safetensors` and so on. The JSON has the
-model's config, the part of each tensor, and notes such as the steps trained.
+A folder holds one or more models, each as `<name>.json` and `<name>-00001-of-00003.safetensors` and so on. The
+JSON has the model's config, the part of each tensor, and notes such as the steps trained.
 
-JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at once.
+JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at
+once.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
     from flax import nnx
 
 PART_BYTES = 16_000_000
+BUNDLED = Path(__file__).parent / "assets" / "demo"  # the demo model
 
 
 class SamplingNotes(NamedTuple):
-    """What a `dit` was trained on, and how to sample from it: among the notes of its weights, by these names."""
+    """What a `dit` was trained on, and how to sample from it; by these names in the notes of its weights."""
 
     frames: int
     height: int
     width: int
-    steps: int  # Euler steps
-    shift: float  # of the noise levels, see `stp_jax.flow`
+    sampling_steps: int  # Euler steps
+    sampling_shift: float  # of the noise levels, see `stp_jax.flow`
 
 
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:
@@ -54,7 +56,7 @@ def save_weights(
     dtype: str = "float32",
     notes: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `parameters` (dotted name -> array) as model `name`; an older one of that name is replaced at the end.
+    """Writes `parameters` (dotted name -> array) as model `name`; an older one of that name is replaced.
 
     Args:
       folder: made if missing.
@@ -110,7 +112,9 @@ def read_index(folder: str | os.PathLike, name: str) -> dict[str, Any]:
     """
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"{folder} holds no {name} weights ({path.name} is missing). Give a folder that train.py wrote.")
+        raise InputError(
+            f"{folder} holds no {name} weights ({path.name} is missing). Give a folder that train.py wrote."
+        )
     try:
         index = json.loads(path.read_text())
         index["config"], index["files"]
@@ -129,7 +133,8 @@ def read_sampling_notes(folder: str | os.PathLike) -> SamplingNotes:
     missing = [field for field in SamplingNotes._fields if field not in notes]
     if missing:
         raise InputError(
-            f"{Path(folder) / 'dit.json'}: its notes lack {', '.join(missing)}. Give a folder that train.py wrote."
+            f"{Path(folder) / 'dit.json'}: its notes lack {', '.join(missing)}. "
+            "Give a folder that train.py wrote."
         )
     return SamplingNotes(*(notes[field] for field in SamplingNotes._fields))
 
@@ -148,9 +153,13 @@ def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
         try:
             part = load_file(str(path))
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is damaged or truncated ({error}). Copy the weights folder again.") from None
+            raise InputError(
+                f"{path} is damaged or truncated ({error}). Copy the weights folder again."
+            ) from None
         if sorted(part) != keys:
-            raise InputError(f"{path} belongs to other weights than {name}.json. Copy the weights folder again.")
+            raise InputError(
+                f"{path} belongs to other weights than {name}.json. Copy the weights folder again."
+            )
         tensors |= part
     for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
         count = sum(other.startswith(f"{key}#") for other in tensors)
