@@ -35,8 +35,8 @@ def number(text: str) -> float | None:
 
 
 def is_file_name(text: str, file_types: tuple[str, ...]) -> bool:
-    """Whether a user who writes `text` means a file, by its ending or by a folder in front of it."""
-    return Path(text).suffix.lower() in file_types or os.sep in text
+    """Whether `text` means a file: by its ending, by a folder in front of it, or because the file exists."""
+    return Path(text).suffix.lower() in file_types or os.sep in text or os.path.isfile(text)
 
 
 def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
@@ -49,15 +49,15 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder; expected a file of type {', '.join(file_types)}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file")
     if kind not in file_types:
         raise InputError(f"{path}: files of this type are not read; expected {', '.join(file_types)}")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path}: the file is empty")
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
         if kind not in (".npy", ".npz"):
             text = path.read_text(encoding="utf-8-sig")
             return json.loads(text) if kind == ".json" else text
@@ -66,14 +66,14 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
             return loaded
         with loaded as arrays:
             return dict(arrays)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text in UTF-8") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: broken or truncated JSON ({error})") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError) as error:
+    except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is no sound {kind} file; it may be truncated") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def numbers(value: Any) -> np.ndarray | None:

@@ -1,0 +1,306 @@
+"""Animation-time curves: presets, keyframes, files, and the warps that training draws."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stp_jax.animation_time import EVALUATION_MODES, PRESETS, WARPS, curve, random_warp
+from stp_jax.errors import InputError
+
+F = 17
+
+
+# Presets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17, 18, 81])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_stay_in_the_source(name, frames):
+    times = curve(name, frames)
+    assert times.shape == (frames,) and times.dtype == np.float32
+    assert np.all((times >= 0) & (times <= frames - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forward", [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("reverse", [8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        ("bullet_time", [4] * 9),
+        ("bullet_time:2.5", [2.5] * 9),
+        ("bullet_time: 8", [8] * 9),
+        ("freeze_start", [0] * 9),
+        ("freeze_end", [8] * 9),
+        ("slow_motion", [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]),
+        ("fast_forward", [0, 2, 4, 6, 8, 8, 8, 8, 8]),
+        ("zigzag", [0, 1, 2, 3, 4, 3, 2, 1, 0]),
+        ("pingpong", [4, 5, 6, 7, 8, 7, 6, 5, 4]),
+        ("ramp_then_freeze", [0, 1, 2, 3, 4, 4, 4, 4, 4]),
+        ("freeze_middle", [0, 1, 2, 3, 4, 4, 4, 6, 8]),
+        ("accelerate", [0, 0.125, 0.5, 1.125, 2, 3.125, 4.5, 6.125, 8]),
+        ("decelerate", [0, 1.875, 3.5, 4.875, 6, 6.875, 7.5, 7.875, 8]),
+    ],
+)
+def test_preset_of_nine_frames(name, expected):
+    np.testing.assert_array_equal(curve(name, 9), expected)
+
+
+def test_presets_mean_what_the_published_lists_of_81_frames_mean():
+    """Ours pass fractions where those repeat a frame, and do not hold the turning point twice."""
+    there = np.arange(41)
+    np.testing.assert_array_equal(curve("zigzag", 81), [*there, *there[-2::-1]])
+    np.testing.assert_array_equal(curve("ramp_then_freeze", 81), [*there, *[40] * 40])
+    np.testing.assert_array_equal(np.ceil(curve("slow_motion", 81)), [0, *np.repeat(there[1:], 2)])
+    np.testing.assert_array_equal(curve("bullet_time", 81), [40] * 81)
+    assert np.abs(curve("pingpong", 81) - [*range(40, 81), *range(80, 40, -1)]).max() == 1
+
+
+@pytest.mark.parametrize("frames", [17, 33])
+@pytest.mark.parametrize("mode", EVALUATION_MODES)
+def test_evaluation_modes_lie_on_half_frames(mode, frames):
+    np.testing.assert_array_equal(curve(mode, frames) * 2 % 1, 0)
+
+
+# Keyframes ------------------------------------------------------------------------------------------------
+
+
+def test_keyframes_are_joined_by_lines():
+    times = curve("0:0, 16:16, 24:16, 32:32", 33)
+    np.testing.assert_array_equal(times, [*range(16), *[16] * 9, *range(18, 33, 2)])
+    np.testing.assert_allclose(curve("0:0,8:1.5 , 16:16", F)[[4, 12]], [0.75, 8.75])
+
+
+def test_values_are_held_before_the_first_and_after_the_last_keyframe():
+    np.testing.assert_array_equal(curve("2:3, 4:5", 8), [3, 3, 3, 4, 5, 5, 5, 5])
+    np.testing.assert_array_equal(curve("0:4", 6), [4] * 6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("0:0, 8:8, 4:4", "out of order: frame 4 comes after frame 8"),
+        ("0:0, 8:8, 8:4", "two keyframes for frame 8"),
+        ("0:0, 16:16.5", "keyframe 16:16.5 is outside this video, frames 0 to 16"),
+        ("0:-1, 16:16", "keyframe 0:-1 is outside"),
+        ("0:-1", "keyframe 0:-1 is outside"),
+        ("-4:0, 8:8", "keyframe -4:0 is outside"),
+        ("0:0, 17:16", "keyframe 17:16 is outside"),
+        ("0:0, 16:16, 24:16, 32:32", "keyframe 24:16 is outside .*scaled to it: '0:0, 8:8, 12:8, 16:16'"),
+        ("0:0, 2", "'2' is no keyframe"),
+        ("0:0, 2:", "'2:' is no keyframe"),
+        ("0:0, 2:3:4", "'2:3:4' is no keyframe"),
+        ("0:0, 2.5:3", "'2.5:3' is no keyframe"),
+        ("0:0, two:3", "'two:3' is no keyframe"),
+        ("0:0, 2:nan", "'2:nan' is no keyframe"),
+        ("0:0, inf:2", "'inf:2' is no keyframe"),
+        ("0:0,, 2:2", "'' is no keyframe"),
+        (",", "'' is no keyframe"),
+        ("7", "'7' is no keyframe"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+    ],
+)
+def test_bad_keyframes_are_refused(spec, message):
+    with pytest.raises(InputError, match=message) as error:
+        curve(spec, F)
+    assert repr(spec) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bullettime", "did you mean bullet_time"),
+        ("Slow-Motion", "did you mean slow_motion"),
+        ("xyzzy", "choose one of forward, reverse"),
+        ("bullet_tme:3", "did you mean bullet_time"),
+        ("bullet_time:x", "only bullet_time takes a number"),
+        ("bullet_time:1:2", "only bullet_time takes a number"),
+        ("forward:3", "only bullet_time takes a number"),
+        ("bullet_time:16.5", "moment 16.5 is outside the source, 0 to 16"),
+        ("bullet_time:-1", "moment -1 is outside"),
+    ],
+)
+def test_bad_preset_is_refused(spec, message):
+    with pytest.raises(InputError, match=message):
+        curve(spec, F)
+
+
+# Files ----------------------------------------------------------------------------------------------------
+
+VALUES = np.minimum(np.arange(F) * 0.75, 10)
+
+
+def write(path, values):
+    values = np.asarray(values)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(values.tolist()))
+    else:
+        path.write_text(({".txt": "\n", ".csv": ", "}[path.suffix]).join(map(str, values)) + "\n")
+    return path
+
+
+FILES = ("a.npy", "a.json", "a.txt", "a.csv")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_hold_a_value_for_each_frame(tmp_path, name):
+    path = write(tmp_path / name, VALUES)
+    np.testing.assert_array_equal(curve(path, F), VALUES.astype(np.float32))
+    np.testing.assert_array_equal(curve(str(path), F), VALUES.astype(np.float32))
+
+
+def test_json_may_name_its_list(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"animation_time": VALUES.tolist()}))
+    np.testing.assert_array_equal(curve(path, F), VALUES.astype(np.float32))
+
+
+@pytest.mark.parametrize("text", ["0:0, 8:8, 16:0", "0: 0\n8: 8\r\n\n16:0\n", "\ufeff0:0,\n8:8,\n16:0,\n"])
+def test_text_files_may_hold_keyframes(tmp_path, text):
+    path = tmp_path / "keys.txt"
+    path.write_text(text, encoding="utf-8")
+    np.testing.assert_array_equal(curve(path, F), curve("zigzag", F))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_files_are_refused_by_name(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        curve(path, F)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{name}: the file is empty"):
+        curve(path, F)
+    for length in (F - 1, F + 1):
+        with pytest.raises(
+            InputError, match=f"{name}: {length} animation times, but the video has {F} frames"
+        ):
+            curve(write(path, np.zeros(length)), F)
+    with pytest.raises(InputError, match=f"{name}: frame 3: moment 16.5 is outside"):
+        curve(write(path, [0, 1, 2, 16.5, *range(4, F)]), F)
+    with pytest.raises(InputError, match=f"{name}: .*nan"):
+        curve(write(path, [np.nan] * F), F)
+    path.write_bytes(b"\xff\xfe\x00\x80binary")
+    with pytest.raises(InputError, match=name):
+        curve(path, F)
+    if path.suffix in (".npy", ".json"):
+        whole = write(path, VALUES).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match=f"{name}: .*truncated"):
+            curve(path, F)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "0, 1, two", "'two' is no number"),
+        ("a.csv", "frame,animation_time\n0,0", "'frame' is no number"),
+        ("a.txt", " \n ", "expected a list"),
+        ("a.txt", "0:0\n4:4\n2:2\n", "a.txt: keyframes out of order"),
+        ("a.json", "{}", "expected a list"),
+        ("a.json", "[[0, 0], [8, 8]]", r"frame 0: expected a number, found shape \[2\]"),
+        ("a.json", '["0", "1"]', "frame 0: expected a number"),
+        ("a.dat", "0 1 2", "a.dat: files of this type are not read; expected .npy"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        curve(tmp_path / name, F)
+
+
+# Training warps -------------------------------------------------------------------------------------------
+
+
+def draws(frames: int, resolution: float, count: int = 600, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    warps: dict[str, list[np.ndarray]] = {}
+    for _ in range(count):
+        mode, times = random_warp(rng, frames, resolution)
+        warps.setdefault(mode, []).append(times)
+    return warps
+
+
+@pytest.mark.parametrize(("frames", "resolution"), [(3, 0.5), (5, 1.0), (17, 0.5), (33, 0.25), (81, 1.0)])
+def test_warps_of_all_modes_stay_in_the_source_at_the_resolution(frames, resolution):
+    warps = draws(frames, resolution)
+    assert set(warps) == set(WARPS)
+    for mode, curves in warps.items():
+        times = np.stack(curves)
+        assert times.shape[1] == frames and times.dtype == np.float32, mode
+        assert np.all((times >= 0) & (times <= frames - 1)), mode
+        np.testing.assert_array_equal(times / resolution % 1, 0, mode)
+
+
+def test_warps_are_as_frequent_as_they_should_be():
+    assert abs(sum(WARPS.values()) - 1) < 1e-12
+    count = 4000
+    warps = draws(5, 0.5, count)
+    for mode, probability in WARPS.items():
+        spread = np.sqrt(probability * (1 - probability) / count)
+        assert abs(len(warps[mode]) / count - probability) < 5 * spread, mode
+
+
+def test_equal_random_states_draw_equal_warps():
+    a, b = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(50):
+        (mode_a, times_a), (mode_b, times_b) = random_warp(a, F), random_warp(b, F)
+        assert mode_a == mode_b
+        np.testing.assert_array_equal(times_a, times_b)
+    assert a.bit_generator.state == b.bit_generator.state
+
+
+@pytest.fixture(scope="module")
+def warps():
+    return draws(F, 0.5, 3000)
+
+
+def test_modes_have_their_speeds(warps):
+    speed = {mode: np.diff(np.stack(curves), axis=1) for mode, curves in warps.items()}
+    assert (
+        np.all(speed["forward"] == 1)
+        and np.all(speed["backward"] == -1)
+        and np.all(speed["fixed_frame"] == 0)
+    )
+    assert np.all(speed["slow_global"] == 0.5)
+    for mode in ("boomerang", "zigzag"):  # at most one turn, from forward to backward
+        assert np.all(np.abs(speed[mode]) == 1) and np.all(np.diff(speed[mode], axis=1) <= 0), mode
+    slow = (speed["slow_segment"] == 0.5).sum(1)
+    assert np.all(np.isin(speed["slow_segment"], [0.5, 1])) and slow.max() <= 2 * round(0.31 * F)
+    assert np.mean(slow >= 2 * (F // 4) - 1) > 0.5, "most windows show the whole slow segment"
+
+
+def test_our_modes_go_both_ways_and_change_speed(warps):
+    for mode in ("acceleration", "deceleration", "smooth"):
+        times = np.stack(warps[mode])
+        steps = np.diff(times, axis=1)
+        rising = np.all(steps >= 0, axis=1)
+        assert np.all(rising | np.all(steps <= 0, axis=1)), f"{mode} turns round"
+        assert 0.3 < rising.mean() < 0.7, f"{mode} should be as often backward as forward"
+        assert np.all(np.ptp(times, axis=1) >= (F - 1) / 2 - 0.5), f"{mode} shows at least half of the source"
+        early, late = np.abs(steps[:, :4]).sum(1), np.abs(steps[:, -4:]).sum(1)
+        if mode == "acceleration":
+            assert np.all(late > early)
+        elif mode == "deceleration":
+            assert np.all(late < early)
+        else:
+            assert np.any(late > early) and np.any(late < early)
+
+
+def test_warps_differ_within_a_mode(warps):
+    for mode, curves in warps.items():
+        if mode not in ("forward", "backward"):
+            assert len({times.tobytes() for times in curves}) > 5, mode
+
+
+def test_slow_motion_on_whole_frames_shows_each_frame_twice():
+    for times in draws(F, 1.0)["slow_global"]:
+        _, counts = np.unique(times, return_counts=True)
+        assert np.all(counts[1:-1] == 2)
+
+
+def test_too_few_frames_for_a_warp():
+    with pytest.raises(ValueError, match="at least 3 frames"):
+        random_warp(np.random.default_rng(0), 2)

@@ -1,0 +1,552 @@
+"""Cameras: presets against geometry, rays against projection and a float64 reading, files good and bad."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stp_jax import cameras
+from stp_jax.errors import InputError
+
+F = 9
+
+
+def random_cameras(
+    seed: int = 0, frames: int = F, batch: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Arbitrary poses (Haar rotations) and lenses in float64."""
+    rng = np.random.default_rng(seed)
+    c2w = np.tile(np.eye(4), (*batch, frames, 1, 1))
+    q, r = np.linalg.qr(rng.standard_normal((*batch, frames, 3, 3)))
+    q = q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+    q[..., 0] *= np.linalg.det(q)[..., None]
+    c2w[..., :3, :3] = q
+    c2w[..., :3, 3] = rng.normal(0, 3, (*batch, frames, 3))
+    return c2w, rng.uniform([0.6, 0.6, 0.4, 0.4], [1.5, 1.5, 0.6, 0.6], (*batch, frames, 4))
+
+
+def project(points: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pinhole projection of world points [N, 3]: (x, y) by width and height [N, 2], and depth [N]."""
+    seen = (points - c2w[:3, 3]) @ c2w[:3, :3]
+    return seen[:, :2] / seen[:, 2:] * intrinsics[:2] + intrinsics[2:], seen[:, 2]
+
+
+# Presets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", cameras.PRESETS)
+def test_preset_starts_at_the_source_and_is_sound(name):
+    path = cameras.preset(name, F)
+    assert path.c2w.dtype == path.intrinsics.dtype == np.float32
+    cameras.check(path.c2w, path.intrinsics, F, name)
+    np.testing.assert_allclose(path.c2w[0], np.eye(4), atol=1e-6)
+    np.testing.assert_array_equal(path.intrinsics[0], cameras.default_intrinsics())
+    moved = not np.array_equal(path.c2w[-1], path.c2w[0])
+    zoomed = not np.array_equal(path.intrinsics[-1], path.intrinsics[0])
+    assert (moved, zoomed) == {"static": (False, False)}.get(
+        name, (False, True) if "zoom" in name else (True, False)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["orbit_left", "orbit_right", "orbit_up", "orbit_down", "spiral_left", "spiral_right"]
+)
+def test_orbits_look_at_the_pivot_from_the_same_distance(name):
+    path = cameras.preset(f"{name}:50:-10", F, distance=3.0)
+    pivot = np.array([[0, 0, 3.0]])
+    for c2w, intrinsics in zip(*path, strict=True):
+        pixel, depth = project(pivot, c2w, intrinsics)
+        np.testing.assert_allclose(pixel, [[0.5, 0.5]], atol=1e-6)
+        np.testing.assert_allclose(depth, 3.0, rtol=1e-6)
+        assert abs(c2w[1, 0]) < 1e-6, "the horizon is level"
+
+
+def test_orbit_ends_at_its_angle_after_even_steps():
+    position = cameras.preset("orbit_left:40", F, distance=2.0).c2w[:, :3, 3].astype(np.float64)
+    from_pivot = (position - [0, 0, 2.0]) / 2.0
+    angles = np.degrees(np.arctan2(-from_pivot[:, 0], -from_pivot[:, 2]))
+    np.testing.assert_allclose(angles, np.linspace(0, 40, F), atol=1e-4)
+
+
+def test_start_moves_the_first_frame_in_the_direction_of_the_preset():
+    whole = cameras.preset("orbit_left:40:-20", F).c2w
+    np.testing.assert_allclose(whole[0], cameras.preset("orbit_right:20", F).c2w[-1], atol=1e-6)
+    np.testing.assert_allclose(whole[-1], cameras.preset("orbit_left:20", F).c2w[-1], atol=1e-6)
+    still = cameras.preset("orbit_left:0:20", F).c2w
+    np.testing.assert_allclose(still, np.broadcast_to(whole[-1], still.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "position"),
+    [
+        ("dolly_in:2", [0, 0, 2]),
+        ("dolly_out:2", [0, 0, -2]),
+        ("truck_left:2", [-2, 0, 0]),
+        ("truck_right:2", [2, 0, 0]),
+        ("crane_up:2", [0, -2, 0]),
+        ("crane_down:2:1", [0, 3, 0]),
+        ("truck_left", [-2, 0, 0]),  # a quarter of the distance
+    ],
+)
+def test_translations_keep_the_view_direction(spec, position):
+    last = cameras.preset(spec, F, distance=8.0).c2w[-1]
+    np.testing.assert_allclose(last[:3, 3], position)
+    np.testing.assert_array_equal(last[:3, :3], np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("spec", "horizontal", "vertical"),
+    [("pan_left:20", -1, 0), ("pan_right:20", 1, 0), ("tilt_up:20", 0, -1), ("tilt_down:20", 0, 1)],
+)
+def test_pan_and_tilt_turn_the_view_on_the_spot(spec, horizontal, vertical):
+    last = cameras.preset(spec, F).c2w[-1]
+    np.testing.assert_array_equal(last[:3, 3], 0)
+    sine, cosine = np.sin(np.radians(20)), np.cos(np.radians(20))
+    np.testing.assert_allclose(last[:3, 2], [horizontal * sine, vertical * sine, cosine], atol=1e-6)
+
+
+def test_orbit_right_and_up_go_right_and_up():
+    assert cameras.preset("orbit_right", F).c2w[-1, 0, 3] > 0.5
+    assert cameras.preset("orbit_left", F).c2w[-1, 0, 3] < -0.5
+    assert cameras.preset("orbit_up", F).c2w[-1, 1, 3] < -0.5  # y points down
+    assert cameras.preset("orbit_down", F).c2w[-1, 1, 3] > 0.5
+    spiral = cameras.preset("spiral_left:30:-15", F).c2w[:, :3, 3]
+    assert spiral[0, 0] > 0.5 and spiral[-1, 0] < -0.5 and np.all(np.diff(spiral[:, 1]) < 0)
+
+
+def test_zoom_multiplies_the_focal_length_evenly():
+    lens = np.array([1.0, 2.0, 0.4, 0.5], np.float32)
+    path = cameras.preset("zoom_in:4:0.5", 5, intrinsics=lens).intrinsics
+    np.testing.assert_allclose(path[:, 0], 0.5 * 4 ** np.linspace(0, 1, 5), rtol=1e-6)
+    np.testing.assert_allclose(path[:, 1] / path[:, 0], 2, rtol=1e-6)
+    np.testing.assert_array_equal(path[:, 2:], np.tile(lens[2:], (5, 1)))
+    np.testing.assert_allclose(
+        cameras.preset("zoom_out:2", 5).intrinsics[-1, 0] * 2, cameras.default_intrinsics()[0]
+    )
+
+
+def test_preset_of_one_frame():
+    np.testing.assert_allclose(cameras.preset("orbit_left", 1).c2w, np.eye(4)[None], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("orbit_lift", "did you mean orbit_left"),
+        ("Orbit-Left", "did you mean orbit_left"),
+        ("xyzzy", "choose one of static, "),
+        ("", "choose one of static, "),
+        ("orbit_left:4x", "'4x' is no number"),
+        ("orbit_left:", "'' is no number"),
+        ("orbit_left:nan", "'nan' is no number"),
+        ("orbit_left:1:2:3", "longest form is orbit_left:amount:start"),
+        ("static:3", "longest form is static"),
+        ("zoom_in:0", "'0' is no positive number"),
+        ("zoom_in:2:-1", "'-1' is no positive number"),
+    ],
+)
+def test_bad_preset_is_refused(spec, message):
+    with pytest.raises(InputError, match=message):
+        cameras.parse(spec, F)
+
+
+@pytest.mark.parametrize("distance", [0.0, -1.0, np.nan, np.inf])
+def test_bad_distance_is_refused(distance):
+    with pytest.raises(InputError, match="distance"):
+        cameras.preset("static", F, distance=distance)
+
+
+# Lenses and frames of reference ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 100), (160, 90), (90, 160)])
+def test_default_intrinsics_give_the_field_of_view_across_the_shorter_side(width, height):
+    fx, fy, cx, cy = cameras.default_intrinsics(60, width / height).astype(np.float64)
+    np.testing.assert_allclose(fx * width, fy * height, rtol=1e-6)  # square pixels
+    np.testing.assert_allclose(
+        2 * np.degrees(np.arctan(min(width, height) / 2 / (fx * width))), 60, rtol=1e-6
+    )
+    assert (cx, cy) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("fov", [0, 180, -5, np.nan])
+def test_impossible_field_of_view_is_refused(fov):
+    with pytest.raises(InputError, match="field of view"):
+        cameras.default_intrinsics(fov)
+
+
+def test_relative_to_makes_the_reference_the_world_and_keeps_relative_poses():
+    c2w, _ = random_cameras(batch=(2,))
+    relative = cameras.relative_to(c2w, c2w[:, :1])
+    assert relative.dtype == np.float32
+    np.testing.assert_allclose(relative[:, 0], np.tile(np.eye(4), (2, 1, 1)), atol=1e-6)
+    between = np.linalg.inv(c2w[:, 3]) @ c2w[:, 5]
+    np.testing.assert_allclose(np.linalg.inv(relative[:, 3]) @ relative[:, 5], between, atol=1e-5)
+    np.testing.assert_allclose(cameras.relative_to(c2w[0], c2w[0, 0]), relative[0])
+
+
+# Rays -----------------------------------------------------------------------------------------------------
+
+
+def test_ray_passes_through_the_point_that_the_camera_projects_to_its_pixel():
+    """Plücker's condition p x d = moment, for points that a shift of the lens puts on a pixel's centre."""
+    c2w, intrinsics = random_cameras()
+    rng = np.random.default_rng(1)
+    height, width, i, j = 6, 10, 2, 7
+    points = c2w[:, :3, 3] + (c2w[:, :3, :3] @ rng.uniform([-1, -1, 1], [1, 1, 5], (F, 3))[..., None])[..., 0]
+    for f in range(F):
+        pixel, _ = project(points[f : f + 1], c2w[f], intrinsics[f])
+        intrinsics[f, 2:] += [(j + 0.5) / width, (i + 0.5) / height] - pixel[0]
+    rays = cameras.plucker_rays(c2w, intrinsics, height, width)
+    assert rays.shape == (F, height, width, 6) and rays.dtype == np.float64
+    moment, direction = rays[:, i, j, :3], rays[:, i, j, 3:]
+    np.testing.assert_allclose(np.cross(points, direction), moment, atol=1e-12)
+    assert np.all(((points - c2w[:, :3, 3]) * direction).sum(-1) > 0), "the rays look forward"
+
+
+def test_moment_is_perpendicular_to_the_unit_direction():
+    moment, direction = np.split(cameras.plucker_rays(*random_cameras(), 4, 5), 2, axis=-1)
+    np.testing.assert_allclose((moment * direction).sum(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(direction, axis=-1), 1, rtol=1e-12)
+
+
+def test_ray_is_the_same_from_any_camera_centre_along_it():
+    c2w, intrinsics = random_cameras(frames=1)
+    intrinsics[:, 2:] = 0.5
+    middle = cameras.plucker_rays(c2w, intrinsics, 3, 3)[0, 1, 1]
+    forward = c2w.copy()
+    forward[:, :3, 3] += 1.7 * middle[3:]
+    np.testing.assert_allclose(cameras.plucker_rays(forward, intrinsics, 3, 3)[0, 1, 1], middle, atol=1e-12)
+    aside = c2w.copy()
+    aside[:, :3, 3] += c2w[:, :3, 0]
+    assert np.abs(cameras.plucker_rays(aside, intrinsics, 3, 3)[0, 1, 1] - middle).max() > 0.1
+
+
+def naive_token_rays(c2w, intrinsics, grid, samples, scale):
+    """The definition, spelt out ray by ray in float64."""
+    batch, frames = c2w.shape[:2]
+    latent = (frames - 1) // 4 + 1
+    out = np.empty((batch, latent, *grid, 4, samples, samples, 6))
+    for b, k, i, j, n, y, x in np.ndindex(*out.shape[:-1]):
+        f = 0 if k == 0 else 4 * k - 3 + n
+        u = (j + (x + 0.5) / samples) / grid[1]
+        v = (i + (y + 0.5) / samples) / grid[0]
+        fx, fy, cx, cy = intrinsics[b, f]
+        direction = c2w[b, f, :3, :3] @ np.array([(u - cx) / fx, (v - cy) / fy, 1])
+        direction /= np.linalg.norm(direction)
+        out[b, k, i, j, n, y, x] = [*np.cross(c2w[b, f, :3, 3] / scale, direction), *direction]
+    return out.reshape(batch, latent, *grid, -1)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_token_rays_are_those_of_the_four_pixel_frames_in_numpy_and_in_jitted_jax(samples):
+    c2w, intrinsics = random_cameras(batch=(2,))
+    grid, scale = (2, 3), 4.0
+    expected = naive_token_rays(c2w, intrinsics, grid, samples, scale)
+    got = cameras.token_rays(c2w, intrinsics, grid, samples=samples, scale=scale)
+    assert got.shape == (2, 3, 2, 3, 4 * samples**2 * 6) and got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+    jitted = jax.jit(lambda c, i: cameras.token_rays(c, i, grid, samples=samples, scale=scale))
+    on_device = jitted(jnp.asarray(c2w, jnp.float32), jnp.asarray(intrinsics, jnp.float32))
+    assert isinstance(on_device, jax.Array) and on_device.dtype == jnp.float32
+    np.testing.assert_allclose(on_device, expected, atol=2e-6)
+
+
+def test_rays_use_no_matrix_product_which_accelerators_would_round():
+    c2w, intrinsics = (jnp.asarray(x, jnp.float32) for x in random_cameras(batch=(1,)))
+    program = str(jax.make_jaxpr(lambda c, i: cameras.token_rays(c, i, (2, 2)))(c2w, intrinsics))
+    assert "dot_general" not in program
+
+
+def test_token_rays_depend_on_scene_scale_only_through_metres():
+    c2w, intrinsics = random_cameras(batch=(1,))
+    doubled = c2w.copy()
+    doubled[..., :3, 3] *= 2
+    np.testing.assert_allclose(
+        cameras.token_rays(c2w, intrinsics, (2, 2), scale=3.0),
+        cameras.token_rays(doubled, intrinsics, (2, 2), scale=6.0),
+        atol=1e-12,
+    )
+
+
+def test_token_rays_refuse_a_frame_count_without_latent_frames():
+    c2w, intrinsics = random_cameras(frames=8, batch=(1,))
+    with pytest.raises(ValueError, match="4n \\+ 1"):
+        cameras.token_rays(c2w, intrinsics, (2, 2))
+
+
+# Files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path_of_cameras():
+    return cameras.preset("spiral_left:40:-20", F, intrinsics=np.array([1.1, 1.2, 0.45, 0.55]))
+
+
+def write(path, c2w, intrinsics=None):
+    c2w = np.asarray(c2w)
+    if path.suffix == ".npy":
+        np.save(path, c2w)
+    elif path.suffix == ".npz":
+        np.savez(path, c2w=c2w, **({} if intrinsics is None else {"intrinsics": intrinsics}))
+    else:
+        data = {"c2w": c2w.tolist()}
+        if intrinsics is not None:
+            data["intrinsics"] = np.asarray(intrinsics).tolist()
+        path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz", "a.NPY", "a.npy"])
+def test_files_read_back(tmp_path, path_of_cameras, name):
+    path = tmp_path / name
+    if name == "a.NPY":
+        with path.open("wb") as file:
+            np.save(file, path_of_cameras.c2w)
+    else:
+        write(path, *path_of_cameras)
+    read = cameras.read(path, F)
+    assert read.c2w.dtype == read.intrinsics.dtype == np.float32
+    np.testing.assert_allclose(read.c2w, path_of_cameras.c2w, atol=1e-6)
+    has_lens = path.suffix.lower() != ".npy"
+    lens = path_of_cameras.intrinsics if has_lens else np.tile(cameras.default_intrinsics(), (F, 1))
+    np.testing.assert_array_equal(read.intrinsics, lens)
+    np.testing.assert_array_equal(
+        cameras.read(path).c2w, path_of_cameras.c2w
+    )  # as many as there are, untouched
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz"])
+def test_one_lens_in_a_file_serves_all_frames_and_a_missing_one_is_the_given(tmp_path, path_of_cameras, name):
+    lens = np.array([1.5, 1.4, 0.5, 0.5], np.float32)
+    path = write(tmp_path / name, path_of_cameras.c2w, lens)
+    np.testing.assert_array_equal(cameras.read(path, F).intrinsics, np.tile(lens, (F, 1)))
+    path = write(tmp_path / f"no_lens_{name}", path_of_cameras.c2w)
+    np.testing.assert_array_equal(cameras.read(path, F, intrinsics=lens).intrinsics, np.tile(lens, (F, 1)))
+
+
+def rig(path_of_cameras, convention=cameras.GRID_CONVENTION):
+    names = [f"camera_{i:03d}" for i in range(F)]
+    w2c = np.linalg.inv(path_of_cameras.c2w.astype(np.float64))
+    order = reversed(range(F))  # a file need not list cameras by name
+    return {
+        "convention": convention,
+        "cameras": {
+            "extrinsic": {names[i]: w2c[i].tolist() for i in order},
+            "intrinsic": {n: k.tolist() for n, k in zip(names, path_of_cameras.intrinsics, strict=True)},
+        },
+    }
+
+
+def test_rendered_rig_is_read_as_a_path_through_its_cameras(tmp_path, path_of_cameras):
+    path = tmp_path / "camera_data.json"
+    path.write_text(json.dumps(rig(path_of_cameras)))
+    read = cameras.read(path, F)
+    np.testing.assert_allclose(read.c2w, path_of_cameras.c2w, atol=1e-6)
+    np.testing.assert_allclose(read.intrinsics, path_of_cameras.intrinsics)
+
+
+def test_more_poses_than_frames_are_sampled_evenly(tmp_path):
+    fine = cameras.preset("orbit_left:80", 4 * (F - 1) + 1)
+    read = cameras.read(write(tmp_path / "a.json", *fine), F)
+    np.testing.assert_allclose(read.c2w, fine.c2w[::4], atol=1e-6)
+
+
+def test_resampled_rotations_lie_on_the_arc_between_their_neighbours():
+    coarse = cameras.preset("pan_left:80", 5)
+    fine = cameras.resample(coarse, 9)
+    exact = cameras.preset("pan_left:80", 9)
+    np.testing.assert_allclose(fine.c2w, exact.c2w, atol=1e-6)
+    uneven = cameras.resample(coarse, 7)
+    cameras.check(uneven.c2w, uneven.intrinsics, 7, "resampled")
+    np.testing.assert_allclose(uneven.c2w, cameras.preset("pan_left:80", 7).c2w, atol=2e-3)
+    zoom = cameras.resample(cameras.preset("zoom_in", 2), 3)
+    np.testing.assert_allclose(zoom.intrinsics[1], zoom.intrinsics[[0, 2]].mean(0), rtol=1e-6)
+    assert len(cameras.resample(cameras.preset("static", 1), 4).c2w) == 4
+
+
+def test_parse_takes_files_relative_to_the_source_and_presets_as_they_are(
+    tmp_path, path_of_cameras, monkeypatch
+):
+    world, _ = random_cameras(frames=1)
+    path = write(tmp_path / "a.json", world @ path_of_cameras.c2w, path_of_cameras.intrinsics)
+    reference = (world @ path_of_cameras.c2w)[3]
+    read = cameras.parse(path, F, reference=reference)
+    expected = np.linalg.inv(path_of_cameras.c2w[3].astype(np.float64)) @ path_of_cameras.c2w
+    np.testing.assert_allclose(read.c2w, expected, atol=1e-5)
+    np.testing.assert_allclose(cameras.parse(str(path), F).c2w, world @ path_of_cameras.c2w, atol=1e-5)
+    lens = np.array([2.0, 2.0, 0.5, 0.5], np.float32)
+    preset = cameras.parse("orbit_left:10", F, intrinsics=lens, distance=2.0, reference=reference)
+    np.testing.assert_array_equal(preset.c2w, cameras.preset("orbit_left:10", F, distance=2.0).c2w)
+    np.testing.assert_array_equal(preset.intrinsics, np.tile(lens, (F, 1)))
+    # A file that happens to bear a preset's name does not hide the preset.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "static").write_text("")
+    assert len(cameras.parse("static", F).c2w) == F
+
+
+def damaged(kind: str) -> tuple[list, list]:
+    """JSON values of nine good cameras but for one fault in frame 4."""
+    path = cameras.preset("orbit_left", F)
+    c2w, intrinsics = path.c2w.astype(np.float64), path.intrinsics.astype(np.float64)
+    if kind == "nan":
+        c2w[4, 0, 3] = np.nan
+    elif kind == "infinite":
+        c2w[4, 2, 2] = np.inf
+    elif kind == "huge":
+        c2w[4, 1, 3] = 1e300
+    elif kind == "left-handed":
+        c2w[4, :3, 1] *= -1
+    elif kind == "scaled":
+        c2w[4, :3, :3] *= 1.02
+    elif kind == "sheared":
+        c2w[4, :3, 0] += 0.1 * c2w[4, :3, 1]
+    elif kind == "transposed":
+        c2w = np.swapaxes(c2w, 1, 2)
+    elif kind == "pixels":
+        intrinsics[4] *= 1024
+    elif kind == "focal":
+        intrinsics[4, 1] = 0
+    elif kind == "lens nan":
+        intrinsics[4, 2] = np.nan
+    poses, lenses = c2w.tolist(), intrinsics.tolist()
+    if kind == "3x4":
+        poses[4] = poses[4][:3]
+    elif kind == "ragged":
+        poses[4][1] = [0, 1]
+    elif kind == "text":
+        poses[4][1][1] = "one"
+    elif kind == "null":
+        poses[4] = None
+    elif kind == "short lens":
+        lenses[4] = [1, 1, 0.5]
+    elif kind == "few lenses":
+        lenses = lenses[:5]
+    return poses, lenses
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", "frame 4: .*NaN"),
+        ("infinite", "frame 4: .*infinite"),
+        ("huge", "frame 4: .*huge"),
+        ("left-handed", "frame 4: .*left-handed"),
+        ("scaled", "frame 4: .*not orthonormal"),
+        ("sheared", "frame 4: .*not orthonormal"),
+        ("transposed", "frame 1: .*last row.*transposed"),
+        ("pixels", "frame 4: .*Divide"),
+        ("focal", "frame 4: .*focal"),
+        ("lens nan", "frame 4: .*intrinsics have NaN"),
+        ("3x4", r"frame 4: expected 4 x 4 numbers, found shape \[3, 4\]"),
+        ("ragged", "frame 4: expected 4 x 4 numbers"),
+        ("text", "frame 4: expected 4 x 4 numbers"),
+        ("null", "frame 4: expected 4 x 4 numbers"),
+        ("short lens", r"intrinsics: frame 4: expected 4 numbers, found shape \[3\]"),
+        ("few lenses", r"intrinsics of shape \[5, 4\]"),
+    ],
+)
+def test_unsound_cameras_are_refused_with_file_and_frame(tmp_path, kind, message):
+    path = tmp_path / "bad.json"
+    poses, lenses = damaged(kind)
+    path.write_text(json.dumps({"c2w": poses, "intrinsics": lenses}))
+    with pytest.raises(InputError, match=message) as error:
+        cameras.read(path, F)
+    assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) <= 2
+
+
+def test_rounded_rotations_are_accepted(tmp_path, path_of_cameras):
+    """Three decimals, as a person might write."""
+    cameras.read(write(tmp_path / "a.json", path_of_cameras.c2w.round(3)), F)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz", "a.npy"])
+def test_too_few_poses_are_refused(tmp_path, path_of_cameras, name):
+    path = write(tmp_path / name, path_of_cameras.c2w[:5])
+    with pytest.raises(InputError, match=f"{name}: 5 poses are too few; {F} frames need one each"):
+        cameras.read(path, F)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz", "a.npy"])
+def test_empty_truncated_and_missing_files_are_refused(tmp_path, path_of_cameras, name):
+    path = tmp_path / name
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        cameras.parse(str(path), F)
+    write(path, *path_of_cameras)
+    whole = path.read_bytes()
+    for length in (1, 7, 20, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=f"{name}: .*truncated"):
+            cameras.read(path, F)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{name}: the file is empty"):
+        cameras.read(path, F)
+    path.write_bytes(b"\xff\xfe\x00not numbers")
+    with pytest.raises(InputError, match=name):
+        cameras.read(path, F)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        5,
+        {},
+        {"frame0": {"cam01": "[1 0 0 0] [0 1 0 0] [0 0 1 0] [0 0 0 1] "}},
+        {"cameras": {"extrinsic": {"camera_000": np.eye(4).tolist()}}},
+        {"convention": "blender", "cameras": {"extrinsic": {"camera_000": np.eye(4).tolist()}}},
+    ],
+)
+def test_json_of_another_convention_is_refused_with_what_is_expected(tmp_path, content):
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='cameras.json: .*"c2w".*"convention": "opencv w2c, metres"'):
+        cameras.read(path, 1)
+
+
+@pytest.mark.parametrize("content", [{"c2w": []}, {"c2w": None}, {"c2w": 3}, {"c2w": {}}, {"c2w": "poses"}])
+def test_json_without_poses_is_refused(tmp_path, content):
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="cameras.json: expected a list"):
+        cameras.read(path, 1)
+
+
+@pytest.mark.parametrize("lens", [[], {}, "wide", 3, [1, 1, 0.5], [[1, 1], [1]], [None] * 4])
+def test_malformed_intrinsics_are_refused(tmp_path, path_of_cameras, lens):
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps({"c2w": path_of_cameras.c2w.tolist(), "intrinsics": lens}))
+    with pytest.raises(InputError, match="cameras.json: intrinsics"):
+        cameras.read(path, F)
+
+
+def test_rig_without_all_its_lenses_is_refused(tmp_path, path_of_cameras):
+    path = tmp_path / "camera_data.json"
+    data = rig(path_of_cameras)
+    del data["cameras"]["intrinsic"]["camera_002"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="camera_data.json: .*every camera"):
+        cameras.read(path, F)
+    path.write_text(json.dumps(data | {"cameras": [1, 2]}))
+    with pytest.raises(InputError, match="camera_data.json: .*every camera"):
+        cameras.read(path, F)
+
+
+def test_pickled_arrays_other_types_and_folders_are_refused(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{"c2w": 1}], object), allow_pickle=True)
+    with pytest.raises(InputError, match="objects.npy"):
+        cameras.read(tmp_path / "objects.npy", 1)
+    np.savez(tmp_path / "other.npz", poses=np.eye(4)[None])
+    with pytest.raises(InputError, match='other.npz: .*"c2w"'):
+        cameras.read(tmp_path / "other.npz", 1)
+    np.save(tmp_path / "single.npy", np.eye(4))
+    with pytest.raises(InputError, match=r"single.npy: frame 0: expected 4 x 4 numbers, found shape \[4\]"):
+        cameras.read(tmp_path / "single.npy", 1)
+    (tmp_path / "notes.csv").write_text("1,2")
+    with pytest.raises(InputError, match="notes.csv: .*not read; expected .json"):
+        cameras.parse(tmp_path / "notes.csv", 1)
+    with pytest.raises(InputError, match="is a folder"):
+        cameras.parse(f"{tmp_path}/", 1)
