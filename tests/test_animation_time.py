@@ -267,9 +267,17 @@ def test_modes_have_their_speeds(warps):
     assert np.all(speed["slow_global"] == 0.5)
     for mode in ("boomerang", "zigzag"):  # at most one turn, from forward to backward
         assert np.all(np.abs(speed[mode]) == 1) and np.all(np.diff(speed[mode], axis=1) <= 0), mode
+    # Its turn is always seen, anywhere in the later half.
+    assert set(np.max(warps["zigzag"], axis=1)) == set(range(F // 2 + 1, F))
     slow = (speed["slow_segment"] == 0.5).sum(1)
     assert np.all(np.isin(speed["slow_segment"], [0.5, 1])) and slow.max() <= 2 * round(0.31 * F)
     assert np.mean(slow >= 2 * (F // 4) - 1) > 0.5, "most windows show the whole slow segment"
+
+
+def test_frozen_moments_are_spread_evenly_over_the_source(warps):
+    moments = np.stack(warps["fixed_frame"])[:, 0]
+    assert moments.min() == 0 and moments.max() == F - 1
+    assert abs(moments.mean() - (F - 1) / 2) < 5 * (F - 1) / np.sqrt(12 * len(moments))
 
 
 def test_our_modes_go_both_ways_and_change_speed(warps):
