@@ -355,6 +355,12 @@ def test_more_poses_than_frames_are_sampled_evenly(tmp_path):
     np.testing.assert_allclose(read.c2w, fine.c2w[::4], atol=1e-6)
 
 
+def test_a_span_takes_a_part_of_the_path(tmp_path):
+    fine = cameras.preset("orbit_left:80", 41)
+    read = cameras.read(write(tmp_path / "a.json", *fine), 11, span=(0.25, 0.75))
+    np.testing.assert_allclose(read.c2w, fine.c2w[10:31:2], atol=1e-6)
+
+
 def test_resampled_rotations_lie_on_the_arc_between_their_neighbours():
     coarse = cameras.preset("pan_left:80", 5)
     fine = cameras.resample(coarse, 9)
