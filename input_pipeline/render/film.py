@@ -7,7 +7,8 @@ from types import TracebackType
 import mujoco
 import numpy as np
 
-from input_pipeline.render.scene import SAMPLES, Scene
+from input_pipeline.render.scene import Scene
+from input_pipeline.render.world import SAMPLES
 
 NEAR, FAR = 0.05, 80.0
 
@@ -36,6 +37,8 @@ class Film:
         mujoco.mjv_updateScene(
             scene.model, scene.data, self._option, None, self._camera, everything, self._geoms
         )
+        # The flat ground shades nothing; left out of the shadow map, it cannot get specks of its own shadow.
+        self._geoms.geoms[scene.model.geom("ground").id].category = mujoco.mjtCatBit.mjCAT_DECOR
         cameras = len(scene.rig.c2w)
         for c, (c2w, intrinsics) in enumerate(zip(scene.rig.c2w, scene.rig.intrinsics, strict=True)):
             half_height = 0.5 * NEAR / intrinsics[1]

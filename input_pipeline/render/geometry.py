@@ -9,6 +9,12 @@ def unit(v: np.ndarray) -> np.ndarray:
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
+def about(axis: str, angle: float) -> tuple[float, ...]:
+    """Quaternion of a turn by `angle` radians about the axis x, y or z."""
+    c, s = float(np.cos(angle / 2)), float(np.sin(angle / 2))
+    return (c, *(s if axis == name else 0.0 for name in "xyz"))
+
+
 def yaw_pitch_roll(yaw, pitch=0.0, roll=0.0) -> np.ndarray:
     """[..., 3, 3] from angles in radians: z, then y, then x; pitch > 0 tips the x axis down."""
     yaw, pitch, roll = np.broadcast_arrays(*(np.asarray(a, float) for a in (yaw, pitch, roll)))

@@ -2,8 +2,9 @@
 
     python -m input_pipeline.render --out data/scenes --seeds 0:2000
 
-writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It uses all
-cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the test split.
+writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It uses
+all cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the test
+split.
 """
 
 from __future__ import annotations

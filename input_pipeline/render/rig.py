@@ -49,18 +49,21 @@ def draw(rng: np.random.Generator, cameras: int, focus: np.ndarray, height: floa
     radius = np.full(cameras, distance)
     z = np.full(cameras, rng.uniform(0.7, 2.2))
     if kind == "crane":
-        z = np.linspace(*rng.permutation([rng.uniform(0.5, 1.0), rng.uniform(1.9, 2.8)]), cameras)
+        z = _ramp(rng, rng.uniform(0.5, 1.0), rng.uniform(1.9, 2.8), cameras)
     elif kind == "spiral":
-        z = z + np.linspace(*(rng.uniform(-0.4, 0.6, 2)), cameras)
-        radius = distance * np.linspace(
-            *rng.permutation([rng.uniform(0.85, 0.95), rng.uniform(1.1, 1.3)]), cameras
-        )
+        z = z + np.linspace(rng.uniform(-0.4, 0.6), rng.uniform(-0.4, 0.6), cameras)
+        radius = distance * _ramp(rng, rng.uniform(0.85, 0.95), rng.uniform(1.1, 1.3), cameras)
     elif kind == "truck":  # along the chord of the arc
         radius = distance * np.cos(span / 2) / np.cos(span * (u - 0.5)) * 1.1
     elif kind == "dolly":
-        radius = distance * np.linspace(*rng.permutation([0.8, rng.uniform(1.2, 1.4)]), cameras)
+        radius = distance * _ramp(rng, 0.8, rng.uniform(1.2, 1.4), cameras)
     around = np.stack([np.cos(angle), np.sin(angle)], -1)
     eye = np.concatenate([focus[:2] + radius[:, None] * around, np.maximum(z, 0.4)[:, None]], -1)
     drift = np.linspace(-1, 1, cameras)[:, None] * rng.normal(0, 0.12, 3)
     focal = 0.5 / np.tan(fov / 2)
     return Rig(kind, look_at(eye, focus + drift), np.tile([focal, focal, 0.5, 0.5], (cameras, 1)))
+
+
+def _ramp(rng: np.random.Generator, low: float, high: float, cameras: int) -> np.ndarray:
+    """From `low` to `high` or the other way round."""
+    return np.linspace(low, high, cameras)[:: rng.choice([-1, 1])]

@@ -8,7 +8,7 @@ import numpy as np
 
 # A cube texture is six square pictures, one below the other, in OpenGL's order (+x -x +y -y +z -z).
 CUBE_SIZE = 64
-GROUND_SIZE = 512
+GROUND_SIZE = 1024
 
 
 def colour(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -22,8 +22,8 @@ def palette(rng: np.random.Generator, count: int) -> np.ndarray:
     dark_first = rng.integers(2)
     colours = []
     for i in range(count):
-        value = rng.uniform(0.75, 0.95) if (i + dark_first) % 2 else rng.uniform(0.4, 0.6)
-        colours.append(colour(hue + i * step + rng.normal(0, 0.03), rng.uniform(0.4, 0.7), value))
+        value = rng.uniform(0.8, 0.95) if (i + dark_first) % 2 else rng.uniform(0.45, 0.65)
+        colours.append(colour(hue + i * step + rng.normal(0, 0.03), rng.uniform(0.35, 0.6), value))
     return np.array(colours)
 
 
@@ -43,34 +43,37 @@ def _step(x: np.ndarray, softness: float) -> np.ndarray:
 
 
 def ground(rng: np.random.Generator, metres: float) -> tuple[np.ndarray, np.ndarray]:
-    """A texture `[GROUND_SIZE, GROUND_SIZE, 3]` uint8 for `metres` x `metres`, and its mean colour [3]."""
-    hue, saturation = rng.random(), rng.uniform(0.12, 0.4)
-    light = rng.uniform(0.6, 0.85)
+    """A coarse pattern that fades into one colour far off, where it would be finer than a picture's pixels.
+
+    Args:
+      metres: the ground's side, over which the texture is spread.
+
+    Returns:
+      uint8 [GROUND_SIZE, GROUND_SIZE, 3], and the colour at its edge [3].
+    """
+    hue, saturation = rng.random(), rng.uniform(0.12, 0.35)
+    light = rng.uniform(0.65, 0.9)
     first = colour(hue, saturation, light)
     second = colour(
         hue + rng.normal(0, 0.08), saturation * rng.uniform(0.6, 1.3), light - rng.uniform(0.2, 0.35)
     )
-    v, u = (np.mgrid[:GROUND_SIZE, :GROUND_SIZE] + 0.5) / GROUND_SIZE
-    kind = rng.choice(["checks", "stripes", "blotches", "tiles"], p=[0.4, 0.15, 0.3, 0.15])
+    x, y = np.meshgrid(*[((np.arange(GROUND_SIZE) + 0.5) / GROUND_SIZE - 0.5) * metres] * 2)
+    kind = rng.choice(["checks", "tiles", "stripes", "blotches"], p=[0.4, 0.15, 0.15, 0.3])
     if kind in ("checks", "tiles"):
-        repeats = round(metres / (2 * rng.uniform(0.7, 1.3)))
-        waves = [np.sin(2 * np.pi * repeats * x) for x in (u, v)]
-        if kind == "checks":
-            mask = _step(waves[0] * waves[1], 0.15)
-        else:
-            mask = _step(np.maximum(*waves) + 0.3, 0.15)
+        waves = [np.sin(np.pi * v / rng.uniform(0.8, 1.4) + rng.uniform(0, 6)) for v in (x, y)]
+        mask = _step(waves[0] * waves[1], 0.15) if kind == "checks" else _step(np.maximum(*waves) + 0.3, 0.15)
     elif kind == "stripes":
-        repeats = round(metres / (2 * rng.uniform(0.6, 1.0)))
-        bend = 0.25 * smooth_noise(rng, GROUND_SIZE, 3)
-        mask = _step(np.sin(2 * np.pi * repeats * u + bend * np.pi), 0.2)
+        bend = 0.8 * smooth_noise(rng, GROUND_SIZE, metres / 6)
+        mask = _step(np.sin(np.pi * x / rng.uniform(0.7, 1.1) + bend), 0.2)
     else:
-        mask = _step(smooth_noise(rng, GROUND_SIZE, metres / rng.uniform(1.2, 2.0)), 0.25)
-    picture = first * mask + second * (1 - mask)
+        mask = _step(smooth_noise(rng, GROUND_SIZE, metres / rng.uniform(2.0, 3.0)), 0.25)
+    picture = _mix((second, first), mask)
     # Patches of a third colour make places on a regular pattern distinct.
     third = colour(hue + rng.uniform(0.25, 0.6), saturation + 0.15, light - 0.1)
-    patches = _step(smooth_noise(rng, GROUND_SIZE, metres / 4) - 1.0, 0.3) * 0.7
-    picture = picture * (1 - patches) + third * patches
-    return _uint8(picture), picture.mean((0, 1))
+    picture = _mix((picture, third), 0.7 * _step(smooth_noise(rng, GROUND_SIZE, metres / 5) - 1.0, 0.3))
+    far = (first + second) / 2
+    fade = np.clip((np.hypot(x, y) - 6) / 8, 0, 1)[..., None]
+    return _uint8(_mix((picture, far), fade)), far
 
 
 def _cube_directions(size: int) -> np.ndarray:
