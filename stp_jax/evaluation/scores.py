@@ -28,6 +28,7 @@ class Rerender(Protocol):
         source_animation_time: np.ndarray,
         target_cameras: Cameras,
         target_animation_time: np.ndarray,
+        /,
         *,
         seed: int,
     ) -> np.ndarray: ...

@@ -3,16 +3,12 @@
 import csv
 import json
 
-import av
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from input_pipeline.datasets import records
-from input_pipeline.datasets.cam_x_time import CamXTime
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluate import main
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation import report as report_module
 from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, TIME, cases_of, check_scene, example_of
@@ -93,38 +89,6 @@ def test_no_target_frame_is_a_source_frame_on_any_rig(cameras, frames):
 def test_scenes_without_the_cells_are_refused(wrong):
     with pytest.raises(InputError, match="scene grid"):
         check_scene(grid_scene(**wrong), FRAMES)
-
-
-def write_data_set(folder, scenes=2):
-    """A built data set of scenes of random pictures, as the renderer would leave it."""
-    rng = np.random.default_rng(0)
-    for number in range(scenes):
-        path = folder / "scenes" / f"scene_{1_000_000 + number}"
-        (path / "videos").mkdir(parents=True)
-        cameras: dict[str, dict] = {"extrinsic": {}, "intrinsic": {}}
-        for camera in range(7):
-            name = f"camera_{camera:03d}"
-            with av.open(str(path / "videos" / f"{name}.mp4"), "w") as container:
-                stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
-                stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv444p"
-                for _ in range(9):
-                    pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-                container.mux(stream.encode())
-            w2c = np.eye(4)
-            w2c[0, 3] = -camera
-            cameras["extrinsic"][name] = w2c.tolist()
-            cameras["intrinsic"][name] = [1, 1, 0.5, 0.5]
-        data = {"fps": 10, "animation_time": [t / 2 for t in range(9)], "cameras": cameras}
-        (path / "camera_data.json").write_text(json.dumps(data))
-    folders = sorted((folder / "scenes").iterdir())
-    records.build(CamXTime, folder / "built", {"test": folders})
-    return ConfigDict({"path": str(folder / "built"), "kind": "cam_x_time", "frames": 5})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 class Oracle:
@@ -261,26 +225,3 @@ def test_table_warns_of_baselines_that_are_too_good():
     assert f"camera control: +3.00 dB beside the better baseline ({NEAREST}, 17.00 dB)" in lines
     assert lines[-1].startswith("both: +3.00 dB") and "not under 18 dB" in lines[-1]
     assert "LPIPS" not in lines[1]
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (None, "no such file"),
-        ("x = 1", "no function get_config"),
-        ("def get_config(): raise ValueError('unknown variant')", "unknown variant"),
-        (
-            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'task': 'vae'})",
-            "task",
-        ),
-    ],
-)
-def test_command_line_mistakes_are_one_line(tmp_path, capsys, content, message):
-    path = tmp_path / "config.py"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SystemExit) as exit_:
-        main(["--config", str(path)])
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: --config {path}") and message in error and error.count("\n") == 1
