@@ -1,0 +1,268 @@
+"""Re-renders a video with a new camera and a new clock.
+
+    python sample.py
+    python sample.py --video clip.mp4 --camera orbit_left --animation_time "0:0, 8:8, 12:8, 16:16"
+
+The first line takes the bundled clip. Results go to a new folder: the video, the same beside the source, a
+contact sheet, a picture of the camera path and the clock, and settings.json with all that it takes to repeat
+the run. Nothing is ever overwritten. --list shows every camera move and every clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from stp_jax import animation_time, cameras, user_input, weights
+from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.request import LONGEST, Request, read_request
+from stp_jax.results import result_folder, write_results
+
+# JAX and the models are imported after all checks: mistakes, --help and --list need not wait for them.
+
+ASSETS = Path(__file__).parent / "stp_jax" / "assets"
+EXAMPLE, EXAMPLE_CAMERAS = ASSETS / "example.mp4", ASSETS / "example_cameras.json"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises its errors as `InputError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def _number(least: float, most: float, kind: type = float):
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def parse_flags(argv: list[str]) -> argparse.Namespace:
+    """Raises `InputError` for a flag that does not exist or has a value that cannot be."""
+    parser = Parser(
+        prog="sample.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("what to re-render").add_argument
+    add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
+    add("--start", type=_number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
+    add(
+        "--duration",
+        type=_number(1e-3, 1e9),
+        metavar="SECONDS",
+        help=f"how much of it (all, {LONGEST:g} at most)",
+    )
+    add(
+        "--source_cameras",
+        metavar="FILE",
+        help="how it was filmed: .json, .npz or .npy with camera-to-world poses along the whole video, and "
+        "intrinsics; see --list (default: a camera that stands still)",
+    )
+    add(
+        "--fov",
+        type=_number(1, 179),
+        default=50.0,
+        metavar="DEGREES",
+        help="field of view across the shorter side of the picture, where no file tells the intrinsics (50)",
+    )
+    add = parser.add_argument_group("how").add_argument
+    add(
+        "--camera",
+        default="orbit_left",
+        metavar="MOVE",
+        help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
+        "the same world (orbit_left)",
+    )
+    add(
+        "--distance",
+        type=_number(0.01, 1e4),
+        default=cameras.DISTANCE,
+        metavar="METRES",
+        help="from the first source camera to what it looks at: moves circle this point (%(default)g)",
+    )
+    add(
+        "--animation_time",
+        default="bullet_time",
+        metavar="CLOCK",
+        help="a clock of --list; or keyframes 'frame:moment, ...', counted from 0; or a file (bullet_time)",
+    )
+    add(
+        "--seed",
+        type=_number(0, 2**32 - 1, int),
+        default=0,
+        help="another seed dreams other unseen parts (0)",
+    )
+    add("--steps", type=_number(1, 1000, int), help="steps of sampling: more are slower (as the weights say)")
+    add(
+        "--shift",
+        type=_number(0.01, 100),
+        help="above 1: more steps where noise is high (as the weights say)",
+    )
+    add(
+        "--weights",
+        default=str(weights.BUNDLED),
+        metavar="FOLDER",
+        help="that train.py wrote (the bundled model)",
+    )
+    add = parser.add_argument_group("results").add_argument
+    add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<clock>)")
+    add(
+        "--scale",
+        type=_number(1, 16, int),
+        default=3,
+        help="enlarges the videos; 1 is the model's own size (3)",
+    )
+    add("--fps", type=_number(0.1, 240), help="frames per second of the videos (the source's own speed)")
+    parser.add_argument(
+        "--list", action="store_true", help="explain every camera move, clock and file, and exit"
+    )
+
+    flags, extra = parser.parse_known_args(argv)
+    if extra and extra[0].startswith("-"):
+        known = [action.dest for action in parser._actions]
+        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known)
+    if extra:
+        raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
+    return flags
+
+
+def explain_choices() -> str:
+    def table(presets: dict[str, str]) -> str:
+        return "\n".join(f"  {name:18}{explanation}" for name, explanation in presets.items())
+
+    return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
+{table(cameras.PRESETS)}
+  START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
+
+--camera FILE, --source_cameras FILE (OpenCV axes: x right, y down, z forward; metres)
+  .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
+  .npz              arrays of the same names; .npy: c2w alone
+  camera_data.json  of a rendered scene: the path runs through its cameras
+  intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. Without
+  --source_cameras, the poses of --camera are as seen from the source's first camera. A path of more poses than
+  the model has frames is followed evenly.
+
+--animation_time CLOCK (i: the frame, L: the last)
+{table(animation_time.PRESETS)}
+
+--animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
+  Frame 0 shows moment 0, frame 8 moment 8, the motion stands still until frame 12, then runs to the end at
+  double speed. Moments are frames of the source and may have fractions; linear in between.
+
+--animation_time FILE
+  .json, .npy, .txt or .csv with the moment of every frame; .txt and .csv may have keyframes."""
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    if flags.list:
+        print(explain_choices())
+        return
+    started = time.monotonic()
+    notes = weights.read_sampling_notes(flags.weights)
+    video = flags.video or EXAMPLE
+    with result_folder(flags.out, video, flags.camera, flags.animation_time) as folder:
+        request = read_request(
+            notes,
+            video=video,
+            camera=flags.camera,
+            clock=flags.animation_time,
+            source_cameras=flags.source_cameras or (None if flags.video else EXAMPLE_CAMERAS),
+            fov=flags.fov,
+            distance=flags.distance,
+            start=flags.start,
+            duration=flags.duration,
+        )
+        print(request.summary)
+
+        from stp_jax.rerender import Rerenderer, use_compilation_cache
+
+        use_compilation_cache()
+        model = Rerenderer(flags.weights, steps=flags.steps, shift=flags.shift)
+        print(f"Computing on {model.device}; the first run also compiles.")
+        result = rerender_with_bar(model, request, flags.seed)
+        fps = flags.fps or request.clip.fps
+        write_results(folder, request, result, fps=fps, scale=flags.scale)
+        settings = vars(flags) | {"steps": model.steps, "shift": model.shift}
+        write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
+    print(f"""Done in {time.monotonic() - started:.0f} s. In {folder}:
+  result.mp4            the new video, {notes.width * flags.scale} x {notes.height * flags.scale}
+  side_by_side.mp4      the source and the new video
+  contact_sheet.png     both as pictures
+  cameras_and_time.png  the camera path and the clock
+  settings.json         all that it takes to repeat this
+{next_steps(notes.frames)}""")
+
+
+def rerender_with_bar(model, request: Request, seed: int):
+    """Calls the model under a progress bar."""
+    form = "{desc:20}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, smoothing=0, bar_format=form) as bar:
+
+        def show(what: str, done: float) -> None:
+            bar.set_description_str(what, refresh=False)
+            bar.update(done - bar.n)
+
+        return model(
+            request.clip.frames,
+            request.source,
+            request.source_animation_time,
+            request.target,
+            request.target_animation_time,
+            seed=seed,
+            progress=show,
+        )
+
+
+def write_settings(path: Path, settings: dict[str, Any], request: Request, **more: Any) -> None:
+    """Writes a command that repeats the run, and the numbers that its names stood for."""
+    given = {
+        key: value for key, value in settings.items() if key not in ("list", "out") and value is not None
+    }
+    command = ["python", "sample.py", *(f"--{key}={value}" for key, value in given.items())]
+    used = {
+        "seconds": request.seconds,
+        "source_size": request.clip.source_size,
+        "source_animation_time": request.source_animation_time.tolist(),
+        "target_animation_time": request.target_animation_time.tolist(),
+        "source_cameras": {key: value.tolist() for key, value in request.source._asdict().items()},
+        "target_cameras": {key: value.tolist() for key, value in request.target._asdict().items()},
+    }
+    result = {"command": shlex.join(command), "settings": given, "used": used | more}
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def next_steps(frames: int) -> str:
+    half, most, last = (frames - 1) // 2, 3 * (frames - 1) // 4, frames - 1
+    return f"""Try next:
+  python sample.py --camera spiral_right --animation_time reverse
+  python sample.py --camera dolly_in --animation_time "0:0, {half}:{half}, {most}:{half}, {last}:{last}"
+  python sample.py --video your_clip.mp4
+  python sample.py --list"""
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,88 @@
+"""The folder that a re-rendered video is shown in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stp_jax import media
+from stp_jax.errors import InputError
+from stp_jax.request import Request
+
+
+@contextlib.contextmanager
+def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a new folder, which is taken away again if the block fails with nothing in it.
+
+    Args:
+      out: the folder, new or empty; None: a new one in outputs/, named after `names`.
+      names: of files, presets, ...
+
+    Raises:
+      InputError: `out` is not empty, or cannot be written.
+    """
+    folder = Path(out or "outputs")
+    try:
+        if out is None:
+            name = "_".join(map(_short_name, names))
+            numbered = itertools.chain([name], (f"{name}_{n}" for n in itertools.count(2)))
+            folder = next(folder / name for name in numbered if not os.path.lexists(folder / name))
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"--out {folder} is not empty and nothing is overwritten: choose a new folder.")
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=not made)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the output folder {folder} cannot be written ({error.strerror}): choose another with --out."
+        ) from None
+    try:
+        yield folder
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):  # something was written: it stays
+                folder.rmdir()
+        raise
+
+
+def _short_name(text: str | os.PathLike[str]) -> str:
+    """A part of a folder's name for a file, a preset or keyframes."""
+    text = os.path.basename(text)
+    if re.fullmatch(r"[\d.,:\s]+", text):
+        return "keyframes"
+    text = re.sub(r"\.[A-Za-z]\w*$", "", text)  # but not the fraction of orbit_left:22.5
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
+
+
+def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
+    """Writes videos, `scale` times enlarged, a contact sheet, and a picture of cameras and clock."""
+    from stp_jax import pictures  # only now: Matplotlib is slow to import
+
+    videos = {"source": request.clip.frames, "result": result}
+    large = {label: enlarge(video, scale) for label, video in videos.items()}
+    media.write_video(folder / "result.mp4", large["result"], fps)
+    media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
+    pictures.contact_sheet(folder / "contact_sheet.png", videos)
+    pictures.plot_cameras_and_time(
+        folder / "cameras_and_time.png",
+        request.source,
+        request.target,
+        request.source_animation_time,
+        request.target_animation_time,
+    )
+
+
+def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
+    """uint8 [F, H, W, 3] -> [F, scale H, scale W, 3], smoothly."""
+    size = (video.shape[2] * scale, video.shape[1] * scale)
+    frames = (Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in video)
+    return np.stack([np.asarray(frame) for frame in frames])
