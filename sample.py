@@ -156,9 +156,9 @@ def explain_choices() -> str:
   .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
   .npz              arrays of the same names; .npy: c2w alone
   camera_data.json  of a rendered scene: the path runs through its cameras
-  intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. Without
-  --source_cameras, the poses of --camera are as seen from the source's first camera. A path of more poses than
-  the model has frames is followed evenly.
+  intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. A path of more poses
+  than frames is followed evenly. Without --source_cameras, the poses of --camera are relative to the source's
+  first camera.
 
 --animation_time CLOCK (i: the frame, L: the last)
 {table(animation_time.PRESETS)}

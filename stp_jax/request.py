@@ -1,4 +1,4 @@
-"""From what a user asks for (files, presets, numbers) to arrays that a model takes: all checks, and no JAX."""
+"""From what a user asks for (files, presets, numbers) to arrays that a model takes; without JAX."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""A re-rendered video is what models and sampling formula give, whatever the world frame, batch or mesh."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stp_jax import cameras, weights
+from stp_jax.errors import InputError
+from stp_jax.rerender import Rerenderer
+from stp_jax.sharding import make_mesh
+from tests.tiny_model import (
+    DIT_CONFIG,
+    FRAMES,
+    SHIFT,
+    SIZE,
+    STEPS,
+    VAE_CONFIG,
+    make_dit,
+    random_parameters,
+    read_tiny_model,
+    write_tiny_model,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return Rerenderer(folder)
+
+
+def inputs(batch: int = 1):
+    rng = np.random.default_rng(3)
+    video = rng.integers(0, 256, (batch, FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+    moves = ["static", "orbit_left:30:5", "dolly_in", "crane_up", "zoom_in"]
+    paths = [cameras.preset(moves[i % len(moves)], FRAMES) for i in range(batch + 1)]
+    source = cameras.Cameras(*map(np.stack, zip(*paths[:batch], strict=True)))
+    target = cameras.Cameras(*map(np.stack, zip(*paths[1:], strict=True)))
+    own = np.tile(np.arange(FRAMES, dtype=np.float32), (batch, 1))
+    return video, source, own, target, own[:, ::-1] / 2
+
+
+def one(batch, i):
+    return jax.tree.map(lambda array: array[i], batch)
+
+
+def same(a, b):
+    """Equal but for pixels on the edge of rounding."""
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_result_is_euler_integration_of_the_velocity(folder, model):
+    video, source, own, target, moments = inputs()
+    vae, dit = read_tiny_model(folder)
+    latents = jax.jit(vae.encode)(jnp.asarray(video / 127.5 - 1, jnp.float32))
+    told = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[2:4]))(
+        *source, own, *target, moments
+    )
+    key = jax.random.fold_in(jax.random.key(7), 0)
+    x = np.asarray(jax.random.normal(key, latents.shape[1:]))[None].astype(np.float64)
+    u = 1 - np.arange(STEPS + 1) / STEPS
+    sigmas = SHIFT * u / (1 + (SHIFT - 1) * u)
+    velocity = jax.jit(lambda x, t: dit(x, latents, t, told))
+    for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        v = velocity(jnp.asarray(x, jnp.float32), jnp.full(1, 1000 * now, jnp.float32))
+        x = x + (following - now) * np.asarray(v)
+    expected = np.asarray(jax.jit(vae.decode)(jnp.asarray(x, jnp.float32)))
+    expected = np.round((expected + 1) * 127.5).astype(np.uint8)
+    result = model(*one(inputs(), 0), seed=7)
+    same(result, expected[0])
+    assert expected.std() > 10  # the model does not saturate
+
+
+def test_every_input_and_the_seed_change_the_result(model):
+    video, source, own, target, moments = one(inputs(), 0)
+    result = model(video, source, own, target, moments, seed=1)
+    assert np.array_equal(result, model(video, source, own, target, moments, seed=1))
+    others = [
+        model(video, source, own, target, moments, seed=2),
+        model(video[::-1], source, own, target, moments, seed=1),
+        model(video, target, own, target, moments, seed=1),
+        model(video, source, own / 2, target, moments, seed=1),
+        model(video, source, own, source, moments, seed=1),
+        model(video, source, own, target._replace(intrinsics=2 * target.intrinsics), moments, seed=1),
+        model(video, source, own, target, own, seed=1),
+    ]
+    assert all(np.mean(other != result) > 0.01 for other in others)
+
+
+def test_the_world_frame_does_not_matter(model):
+    video, source, own, target, moments = one(inputs(2), 1)
+    world = cameras.preset("orbit_up:70", 2).c2w[1]
+    world[:3, 3] += [3, -2, 1]
+    source_moved, target_moved = (path._replace(c2w=world @ path.c2w) for path in (source, target))
+    expected = model(video, source, own, target, moments)
+    same(model(video, source_moved, own, target_moved, moments), expected)
+
+
+def test_batches_and_meshes_do_not_change_a_video(folder, model):
+    batch = inputs(3)
+    result = model(*batch, seed=4)
+    same(model(*one(batch, 0), seed=4), result[0])
+    spread = Rerenderer(folder, mesh=make_mesh(data=2, fsdp=2, devices=jax.devices()[:4]))
+    same(spread(*batch, seed=4), result)  # 3 videos on 4 devices
+    same(spread.reconstruct(batch[0]), model.reconstruct(batch[0]))
+
+
+def test_reconstruct_is_the_vae_there_and_back(folder, model):
+    video = inputs()[0]
+    vae, _ = read_tiny_model(folder)
+    there_and_back = jax.jit(lambda video: vae.decode(vae.encode(video)))
+    expected = there_and_back(jnp.asarray(video / 127.5 - 1, jnp.float32))
+    same(model.reconstruct(video), np.round((np.asarray(expected) + 1) * 127.5).astype(np.uint8))
+
+
+def test_steps_and_shift_are_those_of_the_weights_unless_given(folder, model):
+    assert (model.steps, model.shift) == (STEPS, SHIFT)
+    other = Rerenderer(folder, steps=5, shift=1.0)
+    assert (other.steps, other.shift) == (5, 1.0)
+
+
+def test_progress_grows_from_nothing_to_all(model):
+    calls = []
+    model(*one(inputs(), 0), progress=lambda what, done: calls.append((what, done)))
+    shares = [done for _, done in calls]
+    assert shares[0] == 0 and shares[-1] == 1 and shares == sorted(shares)
+    assert sum(what.startswith("step") for what, _ in calls) == STEPS
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda i: (i[0][:, :4], *i[1:]), ["source video", "[5, 32, 32, 3]"]),
+        (lambda i: (i[0][:, :, :16], *i[1:]), ["source video", "32"]),
+        (lambda i: (i[0] / 255.0, *i[1:]), ["source video", "uint8"]),
+        (lambda i: (*i[:2], i[2][:, 1:], *i[3:]), ["source animation time"]),
+        (lambda i: (*i[:4], i[4][:, :, None]), ["target animation time"]),
+        (lambda i: (*i[:3], i[3]._replace(c2w=i[3].c2w[:, 1:]), i[4]), ["target c2w"]),
+        (
+            lambda i: (i[0], i[1]._replace(intrinsics=i[1].intrinsics[..., :3]), *i[2:]),
+            ["source intrinsics"],
+        ),
+    ],
+)
+def test_wrong_shapes_are_named(model, change, words):
+    with pytest.raises(InputError) as error:
+        model(*change(inputs()))
+    assert all(word in str(error.value) for word in words)
+
+
+def edit_index(folder, name, **fields):
+    path = folder / f"{name}.json"
+    index = json.loads(path.read_text())
+    for key, value in fields.items():
+        index[key] = index[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(index))
+
+
+def truncate(folder):
+    path = next(folder.glob("dit-*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "no weights at all": (lambda f: [path.unlink() for path in f.iterdir()], "dit.json is missing"),
+    "no vae": (lambda f: (f / "vae.json").unlink(), "vae.json is missing"),
+    "no part": (lambda f: next(f.glob("vae-*")).unlink(), "is missing"),
+    "truncated": (truncate, "damaged or truncated"),
+    "broken index": (lambda f: (f / "dit.json").write_text('{"config": '), "not a weights index"),
+    "no notes": (lambda f: edit_index(f, "dit", notes=None), "frames"),
+    "other width": (lambda f: edit_index(f, "dit", config={"dim": 64}), "another model"),
+    "other kind": (lambda f: edit_index(f, "dit", config={"width": 8}), "another kind of model"),
+    "impossible": (lambda f: edit_index(f, "dit", config={"heads": 5}), "heads"),
+    "other vae": (
+        lambda f: weights.save_weights(
+            f,
+            "dit",
+            random_parameters(make_dit, 0, 0.1),
+            dataclasses.asdict(dataclasses.replace(DIT_CONFIG, channels=VAE_CONFIG.z_dim * 2)),
+            notes=json.loads((f / "dit.json").read_text())["notes"],
+        ),
+        "trained together",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_unfit_weights_are_refused(tmp_path, damage):
+    folder = write_tiny_model(tmp_path / "weights")
+    break_it, words = DAMAGES[damage]
+    break_it(folder)
+    with pytest.raises(InputError, match=words):
+        Rerenderer(folder)

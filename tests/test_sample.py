@@ -1,0 +1,315 @@
+"""sample.py: a command repeats exactly, in a new folder; a mistake is one line and leaves nothing behind."""
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from stp_jax import cameras, media, weights
+from stp_jax.request import LONGEST, read_request
+from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, write_tiny_model
+
+SCRIPT = Path(__file__).parent.parent / "sample.py"
+RESULTS = {
+    "result.mp4",
+    "side_by_side.mp4",
+    "contact_sheet.png",
+    "cameras_and_time.png",
+    "settings.json",
+}
+NOTES = weights.SamplingNotes(**NOTES)
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("sample", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sample = load_script()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights, a good clip, and all kinds of files that are not good."""
+    folder = tmp_path_factory.mktemp("files")
+    write_tiny_model(folder / "weights")
+    y, x = np.mgrid[:36, :64]
+    frames = np.stack([np.stack([4 * x, 7 * y, (x + 8 * i) % 256], -1) for i in range(20)]).astype(np.uint8)
+    media.write_video(folder / "clip.mp4", frames, 10)
+    media.write_video(folder / "one_frame.mp4", frames[:1], 10)
+    whole = (folder / "clip.mp4").read_bytes()
+    (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("not a video\n" * 100)
+
+    def poses(name, change=lambda c2w: None, count=FRAMES):
+        c2w = np.array(cameras.preset("orbit_left", count).c2w, np.float64)
+        change(c2w)
+        (folder / name).write_text(json.dumps({"c2w": c2w.tolist()}))
+
+    def put(index, value):
+        return lambda c2w: c2w.__setitem__(index, value)
+
+    poses("path.json")
+    poses("few.json", count=FRAMES - 2)
+    poses("nan.json", put((3, 0, 3), np.nan))
+    poses("left_handed.json", lambda c2w: c2w[2, :3].__setitem__((slice(None), 0), -c2w[2, :3, 0]))
+    poses("sheared.json", put((1, 0, 1), 0.4))
+    (folder / "shapes.json").write_text(json.dumps({"c2w": np.zeros((FRAMES, 3, 3)).tolist()}))
+    (folder / "broken.json").write_text('{"c2w": [[')
+    (folder / "times.txt").write_text("0 1 2 9 4")
+    (folder / "a_file").write_text("in the way")
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("keep me")
+    return folder
+
+
+@pytest.fixture
+def run(files, tmp_path, monkeypatch, capsys):
+    """Calls sample.py in an empty folder: `run(flags)` -> exit status, stdout, stderr. `{f}` is `files`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(files / "cache"))  # shared: compiles once
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+
+    def call(flags: str):
+        try:
+            sample.main([word.format(f=files) for word in shlex.split(flags)])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    yield call
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
+GOOD = "--weights {f}/weights --video {f}/clip.mp4"
+
+
+def test_writes_everything_and_its_settings_repeat_it(run, tmp_path):
+    keyframes = "--camera dolly_in:0.5 --animation_time '0:0, 2:2, 4:2.5' --seed 3"
+    status, out, err = run(f"{GOOD} {keyframes}")
+    assert status == 0, err
+    first = tmp_path / "outputs" / "clip_dolly_in_0.5_keyframes"
+    assert {path.name for path in first.iterdir()} == RESULTS
+    for said in ("20 frames at 10 fps, 64 x 36 -> 5 frames from 0 to 1.9 s", "stand still", str(first.name)):
+        assert said in out
+    video, fps = media.read_video(first / "result.mp4")
+    assert video.shape == (FRAMES, 3 * SIZE, 3 * SIZE, 3) and fps == pytest.approx(4 / 1.9, rel=1e-2)
+    assert media.read_video(first / "side_by_side.mp4")[0].shape[2] > 6 * SIZE
+    with Image.open(first / "contact_sheet.png") as sheet:
+        assert sheet.height > 2 * SIZE
+    settings = json.loads((first / "settings.json").read_text())
+    assert settings["settings"]["steps"] == STEPS
+    assert settings["used"]["target_animation_time"] == [0, 1, 2, 2.25, 2.5]
+    assert np.shape(settings["used"]["target_cameras"]["c2w"]) == (FRAMES, 4, 4)
+
+    kept = {path.name: path.read_bytes() for path in first.iterdir()}
+    assert settings["command"].startswith("python sample.py ")
+    status, _, err = run(settings["command"].removeprefix("python sample.py "))
+    assert status == 0, err
+    second = tmp_path / "outputs" / "clip_dolly_in_0.5_keyframes_2"
+    again = media.read_video(second / "result.mp4")[0]
+    # The model repeats to the bit; x264 now and then codes a block of 16 x 16 pixels in another way.
+    assert again.shape == video.shape and np.mean(again != video) < 0.02
+    assert kept == {path.name: path.read_bytes() for path in first.iterdir()}
+
+
+def test_size_speed_and_folder_can_be_chosen(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    status, _, err = run(f"{GOOD} --out mine --scale 1 --fps 12 --steps 1 --source_cameras {{f}}/path.json")
+    assert status == 0, err
+    video, fps = media.read_video(tmp_path / "mine" / "result.mp4")
+    assert video.shape[1:3] == (SIZE, SIZE) and fps == pytest.approx(12, rel=1e-2)
+    assert not (tmp_path / "outputs").exists()
+
+
+BAD = {
+    # the video
+    "--video {f}/nowhere.mp4": "nowhere.mp4: there is no such file",
+    "--video {f}": "is not a file",
+    "--video {f}/empty.mp4": "empty.mp4 is empty",
+    "--video {f}/text.mp4": "text.mp4 is not a video",
+    "--video {f}/truncated.mp4": "truncated.mp4 is",
+    "--video {f}/one_frame.mp4": "one_frame.mp4 has one frame",
+    "--video {f}/clip.mp4 --start 1.5 --duration 2": "1.5 to 3.5 s must lie within",
+    "--video {f}/clip.mp4 --start 7": "must lie within its 0 to 1.9",
+    # cameras
+    "--camera orbit_lefft": "unknown camera preset 'orbit_lefft': did you mean orbit_left",
+    "--camera orbit_left:far": "'far' is no number",
+    "--camera {f}/missing.json": "missing.json: no such file",
+    "--camera {f}/shapes.json": "shapes.json: frame 0: expected 4 x 4",
+    "--camera {f}/nan.json": "nan.json: frame 3: the pose has NaN",
+    "--camera {f}/left_handed.json": "left_handed.json: frame 2: the rotation is left-handed",
+    "--camera {f}/sheared.json": "sheared.json: frame 1: the rotation is not orthonormal",
+    "--camera {f}/few.json": "few.json: 3 poses are too few",
+    "--camera {f}/broken.json": "broken.json: broken or truncated JSON",
+    "--source_cameras {f}/few.json": "few.json: 3 poses are too few",
+    "--source_cameras {f}/nan.json": "nan.json: frame 3",
+    "--source_cameras orbit_left": "orbit_left: no such file",
+    # clocks
+    "--animation_time bullet_tme": "unknown animation time preset 'bullet_tme': did you mean bullet_time",
+    "--animation_time '0:0, 3:3, 2:1'": "keyframes out of order",
+    "--animation_time '0:0, 16:16, 24:16, 32:32'": "outside this video, frames 0 to 4",
+    "--animation_time '0:0, 4:-1'": "4:-1 is outside",
+    "--animation_time '0:0, 4'": "'4' is no keyframe",
+    "--animation_time bullet_time:9": "moment 9 is outside the source, 0 to 4",
+    "--animation_time {f}/times.txt": "times.txt: frame 3: moment 9 is outside",
+    # flags
+    "--camra orbit_left": "unknown flag 'camra': did you mean camera",
+    "--cam orbit_left": "unknown flag 'cam'",
+    "clip.mp4": "unexpected argument 'clip.mp4': a video is given as --video",
+    "--fov wide": "argument --fov: 'wide' is not a number from 1 to 179",
+    "--fov nan": "argument --fov",
+    "--steps 0": "argument --steps: '0' is not a whole number from 1",
+    "--steps 2.5": "argument --steps",
+    "--seed -1": "argument --seed",
+    "--fps 0": "argument --fps",
+    "--scale 100": "argument --scale",
+    "--distance 0": "argument --distance",
+    "--camera": "argument --camera: expected one argument",
+    # results
+    "--out {f}/full": "full is not empty and nothing is overwritten",
+    "--out {f}/a_file": "a_file cannot be written",
+    "--out {f}/a_file/below": "a_file/below cannot be written",
+    "--out /proc/none": "/proc/none cannot be written",
+    # weights
+    "--weights {f}/full": "holds no dit weights",
+    "--weights {f}/nowhere": "holds no dit weights",
+}
+
+
+def everything_in(folder):
+    return {
+        path: path.is_dir() or path.read_bytes() for path in folder.rglob("*") if "cache" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_mistakes_are_one_line_and_leave_no_trace(run, files, tmp_path, flags):
+    before = everything_in(files)
+    status, _, err = run(f"{GOOD} {flags}")
+    assert status == 2
+    assert err.startswith("error: ") and BAD[flags] in err and err.count("\n") <= 2
+    assert everything_in(files) == before
+    assert [path for path in tmp_path.rglob("*") if path != tmp_path / "outputs"] == []
+
+
+def test_weights_of_another_config_leave_no_trace(run, tmp_path):
+    folder = write_tiny_model(tmp_path / "other")
+    index = json.loads((folder / "dit.json").read_text())
+    index["config"]["dim"] = 64
+    (folder / "dit.json").write_text(json.dumps(index))
+    status, _, err = run(f"{GOOD} --weights {folder} --out mine")
+    assert status == 2 and "another model" in err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "rerender_with_bar", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(f"{GOOD} --out mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_help_list_and_mistakes_come_before_jax_is_loaded(tmp_path, files):
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('JAX' if 'jax' in sys.modules else 'quick', 'matplotlib' in sys.modules)"
+    )
+    for words, status, expected in (
+        (["--help"], 0, "--animation_time"),
+        (["--list"], 0, "freeze_middle"),
+        (["--weights", str(files / "weights"), "--video", str(files / "text.mp4")], 2, "is not a video"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(SCRIPT), *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        )
+        assert done.returncode == status and done.stdout.endswith("quick False\n"), done
+        assert expected in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_list_explains_every_preset(run):
+    status, out, _ = run("--list")
+    assert status == 0
+    from stp_jax import animation_time
+
+    for name in [*cameras.PRESETS, *animation_time.PRESETS]:
+        assert f"\n  {name} " in out
+
+
+def request(files, **more):
+    return read_request(
+        NOTES, **{"video": files / "clip.mp4", "camera": "static", "clock": "forward", **more}
+    )
+
+
+@pytest.mark.parametrize("height, width", [(90, 40), (37, 51), (32, 32), (17, 200)])
+def test_field_of_view_is_that_of_the_shorter_side_whatever_the_shape(files, tmp_path, height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), dtype=np.uint8)
+    media.write_video(tmp_path / "clip.mp4", frames, 5)
+    made = request(files, video=tmp_path / "clip.mp4", fov=90.0)
+    assert made.clip.frames.shape == (FRAMES, SIZE, SIZE, 3)
+    # tan(45 degrees) = 1: half of the picture is one focal length. Odd sizes are written one pixel larger.
+    np.testing.assert_allclose(made.source.intrinsics, [[0.5] * 4] * FRAMES, atol=0.02)
+    np.testing.assert_array_equal(made.source.intrinsics, made.target.intrinsics)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_grey_and_transparent_animations_are_videos(files, tmp_path, mode, suffix):
+    rng = np.random.default_rng(0)
+    shape = (40, 30, 4) if mode == "RGBA" else (40, 30)
+    pictures = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(6)]
+    path = tmp_path / f"clip.{suffix}"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    assert request(files, video=path).clip.frames.shape == (FRAMES, SIZE, SIZE, 3)
+
+
+def test_long_videos_are_used_in_part_and_it_is_said(files, tmp_path):
+    frames = np.zeros((60, 16, 16, 3), np.uint8)
+    media.write_video(tmp_path / "long.mp4", frames, 5)
+    made = request(files, video=tmp_path / "long.mp4", start=2.0)
+    assert made.seconds == (2.0, 2.0 + LONGEST) and "--duration" in made.summary
+    made = request(files, video=tmp_path / "long.mp4", start=2.0, duration=8.0)
+    assert made.seconds == (2.0, 10.0) and made.clip.fps == pytest.approx((FRAMES - 1) / 8)
+
+
+def test_source_cameras_follow_the_part_of_the_video(files, tmp_path):
+    # The camera moves right by a metre a second, through a clip of 1.9 s.
+    c2w = np.tile(np.eye(4), (39, 1, 1))
+    c2w[:, 0, 3] = 5 + np.linspace(0, 1.9, 39)
+    np.savez(tmp_path / "path.npz", c2w=c2w, intrinsics=np.array([1.0, 1.0, 0.5, 0.5]))
+    made = request(files, source_cameras=tmp_path / "path.npz", start=0.4, duration=0.8)
+    np.testing.assert_allclose(made.source.c2w[:, 0, 3], [0, 0.2, 0.4, 0.6, 0.8], atol=1e-5)
+    # A square cut from 64 x 36 has 36 / 64 of the width, so that the lens is longer there.
+    np.testing.assert_allclose(made.source.intrinsics[0], [64 / 36, 1, 0.5, 0.5], rtol=1e-5)
+    # Presets start at the first camera used; files are in the world of the source's file.
+    np.testing.assert_allclose(made.target.c2w, np.tile(np.eye(4), (FRAMES, 1, 1)), atol=1e-6)
+    np.save(tmp_path / "target.npy", c2w[:FRAMES])
+    made = request(
+        files, source_cameras=tmp_path / "path.npz", start=0.4, camera=str(tmp_path / "target.npy")
+    )
+    np.testing.assert_allclose(made.target.c2w[:, 0, 3], c2w[:FRAMES, 0, 3] - 5.4, atol=1e-5)
+    # Without a source file, a target file is as seen from the source's first camera.
+    made = request(files, camera=str(tmp_path / "target.npy"))
+    np.testing.assert_allclose(made.target.c2w, c2w[:FRAMES], atol=1e-5)

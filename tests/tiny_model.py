@@ -1,0 +1,67 @@
+"""Weights of a tiny random model, for tests that need a whole one."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from stp_jax import weights
+from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.vae import VAE, VAEConfig
+
+FRAMES, SIZE, STEPS, SHIFT = 5, 32, 3, 2.0
+NOTES = weights.SamplingNotes(FRAMES, SIZE, SIZE, STEPS, SHIFT)._asdict()
+VAE_CONFIG = VAEConfig(
+    dim=8,
+    z_dim=4,
+    dim_mult=(1, 1, 1),
+    res_blocks=1,
+    temporal_downsample=(True, True),
+    latent_mean=(0.1,) * 4,
+    latent_std=(0.5,) * 4,
+)
+DIT_CONFIG = DiTConfig(
+    dim=48, ffn_dim=96, layers=2, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
+)
+
+
+def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
+    """Normal numbers for every parameter, so that nothing is zero and all that is told has an effect."""
+    shapes = weights.flatten(_zeros(make))
+    rng = np.random.default_rng(seed)
+    return {
+        name: (rng.standard_normal(array.shape) * scale + name.endswith(("scale", "gamma"))).astype(
+            np.float32
+        )
+        for name, array in shapes.items()
+    }
+
+
+def _zeros(make):
+    graph, state = nnx.split(nnx.eval_shape(make))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state))
+
+
+def make_vae() -> VAE:
+    return VAE(VAE_CONFIG, rngs=nnx.Rngs(0))
+
+
+def make_dit() -> SpaceTimeDiT:
+    return SpaceTimeDiT(DIT_CONFIG, rngs=nnx.Rngs(0))
+
+
+def write_tiny_model(folder: Path) -> Path:
+    vae, dit = random_parameters(make_vae, 0, 0.15), random_parameters(make_dit, 1, 0.15)
+    weights.save_weights(folder, "vae", vae, dataclasses.asdict(VAE_CONFIG))
+    weights.save_weights(folder, "dit", dit, dataclasses.asdict(DIT_CONFIG), notes=NOTES)
+    return folder
+
+
+def read_tiny_model(folder: Path):
+    """The two models, without the code under test."""
+    vae, dit = _zeros(make_vae), _zeros(make_dit)
+    weights.load_into(vae, weights.read_weights(folder, "vae"), "vae")
+    weights.load_into(dit, weights.read_weights(folder, "dit"), "dit")
+    return vae, dit
