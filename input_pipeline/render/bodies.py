@@ -1,6 +1,6 @@
 """Bodies that move by physics: thrown, falling, rolling, swinging from a gallows, or a windmill.
 
-Each function adds one to a world at `place` [2] and returns the velocities of its joint at the start, by name.
+Each function adds one to a world at `place` [2] and returns the starting velocities of its joint, by name.
 """
 
 from __future__ import annotations

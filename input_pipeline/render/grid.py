@@ -2,9 +2,9 @@
 
     python -m input_pipeline.render --out data/scenes --seeds 0:2000
 
-writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It uses
-all cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the test
-split.
+writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It
+uses all cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the
+test split.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.render.opengl import choose_backend
+from input_pipeline.render.rig import Rig
 from stp_jax import media
 from stp_jax.cameras import GRID_CONVENTION
 from stp_jax.errors import InputError, exit_on_input_error
@@ -39,35 +42,37 @@ class GridSettings:
 
 
 def render_grid(seed: int, settings: GridSettings) -> tuple[np.ndarray, dict[str, Any]]:
-    """Renders the scene of a seed.
+    """Renders the scene of a seed; `opengl.choose_backend` must have been called.
 
     Returns:
       uint8 [C, T, H, W, 3], the same bytes for the same seed, settings and OpenGL library; and what
       camera_data.json holds.
     """
-    choose_backend()
-    from input_pipeline.render import film, scene
+    from input_pipeline.render import film, scene  # not before the choice of a backend
 
-    size, cameras = settings.size, settings.cameras
-    drawn = scene.draw(seed, cameras, settings.times, (size * cameras, size))
-    with film.Film(drawn, size, size) as camera:
+    drawn = scene.draw(seed, settings.cameras, settings.times)
+    with film.Film(drawn, settings.size, settings.size) as camera:
         pictures = np.stack([camera.shoot(t) for t in range(settings.times)], 1)
-    names = [f"camera_{c:03d}" for c in range(cameras)]
-    extrinsic = np.linalg.inv(drawn.rig.c2w)
     data = {
         "convention": GRID_CONVENTION,
-        "width": size,
-        "height": size,
+        "width": settings.size,
+        "height": settings.size,
         "fps": FPS,
         "seed": seed,
         "rig": drawn.rig.kind,
         "animation_time": [t / 2 for t in range(settings.times)],
-        "cameras": {
-            "extrinsic": {name: w2c.tolist() for name, w2c in zip(names, extrinsic, strict=True)},
-            "intrinsic": {name: i.tolist() for name, i in zip(names, drawn.rig.intrinsics, strict=True)},
-        },
+        "cameras": camera_data(drawn.rig),
     }
     return pictures, data
+
+
+def camera_data(rig: Rig) -> dict[str, Any]:
+    """World-to-camera matrices and intrinsics of a rig, by camera, as camera_data.json holds them."""
+    names = [f"camera_{c:03d}" for c in range(len(rig.c2w))]
+    return {
+        "extrinsic": dict(zip(names, np.linalg.inv(rig.c2w).tolist(), strict=True)),
+        "intrinsic": dict(zip(names, rig.intrinsics.tolist(), strict=True)),
+    }
 
 
 def scene_folder(out: Path, seed: int) -> Path:
@@ -102,15 +107,20 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
     # One thread in each process, of the software renderer too: the cores are shared out among processes.
     os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(missing)), context, _ignore_interrupts) as pool:
         jobs = [pool.submit(write_grid, out, seed, settings) for seed in missing]
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), unit="scene", smoothing=0.05):
                 job.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # lets the scenes in hand be finished
             raise
     return len(missing)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process; the first one decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def parse_seeds(text: str) -> range:
@@ -149,10 +159,22 @@ def main(argv: list[str] | None = None) -> None:
         "--crf", type=int, default=defaults.crf, help="x264 quality, lower is better (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    for flag, least in (("workers", 1), ("cameras", 1), ("times", 3), ("size", 16), ("crf", 0)):
-        if getattr(args, flag) < least:
-            raise InputError(f"--{flag} {getattr(args, flag)}: must be at least {least}.")
+    for flag, least, most in (
+        ("workers", 1, 1024),
+        ("cameras", 1, 1000),
+        ("times", 3, 1000),
+        ("size", 16, 4096),
+        ("crf", 0, 51),
+    ):
+        if not least <= getattr(args, flag) <= most:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be from {least} to {most}.")
+    if args.times % 2 == 0:
+        raise InputError(f"--times {args.times}: must be odd, to end on a whole source frame.")
     settings = GridSettings(args.cameras, args.times, args.size, args.crf)
     seeds = parse_seeds(args.seeds)
-    written = write_grids(args.out, seeds, settings, args.workers)
+    try:
+        written = write_grids(args.out, seeds, settings, args.workers)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the scenes that are missing", file=sys.stderr)
+        sys.exit(130)
     print(f"{args.out}: {written} scenes rendered, {len(seeds) - written} were there already")

@@ -1,31 +1,42 @@
-"""Finds an OpenGL library for MuJoCo, before `mujoco` is imported: it reads MUJOCO_GL then, and only then."""
+"""Finds an OpenGL library that MuJoCo can draw with, before `mujoco` is imported: it chooses then, once."""
 
 from __future__ import annotations
 
-import ctypes.util
+import functools
 import os
+import subprocess
+import sys
 
 from stp_jax.errors import InputError
 
-_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # in order of preference
+BACKENDS = ("egl", "osmesa")  # in order of preference: on the GPU, then in software
 INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri libosmesa6"
+_TRY = "import mujoco; context = mujoco.GLContext(16, 16); context.make_current(); context.free()"
 
 
+@functools.cache
 def choose_backend() -> str:
-    """Sets MUJOCO_GL, for this process and those it starts, to a backend whose library is there.
+    """Sets MUJOCO_GL to a backend that works, for this process and those that it starts, and returns it.
 
-    A value that is set already is kept. PYOPENGL_PLATFORM is made to agree, as MuJoCo demands.
+    Where MUJOCO_GL is set already, only that backend is tried.
 
     Raises:
-      InputError: no OpenGL library; says what to install.
+      InputError: mujoco is not installed, or no OpenGL library works; says what to install.
     """
-    backend = os.environ.get("MUJOCO_GL", "").lower()
-    if not backend:
-        found = [name for name, library in _LIBRARIES.items() if ctypes.util.find_library(library)]
-        if not found:
-            raise InputError(f"rendering needs an OpenGL library (EGL or OSMesa): {INSTALL}")
-        backend = found[0]
-    elif backend in _LIBRARIES and not ctypes.util.find_library(_LIBRARIES[backend]):
-        raise InputError(f"MUJOCO_GL={backend}, but lib{_LIBRARIES[backend]} is not installed: {INSTALL}")
-    os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
-    return backend
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    reason = ""
+    for backend in [wanted] if wanted else BACKENDS:
+        # In another process, because MuJoCo and OpenGL settle on a library when they are imported.
+        environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+        trial = subprocess.run(
+            [sys.executable, "-c", _TRY], env=environment, capture_output=True, text=True, check=False
+        )
+        if trial.returncode == 0:
+            os.environ.update(environment)
+            return backend
+        errors = [line for line in trial.stderr.splitlines() if "Error" in line and line[0] != " "]
+        reason = errors[0] if errors else f"status {trial.returncode}"
+        if "No module named 'mujoco'" in reason:
+            raise InputError("rendering needs MuJoCo: pip install 'stp-jax[render]'")
+    tried = f"MUJOCO_GL={wanted}" if wanted else " and ".join(BACKENDS)
+    raise InputError(f"no OpenGL library to render with ({tried}: {reason}).\nInstall one: {INSTALL}")

@@ -1,8 +1,8 @@
 """Random dynamic scenes: everything in them follows from a seed.
 
 A scene has a textured ground, a sky, structures near and far, one or two figures, two or three bodies that
-are thrown, fall, roll, swing or spin, and a camera rig. Draws in which something hides the main figure, or does
-not fit, are thrown away and drawn again from the same seed.
+are thrown, fall, roll, swing or spin, and a camera rig. Draws in which something hides the main figure, or
+does not fit, are thrown away and drawn again from the same seed.
 """
 
 from __future__ import annotations
@@ -53,18 +53,17 @@ class Scene:
         mujoco.mj_camlight(self.model, self.data)
 
 
-def draw(seed: int, cameras: int, times: int, max_size: tuple[int, int]) -> Scene:
+def draw(seed: int, cameras: int, times: int) -> Scene:
     """The scene of a seed, simulated.
 
     Args:
       cameras: on the rig.
       times: grid times, half a source frame apart.
-      max_size: width and height in pixels of the largest picture that will be taken at once.
     """
     rejections: list[str] = []
     while len(rejections) < MAX_DRAWS:
         try:
-            scene = _draw(np.random.default_rng([seed, len(rejections)]), cameras, times, max_size)
+            scene = _draw(np.random.default_rng([seed, len(rejections)]), cameras, times)
         except _Rejected as reason:
             rejections.append(str(reason))
         else:
@@ -73,14 +72,14 @@ def draw(seed: int, cameras: int, times: int, max_size: tuple[int, int]) -> Scen
     raise RuntimeError(f"seed {seed}: no scene in {MAX_DRAWS} draws, the last: {rejections[-1]}")
 
 
-def _draw(rng: np.random.Generator, cameras: int, times: int, max_size: tuple[int, int]) -> Scene:
+def _draw(rng: np.random.Generator, cameras: int, times: int) -> Scene:
     seconds = np.arange(round((times - 1) * SECONDS_PER_SOURCE_FRAME / 2 / POSE_STEP) + 1) * POSE_STEP
     # The cheap parts first: most rejections come from here.
     cast = _cast(rng, seconds)
     path = rig.draw(rng, cameras, _focus(cast), cast[0].height)
     _check_framing(cast, path)
 
-    world = World(rng, max_size)
+    world = World(rng)
     for figure in cast:
         for part in figure.parts:
             body = world.spec.worldbody.add_body(mocap=True, pos=part.position[0])
@@ -155,8 +154,8 @@ class _Plan:
         """A free place [2] for something of a radius, at a distance from the middle, in metres.
 
         Args:
-          stands: it stays there, so it must also be in view for half of the cameras, and off the figures' ways and
-            every line of sight to them.
+          stands: it stays there, so half of the cameras must see it, and it must keep off the figures' ways
+            and the lines of sight to them.
         """
         for _ in range(200):
             angle, distance = self.rng.uniform(0, 2 * np.pi), self.rng.uniform(nearest, farthest)

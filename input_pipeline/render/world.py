@@ -11,7 +11,6 @@ from input_pipeline.render import textures
 from input_pipeline.render.geometry import about
 
 STEP = 0.0025  # of the physics, seconds
-SAMPLES = 4  # of each pixel
 GROUND_METRES = 48.0  # side of the ground, over which its texture is spread once
 AMBIENT = np.array([0.45, 0.45, 0.48])
 # Geom groups, by what a line of sight may be blocked by.
@@ -43,19 +42,15 @@ class Shape:
 
 
 class World:
-    def __init__(self, rng: np.random.Generator, max_size: tuple[int, int]):
-        """An empty world under a random sky.
+    """A random sun, sky and ground, to which shapes are added."""
 
-        Args:
-          max_size: width and height in pixels of the largest picture that will be taken at once.
-        """
+    def __init__(self, rng: np.random.Generator):
         self.spec = spec = mujoco.MjSpec()
         spec.option.timestep = STEP
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.stat.extent, spec.stat.center = 4.0, [0, 0, 0.5]
         visual = spec.visual
-        visual.global_.offwidth, visual.global_.offheight = max_size
-        visual.quality.offsamples = SAMPLES
+        visual.quality.offsamples = 0  # pictures are oversampled instead
         visual.quality.numslices, visual.quality.numstacks, visual.quality.numquads = 16, 10, 2
         # The shadow map spans this many extents around the middle; what lies farther casts none.
         visual.quality.shadowsize, visual.map.shadowclip = 1024, 1.6
