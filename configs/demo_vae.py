@@ -39,6 +39,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         dtype="bfloat16" if gpu else "float32",
         remat=False,
     )
+    config.crop = 64  # pixels of the squares that are trained on: many small steps teach more than few large ones
     config.loss = dict(l1=1.0, l2=1.0, gradient=0.5, kl=1e-5)
     config.statistics_batches = 32 if gpu else 4  # to measure the spread of the latents on, at the end
 
@@ -55,10 +56,10 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.pictures = dict(data=mini, split="test", count=4 if gpu else 2)
 
     config.optimizer = dict(
-        name="adamw",
-        muon_parameters="",
-        learning_rate=1e-3,
-        adam_learning_rate=1e-3,
+        name="muon",
+        muon_parameters=r"(?!decoder\.head_conv).*\.kernel",
+        learning_rate=5e-3,
+        adam_learning_rate=2e-3,
         weight_decay=0.01,
         b1=0.9,
         b2=0.99,

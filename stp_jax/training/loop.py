@@ -239,7 +239,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         if checkpoints.latest != step:
             save(step)
         if not stop.signal:
-            preview.write(writer, state, step)
+            if run.pictures_every:
+                preview.write(writer, state, step)
             export(step)
         checkpoints.close()
         batches.close()

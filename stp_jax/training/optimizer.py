@@ -19,8 +19,9 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by
     `scheduled`.
 
-    With `muon`, the matrices named by `muon_parameters` (stacked over layers, `[L, in, out]`; every layer's
-    matrix is orthogonalised by itself) follow Muon, and everything else Adam with `adam_learning_rate`.
+    With `muon`, the kernels named by `muon_parameters` follow Muon, and everything else Adam with
+    `adam_learning_rate`. Matrices stacked over layers, `[L, in, out]`, are orthogonalised each by itself; a
+    convolution's kernel, `[*size, in, out]`, as one matrix from everything it sees to its outputs.
     Updates are scaled to the size that Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so
     that rates of both are of one magnitude.
 
@@ -38,8 +39,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         chosen = re.compile(config.muon_parameters)
 
         def matrices(params: dict[str, jax.Array]) -> dict[str, MuonDimensionNumbers | None]:
-            dims = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-            return {name: dims if chosen.fullmatch(name) else None for name in params}
+            return {name: _matrix(array) if chosen.fullmatch(name) else None for name, array in params.items()}
 
         inner = muon(
             config.learning_rate,
@@ -61,6 +61,14 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     else:
         raise InputError(f"config.optimizer.name is {config.name!r}; choose muon or adamw.")
     return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+
+
+def _matrix(kernel: jax.Array | optax.MaskedNode) -> MuonDimensionNumbers | None:
+    if isinstance(kernel, optax.MaskedNode):  # optax asks again about what it leaves to Adam
+        return None
+    if kernel.ndim > 3:
+        return MuonDimensionNumbers(reduction_axis=tuple(range(kernel.ndim - 1)), output_axis=kernel.ndim - 1)
+    return MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
 
 def schedule(config: Any, step: jax.Array, progress: jax.Array) -> jax.Array:

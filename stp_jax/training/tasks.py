@@ -81,6 +81,16 @@ def to_model(video: jax.Array) -> jax.Array:
     return video.astype(jnp.float32) / 127.5 - 1
 
 
+def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
+    """Cuts a square of `size` pixels out of each clip `[B, F, H, W, 3]`, each at its own place; 0 keeps all."""
+    if not size:
+        return video
+    b, f, h, w, c = video.shape
+    corners = jax.random.randint(key, (b, 2), 0, jnp.array([h - size + 1, w - size + 1]))
+    cut = lambda clip, corner: jax.lax.dynamic_slice(clip, (0, *corner, 0), (f, size, size, c))  # noqa: E731
+    return jax.vmap(cut)(video, corners)
+
+
 class DiTTask:
     """Flow matching of the target's latents, given the source's and all cameras and moments.
 
@@ -181,7 +191,8 @@ class VAETask:
         return to_model(jnp.concatenate([batch["source_video"], batch["target_video"]]))
 
     def loss(self, model, frozen, batch, key):
-        return vae_loss(model, self._video(batch), key, self.loss_weights)
+        crop_key, noise_key = jax.random.split(key)
+        return vae_loss(model, random_crop(self._video(batch), self.config.crop, crop_key), noise_key, self.loss_weights)
 
     def generate(self, model, frozen, batch, key):
         video = to_model(batch["target_video"])
