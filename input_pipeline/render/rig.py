@@ -8,7 +8,7 @@ import numpy as np
 
 from input_pipeline.render.geometry import unit
 
-KINDS = {"arc": 0.4, "crane": 0.2, "spiral": 0.15, "truck": 0.15, "dolly": 0.1}
+KINDS = {"arc": 0.38, "crane": 0.18, "spiral": 0.14, "truck": 0.15, "dolly": 0.15}
 
 
 class Rig(NamedTuple):
