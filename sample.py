@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = vars(flags) | {"steps": model.steps, "shift": model.shift}
         write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
     print(f"""Done in {time.monotonic() - started:.0f} s. In {folder}:
-  result.mp4            the new video: the model's {notes.width} x {notes.height}, enlarged {flags.scale} times
+  result.mp4            the new video: the model's {notes.width} x {notes.height}, enlarged {flags.scale}x
   side_by_side.mp4      the source and the new video
   contact_sheet.png     both as pictures
   cameras_and_time.png  the camera path and the clock
