@@ -1,0 +1,42 @@
+"""Writes the example clip that `sample.py` takes by default: a held-out scene, seen by one camera of its rig.
+
+    python -m input_pipeline.render.example --seed 1000103 --camera 8 --out stp_jax/assets
+
+writes example.mp4, one frame for each source frame, and example_cameras.json, whose camera stands still.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.render.grid import FPS, GridSettings, render_grid
+from input_pipeline.render.opengl import choose_backend
+from stp_jax import media
+from stp_jax.errors import InputError, exit_on_input_error
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m input_pipeline.render.example", description=__doc__)
+    parser.add_argument("--seed", type=int, required=True, help="of the scene")
+    parser.add_argument("--camera", type=int, default=8, help="on the rig (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="an existing folder")
+    args = parser.parse_args(argv)
+    settings = GridSettings()
+    if not 0 <= args.camera < settings.cameras:
+        raise InputError(f"--camera {args.camera}: the rig has cameras 0 to {settings.cameras - 1}.")
+    choose_backend()
+    pictures, data = render_grid(args.seed, settings)
+    video, name = pictures[args.camera, ::2], f"camera_{args.camera:03d}"
+    media.write_video(args.out / "example.mp4", video, FPS / 2, crf=8, pixel_format="yuv444p")
+    c2w = np.linalg.inv(data["cameras"]["extrinsic"][name]).tolist()
+    poses = {"c2w": [c2w] * len(video), "intrinsics": data["cameras"]["intrinsic"][name]}
+    (args.out / "example_cameras.json").write_text(json.dumps(poses))
+
+
+if __name__ == "__main__":
+    main()
