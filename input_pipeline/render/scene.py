@@ -107,7 +107,7 @@ def _draw(rng: np.random.Generator, cameras: int, times: int) -> Scene:
 def _cast(rng: np.random.Generator, seconds: np.ndarray) -> list[figures.Figure]:
     """One or two figures that keep apart; the first is the main one and is in the middle half-way through."""
     main = figures.draw(rng, seconds, np.zeros(2))
-    if rng.random() < 0.55:
+    if rng.random() < 0.4:
         return [main]
     for _ in range(20):
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.8)
@@ -130,7 +130,7 @@ def _check_framing(cast: list[figures.Figure], path: rig.Rig) -> None:
         marks = np.stack(figure.landmarks, 1)  # [S, K, 3]
         marks = marks[:: len(marks) // 8]
         seen = path.project(marks.reshape(-1, 3)).reshape(-1, *marks.shape)  # [C, 9, K, 3]
-        if (seen[..., 2] < 1.5).any():
+        if (seen[..., 2] < (1.5 if figure is cast[0] else 2.2)).any():
             raise _Rejected("a figure comes too near to a camera")
         inside = np.all((seen[..., :2] > 0.02) & (seen[..., :2] < 0.98), axis=-1)
         if figure is cast[0]:

@@ -34,7 +34,7 @@ def smooth_noise(rng: np.random.Generator, size: int, waves: float) -> np.ndarra
     amplitude[0, 0] = 0
     spectrum = amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape))
     noise = np.fft.irfft2(spectrum, s=(size, size))
-    return noise / noise.std()
+    return (noise / noise.std()).astype(np.float32)
 
 
 def _step(x: np.ndarray, softness: float) -> np.ndarray:
@@ -57,7 +57,8 @@ def ground(rng: np.random.Generator, metres: float) -> tuple[np.ndarray, np.ndar
     second = colour(
         hue + rng.normal(0, 0.08), saturation * rng.uniform(0.6, 1.3), light - rng.uniform(0.2, 0.35)
     )
-    x, y = np.meshgrid(*[((np.arange(GROUND_SIZE) + 0.5) / GROUND_SIZE - 0.5) * metres] * 2)
+    axis = (((np.arange(GROUND_SIZE) + 0.5) / GROUND_SIZE - 0.5) * metres).astype(np.float32)
+    x, y = np.meshgrid(axis, axis)
     kind = rng.choice(["checks", "tiles", "stripes", "blotches"], p=[0.4, 0.15, 0.15, 0.3])
     if kind in ("checks", "tiles"):
         waves = [np.sin(np.pi * v / rng.uniform(0.8, 1.4) + rng.uniform(0, 6)) for v in (x, y)]
@@ -67,13 +68,13 @@ def ground(rng: np.random.Generator, metres: float) -> tuple[np.ndarray, np.ndar
         mask = _step(np.sin(np.pi * x / rng.uniform(0.7, 1.1) + bend), 0.2)
     else:
         mask = _step(smooth_noise(rng, GROUND_SIZE, metres / rng.uniform(2.0, 3.0)), 0.25)
-    picture = _mix((second, first), mask)
+    picture = _mix(second, first, mask)
     # Patches of a third colour make places on a regular pattern distinct.
     third = colour(hue + rng.uniform(0.25, 0.6), saturation + 0.15, light - 0.1)
-    picture = _mix((picture, third), 0.7 * _step(smooth_noise(rng, GROUND_SIZE, metres / 5) - 1.0, 0.3))
+    picture = _mix(picture, third, 0.7 * _step(smooth_noise(rng, GROUND_SIZE, metres / 5) - 1.0, 0.3))
     far = (first + second) / 2
     fade = np.clip((np.hypot(x, y) - 6) / 8, 0, 1)[..., None]
-    return _uint8(_mix((picture, far), fade)), far
+    return _uint8(_mix(picture, far, fade)), far
 
 
 def _cube_directions(size: int) -> np.ndarray:
@@ -92,14 +93,14 @@ def body(rng: np.random.Generator, colours: np.ndarray) -> np.ndarray:
     x, y, z = (d @ axes[i] for i in range(3))
     kind = rng.choice(["halves", "band", "wedges", "caps"])
     if kind == "halves":
-        picture = _mix(colours, _step(x, 0.08))
+        picture = _mix(colours[0], colours[1], _step(x, 0.08))
     elif kind == "band":
-        picture = _mix(colours, _step(0.35 - np.abs(x), 0.08))
+        picture = _mix(colours[0], colours[1], _step(0.35 - np.abs(x), 0.08))
     elif kind == "wedges":
-        picture = _mix(colours, _step(np.sin(2 * np.arctan2(y, z)), 0.2))
+        picture = _mix(colours[0], colours[1], _step(np.sin(2 * np.arctan2(y, z)), 0.2))
     else:
-        picture = _mix(colours, _step(np.abs(x) - 0.6, 0.08))
-        picture = _mix([picture, colours[2]], _step(x - 0.6, 0.08))
+        picture = _mix(colours[0], colours[1], _step(np.abs(x) - 0.6, 0.08))
+        picture = _mix(picture, colours[2], _step(x - 0.6, 0.08))
     return _uint8(picture.reshape(-1, CUBE_SIZE, 3))
 
 
@@ -121,13 +122,15 @@ def sky(rng: np.random.Generator, ground_colour: np.ndarray) -> np.ndarray:
     height = 0.07 + sum(
         rng.uniform(0.02, 0.06) * np.sin(k * azimuth + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5, 7)
     )
-    picture = _mix([picture, hills], _step(height - elevation, 0.03))
+    picture = _mix(picture, hills, _step(height - elevation, 0.03))
     picture = np.where(elevation[..., None] < 0, ground_colour, picture)
     return _uint8(picture.reshape(-1, 2 * CUBE_SIZE, 3))
 
 
-def _mix(colours, mask: np.ndarray) -> np.ndarray:
-    return colours[0] * (1 - mask) + colours[1] * mask
+def _mix(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`first` where the mask is 0, `second` where it is 1."""
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    return first + (second - first) * mask.astype(np.float32)
 
 
 def _uint8(picture: np.ndarray) -> np.ndarray:
