@@ -1,6 +1,6 @@
 """Writes the example clip that `sample.py` takes by default: a held-out scene, seen by one camera of its rig.
 
-    python -m input_pipeline.render.example --seed 1000103 --camera 8 --out stp_jax/assets
+    python -m input_pipeline.render.example --seed 1000118 --camera 8 --out stp_jax/assets
 
 writes example.mp4, one frame for each source frame, and example_cameras.json, whose camera stands still.
 """
