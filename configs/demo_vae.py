@@ -39,7 +39,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         dtype="bfloat16" if gpu else "float32",
         remat=False,
     )
-    config.crop = 64  # pixels of the squares that are trained on: many small steps teach more than few large ones
+    config.crop = 64  # pixels of the squares trained on: many small steps teach more than few large ones
     config.loss = dict(l1=1.0, l2=1.0, gradient=0.5, kl=1e-5)
     config.statistics_batches = 32 if gpu else 4  # to measure the spread of the latents on, at the end
 

@@ -14,7 +14,10 @@ MAX_TIMESTEP = 1000.0
 
 
 def shift_sigma(u, shift: float):
-    """Moves noise levels `u` in [0, 1] towards 1 for `shift` > 1: `s u / (1 + (s - 1) u)` (Esser et al. 2024, eq. 23)."""
+    """Moves noise levels `u` in [0, 1] towards 1 for `shift` > 1.
+
+    `s u / (1 + (s - 1) u)` (Esser et al. 2024, eq. 23).
+    """
     return shift * u / (1 + (shift - 1) * u)
 
 

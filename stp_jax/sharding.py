@@ -51,7 +51,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, sequence: int = 1, tensor: int = 1,
         known = -math.prod(sizes)
         sizes[sizes.index(-1)] = len(devices) // known if known else 0
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise InputError(f"config.mesh ({shown}) does not fill the {len(devices)} devices; use -1 for one axis.")
+        raise InputError(
+            f"config.mesh ({shown}) does not fill the {len(devices)} devices; use -1 for one axis."
+        )
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 4)
 
 
@@ -69,7 +71,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def parameter_shardings(tree, mesh: Mesh):
-    """One sharding per leaf: the largest dimension that divides is split over the parameter axes, small leaves are not."""
+    """One sharding per leaf: its largest dimension that divides is split over the parameter axes.
+
+    Small leaves are not split.
+    """
     size = math.prod(mesh.shape[axis] for axis in RULES.parameters)
 
     def one(leaf) -> NamedSharding:

@@ -1,6 +1,6 @@
 """Our own weights on disk: safetensors parts of at most 16 MB and one JSON that says what model they are of.
 
-A folder holds one or more models, each as `<name>.json` and `<name>-00001-of-00003.safetensors` and so on. The
+A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
 JSON has the model's config, the part of each tensor, and notes such as the steps trained.
 
 JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at

@@ -24,7 +24,10 @@ def single():
     """Parameters, a batch, and the loss and gradients on one device."""
     model = SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
-    params = {k: jnp.asarray(0.1 * rng.standard_normal(v.shape), jnp.float32) for k, v in weights.flatten(model).items()}
+    params = {
+        k: jnp.asarray(0.1 * rng.standard_normal(v.shape), jnp.float32)
+        for k, v in weights.flatten(model).items()
+    }
     path = cameras.preset("orbit_left", FRAMES)
     batch = {
         "target": rng.standard_normal(LATENTS).astype(np.float32),
@@ -45,7 +48,9 @@ def single():
     return loss, params, batch, jax.jit(jax.value_and_grad(loss))(params, batch)
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"fsdp": 8, "data": 1}, {"data": 2, "fsdp": 2, "sequence": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{"data": 8}, {"fsdp": 8, "data": 1}, {"data": 2, "fsdp": 2, "sequence": 2}]
+)
 def test_loss_and_gradients_on_eight_devices_equal_those_on_one(single, sizes):
     loss, params, batch, (expected_loss, expected) = single
     mesh = make_mesh(**sizes)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Full bidirectional softmax attention, scaled by `1 / sqrt(head_dim)`.
 
-    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel, elsewhere XLA's own operations with a float32 softmax.
+    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel, elsewhere XLA's own operations with a
+    float32 softmax.
 
     Args:
       q: `[B, N, heads, head_dim]`.

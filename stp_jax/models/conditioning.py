@@ -1,7 +1,7 @@
 """Encoders of the two things a user directs: where the camera is and which moment it sees.
 
-Both give one small embedding per latent frame (animation time) or per token (camera rays), computed once per video; each
-block of the DiT adds its own zero-initialised projection of them.
+Both give one small embedding per latent frame (animation time) or per token (camera rays), computed once per
+video; each block of the DiT adds its own zero-initialised projection of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The space-time DiT: Wan2.1's video transformer over target and source tokens, told every camera and every moment.
+"""The space-time DiT: Wan2.1's video transformer over target and source tokens, told cameras and moments.
 
-Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them. Everything that
-does not depend on the timestep is computed once per video by `condition`.
+Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them.
+Everything that does not depend on the timestep is computed once per video by `condition`.
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ class DiTConfig:
             ("remat", REMAT_POLICIES),
         ):
             if getattr(self, field) not in known:
-                raise ValueError(f"model.{field} is {getattr(self, field)!r}; choose one of {', '.join(known)}")
+                chosen = getattr(self, field)
+                raise ValueError(f"model.{field} is {chosen!r}; choose one of {', '.join(known)}")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
 
 
 class Conditioning(NamedTuple):
-    """What the blocks need to know of cameras and moments, target first, then source; computed once per video."""
+    """What the blocks need to know of cameras and moments, target first, then source."""
 
     camera: jax.Array  # [B, 2F', h, w, E]
     animation_time: jax.Array  # [B, 2F', E]
@@ -87,31 +88,35 @@ class Block(nnx.Module):
         self.ffn_in = Dense(dim, config.ffn_dim, rngs=rngs)
         self.ffn_out = Dense(config.ffn_dim, dim, rngs=rngs)
 
-    def __call__(self, x: jax.Array, modulation: jax.Array, conditioning: Conditioning, out_tokens: int) -> jax.Array:
-        """`x` `[B, N, D]`, `modulation` `[B, 6, D]` from the timestep -> the first `out_tokens` tokens, `[B, out_tokens, D]`.
+    def __call__(
+        self, x: jax.Array, modulation: jax.Array, conditioning: Conditioning, out_tokens: int
+    ) -> jax.Array:
+        """The first `out_tokens` tokens, `[B, out_tokens, D]`, of `x` `[B, N, D]`.
 
-        Every token serves as key and value; only those asked for serve as query.
+        `modulation` `[B, 6, D]` comes from the timestep. Every token serves as key and value; only those
+        asked for serve as query.
         """
         c, dtype = self.config, x.dtype
         mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
 
         y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
-        told = self.camera(conditioning.camera) + self.animation_time(conditioning.animation_time)[:, :, None, None]
+        moment = self.animation_time(conditioning.animation_time)[:, :, None, None]
+        told = self.camera(conditioning.camera) + moment
         y = y + einops.rearrange(told, "b f h w d -> b (f h w) d")
         heads = lambda z: einops.rearrange(z, "b n (heads d) -> b n heads d", heads=c.heads)  # noqa: E731
         cos, sin = conditioning.cos, conditioning.sin
         q = rotate(heads(self.norm_q(self.q(y[:, :out_tokens]))), cos[:, :out_tokens], sin[:, :out_tokens])
         k = rotate(heads(self.norm_k(self.k(y))), cos, sin)
-        a = attention(q, k, heads(self.v(y)))
-        x = x[:, :out_tokens] + gate1.astype(dtype) * self.o(einops.rearrange(a, "b n heads d -> b n (heads d)"))
+        a = einops.rearrange(attention(q, k, heads(self.v(y))), "b n heads d -> b n (heads d)")
+        x = x[:, :out_tokens] + gate1.astype(dtype) * self.o(a)
 
         y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
         return x + gate2.astype(dtype) * self.ffn_out(jax.nn.gelu(self.ffn_in(y)))
 
 
 class SpaceTimeDiT(nnx.Module):
-    """Predicts the flow-matching velocity of a target video from a source video, cameras and animation times."""
+    """Predicts a target video's flow-matching velocity from a source video, cameras and animation times."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         dim, tokens_in = config.dim, config.channels * config.patch**2
@@ -159,7 +164,9 @@ class SpaceTimeDiT(nnx.Module):
         """
         c = self.config
         if latent_size[0] % c.patch or latent_size[1] % c.patch:
-            raise ValueError(f"latents of {latent_size} cells do not divide into patches of {c.patch} x {c.patch}")
+            raise ValueError(
+                f"latents of {latent_size} cells do not divide into patches of {c.patch} x {c.patch}"
+            )
         grid = (latent_size[0] // c.patch, latent_size[1] // c.patch)
         camera = jnp.concatenate(
             [
@@ -214,7 +221,9 @@ class SpaceTimeDiT(nnx.Module):
             return constrain(block(x, modulation, conditioning, out_tokens), "batch", "tokens", None)
 
         policy = REMAT_POLICIES[c.remat]
-        body = jax.checkpoint(lambda x, state: (run(x, state, tokens), None), policy=policy, prevent_cse=False)
+        body = jax.checkpoint(
+            lambda x, state: (run(x, state, tokens), None), policy=policy, prevent_cse=False
+        )
         x, _ = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], stacked))
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
         last = jax.checkpoint(lambda x, state: run(x, state, target_tokens), policy=policy)

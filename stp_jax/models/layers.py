@@ -54,7 +54,10 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
 
 
 def sinusoid(positions: jax.Array, dim: int) -> jax.Array:
-    """`[cos(p a_0), .., sin(p a_0), ..]` with `a_i = 10000^(-2i/dim)`: `[...]` -> `[..., dim]` float32 (Wan2.1)."""
+    """`[cos(p a_0), .., sin(p a_0), ..]`, `a_i = 10000^(-2i/dim)` (Wan2.1).
+
+    `positions` `[...]` -> `[..., dim]` float32.
+    """
     half = dim // 2
     frequencies = 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
     angles = positions.astype(jnp.float32)[..., None] * jnp.asarray(frequencies, jnp.float32)

@@ -18,11 +18,16 @@ def axis_frequencies(head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if head_dim % 2:
         raise ValueError(f"head_dim must be even for rotary embedding, got {head_dim}")
     spatial = 2 * (head_dim // 6)
-    dims = (head_dim - 2 * spatial, spatial, spatial)
-    return tuple(10000.0 ** (-np.arange(0, d, 2, dtype=np.float64) / d) for d in dims)
+
+    def frequencies(dim: int) -> np.ndarray:
+        return 10000.0 ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+
+    return frequencies(head_dim - 2 * spatial), frequencies(spatial), frequencies(spatial)
 
 
-def rotary_tables(frame_positions: jax.Array, grid: tuple[int, int], head_dim: int) -> tuple[jax.Array, jax.Array]:
+def rotary_tables(
+    frame_positions: jax.Array, grid: tuple[int, int], head_dim: int
+) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines `[B, F * h * w, 1, head_dim / 2]` float32 for tokens in frame, row, column order.
 
     Args:
@@ -40,7 +45,9 @@ def rotary_tables(frame_positions: jax.Array, grid: tuple[int, int], head_dim: i
     b, f = frame_positions.shape
     tables = []
     for numpy_function, jax_function in ((np.cos, jnp.cos), (np.sin, jnp.sin)):
-        over_time = jnp.broadcast_to(jax_function(frames)[:, :, None, None, :], (b, f, h, w, frame_freqs.size))
+        over_time = jnp.broadcast_to(
+            jax_function(frames)[:, :, None, None, :], (b, f, h, w, frame_freqs.size)
+        )
         over_space = jnp.broadcast_to(
             jnp.asarray(numpy_function(spatial), jnp.float32), (b, f, h, w, spatial.shape[-1])
         )

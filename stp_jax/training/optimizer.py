@@ -39,7 +39,9 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         chosen = re.compile(config.muon_parameters)
 
         def matrices(params: dict[str, jax.Array]) -> dict[str, MuonDimensionNumbers | None]:
-            return {name: _matrix(array) if chosen.fullmatch(name) else None for name, array in params.items()}
+            return {
+                name: _matrix(array) if chosen.fullmatch(name) else None for name, array in params.items()
+            }
 
         inner = muon(
             config.learning_rate,

@@ -82,7 +82,7 @@ def to_model(video: jax.Array) -> jax.Array:
 
 
 def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
-    """Cuts a square of `size` pixels out of each clip `[B, F, H, W, 3]`, each at its own place; 0 keeps all."""
+    """Cuts a square of `size` pixels out of each clip `[B, F, H, W, 3]`, each at its own place; 0: all."""
     if not size:
         return video
     b, f, h, w, c = video.shape
@@ -192,7 +192,8 @@ class VAETask:
 
     def loss(self, model, frozen, batch, key):
         crop_key, noise_key = jax.random.split(key)
-        return vae_loss(model, random_crop(self._video(batch), self.config.crop, crop_key), noise_key, self.loss_weights)
+        video = random_crop(self._video(batch), self.config.crop, crop_key)
+        return vae_loss(model, video, noise_key, self.loss_weights)
 
     def generate(self, model, frozen, batch, key):
         video = to_model(batch["target_video"])

@@ -69,6 +69,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     dense = lambda name, v: v @ w[f"{name}.kernel"] + w[f"{name}.bias"]  # noqa: E731
     silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
     gelu = lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))  # noqa: E731
+    unit = lambda v: v / np.sqrt((v**2).mean(-1, keepdims=True) + config.eps)  # noqa: E731
     mlp = lambda name, v: dense(f"{name}.layer_out", silu(dense(f"{name}.layer_in", v)))  # noqa: E731
 
     def norm(v):
@@ -102,7 +103,8 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                                 d = c2w[:3, :3] @ np.array([(u - cx) / fx, (v - cy) / fy, 1.0])
                                 d /= np.linalg.norm(d)
                                 rays.append(np.concatenate([np.cross(c2w[:3, 3] / config.scene_scale, d), d]))
-                    camera.append(mlp("camera_encoder.embed", np.concatenate(rays)) + w["camera_encoder.role"][role])
+                    embedded = mlp("camera_encoder.embed", np.concatenate(rays))
+                    camera.append(embedded + w["camera_encoder.role"][role])
                     moment.append(mlp("animation_time_encoder.embed", waves))
                     position.append((np.mean([times[f] for f in pixel_frames(k)]), r, c))
     xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
@@ -123,7 +125,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     for layer in range(config.layers):
         b = {key[7:]: value[layer] for key, value in w.items() if key.startswith("blocks.")}
         linear = lambda name, v, b=b: v @ b[f"{name}.kernel"] + b[f"{name}.bias"]  # noqa: E731
-        rms = lambda name, v, b=b: v / np.sqrt((v**2).mean(-1, keepdims=True) + config.eps) * b[f"{name}.scale"]  # noqa: E731
+        rms = lambda name, v, b=b: unit(v) * b[f"{name}.scale"]  # noqa: E731
         shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
         y = norm(xs) * (1 + scale1) + shift1 + linear("camera", camera) + linear("animation_time", moment)
         q, k, v = rms("norm_q", linear("q", y)), rms("norm_k", linear("k", y)), linear("v", y)
@@ -158,7 +160,8 @@ def test_new_model_predicts_zero_and_ignores_conditioning():
 
 
 @pytest.mark.parametrize(
-    ("key", "frame"), [("target_c2w", 6), ("source_c2w", 7), ("target_animation_time", 8), ("target_intrinsics", 3)]
+    ("key", "frame"),
+    [("target_c2w", 6), ("source_c2w", 7), ("target_animation_time", 8), ("target_intrinsics", 3)],
 )
 def test_every_pixel_frame_of_the_conditioning_counts(key, frame):
     model, x = randomised(CONFIG), inputs()
@@ -174,7 +177,8 @@ def test_rematerialisation_changes_no_gradient():
     for remat in ("none", "dots", "full"):
         model = randomised(dataclasses.replace(CONFIG, remat=remat))
         graph, state = nnx.split(model)
-        gradients.append(jax.grad(lambda state, graph=graph: jnp.mean(forward(graph, state, x) ** 2))(state))
+        loss = lambda state, graph=graph: jnp.mean(forward(graph, state, x) ** 2)  # noqa: E731
+        gradients.append(jax.jit(jax.grad(loss))(state))
     for other in gradients[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
 
