@@ -133,7 +133,7 @@ def table(scores: list[Score]) -> str:
     found = summary(scores)
     has_lpips = all(score.lpips is not None for score in scores)
     metrics = "PSNR  SSIM  LPIPS" if has_lpips else "PSNR  SSIM"
-    width = len(metrics) + 5
+    width = max(len(metrics) + 5, max(map(len, METHODS)) + 2)
     lines = [" " * 28 + "".join(method.ljust(width) for method in METHODS).rstrip()]
     lines.append((" " * 28 + "".join(metrics.ljust(width) for _ in METHODS)).rstrip())
 

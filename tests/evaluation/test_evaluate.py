@@ -11,9 +11,18 @@ from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation import report as report_module
-from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, TIME, cases_of, check_scene, example_of
+from stp_jax.evaluation.cases import (
+    BOTH,
+    CAMERA,
+    CASES_PER_SCENE,
+    GROUPS,
+    TIME,
+    cases_of,
+    check_scene,
+    example_of,
+)
 from stp_jax.evaluation.run import evaluate
-from stp_jax.evaluation.scores import CEILING, METHODS, NEAREST, OURS, SOURCE
+from stp_jax.evaluation.scores import CEILING, METHODS, NEAREST, OURS, SOURCE, Score
 
 FRAMES, CAMERAS = 9, 9
 
@@ -225,3 +234,9 @@ def test_table_warns_of_baselines_that_are_too_good():
     assert f"camera control: +3.00 dB beside the better baseline ({NEAREST}, 17.00 dB)" in lines
     assert lines[-1].startswith("both: +3.00 dB") and "not under 18 dB" in lines[-1]
     assert "LPIPS" not in lines[1]
+
+
+def test_names_of_methods_stand_apart_in_a_table_without_lpips():
+    scores = [Score("s", group, "reverse", method, 20.0, 0.5, None) for group in GROUPS for method in METHODS]
+    head = report_module.table(scores).splitlines()[0]
+    assert head.split("  ")[-1].strip() == CEILING and f"{NEAREST}  " in head and f"{SOURCE}  " in head
