@@ -180,6 +180,11 @@ class VAETask:
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        largest = min(config.data.height, config.data.width)
+        if not 0 <= config.crop <= largest:
+            raise InputError(
+                f"config.crop is {config.crop}; clips have room for 1 to {largest}, 0 keeps all."
+            )
         self.model_config = _make_config(VAEConfig, config.model)
         self.loss_weights = VAELossWeights(**config.loss)
         self.frozen: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.vae import VAE, VAEConfig
 from stp_jax.training.loop import train
 from stp_jax.training.state import bind, graph_of
-from stp_jax.training.tasks import DiTTask, make_task, psnr, to_model
+from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop, to_model
 from tests.input_pipeline import synthetic
 
 FRAMES, SIZE = 5, 16
@@ -56,6 +56,7 @@ def vae_run(data):
     config = shrink(demo_vae.get_config(), data)
     config.model.update(dim=4, z_dim=4, dim_mult=(1, 1, 2, 2), latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
     config.statistics_batches = 2
+    config.crop = 8
     train(config, data / "vae")
     return config, data / "vae"
 
@@ -124,6 +125,7 @@ def test_encoded_clips_are_the_latents_of_the_clips_drawn(data, vae_run, vae, di
 def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_config):
     config = dit_config.copy_and_resolve_references()
     config.data.update(kind="latents", path=str(data / "latents"))
+    config.train.pictures_every = 2
     train(config, data / "dit")
     lines = [json.loads(line) for line in open(data / "dit/metrics.jsonl")]
     assert np.isfinite(lines[-1]["preview/psnr"])
@@ -189,6 +191,27 @@ def test_psnr_is_of_each_whole_video_then_averaged():
     video[0] += 0.2  # mean squared error 0.01 of the range [0, 1]
     video[1, 0] += 0.6  # 0.03 on average over three frames
     np.testing.assert_allclose(psnr(video, reference), (20 + 10 * np.log10(1 / 0.03)) / 2, rtol=1e-5)
+
+
+def test_crops_are_windows_of_their_own_clips_and_reach_every_corner():
+    pixels = np.arange(64 * 2 * 6 * 5).reshape(64, 2, 6, 5, 1).repeat(3, -1)
+    crops = np.asarray(random_crop(jnp.asarray(pixels), 4, jax.random.key(0)))
+    corners = set()
+    for clip, crop in zip(pixels, crops, strict=True):
+        places = [(y, x) for y in range(3) for x in range(2) if crop[0, 0, 0, 0] == clip[0, y, x, 0]]
+        ((y, x),) = places
+        np.testing.assert_array_equal(crop, clip[:, y : y + 4, x : x + 4])
+        corners.add((y, x))
+    assert corners == {(y, x) for y in range(3) for x in range(2)}
+    assert random_crop(pixels, 0, jax.random.key(0)) is pixels
+
+
+@pytest.mark.parametrize("crop", [SIZE + 1, -8])
+def test_crop_that_does_not_fit_is_refused(vae_run, crop):
+    config = vae_run[0].copy_and_resolve_references()
+    config.crop = crop
+    with pytest.raises(InputError, match="config.crop.*1 to 16"):
+        make_task(config)
 
 
 @pytest.mark.parametrize(
