@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from stp_jax import animation_time, cameras, user_input, weights
+from stp_jax.command_line import Parser, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.request import LONGEST, Request, read_request
 from stp_jax.results import result_folder, write_results
@@ -32,41 +32,15 @@ ASSETS = Path(__file__).parent / "stp_jax" / "assets"
 EXAMPLE, EXAMPLE_CAMERAS = ASSETS / "example.mp4", ASSETS / "example_cameras.json"
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises its errors as `InputError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
-
-
-def _number(least: float, most: float, kind: type = float):
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
 def parse_flags(argv: list[str]) -> argparse.Namespace:
     """Raises `InputError` for a flag that does not exist or has a value that cannot be."""
-    parser = Parser(
-        prog="sample.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="sample.py", description=__doc__)
     add = parser.add_argument_group("what to re-render").add_argument
     add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
-    add("--start", type=_number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
+    add("--start", type=number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
     add(
         "--duration",
-        type=_number(1e-3, 1e9),
+        type=number(1e-3, 1e9),
         metavar="SECONDS",
         help=f"how much of it (all, {LONGEST:g} at most)",
     )
@@ -78,7 +52,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--fov",
-        type=_number(1, 179),
+        type=number(1, 179),
         default=50.0,
         metavar="DEGREES",
         help="field of view across the shorter side of the picture, where no file tells the intrinsics (50)",
@@ -93,7 +67,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--distance",
-        type=_number(0.01, 1e4),
+        type=number(0.01, 1e4),
         default=cameras.DISTANCE,
         metavar="METRES",
         help="from the first source camera to what it looks at: moves circle this point (%(default)g)",
@@ -106,14 +80,14 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--seed",
-        type=_number(0, 2**32 - 1, int),
+        type=number(0, 2**32 - 1, int),
         default=0,
         help="another seed dreams other unseen parts (0)",
     )
-    add("--steps", type=_number(1, 1000, int), help="steps of sampling: more are slower (as the weights say)")
+    add("--steps", type=number(1, 1000, int), help="steps of sampling: more are slower (as the weights say)")
     add(
         "--shift",
-        type=_number(0.01, 100),
+        type=number(0.01, 100),
         help="above 1: more steps where noise is high (as the weights say)",
     )
     add(
@@ -126,11 +100,11 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<clock>)")
     add(
         "--scale",
-        type=_number(1, 16, int),
+        type=number(1, 16, int),
         default=3,
         help="enlarges the videos; 1 is the model's own size (3)",
     )
-    add("--fps", type=_number(0.1, 240), help="frames per second of the videos (the source's own speed)")
+    add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
     parser.add_argument(
         "--list", action="store_true", help="explain every camera move, clock and file, and exit"
     )
@@ -141,6 +115,9 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
         raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known)
     if extra:
         raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
+    for name, value in vars(flags).items():
+        if value == "":  # an unset variable of a shell; it must not mean the default
+            raise InputError(f"--{name} is empty (see --help)")
     return flags
 
 
@@ -179,14 +156,17 @@ def main(argv: list[str] | None = None) -> None:
         return
     started = time.monotonic()
     notes = weights.read_sampling_notes(flags.weights)
-    video = flags.video or EXAMPLE
+    video = EXAMPLE if flags.video is None else flags.video
+    source_cameras = flags.source_cameras
+    if flags.video is None and source_cameras is None:
+        source_cameras = EXAMPLE_CAMERAS
     with result_folder(flags.out, video, flags.camera, flags.animation_time) as folder:
         request = read_request(
             notes,
             video=video,
             camera=flags.camera,
             clock=flags.animation_time,
-            source_cameras=flags.source_cameras or (None if flags.video else EXAMPLE_CAMERAS),
+            source_cameras=source_cameras,
             fov=flags.fov,
             distance=flags.distance,
             start=flags.start,
@@ -216,11 +196,11 @@ def main(argv: list[str] | None = None) -> None:
 def rerender_with_bar(model, request: Request, seed: int):
     """Calls the model under a progress bar."""
     form = "{desc:20}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, smoothing=0, bar_format=form) as bar:
+    with tqdm(total=1.0, bar_format=form) as bar:
 
         def show(what: str, done: float) -> None:
-            bar.set_description_str(what, refresh=False)
-            bar.update(done - bar.n)
+            bar.n = done  # update() would leave out parts shorter than the longest so far
+            bar.set_description_str(what)
 
         return model(
             request.clip.frames,

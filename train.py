@@ -30,8 +30,9 @@ def parse(argv: list[str]) -> list[str]:
     except InputError:
         raise
     except AttributeError as error:  # a --config.field of an unknown name
-        raise InputError(f"the config has no such field: {error}. Its file lists them.") from None
-    except (flags.Error, OSError) as error:
+        reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
+        raise InputError(f"the config has no such field: {reason} (its file lists them)") from None
+    except (flags.Error, OSError, SyntaxError) as error:
         # At times the message is a whole traceback, with the reason at its end.
         reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()
         raise InputError(f"{reason} (see --help)") from None
@@ -39,7 +40,7 @@ def parse(argv: list[str]) -> list[str]:
         raise InputError(f"unexpected argument {rest[1]} (see --help)")
     if CONFIG.value is None:
         raise InputError("--config is missing: give a file such as configs/demo.py.")
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise InputError("--workdir is missing: give the folder of the run, new or to continue.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it renames

@@ -86,7 +86,10 @@ class LatentCache:
             return cache
         if path.exists() and any(path.iterdir()):
             raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
         for name, shape in shapes.items():
             dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
             np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))

@@ -9,8 +9,8 @@ the same command goes on.
 
 from __future__ import annotations
 
-import argparse
 import collections
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,8 @@ from tqdm import tqdm
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import weights
-from stp_jax.errors import exit_on_input_error
+from stp_jax.command_line import Parser, count, number
+from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.vae import VAE, VAEConfig
 from stp_jax.training.state import bind
 from stp_jax.training.tasks import to_model
@@ -93,6 +94,14 @@ def encode_dataset(
     }
     latent_frames = (frames - 1) // vae_config.frame_stride + 1
     stride = vae_config.spatial_stride
+    if (frames - 1) % vae_config.frame_stride:
+        raise InputError(f"--frames {frames}: the VAE encodes {vae_config.frame_stride}n + 1 frames.")
+    if size[0] % stride or size[1] % stride:
+        raise InputError(f"--size {size[0]} {size[1]}: the VAE encodes multiples of {stride} pixels.")
+    draw = functools.partial(
+        make_clips, config, split=split, seed=seed, clips=clips_per_scene, clips_per_path=clips_per_path
+    )
+    next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
     cache = LatentCache.create(
         Path(out) / split,
         scenes=passes * count_scenes(config, split),
@@ -103,15 +112,7 @@ def encode_dataset(
         meta=meta,
     )
     rows = cache.missing()
-    clips = make_clips(
-        config,
-        split=split,
-        seed=seed,
-        clips=clips_per_scene,
-        clips_per_path=clips_per_path,
-        rows=rows,
-        num_workers=workers,
-    )
+    clips = draw(rows=rows, num_workers=workers)
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(clips, prefetch_buffer_size=2))
     underway: collections.deque = collections.deque()
     bar = tqdm(total=cache.scenes, initial=cache.scenes - len(rows), unit="scene")
@@ -139,25 +140,25 @@ def encode_dataset(
 
 @exit_on_input_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m stp_jax.encode_dataset", description=__doc__)
     add = parser.add_argument
     add("--data", required=True, help="folder of the built data set")
     add("--vae", required=True, help="folder with the VAE's weights")
     add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
     add("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
     add("--split", default="train")
-    add("--seed", type=int, default=0, help="the clips drawn follow from it")
-    add("--passes", type=int, default=1, help="times every scene is used, with other clips each time")
-    add("--clips_per_scene", type=int, default=64, help="clips drawn from a scene in a pass")
-    add("--clips_per_path", type=int, default=4, help="of these, clips that share a camera path")
-    add("--frames", type=int, default=17, help="frames per clip, 4n + 1")
-    add("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
+    add("--seed", type=number(0, 2**31 - 1, int), default=0, help="the clips drawn follow from it")
+    add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")
+    add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")
+    add("--clips_per_path", type=count, default=4, help="of these, clips that share a camera path")
+    add("--frames", type=count, default=17, help="frames per clip, 4n + 1")
+    add("--size", type=count, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
     add("--flip", action="store_true", help="mirror half of the scenes")
     add("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
-    add("--workers", type=int, default=0, help="processes that decode video; 0: threads only")
-    add("--batch_size", type=int, default=16, help="clips encoded at a time")
+    add(
+        "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
+    )
+    add("--batch_size", type=count, default=16, help="clips encoded at a time")
     encode_dataset(**vars(parser.parse_args()))
 
 

@@ -14,7 +14,6 @@ scenes. The same command continues an interrupted evaluation.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.weights import BUNDLED
 
@@ -36,7 +36,10 @@ def read_config(spec: str) -> ConfigDict:
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"--config {path} is not a Python file.")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"--config {path}: {error}") from None
     if not hasattr(module, "get_config"):
         raise InputError(f"--config {path} has no function get_config().")
     try:
@@ -55,9 +58,7 @@ def checksum(folder: str) -> str:
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m stp_jax.evaluate", description=__doc__)
     parser.add_argument(
         "--config", required=True, help="file with get_config(); `pictures` names the held-out data"
     )
@@ -65,13 +66,15 @@ def main(argv: list[str] | None = None) -> None:
         "--weights", default=str(BUNDLED), help="folder that train.py wrote (default: the bundled model)"
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
-    parser.add_argument("--scenes", type=_positive, default=32, help="held-out scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=_positive, help="sampling steps (default: the weights')")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise that sampling starts from")
+    parser.add_argument("--scenes", type=count, default=32, help="held-out scenes (default: %(default)s)")
+    parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
-        "--batch_size", type=_positive, default=5, help="videos sampled at once; a scene has ten"
+        "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
     )
-    parser.add_argument("--sheets", type=int, default=4, help="scenes to show as contact sheets and videos")
+    parser.add_argument("--batch_size", type=count, default=5, help="videos sampled at once; a scene has ten")
+    parser.add_argument(
+        "--sheets", type=number(0, 10**9, int), default=4, help="scenes to show as contact sheets and videos"
+    )
     parser.add_argument(
         "--out", default="runs/evaluation", help="new folder for the results (default: %(default)s)"
     )
@@ -111,13 +114,6 @@ def main(argv: list[str] | None = None) -> None:
         print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(f"{table}\n\nResults: {args.out}")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -142,6 +144,7 @@ BAD = {
     # the video
     "--video {f}/nowhere.mp4": "nowhere.mp4: there is no such file",
     "--video {f}": "is not a file",
+    "--video ''": "--video is empty",  # not the bundled clip
     "--video {f}/empty.mp4": "empty.mp4 is empty",
     "--video {f}/text.mp4": "text.mp4 is not a video",
     "--video {f}/truncated.mp4": "truncated.mp4 is",
@@ -161,6 +164,7 @@ BAD = {
     "--source_cameras {f}/few.json": "few.json: 3 poses are too few",
     "--source_cameras {f}/nan.json": "nan.json: frame 3",
     "--source_cameras orbit_left": "orbit_left: no such file",
+    "--source_cameras ''": "--source_cameras is empty",
     # clocks
     "--animation_time bullet_tme": "unknown animation time preset 'bullet_tme': did you mean bullet_time",
     "--animation_time '0:0, 3:3, 2:1'": "keyframes out of order",
@@ -186,6 +190,7 @@ BAD = {
     "--out {f}/full": "full is not empty and nothing is overwritten",
     "--out {f}/a_file": "a_file cannot be written",
     "--out {f}/a_file/below": "a_file/below cannot be written",
+    "--out ''": "--out is empty",
     "--out /proc/none": "/proc/none cannot be written",
     # weights
     "--weights {f}/full": "holds no dit weights",
@@ -227,6 +232,26 @@ def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(f"{GOOD} --out mine")
     assert not (tmp_path / "mine").exists()
+
+
+def test_progress_bar_shows_every_part_of_the_work(capsys):
+    parts = [("reading the clip", 0.0), ("step 1 of 2", 0.6), ("step 2 of 2", 0.65), ("painting", 0.7)]
+
+    def model(*args, progress, **kwargs):
+        for part in parts:
+            progress(*part)
+
+    request = SimpleNamespace(
+        clip=SimpleNamespace(frames=None),
+        source=None,
+        source_animation_time=None,
+        target=None,
+        target_animation_time=None,
+    )
+    sample.rerender_with_bar(model, request, seed=0)
+    shown = capsys.readouterr().err
+    for what, done in parts:
+        assert re.search(rf"{what} *{100 * done:.0f}%", shown), (what, shown)
 
 
 def test_help_list_and_mistakes_come_before_jax_is_loaded(tmp_path, files):

@@ -6,7 +6,6 @@ videos are stored as they are on disk; nothing is decoded or encoded here.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -20,6 +19,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from stp_jax.cameras import check
+from stp_jax.command_line import Parser
 from stp_jax.errors import InputError
 
 
@@ -212,11 +212,9 @@ def check_animation_time(times: Any, frames: int, path: Path) -> np.ndarray:
     return times
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
+def arguments(description: str | None) -> Parser:
     """The command line that the builders share."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description)
     parser.add_argument("--scenes", type=Path, required=True, help="folder that holds the scene folders")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data set below")
     return parser

@@ -7,7 +7,6 @@ writes example.mp4, one frame for each source frame, and example_cameras.json, w
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import numpy as np
 from input_pipeline.render.grid import FPS, GridSettings, render_grid
 from input_pipeline.render.opengl import choose_backend
 from stp_jax import media
+from stp_jax.command_line import Parser
 from stp_jax.errors import InputError, exit_on_input_error
 
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m input_pipeline.render.example", description=__doc__)
+    parser = Parser("python -m input_pipeline.render.example", description=__doc__)
     parser.add_argument("--seed", type=int, required=True, help="of the scene")
     parser.add_argument("--camera", type=int, default=8, help="on the rig (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="an existing folder")

@@ -9,7 +9,6 @@ test split.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from input_pipeline.render.opengl import choose_backend
 from input_pipeline.render.rig import Rig
 from stp_jax import media
 from stp_jax.cameras import GRID_CONVENTION
+from stp_jax.command_line import Parser
 from stp_jax.errors import InputError, exit_on_input_error
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s
@@ -138,11 +138,7 @@ def parse_seeds(text: str) -> range:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     defaults = GridSettings()
-    parser = argparse.ArgumentParser(
-        "python -m input_pipeline.render",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("python -m input_pipeline.render", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the scene folders")
     parser.add_argument("--seeds", required=True, help="first:end (end not included)")
     parser.add_argument(

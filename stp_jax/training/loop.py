@@ -147,6 +147,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
     """
     started = time.monotonic()
     workdir, run = Path(workdir), config.train
+    for field in ("steps", "batch_size", "log_every", "keep_checkpoints"):
+        if run[field] < 1:
+            raise InputError(f"config.train.{field} is {run[field]}; it must be at least 1.")
     mesh = make_mesh(**config.mesh)
     shards = math.prod(mesh.shape[axis] for axis in RULES.batch)
     if run.batch_size % shards:
@@ -228,12 +231,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
                 logged, logged_step, waited = time.monotonic(), step, 0.0
 
             ended = progress(step) >= 1 or stop.signal
+            before = time.monotonic()
             if run.pictures_every and step % run.pictures_every == 0 and not ended:
                 preview.write(writer, state, step)
             if run.checkpoint_every and step % run.checkpoint_every == 0 and not ended:
                 save(step)
             if run.export_every and step % run.export_every == 0 and not ended:
                 export(step)
+            logged += time.monotonic() - before  # nor is this the time of a step
 
         bar.close()
         if checkpoints.latest != step:

@@ -14,6 +14,7 @@ from tests.tiny_model import SHIFT, STEPS, write_tiny_model
     "content, message",
     [
         (None, "no such file"),
+        ("def get_config(:", "line 1"),
         ("x = 1", "no function get_config"),
         ("def get_config(): raise ValueError('unknown variant')", "unknown variant"),
         (
@@ -31,6 +32,15 @@ def test_command_line_mistakes_are_one_line(tmp_path, capsys, content, message):
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: --config {path}") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", ["--scenes 0", "--scenes many", "--seed -1", "--scene 3"])
+def test_mistakes_in_flags_are_one_line(capsys, flags):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--config", "configs/demo.py", *flags.split()])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert flags.split()[0] in error and "_" not in error
 
 
 def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):

@@ -26,7 +26,11 @@ def run(arguments, before=""):
         (DEMO, "--workdir is missing"),
         (["--workdir", "x"], "--config is missing"),
         (["--config", "configs/demo.py:xpu", "--workdir", "x"], "choose demo.py or demo.py:gpu"),
-        ([*DEMO, "--workdir", "x", "--config.train.stepps=3"], "no such field"),
+        ([*DEMO, "--workdir", ""], "--workdir is missing"),
+        ([*DEMO, "--workdir", "x", "--config.train.stepps=3"], "no such field: stepps. Did you mean"),
+        ([*DEMO, "--workdir", "x", "--config.train.batch_size=0"], "train.batch_size is 0"),
+        ([*DEMO, "--workdir", "x", "--config.train.steps=0"], "train.steps is 0"),
+        ([*DEMO, "--workdir", "x", "--config.train.log_every=0"], "train.log_every is 0"),
         ([*DEMO, "--workdir", "x", "--config.vae=/nowhere"], "/nowhere"),
         (["--config", "configs/nothing.py", "--workdir", "x"], "configs/nothing.py"),
     ],
@@ -36,6 +40,13 @@ def test_a_mistake_is_one_message_and_status_2(tmp_path, arguments, message):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("run/*"))
+
+
+def test_config_that_is_no_python_is_named(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(:")
+    done = run(["--config", str(broken), "--workdir", str(tmp_path / "run")])
+    assert done.returncode == 2 and "broken.py, line 1" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

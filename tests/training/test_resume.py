@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -109,6 +110,12 @@ def test_work_directory_of_another_config_is_refused_with_the_difference(tmp_pat
     with pytest.raises(InputError, match="optimizer.learning_rate was 0.02, is 0.5"):
         loop.train(other, tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_time_for_pictures_is_not_the_time_of_steps(tmp_path, toy, monkeypatch):
+    monkeypatch.setattr(loop.Preview, "write", lambda *_: time.sleep(3))
+    loop.train(toy_config(steps=6, log_every=2, pictures_every=3), tmp_path)
+    assert max(logged(tmp_path, "step_seconds").values()) < 1
 
 
 def test_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path, toy):

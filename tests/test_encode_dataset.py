@@ -1,0 +1,46 @@
+"""`python -m stp_jax.encode_dataset`: a mistake is one line, and no cache is begun."""
+
+import sys
+
+import pytest
+
+from input_pipeline.datasets import cam_x_time
+from stp_jax import encode_dataset
+from tests.input_pipeline import synthetic
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    synthetic.write_scene(folder / "scenes", "scene_000000", 0, cameras=3)
+    cam_x_time.main(["--scenes", str(folder / "scenes"), "--out", str(folder / "data")])
+    write_tiny_model(folder / "weights")
+    (folder / "a_file").write_text("in the way")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--frames 6", "--frames 6: the VAE encodes 4n + 1 frames"),
+        ("--size 7 16", "--size 7 16: the VAE encodes multiples of"),
+        ("--size 64 64", "videos of 16 x 8, but data.width x data.height = 64 x 64"),
+        ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
+        ("--batch_size 0", "--batch_size: '0' is not a whole number"),
+        ("--data {f}/nowhere", "nowhere: no such folder"),
+        ("--vae {f}/scenes", "holds no vae weights"),
+        ("--out {f}/a_file", "a_file"),
+        ("--out /proc/none", "/proc/none"),
+    ],
+)
+def test_mistakes_are_one_line_and_begin_no_cache(files, tmp_path, monkeypatch, capsys, flags, message):
+    good = f"--data {files}/data --vae {files}/weights --out {tmp_path}/out --frames 5 --size 8 16"
+    words = f"{good} --clips_per_scene 2 --clips_per_path 1 {flags.format(f=files)}".split()
+    monkeypatch.setattr(sys, "argv", ["encode_dataset", *words])
+    with pytest.raises(SystemExit) as exit_:
+        encode_dataset.main()
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
