@@ -60,10 +60,10 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument_group("how").add_argument
     add(
         "--camera",
-        default="orbit_left",
+        default="orbit_left:30:-15",
         metavar="MOVE",
         help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
-        "the same world (orbit_left)",
+        "the same world (orbit_left:30:-15)",
     )
     add(
         "--distance",

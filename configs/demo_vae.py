@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from input_pipeline.pipeline import default_config
 from stp_jax.errors import InputError
 
-ASSETS = Path(__file__).parent.parent / "stp_jax" / "assets"
+ASSETS = Path(__file__).resolve().parent.parent / "stp_jax" / "assets"
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
