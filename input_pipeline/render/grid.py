@@ -94,9 +94,32 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
     os.replace(partial, folder)
 
 
+def check_scene(folder: Path, settings: GridSettings) -> None:
+    """Raises `InputError` unless the scene in `folder` is a grid of these cameras, times and pixels."""
+    try:
+        data = json.loads((folder / "camera_data.json").read_text())
+        found = (len(data["cameras"]["extrinsic"]), len(data["animation_time"]), data["width"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder}: its camera_data.json cannot be read ({error}); remove the folder."
+        ) from None
+    if found != (settings.cameras, settings.times, settings.size):
+        cameras, times, size = found
+        raise InputError(
+            f"{folder} was rendered with --cameras {cameras} --times {times} --size {size}; "
+            "give the same, or another --out."
+        )
+
+
 def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -> int:
-    """Renders the seeds whose folders are not there yet; returns how many."""
+    """Renders the seeds whose folders are not there yet; returns how many.
+
+    Raises:
+      InputError: a scene that is there has another size, or `out` cannot be written.
+    """
     missing = [seed for seed in seeds if not scene_folder(out, seed).exists()]
+    for seed in set(seeds) - set(missing):
+        check_scene(scene_folder(out, seed), settings)
     if not missing:
         return 0
     choose_backend()

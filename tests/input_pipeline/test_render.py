@@ -274,6 +274,13 @@ def test_a_second_run_renders_only_what_is_missing(written, tmp_path, capsys):
     assert grid.write_grids(out, range(0, 2), SMALL, 1) == 0
 
 
+def test_scenes_of_other_settings_are_not_taken_for_done(written, capsys):
+    with pytest.raises(SystemExit) as stop:
+        grid.main(f"--out {written} --seeds 0:2 --cameras 3 --times 9 --size 128".split())
+    assert stop.value.code == 2
+    assert "scene_00000" in (error := capsys.readouterr().err) and "--cameras 3 --times 9 --size 64" in error
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
