@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -157,7 +158,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             f"config.train.batch_size {run.batch_size} does not divide over {shards} devices "
             f"({' x '.join(RULES.batch)} of config.mesh)."
         )
-    with jax.set_mesh(mesh), StopRequest() as stop:
+    with jax.set_mesh(mesh), StopRequest() as stop, contextlib.ExitStack() as cleanup:
         check_workdir(workdir, config)
         task = make_task(config)
         optimizer = make_optimizer(config.optimizer)
@@ -193,7 +194,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
 
         # Only now: a mistake found above leaves the folder free for another config.
         write_config(workdir, config)
-        writer = Writer(workdir)
+        writer = cleanup.enter_context(contextlib.closing(Writer(workdir)))
         bar = tqdm(total=run.steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
         underway: collections.deque[dict[str, jax.Array]] = collections.deque()
         finished: list[dict[str, np.ndarray]] = []
@@ -249,7 +250,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             export(step)
         checkpoints.close()
         batches.close()
-        writer.close()
     if stop.signal:
         tqdm.write(
             f"Stopped by {stop.signal.name}; step {step} is saved. Run the same command again to continue."
