@@ -64,6 +64,7 @@ class Conv(nnx.Module):
 class CausalConv(Conv):
     """A 3D convolution of stride 1 and unchanged size that sees only the current and earlier frames."""
 
+    # Unlike its base, it also takes and hands on the frames before.
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:  # type: ignore[override]
         frames, height, width = self.kernel.shape[:3]
         history = frames - 1
