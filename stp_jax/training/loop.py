@@ -255,9 +255,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
             f"Stopped by {stop.signal.name}; step {step} is saved. Run the same command again to continue."
         )
     else:
-        tqdm.write(
-            f"Done: {step} steps. Weights in {workdir / 'weights'}, pictures in {workdir / 'pictures'}."
-        )
+        pictures = f", pictures in {workdir / 'pictures'}" if run.pictures_every else ""
+        tqdm.write(f"Done: {step} steps. Weights in {workdir / 'weights'}{pictures}.")
     return stop.signal
 
 
