@@ -28,9 +28,8 @@ from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.state import bind
-from stp_jax.training.tasks import to_model
 
 
 def make_encoder(folder: str, batch_size: int):
@@ -45,7 +44,7 @@ def make_encoder(folder: str, batch_size: int):
 
     @jax.jit
     def encode_batch(params, video):
-        return bind(graph, params).encode(to_model(video)).astype(jnp.float16)
+        return bind(graph, params).encode(from_pixels(video)).astype(jnp.float16)
 
     def encode(video: np.ndarray) -> list[jax.Array]:
         parts = []

@@ -20,7 +20,7 @@ from stp_jax import flow, weights
 from stp_jax.cameras import Cameras, relative_to
 from stp_jax.errors import InputError
 from stp_jax.models.dit import Conditioning, DiTConfig, SpaceTimeDiT
-from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.sharding import RULES, batch_sharding, make_mesh, parameter_shardings
 
 # What the VAE costs in steps of the DiT, with the demo on a CPU and compilation: for honest progress bars.
@@ -74,7 +74,7 @@ class Rerenderer:
 
         @jax.jit
         def encode(state, video: jax.Array) -> jax.Array:
-            return nnx.merge(vae, state).encode(video.astype(jnp.float32) / 127.5 - 1)
+            return nnx.merge(vae, state).encode(from_pixels(video))
 
         @jax.jit
         def prepare(state, latents: jax.Array, key: jax.Array, *told: jax.Array):
@@ -93,8 +93,7 @@ class Rerenderer:
 
         @jax.jit
         def decode(state, latents: jax.Array) -> jax.Array:
-            video = nnx.merge(vae, state).decode(latents, chunk=chunk)
-            return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
+            return to_pixels(nnx.merge(vae, state).decode(latents, chunk=chunk))
 
         self._encode, self._prepare, self._step, self._decode = encode, prepare, step, decode
 

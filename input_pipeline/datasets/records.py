@@ -6,6 +6,7 @@ videos are stored as they are on disk; nothing is decoded or encoded here.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import io
 import json
@@ -41,9 +42,9 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
         self._splits = splits or {}
         super().__init__(**kwargs)
 
+    @abc.abstractmethod
     def read_scene(self, folder: Path) -> dict[str, Any]:
         """The record of a scene folder. Raises `InputError` where the folder is damaged."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         # encoding="bytes" is the fastest, and several unknown dimensions need it.

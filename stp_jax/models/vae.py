@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from stp_jax.errors import InputError
@@ -88,6 +89,16 @@ class VAEConfig:
     def spatial_stride(self) -> int:
         """Pixels per latent cell along height and width."""
         return 2 ** len(self.temporal_downsample)
+
+
+def from_pixels(video: jax.Array) -> jax.Array:
+    """uint8 pixels to float32 in [-1, 1]."""
+    return video.astype(jnp.float32) / 127.5 - 1
+
+
+def to_pixels(video: jax.Array | np.ndarray) -> jax.Array:
+    """Float in [-1, 1] to uint8 pixels, rounded; what lies outside is clipped."""
+    return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 def _run(layers, x: jax.Array, past: Past, remat: bool = False) -> tuple[jax.Array, Past]:

@@ -17,7 +17,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by
-    `scheduled`.
+    `schedule`.
 
     With `muon`, the kernels named by `muon_parameters` follow Muon, and everything else Adam with
     `adam_learning_rate`. Matrices stacked over layers, `[L, in, out]`, are orthogonalised each by itself; a

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from stp_jax import flow, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
-from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.training.state import Params, bind
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 
@@ -76,11 +76,6 @@ def _make_config(cls, values: ConfigDict):
         raise InputError(f"config.model: {error}") from None
 
 
-def to_model(video: jax.Array) -> jax.Array:
-    """uint8 pixels to float32 in [-1, 1]."""
-    return video.astype(jnp.float32) / 127.5 - 1
-
-
 def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
     """Cuts a square of `size` pixels out of each clip `[B, F, H, W, 3]`, each at its own place; 0: all."""
     if not size:
@@ -117,7 +112,7 @@ class DiTTask:
     def _latents(self, batch, name, frozen):
         if f"{name}_latents" in batch:
             return batch[f"{name}_latents"].astype(jnp.float32)
-        return jax.lax.stop_gradient(self._vae(frozen).encode(to_model(batch[f"{name}_video"])))
+        return jax.lax.stop_gradient(self._vae(frozen).encode(from_pixels(batch[f"{name}_video"])))
 
     def _condition(self, model, batch, latents):
         known = ("c2w", "intrinsics", "animation_time")
@@ -151,7 +146,7 @@ class DiTTask:
 
         def video(name):
             if f"{name}_video" in batch:
-                return to_model(batch[f"{name}_video"])
+                return from_pixels(batch[f"{name}_video"])
             return vae.decode(batch[f"{name}_latents"])
 
         return {"source": video("source"), "target": video("target"), "sample": vae.decode(sample)}
@@ -193,7 +188,7 @@ class VAETask:
         return VAE(self.model_config, rngs=rngs)
 
     def _video(self, batch):
-        return to_model(jnp.concatenate([batch["source_video"], batch["target_video"]]))
+        return from_pixels(jnp.concatenate([batch["source_video"], batch["target_video"]]))
 
     def loss(self, model, frozen, batch, key):
         crop_key, noise_key = jax.random.split(key)
@@ -201,7 +196,7 @@ class VAETask:
         return vae_loss(model, video, noise_key, self.loss_weights)
 
     def generate(self, model, frozen, batch, key):
-        video = to_model(batch["target_video"])
+        video = from_pixels(batch["target_video"])
         return {"target": video, "reconstruction": model.decode(model.encode(video))}
 
     def show(self, videos):
@@ -232,5 +227,5 @@ def psnr(video: np.ndarray, reference: np.ndarray) -> float:
 
 def _rows(videos: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """A labelled uint8 video for each row of a picture: all of one example, then all of the next."""
-    pixels = {name: np.round((np.clip(videos[name], -1, 1) + 1) * 127.5).astype(np.uint8) for name in names}
+    pixels = {name: np.asarray(to_pixels(videos[name])) for name in names}
     return {f"{name} {i}": pixels[name][i] for i in range(len(pixels[names[0]])) for name in names}

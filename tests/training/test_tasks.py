@@ -17,10 +17,10 @@ from input_pipeline.pipeline import make_clips, make_dataset
 from stp_jax import weights
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
-from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.loop import train
 from stp_jax.training.state import bind, graph_of
-from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop, to_model
+from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop
 from tests.input_pipeline import synthetic
 
 FRAMES, SIZE = 5, 16
@@ -88,7 +88,7 @@ def test_trained_vae_carries_the_statistics_of_its_latents(vae_run, vae):
     iterator = iter(make_dataset(config.data, split="train", seed=config.seed + 1, batch_size=8))
     videos = [next(iterator) for _ in range(2)]
     videos = np.concatenate([b[key] for b in videos for key in ("source_video", "target_video")])
-    mean = np.asarray(jax.jit(lambda v: vae.moments(to_model(v))[0])(videos), np.float64).reshape(-1, 4)
+    mean = np.asarray(jax.jit(lambda v: vae.moments(from_pixels(v))[0])(videos), np.float64).reshape(-1, 4)
     np.testing.assert_allclose(vae.config.latent_mean, mean.mean(0), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(vae.config.latent_std, mean.std(0), rtol=1e-3)
 
@@ -110,7 +110,7 @@ def test_encoded_clips_are_the_latents_of_the_clips_drawn(data, vae_run, vae, di
             encode_dataset(str(data), **options)
     encode_dataset(str(data), **options)  # goes on with the other scene
     cache = LatentCache.open(data / "latents" / "train")
-    encode = jax.jit(lambda v: vae.encode(to_model(v)))
+    encode = jax.jit(lambda v: vae.encode(from_pixels(v)))
     for clip in make_clips(dit_config.data, split="train", seed=0, clips=4, clips_per_path=2):
         stored = cache.clips_at(clip["row"] * 4 + np.arange(4))
         expected = np.asarray(encode(clip["video"]))
@@ -140,7 +140,7 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
 def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
     task = make_task(dit_config)
     model = task.init(nnx.Rngs(0))
-    encode = jax.jit(lambda v: vae.encode(to_model(v)))
+    encode = jax.jit(lambda v: vae.encode(from_pixels(v)))
     latents = {f"{name}_latents": encode(batch[f"{name}_video"]) for name in ("source", "target")}
     rest = {name: array for name, array in batch.items() if "video" not in name}
     loss = jax.jit(lambda b: task.loss(model, task.frozen, b, jax.random.key(0))[0])
@@ -167,7 +167,7 @@ class KnowsTheTarget:
 
 def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
     task = make_task(dit_config)
-    target = jax.jit(lambda v: vae.encode(to_model(v)))(batch["target_video"])
+    target = jax.jit(lambda v: vae.encode(from_pixels(v)))(batch["target_video"])
     videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(
         batch
     )
