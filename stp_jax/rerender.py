@@ -81,7 +81,7 @@ class Rerenderer:
             # Each video has its own key: what becomes of it does not depend on its batch.
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(latents)))
             noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(keys)
-            size = (latents.shape[2], latents.shape[3])
+            size = latents.shape[1:4]
             return noise, nnx.merge(dit, state).condition(*told, latent_size=size)
 
         @jax.jit

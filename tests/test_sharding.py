@@ -42,7 +42,7 @@ def single():
     def loss(params, batch):
         model = bind(graph, params)
         path = (batch["c2w"], batch["intrinsics"], batch["animation_time"])
-        conditioning = model.condition(*path, *path, latent_size=(8, 8))
+        conditioning = model.condition(*path, *path, latent_size=batch["target"].shape[1:4])
         return jnp.mean((model(batch["target"], batch["source"], batch["timestep"], conditioning) - 1) ** 2)
 
     return loss, params, batch, jax.jit(jax.value_and_grad(loss))(params, batch)

@@ -1,7 +1,8 @@
 """Encoders of the two things a user directs: where the camera is and which moment it sees.
 
-Both give one small embedding per latent frame (animation time) or per token (camera rays), computed once per
-video; each block of the DiT adds its own zero-initialised projection of them.
+Ours give one small embedding per latent frame (animation time) or per token (camera rays), computed once per
+video; each block of the DiT adds its own zero-initialised projection of them. The encoders of the official
+weights have all their parameters in the blocks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stp_jax import cameras
-from stp_jax.models.layers import MLP, Dense, sinusoid, zeros
+from stp_jax.models.layers import MLP, Dense, lecun_normal, sinusoid, zeros
 
 
 def group_frames(x: jax.Array) -> jax.Array:
@@ -70,6 +71,66 @@ class UniformEncoder(nnx.Module):
 
 
 ANIMATION_TIME_ENCODERS = {"frames": FramesEncoder, "uniform": UniformEncoder}
+
+
+class TemporalDownsampler(nnx.Module):
+    """SpaceTimePilot's convolutions from pixel frames to latent frames, as its weights need them.
+
+    Frame 0 passes untouched. Of every four further frames the convolutions see three, and two of those only
+    through the statistics of the first group norm: the fourth frame has no influence, and two of the three
+    taps of `conv2` meet nothing but padding.
+    """
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.conv1, self.conv2 = (Conv1D(dim, dim, 3, rngs=rngs) for _ in range(2))
+        # Statistics over a group's channels and all positions of its chunk.
+        self.norm1, self.norm2 = (
+            nnx.GroupNorm(dim, num_groups=32, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+            for _ in range(2)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, F, D]` -> `[B, 1 + (F - 1) // 4, D]`; what is left over of F - 1 is dropped."""
+        chunks = (x.shape[1] - 1) // 4
+        if not chunks:
+            return x[:, :1]
+        y = einops.rearrange(x[:, 1 : 1 + 4 * chunks], "b (n four) d -> (b n) four d", four=4)
+        for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+            y = jax.nn.silu(norm(conv(y))).astype(x.dtype)
+        return jnp.concatenate([x[:, :1], einops.rearrange(y, "(b n) 1 d -> b n d", n=chunks)], axis=1)
+
+
+class Conv1D(nnx.Module):
+    """A convolution over `[B, F, D]` of stride 2 that sees the present and earlier frames, zeros before."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(lecun_normal(rngs.params(), (size, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (2,), [(len(kernel) - 1, 0)], dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        return y + self.bias[...].astype(x.dtype)
+
+
+class OfficialConvEncoder(nnx.Module):
+    """SpaceTimePilot's animation-time encoder, one in each block."""
+
+    def __init__(self, dim: int, *, freq_dim: int, rngs: nnx.Rngs):
+        self.embedding = MLP(freq_dim, dim, dim, rngs=rngs)
+        self.downsampler = TemporalDownsampler(dim, rngs=rngs)
+
+    def __call__(self, waves: jax.Array) -> jax.Array:
+        """Sinusoids `[2, B, F, freq_dim]` of target and source -> `[B, 2F', dim]`."""
+        target, source = (self.downsampler(self.embedding(one)) for one in waves)
+        return jnp.concatenate([target, source], axis=1)
+
+
+def pose12(c2w: jax.Array) -> jax.Array:
+    """Rotation and translation of each latent frame's last pixel frame: `[B, F, 4, 4]` -> `[B, F', 12]`."""
+    return einops.rearrange(c2w[:, ::4, :3], "b f row column -> b f (row column)")
 
 
 def zero_projection(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> Dense:

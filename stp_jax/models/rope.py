@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stp_jax.models.layers import cos_sin
+
 
 def axis_frequencies(head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Angular frequencies `10000^(-2j/d)` of the frame, row and column ranges of a head, float64.
@@ -41,13 +43,12 @@ def rotary_tables(
     rows = np.broadcast_to(np.arange(h)[:, None, None] * row_freqs, (h, w, row_freqs.size))
     columns = np.broadcast_to(np.arange(w)[None, :, None] * column_freqs, (h, w, column_freqs.size))
     spatial = np.concatenate([rows, columns], -1)
-    frames = frame_positions.astype(jnp.float32)[..., None] * jnp.asarray(frame_freqs, jnp.float32)
     b, f = frame_positions.shape
     tables = []
-    for numpy_function, jax_function in ((np.cos, jnp.cos), (np.sin, jnp.sin)):
-        over_time = jnp.broadcast_to(
-            jax_function(frames)[:, :, None, None, :], (b, f, h, w, frame_freqs.size)
-        )
+    for numpy_function, over_frames in zip(
+        (np.cos, np.sin), cos_sin(frame_positions, frame_freqs), strict=True
+    ):
+        over_time = jnp.broadcast_to(over_frames[:, :, None, None, :], (b, f, h, w, frame_freqs.size))
         over_space = jnp.broadcast_to(
             jnp.asarray(numpy_function(spatial), jnp.float32), (b, f, h, w, spatial.shape[-1])
         )

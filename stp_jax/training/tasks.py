@@ -117,7 +117,7 @@ class DiTTask:
     def _condition(self, model, batch, latents):
         known = ("c2w", "intrinsics", "animation_time")
         given = {f"{clip}_{what}": batch[f"{clip}_{what}"] for clip in ("source", "target") for what in known}
-        return model.condition(**given, latent_size=latents.shape[2:4])
+        return model.condition(**given, latent_size=latents.shape[1:4])
 
     def loss(self, model, frozen, batch, key):
         target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))

@@ -52,7 +52,7 @@ def inputs(seed: int = 0) -> dict:
 def forward(graph, state, x: dict) -> jax.Array:
     model = nnx.merge(graph, state)
     told = {key: value for key, value in x.items() if key.endswith(("c2w", "intrinsics", "animation_time"))}
-    conditioning = model.condition(**told, latent_size=x["noisy"].shape[2:4])
+    conditioning = model.condition(**told, latent_size=x["noisy"].shape[1:4])
     return model(x["noisy"], x["source"], x["timestep"], conditioning)
 
 

@@ -1,0 +1,139 @@
+"""One transformer block of the DiT, and what it is told besides its tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stp_jax.models.attention import attention
+from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
+from stp_jax.models.rope import rotate
+
+if TYPE_CHECKING:
+    from stp_jax.models.dit import DiTConfig
+
+
+class BlockConditioning(NamedTuple):
+    """What one block was told, ready for use; stacked over the blocks it has a leading [L]."""
+
+    frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
+    text_keys: jax.Array | None  # [B, T, heads, head_dim]
+    text_values: jax.Array | None
+
+
+class Shared(NamedTuple):
+    """What all blocks are told alike."""
+
+    cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding
+    sin: jax.Array
+    rays: jax.Array | None  # [B, 2F', h, w, E], embedded Plücker rays
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    return einops.rearrange(x, "b n (heads d) -> b n heads d", heads=heads)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    return einops.rearrange(x, "b n heads d -> b n (heads d)")
+
+
+class CrossAttention(nnx.Module):
+    """Attention from video tokens to the words of a prompt; no mask, as in Wan2.1."""
+
+    def __init__(self, dim: int, heads: int, eps: float, *, rngs: nnx.Rngs):
+        self.q, self.k, self.v, self.o = (Dense(dim, dim, rngs=rngs) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.heads = heads
+
+    def keys_and_values(self, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`[B, T, D]` -> two of `[B, T, heads, head_dim]`."""
+        keys, values = self.norm_k(self.k(text)), self.v(text)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
+
+    def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        """`[B, N, D]` -> `[B, N, D]`."""
+        q = split_heads(self.norm_q(self.q(x)), self.heads)
+        return self.o(merge_heads(attention(q, keys, values)))
+
+
+class Block(nnx.Module):
+    """Modulated self-attention over all tokens, cross-attention to the text, a modulated feed-forward net."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        dim = config.dim
+        self.config = config
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim), jnp.float32) / dim**0.5)
+        self.q, self.k, self.v, self.o = (Dense(dim, dim, rngs=rngs) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
+        if config.camera == "plucker":
+            self.camera = zero_projection(config.conditioning_dim, dim, rngs=rngs)
+        elif config.camera != "none":
+            self.camera = zero_projection(12, dim, rngs=rngs)
+            self.projector = Dense(
+                dim, dim, rngs=rngs, init=lambda key, shape, dtype: jnp.eye(dim, dtype=dtype)
+            )
+        if config.animation_time == "official_conv":
+            self.animation_time = OfficialConvEncoder(dim, freq_dim=config.freq_dim, rngs=rngs)
+        elif config.animation_time != "none":
+            self.animation_time = zero_projection(config.conditioning_dim, dim, rngs=rngs)
+        if config.text_dim:
+            self.norm3 = LayerNorm(dim, config.eps)
+            self.cross_attn = CrossAttention(dim, config.heads, config.eps, rngs=rngs)
+        self.ffn_in = Dense(dim, config.ffn_dim, rngs=rngs)
+        self.ffn_out = Dense(config.ffn_dim, dim, rngs=rngs)
+
+    def prepare(
+        self, poses: jax.Array | None, moments: jax.Array | None, text: jax.Array | None
+    ) -> BlockConditioning:
+        """Everything of this block that does not depend on the timestep.
+
+        Args:
+          poses: `[B, 2F', 12]`, for the `pose12` encoders.
+          moments: what the animation-time encoder of the block takes.
+          text: `[B, T, D]`.
+        """
+        frames = None
+        if moments is not None:
+            frames = self.animation_time(moments)
+        if poses is not None:
+            told = self.camera(poses)
+            frames = told if frames is None else frames + told
+        keys, values = (None, None) if text is None else self.cross_attn.keys_and_values(text)
+        return BlockConditioning(frames, keys, values)
+
+    def __call__(
+        self, x: jax.Array, modulation: jax.Array, shared: Shared, told: BlockConditioning, out_tokens: int
+    ) -> jax.Array:
+        """The first `out_tokens` tokens, `[B, out_tokens, D]`, of `x` `[B, N, D]`.
+
+        `modulation` `[B, 6, D]` comes from the timestep. Every token serves as key and value; only those
+        asked for serve as query.
+        """
+        c, dtype = self.config, x.dtype
+        mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
+        shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
+
+        y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
+        if told.frames is not None:
+            frames = told.frames.shape[1]
+            y = einops.rearrange(y, "b (f n) d -> b f n d", f=frames) + told.frames[:, :, None]
+            y = einops.rearrange(y, "b f n d -> b (f n) d")
+        if shared.rays is not None:
+            y = y + einops.rearrange(self.camera(shared.rays), "b f h w d -> b (f h w) d")
+        q = split_heads(self.norm_q(self.q(y[:, :out_tokens])), c.heads)
+        k, v = split_heads(self.norm_k(self.k(y)), c.heads), split_heads(self.v(y), c.heads)
+        q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])
+        a = self.o(merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v)))
+        if c.camera.startswith("pose12"):
+            a = self.projector(a)
+        x = x[:, :out_tokens] + gate1.astype(dtype) * a
+        if told.text_keys is not None:
+            x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
+
+        y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
+        return x + gate2.astype(dtype) * self.ffn_out(jax.nn.gelu(self.ffn_in(y)))
