@@ -9,7 +9,7 @@ ReCamMaster, and plain Wan2.1 text-to-video.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -143,7 +143,7 @@ class SpaceTimeDiT(nnx.Module):
         *,
         latent_size: tuple[int, int, int],
     ) -> Conditioning:
-        """Encodes cameras, animation times and text once per video; what the config has no use for is ignored.
+        """Encodes cameras, animation times and text once per video; ignores what the config has no use for.
 
         Args:
           source_c2w, target_c2w: `[B, F, 4, 4]`, OpenCV axes, relative to the source's first camera, metres;
@@ -204,7 +204,7 @@ class SpaceTimeDiT(nnx.Module):
         )
         return Conditioning(Shared(cos, sin, rays), blocks)
 
-    def _frame_positions(self, frames: int, *moments: jax.Array | None) -> jax.Array:
+    def _frame_positions(self, frames: int, *moments: Any) -> jax.Array:
         """`[B or 1, frames of target and source]`, see `DiTConfig.rope_frames`."""
         if self.config.rope_frames == "animation_time":
             return jnp.concatenate([group_frames(m).mean(2) for m in moments], axis=1)
@@ -235,6 +235,7 @@ class SpaceTimeDiT(nnx.Module):
         frames, height, width = noisy_target.shape[1:4]
         latents = noisy_target.astype(dtype)
         if c.source:
+            assert source is not None
             latents = jnp.concatenate([latents, source.astype(dtype)], axis=1)
         x = self.patch_embedding(
             einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)

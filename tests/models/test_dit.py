@@ -10,12 +10,30 @@ import pytest
 from flax import nnx
 
 from stp_jax import cameras, weights
+from stp_jax.models import attention
+from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.layers import sinusoid
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
 )
-B, FRAMES, LATENT_FRAMES, SIZE = 2, 9, 3, 8
+B, FRAMES, LATENT_FRAMES, SIZE, WORDS = 2, 9, 3, 8, 5
+SPACETIMEPILOT = dataclasses.replace(
+    CONFIG,
+    dim=64,  # group norms of 32 groups
+    text_dim=20,
+    camera="pose12",
+    animation_time="official_conv",
+    rope_frames="stream",
+)
+VARIANTS = {
+    "ours": CONFIG,
+    "ours with text": dataclasses.replace(CONFIG, text_dim=20),
+    "SpaceTimePilot": SPACETIMEPILOT,
+    "ReCamMaster": dataclasses.replace(SPACETIMEPILOT, camera="pose12_target", animation_time="none"),
+    "plain Wan": dataclasses.replace(SPACETIMEPILOT, camera="none", animation_time="none", source=False),
+}
 
 
 def randomised(config: DiTConfig) -> SpaceTimeDiT:
@@ -45,13 +63,14 @@ def inputs(seed: int = 0) -> dict:
         "target_c2w": c2w,
         "target_intrinsics": intrinsics,
         "target_animation_time": rng.uniform(0, FRAMES - 1, (B, FRAMES)).astype(np.float32),
+        "text": rng.standard_normal((B, WORDS, 20)).astype(np.float32),
     }
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(graph, state, x: dict) -> jax.Array:
     model = nnx.merge(graph, state)
-    told = {key: value for key, value in x.items() if key.endswith(("c2w", "intrinsics", "animation_time"))}
+    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
     conditioning = model.condition(**told, latent_size=x["noisy"].shape[1:4])
     return model(x["noisy"], x["source"], x["timestep"], conditioning)
 
@@ -71,6 +90,8 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     gelu = lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))  # noqa: E731
     unit = lambda v: v / np.sqrt((v**2).mean(-1, keepdims=True) + config.eps)  # noqa: E731
     mlp = lambda name, v: dense(f"{name}.layer_out", silu(dense(f"{name}.layer_in", v)))  # noqa: E731
+    official = config.rope_frames == "stream"
+    roles = ("target", "source") if config.source else ("target",)
 
     def norm(v):
         return (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + config.eps)
@@ -82,8 +103,42 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     def pixel_frames(k):
         return [0] * 4 if k == 0 else [4 * k - 3, 4 * k - 2, 4 * k - 1, 4 * k]
 
+    def poses(name):
+        return x[f"{name}_c2w"][sample, ::4, :3].reshape(LATENT_FRAMES, 12).astype(np.float64)
+
+    def official_moments(name, b):
+        """One embedding per latent frame: two convolutions of stride 2 over each four pixel frames."""
+
+        def group_norm(v, which):
+            groups = v.reshape(len(v), 32, -1)
+            groups = groups - groups.mean((0, 2), keepdims=True)
+            groups = groups / np.sqrt((groups**2).mean((0, 2), keepdims=True) + 1e-5)
+            return groups.reshape(v.shape) * b[f"{which}.scale"] + b[f"{which}.bias"]
+
+        def conv(v, which):
+            padded = np.concatenate([np.zeros((2, v.shape[1])), v])
+            steps = [padded[i : i + 3] for i in range(0, len(padded) - 2, 2)]
+            return (
+                np.stack([np.einsum("ki,kio->o", step, b[f"{which}.kernel"]) for step in steps])
+                + b[f"{which}.bias"]
+            )
+
+        at = "animation_time.embedding.layer"
+        waves = np.stack([wave(t) for t in x[f"{name}_animation_time"][sample].astype(np.float64)])
+        e = (
+            silu(waves @ b[f"{at}_in.kernel"] + b[f"{at}_in.bias"]) @ b[f"{at}_out.kernel"]
+            + b[f"{at}_out.bias"]
+        )
+        out, at = [e[0]], "animation_time.downsampler"
+        for start in range(1, FRAMES, 4):
+            v = e[start : start + 4]
+            for i in (1, 2):
+                v = silu(group_norm(conv(v, f"{at}.conv{i}"), f"{at}.norm{i}"))
+            out.append(v[0])
+        return np.stack(out)
+
     tokens, camera, moment, position = [], [], [], []
-    for role, name in enumerate(("target", "source")):
+    for role, name in enumerate(roles):
         latents = x["noisy" if name == "target" else "source"][sample].astype(np.float64)
         times = x[f"{name}_animation_time"][sample].astype(np.float64)
         for k in range(LATENT_FRAMES):
@@ -92,6 +147,9 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                 for c in range(h):
                     cell = latents[k, r * p : (r + 1) * p, c * p : (c + 1) * p].reshape(-1)
                     tokens.append(dense("patch_embedding", cell))
+                    position.append((k + role * LATENT_FRAMES, r, c))
+                    if official:
+                        continue
                     rays = []
                     for f in pixel_frames(k):
                         c2w = x[f"{name}_c2w"][sample, f].astype(np.float64)
@@ -106,7 +164,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                     embedded = mlp("camera_encoder.embed", np.concatenate(rays))
                     camera.append(embedded + w["camera_encoder.role"][role])
                     moment.append(mlp("animation_time_encoder.embed", waves))
-                    position.append((np.mean([times[f] for f in pixel_frames(k)]), r, c))
+                    position[-1] = (np.mean([times[f] for f in pixel_frames(k)]), r, c)
     xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
 
     head_dim = config.dim // config.heads
@@ -122,20 +180,44 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
 
     t = mlp("timestep_embedding", wave(float(x["timestep"][sample])))
     t6 = dense("timestep_projection", silu(t)).reshape(6, -1)
+    if config.text_dim:
+        words = dense("text_embedding.layer_in", x["text"][sample].astype(np.float64))
+        words = dense("text_embedding.layer_out", gelu(words))
+
+    def softmax_attention(q, k, v):
+        out = []
+        for head in range(config.heads):
+            part = slice(head * head_dim, (head + 1) * head_dim)
+            logits = q[:, part] @ k[:, part].T / np.sqrt(head_dim)
+            probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+            out.append(probabilities / probabilities.sum(-1, keepdims=True) @ v[:, part])
+        return np.concatenate(out, -1)
+
+    def rope_heads(v):
+        return np.concatenate([rope(part) for part in np.split(v, config.heads, axis=-1)], axis=-1)
+
     for layer in range(config.layers):
         b = {key[7:]: value[layer] for key, value in w.items() if key.startswith("blocks.")}
         linear = lambda name, v, b=b: v @ b[f"{name}.kernel"] + b[f"{name}.bias"]  # noqa: E731
         rms = lambda name, v, b=b: unit(v) * b[f"{name}.scale"]  # noqa: E731
         shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
-        y = norm(xs) * (1 + scale1) + shift1 + linear("camera", camera) + linear("animation_time", moment)
+        y = norm(xs) * (1 + scale1) + shift1
+        if not official:
+            y = y + linear("camera", camera) + linear("animation_time", moment)
+        elif config.camera != "none":
+            second = "source" if config.camera == "pose12" else "target"
+            told = linear("camera", np.concatenate([poses("target"), poses(second)]))
+            if config.animation_time != "none":
+                told = told + np.concatenate([official_moments(name, b) for name in roles])
+            y = y + np.repeat(told, h * h, axis=0)
         q, k, v = rms("norm_q", linear("q", y)), rms("norm_k", linear("k", y)), linear("v", y)
-        out = []
-        for head in range(config.heads):
-            part = slice(head * head_dim, (head + 1) * head_dim)
-            logits = rope(q[:, part]) @ rope(k[:, part]).T / np.sqrt(head_dim)
-            probabilities = np.exp(logits - logits.max(-1, keepdims=True))
-            out.append(probabilities / probabilities.sum(-1, keepdims=True) @ v[:, part])
-        xs = xs + gate1 * linear("o", np.concatenate(out, -1))
+        a = linear("o", softmax_attention(rope_heads(q), rope_heads(k), v))
+        xs = xs + gate1 * (linear("projector", a) if config.camera.startswith("pose12") else a)
+        if config.text_dim:
+            y = norm(xs) * b["norm3.scale"] + b["norm3.bias"]
+            q = rms("cross_attn.norm_q", linear("cross_attn.q", y))
+            k = rms("cross_attn.norm_k", linear("cross_attn.k", words))
+            xs = xs + linear("cross_attn.o", softmax_attention(q, k, linear("cross_attn.v", words)))
         xs = xs + gate2 * linear("ffn_out", gelu(linear("ffn_in", norm(xs) * (1 + scale2) + shift2)))
     shift, scale = w["head_modulation"] + t
     y = dense("head", norm(xs) * (1 + scale) + shift)[: LATENT_FRAMES * h * h]
@@ -143,13 +225,58 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     return y.reshape(LATENT_FRAMES, SIZE, SIZE, config.channels)
 
 
-def test_forward_equals_float64_reference():
-    model, x = randomised(CONFIG), inputs()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward_equals_float64_reference(variant):
+    config = VARIANTS[variant]
+    model, x = randomised(config), inputs()
     tensors = {key: np.asarray(value) for key, value in weights.flatten(model).items()}
     out = run(model, x)
     for sample in range(B):
-        expected = reference(tensors, CONFIG, x, sample)
-        assert np.abs(out[sample] - expected).max() < 2e-4 * np.abs(expected).max()
+        expected = reference(tensors, config, x, sample)
+        assert np.abs(out[sample] - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+def test_sinusoids_of_large_timesteps_are_those_of_float64():
+    timesteps = np.float32([0, 1, 500.5, 978.26, 999.9999, 1000, 4321.123])
+    angles = timesteps.astype(np.float64)[:, None] * 10000.0 ** (-np.arange(128) / 128)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], -1)
+    np.testing.assert_allclose(jax.jit(lambda t: sinusoid(t, 256))(timesteps), expected, atol=1e-6)
+
+
+def test_the_downsampler_drops_incomplete_groups_and_ignores_every_fourth_frame():
+    layer = TemporalDownsampler(64, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).standard_normal((2, 9, 64)).astype(np.float32)
+    lengths = {1: 1, 5: 2, 6: 2, 8: 2, 9: 3}
+    assert {frames: layer(x[:, :frames]).shape[1] for frames in lengths} == lengths
+    changed = np.array(x)
+    changed[:, [4, 8]] += 1
+    np.testing.assert_array_equal(layer(changed), layer(x))
+    np.testing.assert_array_equal(layer(x)[:, 0], x[:, 0])
+
+
+def test_official_rounding_means_the_timestep_of_bfloat16():
+    x = inputs()
+    rounded = x | {"timestep": x["timestep"].astype(jnp.bfloat16).astype(np.float32)}
+    assert (rounded["timestep"] != x["timestep"]).any()
+    official = run(randomised(dataclasses.replace(SPACETIMEPILOT, official_rounding=True)), x)
+    np.testing.assert_array_equal(official, run(randomised(SPACETIMEPILOT), rounded))
+    assert np.abs(official - run(randomised(SPACETIMEPILOT), x)).max() > 1e-3
+
+
+def test_long_sequences_attend_block_by_block_to_the_same_result(monkeypatch):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 37, 2, 8)).astype(np.float32)
+    value_and_grad = lambda: jax.value_and_grad(lambda q: jnp.sum(attention.attention(q, k, v) ** 2))(q)  # noqa: E731
+    whole = value_and_grad()
+    monkeypatch.setattr(attention, "LOGITS_BYTES", 4 * 2 * 2 * 37 * 5)  # five queries at a time
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value_and_grad(), whole)
+
+
+def test_a_model_says_what_it_must_be_told():
+    model = SpaceTimeDiT(SPACETIMEPILOT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="source_c2w.*target_animation_time.*text"):
+        model.condition(latent_size=(1, 4, 4))
+    with pytest.raises(ValueError, match="source is False"):
+        dataclasses.replace(CONFIG, source=False)
 
 
 def test_new_model_predicts_zero_and_ignores_conditioning():
