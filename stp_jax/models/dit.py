@@ -218,6 +218,8 @@ class SpaceTimeDiT(nnx.Module):
         source: jax.Array | None,
         timestep: jax.Array,
         conditioning: Conditioning,
+        *,
+        differentiable: bool = True,
     ) -> jax.Array:
         """Predicts `noise - x0` of the target.
 
@@ -226,6 +228,8 @@ class SpaceTimeDiT(nnx.Module):
           source: clean latents of the source video, same shape; None for a model without a source.
           timestep: `[B]` in [0, 1000].
           conditioning: from `condition`.
+          differentiable: False reads the blocks' parameters where they are; True slices them first, which
+            costs a copy, but a gradient through indexing would touch all of them in every block.
 
         Returns:
           Velocity `[B, F', H', W', C]` float32.
@@ -254,12 +258,17 @@ class SpaceTimeDiT(nnx.Module):
             y = nnx.merge(graph, state)(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)
 
-        policy = REMAT_POLICIES[c.remat]
-        body = jax.checkpoint(
-            lambda x, layer: (run(x, layer, tokens), None), policy=policy, prevent_cse=False
-        )
         layers = (stacked, conditioning.blocks)
-        x, _ = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], layers))
+        policy = REMAT_POLICIES[c.remat]
+        if differentiable:
+            body = jax.checkpoint(
+                lambda x, layer: (run(x, layer, tokens), None), policy=policy, prevent_cse=False
+            )
+            x, _ = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], layers))
+        else:
+            x = jax.lax.fori_loop(
+                0, c.layers - 1, lambda i, x: run(x, jax.tree.map(lambda a: a[i], layers), tokens), x
+            )
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
         last = jax.checkpoint(lambda x, layer: run(x, layer, target_tokens), policy=policy)
         x = last(x, jax.tree.map(lambda a: a[-1], layers))

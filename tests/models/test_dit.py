@@ -310,6 +310,16 @@ def test_rematerialisation_changes_no_gradient():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
 
 
+def test_the_form_for_sampling_predicts_the_same():
+    model, x = randomised(SPACETIMEPILOT), inputs()
+    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
+    conditioning = model.condition(**told, latent_size=(LATENT_FRAMES, SIZE, SIZE))
+    both = [
+        model(x["noisy"], x["source"], x["timestep"], conditioning, differentiable=d) for d in (True, False)
+    ]
+    np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
+
+
 def test_rope_modes_differ_and_unknown_ones_are_refused():
     x = inputs()
     outs = [run(randomised(dataclasses.replace(CONFIG, rope_frames=m)), x) for m in ("stream", "shared")]
