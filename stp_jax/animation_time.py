@@ -49,6 +49,30 @@ _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
 }
 PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
 
+# SpaceTimePilot's patterns, of 81 frames: (name, name in its evaluation, explanation, moments).
+_PATTERNS: tuple[tuple[str, str, str, list[int]], ...] = (
+    ("forward", "normal", "0..80", [*range(81)]),
+    ("reverse", "reverse", "80..0", [*range(80, -1, -1)]),
+    ("pingpong", "bounce_40", "40..80, 80..41", [*range(40, 81), *range(80, 40, -1)]),
+    ("bounce_late", "zigzag_15_21_5", "60..84, 84..29", [*range(60, 85), *range(84, 28, -1)]),
+    ("bounce_early", "zigzag_5_21_15", "20..84, 84..69", [*range(20, 85), *range(84, 68, -1)]),
+    ("slowmo_first_half", "repeat_0to40_double", "0..40, each twice", [i // 2 for i in range(1, 82)]),
+    ("slowmo_second_half", "start40_repeat_next", "40..80, each twice", [40 + i // 2 for i in range(1, 82)]),
+    ("ramp_then_freeze", "go_and_freeze", "0..40, then 40", [min(i, 40) for i in range(81)]),
+    ("freeze_start", "fixed_0", "0", [0] * 81),
+    ("freeze_early", "fixed_5", "20", [20] * 81),
+    ("freeze_mid", "fixed_10", "40", [40] * 81),
+    ("freeze_late", "fixed_15", "60", [60] * 81),
+    ("freeze_end", "fixed_20", "80", [80] * 81),
+    ("zigzag_0_10_0", "zigzag_0_10_0", "0..40, 39..0", [*range(41), *range(39, -1, -1)]),
+)
+OFFICIAL = "official:"
+_OFFICIAL = {name: moments for *names, _, moments in _PATTERNS for name in names}
+OFFICIAL_PATTERNS = {
+    OFFICIAL + name: explanation if name == other else f"{explanation}; also {OFFICIAL}{other}"
+    for name, other, explanation, _ in _PATTERNS
+}
+
 # The five of the paper's test of time control, all at half source frames, where a rendered grid has truth.
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
@@ -59,6 +83,8 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     Args:
       spec: one of
         - a preset: a name of PRESETS; `bullet_time:3` freezes at source frame 3;
+        - a pattern of the official release, as `official:pingpong`, see OFFICIAL_PATTERNS: only for 81
+          frames. Two of them run beyond the source's end, to moment 84, as there;
         - keyframes `frame:animation time`, as "0:0, 16:16, 24:16, 32:32": linear in between, held before the
           first and after the last;
         - a file: .npy [F], .json (a list of F numbers, alone or under "animation_time"), .txt or .csv (F
@@ -71,6 +97,8 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     """
     spec = str(spec)
     where = f"animation time {spec!r}"
+    if spec.startswith(OFFICIAL):
+        return _official(spec, frames)
     name, *moment = [part.strip() for part in spec.split(":")]
     if name in _PRESETS:
         times = _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0)
@@ -93,6 +121,17 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
             f"{where}: frame {frame}: moment {times[frame]:g} is outside the source, 0 to {frames - 1}"
         )
     return times.astype(np.float32)
+
+
+def _official(spec: str, frames: int) -> np.ndarray:
+    name = spec.removeprefix(OFFICIAL).strip()
+    if name not in _OFFICIAL:
+        raise user_input.unknown("official time pattern", name, _OFFICIAL)
+    if frames != 81:
+        raise InputError(
+            f"animation time {spec!r}: the official patterns are made for 81 frames, the video has {frames}"
+        )
+    return np.array(_OFFICIAL[name], np.float32)
 
 
 def _keyframes(text: str, frames: int, where: str) -> np.ndarray:

@@ -20,17 +20,11 @@ from typing import Any, NamedTuple
 import einops
 import numpy as np
 
-from stp_jax import user_input
+from stp_jax import camera_files, user_input
 from stp_jax.camera_moves import MOVES
 from stp_jax.errors import InputError
 
 DISTANCE = 4.0  # metres to the pivot of the presets
-GRID_CONVENTION = "opencv w2c, metres"  # of the renderer's camera_data.json
-FILE_TYPES = (".json", ".npz", ".npy")
-_EXPECTED = (
-    'expected "c2w" [F x 4 x 4] (camera-to-world, OpenCV axes) and, optional, "intrinsics" [F x 4], '
-    f'or a camera_data.json with "convention": "{GRID_CONVENTION}"'
-)
 
 
 class Cameras(NamedTuple):
@@ -112,24 +106,38 @@ def parse(
     intrinsics: np.ndarray | None = None,
     distance: float = DISTANCE,
     reference: np.ndarray | None = None,
+    source: str | os.PathLike | None = None,
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
+
+    The official files are taken as the official code takes them: they tell how a camera moves, not where it
+    starts. Their paths begin at the source's first camera, unless they lie in the same file as the source's.
 
     Args:
       intrinsics: the lens where the file has none, and of presets: [4] or [F, 4].
       distance: metres to the pivot of presets.
       reference: [4, 4], pose of the source's first camera in the file's world; a file's poses are made
         relative to it. Without it they are taken to be so already.
+      source: the file that `reference` is from.
 
     Raises:
       InputError: as `preset` and `read`.
     """
     text = str(text)
-    if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(text, FILE_TYPES):
+    path, source_path = camera_files.choice(text)[0], camera_files.choice(source or "")[0]
+    if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(path, camera_files.FILE_TYPES):
         return preset(text, frames, intrinsics=intrinsics, distance=distance)
-    cameras = read(text, frames, intrinsics=intrinsics)
+    file = camera_files.load(text)
+    cameras = _to_cameras(file, frames, intrinsics, (0.0, 1.0))
+    if file.official:
+        one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path)
+        reference = reference if one_world else cameras.c2w[0]
     if reference is None:
         return cameras
+    if np.linalg.det(reference[:3, :3]) * np.linalg.det(cameras.c2w[0, :3, :3]) < 0:
+        raise InputError(
+            f"{path}: cannot be in the mirrored world of the source's cameras; give both in one form"
+        )
     return cameras._replace(c2w=relative_to(cameras.c2w, reference))
 
 
@@ -254,12 +262,24 @@ def read(
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
 
-    Forms, all with OpenCV axes and metres:
+    Ours, with OpenCV axes and metres:
 
     - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing.
     - .npz: the same two names. .npy: c2w alone, [F, 4, 4].
     - camera_data.json of a rendered scene: {"convention": "opencv w2c, metres", "cameras": {"extrinsic":
       {name: 4 x 4 world-to-camera}, "intrinsic": {name: [4]}}}; the path runs through its cameras by name.
+
+    Of the official releases, without a lens:
+
+    - SpaceTimePilot's .npy, with "extrinsics" in its name: world-to-camera, [F, 4, 4].
+    - SpaceTimePilot's camera_data.json, the one without "convention": as ours, with Blender's camera axes
+      (x right, y up, z back). Its world is mirrored (x to -x), as there.
+    - MultiCamVideo's camera_extrinsics.json: {"frame0": {"cam01": "[a b c d] [e f g h] [i j k l] [x y z 1] ",
+      ...}, ...} with row vectors, Unreal's axes and centimetres. One camera of it is chosen with
+      `FILE.json:cam05` or `FILE.json:5`. Its world is left-handed.
+
+    In the last two worlds the poses are left-handed, until `relative_to` cancels that. Only
+    `stp_jax.official_inputs` needs them so.
 
     Args:
       frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
@@ -268,19 +288,20 @@ def read(
       span: the part of the path that the F frames are taken from, see `resample`.
 
     Raises:
-      InputError: missing, unreadable or truncated file, another layout, too few poses, or unsound ones (see
-        `check`).
+      InputError: missing, unreadable or truncated file, another layout, no such camera in it, too few poses,
+        or unsound ones (see `check`).
     """
-    data, where = user_input.load(path, FILE_TYPES), str(path)
-    if isinstance(data, np.ndarray):
-        data = {"c2w": data}
-    inverted = isinstance(data, dict) and "c2w" not in data and data.get("convention") == GRID_CONVENTION
-    if inverted:
-        data = _rig(data, where)
-    if not isinstance(data, dict) or "c2w" not in data:
-        raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
-    poses = user_input.table(data["c2w"], (4, 4), where)
-    lens = data.get("intrinsics")
+    return _to_cameras(camera_files.load(path), frames, intrinsics, span)
+
+
+def _to_cameras(
+    file: camera_files.CameraFile,
+    frames: int | None,
+    intrinsics: np.ndarray | None,
+    span: tuple[float, float],
+) -> Cameras:
+    where, lens = file.where, file.intrinsics
+    poses = user_input.table(file.poses, (4, 4), where)
     if lens is None:
         lens = default_intrinsics() if intrinsics is None else intrinsics
     if (single := user_input.numbers(lens)) is not None and single.ndim == 1:
@@ -289,24 +310,10 @@ def read(
     check(poses, lens, len(poses), where)
     if frames is not None and len(poses) < frames:
         raise InputError(f"{where}: {len(poses)} poses are too few; {frames} frames need one each")
-    c2w = np.linalg.inv(poses) if inverted else poses
-    cameras = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
-    return cameras if frames is None else resample(cameras, frames, span)
-
-
-def _rig(data: dict, where: str) -> dict:
-    """The cameras of a camera_data.json, in the order of their names, under the names of our own form."""
-    try:
-        extrinsic = data["cameras"]["extrinsic"]
-        names = sorted(extrinsic.keys())
-        rig = {"c2w": [extrinsic[name] for name in names]}
-        if "intrinsic" in data["cameras"]:
-            rig["intrinsics"] = [data["cameras"]["intrinsic"][name] for name in names]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f'{where}: "cameras" must have "extrinsic" and "intrinsic", each with an entry for every camera'
-        ) from error
-    return rig
+    cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
+    if frames is None or (frames == len(poses) and tuple(span) == (0, 1)):
+        return cameras
+    return resample(cameras, frames, span)
 
 
 def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stp_jax import cameras
+from stp_jax import camera_files, cameras
 from stp_jax.errors import InputError
 
 F = 9
@@ -328,7 +328,7 @@ def test_one_lens_in_a_file_serves_all_frames_and_a_missing_one_is_the_given(tmp
     np.testing.assert_array_equal(cameras.read(path, F, intrinsics=lens).intrinsics, np.tile(lens, (F, 1)))
 
 
-def rig(path_of_cameras, convention=cameras.GRID_CONVENTION):
+def rig(path_of_cameras, convention=camera_files.GRID_CONVENTION):
     names = [f"camera_{i:03d}" for i in range(F)]
     w2c = np.linalg.inv(path_of_cameras.c2w.astype(np.float64))
     order = reversed(range(F))  # a file need not list cameras by name
@@ -501,8 +501,7 @@ def test_empty_truncated_and_missing_files_are_refused(tmp_path, path_of_cameras
         [],
         5,
         {},
-        {"frame0": {"cam01": "[1 0 0 0] [0 1 0 0] [0 0 1 0] [0 0 0 1] "}},
-        {"cameras": {"extrinsic": {"camera_000": np.eye(4).tolist()}}},
+        {"cam01": "[1 0 0 0] [0 1 0 0] [0 0 1 0] [0 0 0 1] "},
         {"convention": "blender", "cameras": {"extrinsic": {"camera_000": np.eye(4).tolist()}}},
     ],
 )
