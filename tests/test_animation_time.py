@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from stp_jax.animation_time import EVALUATION_MODES, PRESETS, WARPS, curve, random_warp
+from stp_jax.animation_time import EVALUATION_MODES, OFFICIAL_PATTERNS, PRESETS, WARPS, curve, random_warp
 from stp_jax.errors import InputError
 
 F = 17
@@ -60,6 +60,51 @@ def test_presets_mean_what_the_published_lists_of_81_frames_mean():
 @pytest.mark.parametrize("mode", EVALUATION_MODES)
 def test_evaluation_modes_lie_on_half_frames(mode, frames):
     np.testing.assert_array_equal(curve(mode, frames) * 2 % 1, 0)
+
+
+# The official release's patterns --------------------------------------------------------------------------
+
+
+def run(first: int, last: int) -> list[int]:
+    step = 1 if last >= first else -1
+    return list(range(first, last + step, step))
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluation_name", "moments"),
+    [
+        ("forward", "normal", run(0, 80)),
+        ("reverse", "reverse", run(80, 0)),
+        ("pingpong", "bounce_40", run(40, 80) + run(80, 41)),
+        ("bounce_late", "zigzag_15_21_5", run(60, 84) + run(84, 29)),
+        ("bounce_early", "zigzag_5_21_15", run(20, 84) + run(84, 69)),
+        ("slowmo_first_half", "repeat_0to40_double", [0] + sorted(2 * run(1, 40))),
+        ("slowmo_second_half", "start40_repeat_next", [40] + sorted(2 * run(41, 80))),
+        ("ramp_then_freeze", "go_and_freeze", run(0, 40) + 40 * [40]),
+        ("freeze_start", "fixed_0", 81 * [0]),
+        ("freeze_early", "fixed_5", 81 * [20]),
+        ("freeze_mid", "fixed_10", 81 * [40]),
+        ("freeze_late", "fixed_15", 81 * [60]),
+        ("freeze_end", "fixed_20", 81 * [80]),
+        ("zigzag_0_10_0", "zigzag_0_10_0", run(0, 40) + run(39, 0)),
+    ],
+)
+def test_official_patterns_under_both_names(name, evaluation_name, moments):
+    assert len(moments) == 81
+    for spec in (f"official:{name}", f"official:{evaluation_name}"):
+        times = curve(spec, 81)
+        assert times.dtype == np.float32
+        np.testing.assert_array_equal(times, moments)
+    assert f"official:{name}" in OFFICIAL_PATTERNS
+
+
+def test_official_patterns_are_of_81_frames_and_no_other():
+    with pytest.raises(InputError, match="official:pingpong.*made for 81 frames, the video has 17"):
+        curve("official:pingpong", F)
+    with pytest.raises(InputError, match="unknown official time pattern 'ping_pong': did you mean pingpong"):
+        curve("official:ping_pong", 81)
+    with pytest.raises(InputError, match="outside the source, 0 to 80"):  # which only they may leave
+        curve("bullet_time:84", 81)
 
 
 # Keyframes ------------------------------------------------------------------------------------------------

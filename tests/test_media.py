@@ -195,6 +195,36 @@ def write_mp4(path, **options):
     return encode(path, noise, options=options)
 
 
+@pytest.mark.parametrize("size", [(45, 80), (80, 45), (33, 47), (32, 48), (100, 100)])
+def test_official_clip_takes_consecutive_frames_and_cuts_as_the_official_code(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (12, *size, 3), dtype=np.uint8)
+    encode(tmp_path / "a.mkv", noise, codec="ffv1", pixel_format="bgr0")
+    clip = media.read_official_clip(tmp_path / "a.mkv", 9, 32, 48)
+    assert clip.frames.shape == (9, 32, 48, 3) and clip.frames.dtype == np.uint8
+    assert clip.fps == pytest.approx(20, rel=1e-3) and clip.source_size == size
+    h, w = size
+    scale = max(48 / w, 32 / h)
+    h, w = round(h * scale), round(w * scale)
+    top, left = round((h - 32) / 2), round((w - 48) / 2)
+    for got, frame in zip(clip.frames, noise[:9], strict=True):
+        resized = np.asarray(Image.fromarray(frame).resize((w, h), Image.BILINEAR))
+        np.testing.assert_array_equal(got, resized[top : top + 32, left : left + 48])
+
+
+def test_official_clip_repeats_the_last_frame_and_may_start_later(tmp_path):
+    video = gradient_video(12)
+    encode(tmp_path / "a.mkv", video, codec="ffv1", pixel_format="bgr0")
+    whole = media.read_official_clip(tmp_path / "a.mkv", 17, 48, 64)
+    np.testing.assert_array_equal(whole.frames, video[[*range(12), *[11] * 5]])
+    later = media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.2)
+    np.testing.assert_array_equal(later.frames, video[4:9])
+    last = media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.55)
+    np.testing.assert_array_equal(last.frames, video[[11] * 5])
+    assert last.fps == pytest.approx(20)
+    with pytest.raises(InputError, match="a.mkv: the start, 0.6 s"):
+        media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.6)
+
+
 def break_file(kind, folder):
     path = folder / f"{kind}.mp4"
     if kind == "missing":
@@ -259,7 +289,10 @@ def break_file(kind, folder):
 )
 def test_broken_files_are_named_with_what_is_wrong(tmp_path, kind, message):
     path = break_file(kind, tmp_path)
-    readers = [lambda: media.read_clip(path, 5, 16, 16)]
+    readers = [
+        lambda: media.read_clip(path, 5, 16, 16),
+        lambda: media.read_official_clip(path, 81, 16, 16),
+    ]
     if kind not in ("one frame", "photo"):  # of a single picture read_video makes a video of one frame
         readers.append(lambda: media.read_video(path))
     for read in readers:
