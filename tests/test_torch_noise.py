@@ -5,7 +5,7 @@ import pytest
 
 from stp_jax.torch_noise import torch_randn
 
-# torch.randn(shape, generator=torch.Generator().manual_seed(seed)) of PyTorch 2.13 on a CPU, every third number.
+# torch.randn(shape, generator=torch.Generator().manual_seed(seed)) of PyTorch 2.13, every third number.
 RECORDED = {
     (0, (2, 16)): [
         -1.1258398,
