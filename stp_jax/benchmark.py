@@ -1,0 +1,381 @@
+"""Measures the models at full size with random weights: seconds, memory, arithmetic.
+
+    python -m stp_jax.benchmark                                  # everything, one GPU, some minutes
+    python -m stp_jax.benchmark --only decode --chunks 1 4 10 --profile 15
+    python -m stp_jax.benchmark --small                          # a tiny model, to try the program on a CPU
+
+Each measurement runs in a process of its own, so that its peak memory is its own. Prints a markdown table.
+`program` is what the compiled function needs: arguments, temporaries and results. `peak` is what the device
+had in use at most; it includes what the compiler needs to try out kernels, unless these come from a
+compilation cache (JAX_COMPILATION_CACHE_DIR).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tqdm import tqdm
+
+from stp_jax.command_line import Parser, count, number
+from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
+
+TEXT_TOKENS = 512
+SPACETIMEPILOT = DiTConfig(
+    text_dim=4096, camera="pose12", animation_time="official_conv", rope_frames="stream"
+)
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured: models, and the size of the video in pixels."""
+
+    dit: DiTConfig
+    vae: VAEConfig
+    frames: int = 81
+    height: int = 480
+    width: int = 832
+    repeats: int = 5
+    profile: int = 0  # kernels to list
+
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        stride = self.vae.spatial_stride
+        return (self.frames - 1) // self.vae.frame_stride + 1, self.height // stride, self.width // stride
+
+
+SMALL = Settings(
+    DiTConfig(dim=64, ffn_dim=128, layers=2, heads=2, channels=4, freq_dim=32, text_dim=16, dtype="float32"),
+    VAEConfig(dim=8, z_dim=4, res_blocks=1, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
+    frames=9,
+    height=32,
+    width=32,
+    repeats=2,
+)
+
+
+class Workload(NamedTuple):
+    function: Callable
+    arguments: tuple
+    flop: float
+
+
+@dataclasses.dataclass
+class Measurement:
+    """Seconds, GiB and 10^12 operations; None: not known on this device."""
+
+    name: str
+    device: str
+    seconds: float
+    compile_seconds: float
+    program_gib: float
+    peak_gib: float | None
+    tflop: float
+    kernels: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name, seconds
+
+    @property
+    def tflop_per_second(self) -> float:
+        return self.tflop / self.seconds
+
+
+def random_state(make: Callable[[], nnx.Module], dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
+    """A model with random parameters made on the device: matrices in `dtype`, vectors float32."""
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    leaves, tree = jax.tree.flatten(shapes)
+
+    @jax.jit
+    def draw(key: jax.Array) -> nnx.State:
+        # All from one draw: a generator for each parameter would compile longer than the model.
+        noise = 0.02 * jax.random.normal(key, (max(leaf.size for leaf in leaves),), dtype)
+
+        def one(leaf):
+            kind = dtype if leaf.ndim > 1 else jnp.float32
+            return noise[: leaf.size].reshape(leaf.shape).astype(kind)
+
+        return jax.tree.unflatten(tree, [one(leaf) for leaf in leaves])
+
+    return graph, draw(jax.random.key(0))
+
+
+def dit_workload(settings: Settings) -> Workload:
+    """One velocity of the DiT, everything that does not depend on the timestep known."""
+    config = settings.dit
+    graph, state = random_state(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0)), config.dtype)
+    told = _conditioning_inputs(settings)
+
+    @jax.jit
+    def condition(state, told):
+        return nnx.merge(graph, state).condition(**told, latent_size=settings.latent_size)
+
+    def forward(state, noisy, source, conditioning):
+        timestep = jnp.full((1,), 500.0)
+        return nnx.merge(graph, state)(noisy, source, timestep, conditioning, differentiable=False)
+
+    latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, config.channels))
+    arguments = (state, latents, latents if config.source else None, condition(state, told))
+    return Workload(forward, arguments, dit_flop(config, settings.latent_size))
+
+
+def _conditioning_inputs(settings: Settings) -> dict[str, jax.Array]:
+    config, frames = settings.dit, settings.frames
+    poses = jnp.broadcast_to(jnp.eye(4), (1, frames, 4, 4))
+    lenses = jnp.broadcast_to(jnp.array([0.8, 1.4, 0.5, 0.5]), (1, frames, 4))
+    clock = jnp.arange(frames, dtype=jnp.float32)[None]
+    told: dict[str, jax.Array] = {}
+    for clip in ("source", "target"):
+        told |= {f"{clip}_c2w": poses, f"{clip}_intrinsics": lenses, f"{clip}_animation_time": clock}
+    if config.text_dim:
+        shape = (1, TEXT_TOKENS, config.text_dim)
+        told["text"] = jax.random.normal(jax.random.key(2), shape, config.dtype)
+    return told
+
+
+def encode_workload(settings: Settings, chunk: int | None) -> Workload:
+    """uint8 video to latents."""
+    graph, state = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+    shape = (1, settings.frames, settings.height, settings.width, 3)
+    video = jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8)
+
+    def encode(state, video):
+        return nnx.merge(graph, state).encode(from_pixels(video), chunk=chunk)
+
+    return Workload(encode, (state, video), count_flop(encode, state, video))
+
+
+def decode_workload(settings: Settings, chunk: int | None) -> Workload:
+    """Latents to uint8 video."""
+    graph, state = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+    latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, settings.vae.z_dim))
+
+    def decode(state, latents):
+        return to_pixels(nnx.merge(graph, state).decode(latents, chunk=chunk))
+
+    return Workload(decode, (state, latents), count_flop(decode, state, latents))
+
+
+def workloads(only: list[str], chunks: list[int | None]) -> dict[str, Callable[[Settings], Workload]]:
+    """What to measure, by name."""
+    chosen: dict[str, Callable[[Settings], Workload]] = {}
+    for kind in only:
+        if kind == "dit":
+            chosen["DiT forward"] = dit_workload
+            continue
+        make = encode_workload if kind == "encode" else decode_workload
+        for chunk in chunks:
+            name = f"VAE {kind}, {'whole' if chunk is None else f'chunks of {chunk}'}"
+            chosen[name] = functools.partial(make, chunk=chunk)
+    return chosen
+
+
+def measure(name: str, make: Callable[[Settings], Workload], settings: Settings) -> Measurement:
+    """Compiles and runs one workload; the time is the median of the repetitions."""
+    device = jax.local_devices()[0]
+    work = make(settings)
+    start = time.perf_counter()
+    compiled = jax.jit(work.function).lower(*work.arguments).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*work.arguments))
+        return time.perf_counter() - start
+
+    run()
+    seconds = statistics.median(run() for _ in range(settings.repeats))
+    memory: Any = compiled.memory_analysis()
+    program = (memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes) / GIB
+    stats = device.memory_stats() or {}
+    peak = stats["peak_bytes_in_use"] / GIB if "peak_bytes_in_use" in stats else None
+    kernels = costliest_kernels(run, settings.profile) if settings.profile else []
+    return Measurement(
+        name, device.device_kind, seconds, compile_seconds, program, peak, work.flop / 1e12, kernels
+    )
+
+
+def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, float]]:
+    """The GPU kernels of one run by the seconds spent in them, the costliest first; on a CPU none."""
+    seconds: collections.Counter[str] = collections.Counter()
+    calls: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        for path in Path(folder).rglob("*.xplane.pb"):
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+                if "GPU" not in plane.name:
+                    continue
+                for line in plane.lines:
+                    if "Stream" in line.name:
+                        for event in line.events:
+                            seconds[event.name] += event.duration_ns / 1e9
+                            calls[event.name] += 1
+    return [(f"{calls[name]} x {name}", spent) for name, spent in seconds.most_common(most)]
+
+
+def dit_flop(config: DiTConfig, latent_size: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> float:
+    """Multiplications and additions in the matrix products of one forward pass of one video.
+
+    What is computed once per video (keys and values of the text, embedded cameras) is not counted, but the
+    projection of the rays in each block is.
+    """
+    c = config
+    frames, height, width = latent_size
+    target = frames * (height // c.patch) * (width // c.patch)
+    tokens = 2 * target if c.source else target
+    token_values = c.channels * c.patch**2
+
+    def block(queries: int) -> int:
+        per_query = 2 * c.dim**2 + 2 * tokens * c.dim + 2 * c.dim * c.ffn_dim  # q, o; attention; feed-forward
+        if c.text_dim:
+            per_query += 2 * c.dim**2 + 2 * text_tokens * c.dim
+        if c.camera.startswith("pose12"):
+            per_query += c.dim**2
+        per_key = 2 * c.dim**2
+        if c.camera == "plucker":
+            per_key += c.conditioning_dim * c.dim
+        return 2 * (queries * per_query + tokens * per_key)
+
+    ends = 2 * c.dim * token_values * (tokens + target)
+    timestep = 2 * (c.freq_dim * c.dim + 7 * c.dim**2)
+    return float((c.layers - 1) * block(tokens) + block(target) + ends + timestep)
+
+
+def count_flop(function: Callable, *arguments) -> float:
+    """Multiplications and additions in the matrix products and convolutions of a function, loops included.
+
+    Multiplications with padding count, too. Fused attention kernels are not seen.
+    """
+    return _flop(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _flop(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        outputs = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * outputs * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * outputs * math.prod(kernel) / channels
+        else:
+            times = equation.params["length"] if name == "scan" else 1
+            total += times * sum(_flop(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator:
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(item, "jaxpr"):
+                yield item.jaxpr
+
+
+def markdown_table(measurements: list[Measurement]) -> str:
+    rows = [
+        "| work | seconds | TFLOP | TFLOP/s | program GiB | peak GiB | compile s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for m in measurements:
+        peak = "" if m.peak_gib is None else f"{m.peak_gib:.2f}"
+        rows.append(
+            f"| {m.name} | {m.seconds:.3f} | {m.tflop:.3g} | {m.tflop_per_second:.3g} | {m.program_gib:.2f} "
+            f"| {peak} | {m.compile_seconds:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def read_model_config(path: str) -> DiTConfig:
+    """The DiT of a config file such as configs/spacetimepilot_1_3b.py.
+
+    Raises:
+      InputError: no such config.
+    """
+    name = Path(path).stem
+    try:
+        config = importlib.import_module(f"configs.{name}").get_config()
+    except ModuleNotFoundError as error:
+        raise InputError(f"--config {path}: there is no configs/{name}.py") from error
+    return DiTConfig(**config.model.to_dict())
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m stp_jax.benchmark", description=__doc__)
+    add = parser.add_argument
+    add("--config", help="whose DiT is measured; default: SpaceTimePilot, 1.3B")
+    add("--only", nargs="+", choices=("dit", "encode", "decode"), default=["dit", "encode", "decode"])
+    add("--frames", type=count, help="of the video; default 81")
+    add("--height", type=count, help="default 480")
+    add("--width", type=count, help="default 832")
+    whole = "latent frames that the VAE works on at a time; 0: the whole video at once"
+    add("--chunks", nargs="+", type=number(0, 10**6, int), default=[1, 2, 4], help=whole)
+    add("--repeats", type=count, help="runs whose median is taken; default 5")
+    add("--profile", type=number(0, 1000, int), default=0, help="also list so many of the costliest kernels")
+    add("--out", help="write the figures to this JSON file, too")
+    add("--small", action="store_true", help="a tiny model and video, for trying it out")
+    flags = parser.parse_args(arguments)
+    if flags.out and os.path.exists(flags.out):
+        raise InputError(f"--out {flags.out}: exists already; name another file")
+
+    settings = SMALL
+    if not flags.small:
+        dit = read_model_config(flags.config) if flags.config else SPACETIMEPILOT
+        dit = dataclasses.replace(dit, dtype="bfloat16", remat="none")
+        settings = Settings(dit, VAEConfig(dtype="bfloat16"))
+    given = {name: getattr(flags, name) for name in ("frames", "height", "width", "repeats")}
+    settings = dataclasses.replace(
+        settings, profile=flags.profile, **{name: value for name, value in given.items() if value}
+    )
+    cell = settings.vae.spatial_stride * settings.dit.patch
+    if (settings.frames - 1) % settings.vae.frame_stride or settings.height % cell or settings.width % cell:
+        raise InputError(
+            f"{settings.frames} frames of {settings.width} x {settings.height} pixels: the models take "
+            f"{settings.vae.frame_stride}n + 1 frames and multiples of {cell} pixels"
+        )
+
+    measurements = []
+    chosen = workloads(flags.only, [chunk or None for chunk in flags.chunks])
+    for name, make in tqdm(chosen.items(), unit="measurement"):
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            measured = process.submit(measure, name, make, settings).result()
+        measurements.append(measured)
+        tqdm.write(f"{name}: {measured.seconds:.3f} s, compiled in {measured.compile_seconds:.0f} s")
+        for kernel, seconds in measured.kernels:
+            tqdm.write(f"  {1e3 * seconds:9.2f} ms  {kernel[:120]}")
+    print(
+        f"{measurements[0].device}, jax {jax.__version__}: {settings.frames} frames of {settings.width} x "
+        f"{settings.height}, batch 1, {settings.dit.dtype}\n\n{markdown_table(measurements)}"
+    )
+    if flags.out:
+        figures = [dataclasses.asdict(measured) for measured in measurements]
+        temporary = Path(f"{flags.out}.part")
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
+        temporary.rename(flags.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The benchmark: its count of operations against XLA's and the models' own, and one run of the program."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from stp_jax import benchmark
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
+
+TINY = DiTConfig(
+    dim=24, ffn_dim=40, layers=3, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
+)
+
+
+def test_operations_are_counted_as_xla_counts_them():
+    def function(x, image):
+        y = x @ x.T
+        kernel = jnp.ones((3, 3, 2, 5))
+        return y, jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    arguments = jnp.ones((8, 4)), jnp.ones((1, 9, 9, 2))
+    counted = benchmark.count_flop(function, *arguments)
+    assert counted == jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+    def repeated(x):
+        return jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=7)[0]
+
+    assert benchmark.count_flop(repeated, jnp.ones((4, 4))) == 7 * 2 * 4**3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"text_dim": 8, "camera": "pose12", "animation_time": "official_conv", "rope_frames": "stream"},
+        {
+            "text_dim": 8,
+            "source": False,
+            "camera": "none",
+            "animation_time": "none",
+            "rope_frames": "stream",
+        },
+    ],
+    ids=["ours", "official", "wan"],
+)
+def test_formula_of_the_dit_counts_every_product_of_its_forward_pass(change):
+    dim = 32 if "camera" in change and change["camera"] == "pose12" else 24
+    config = dataclasses.replace(TINY, dim=dim, **change)
+    settings = dataclasses.replace(benchmark.SMALL, dit=config)
+    work = benchmark.dit_workload(settings)
+    assert work.flop == benchmark.count_flop(work.function, *work.arguments)
+
+
+def test_random_models_have_matrices_in_the_chosen_precision_and_vectors_in_float32():
+    _, state = benchmark.random_state(lambda: nnx.Linear(3, 5, rngs=nnx.Rngs(0)), "bfloat16")
+    assert (state["kernel"].dtype, state["bias"].dtype) == (jnp.bfloat16, jnp.float32)
+    assert jnp.all(state["kernel"][...] != 0)
+
+
+def test_a_small_run_measures_everything(tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    benchmark.main(["--small", "--only", "dit", "--repeats", "1", "--out", str(out)])
+    figures = json.loads(out.read_text())
+    assert [one["name"] for one in figures] == ["DiT forward"]
+    assert figures[0]["seconds"] > 0 and figures[0]["compile_seconds"] > 0
+    assert "| DiT forward |" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(["--small", "--out", str(out)])
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [benchmark.encode_workload, benchmark.decode_workload])
+@pytest.mark.parametrize("chunk", [1, None])
+def test_the_vae_is_measured_whole_and_in_chunks(make, chunk):
+    measured = benchmark.measure("vae", functools.partial(make, chunk=chunk), benchmark.SMALL)
+    assert measured.seconds > 0 and measured.tflop_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--frames", "6"], "4n \\+ 1"),
+        (["--height", "33"], "multiples of 16"),
+        (["--config", "configs/none.py"], "no configs/none.py"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main([*(["--small"] if "--config" not in flags else []), *flags])
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_the_config_is_that_of_the_file():
+    assert benchmark.read_model_config("configs/demo.py").dim == 384
+    with pytest.raises(InputError):
+        benchmark.read_model_config("configs/nothing.py")
