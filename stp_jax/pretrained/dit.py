@@ -1,0 +1,163 @@
+"""The DiT as Wan2.1, ReCamMaster and SpaceTimePilot store it, and as diffusers does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
+from stp_jax.pretrained import models
+from stp_jax.pretrained.layout import LEADING_ONE, SAME, WEIGHT, Rule, patches
+
+LAYOUTS = ("official", "diffusers")
+HEAD_DIM = 128  # of every published model
+
+# Ours; official; diffusers.
+MODULES = {
+    ours: theirs
+    for ours, *theirs in (
+        ("patch_embedding", "patch_embedding", "patch_embedding"),
+        ("text_embedding.layer_in", "text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+        ("text_embedding.layer_out", "text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+        ("timestep_embedding.layer_in", "time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+        ("timestep_embedding.layer_out", "time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+        ("timestep_projection", "time_projection.1", "condition_embedder.time_proj"),
+        ("blocks.modulation", "blocks.{n}.modulation", "blocks.{n}.scale_shift_table"),
+        ("blocks.q", "blocks.{n}.self_attn.q", "blocks.{n}.attn1.to_q"),
+        ("blocks.k", "blocks.{n}.self_attn.k", "blocks.{n}.attn1.to_k"),
+        ("blocks.v", "blocks.{n}.self_attn.v", "blocks.{n}.attn1.to_v"),
+        ("blocks.o", "blocks.{n}.self_attn.o", "blocks.{n}.attn1.to_out.0"),
+        ("blocks.norm_q", "blocks.{n}.self_attn.norm_q", "blocks.{n}.attn1.norm_q"),
+        ("blocks.norm_k", "blocks.{n}.self_attn.norm_k", "blocks.{n}.attn1.norm_k"),
+        ("blocks.cross_attn.q", "blocks.{n}.cross_attn.q", "blocks.{n}.attn2.to_q"),
+        ("blocks.cross_attn.k", "blocks.{n}.cross_attn.k", "blocks.{n}.attn2.to_k"),
+        ("blocks.cross_attn.v", "blocks.{n}.cross_attn.v", "blocks.{n}.attn2.to_v"),
+        ("blocks.cross_attn.o", "blocks.{n}.cross_attn.o", "blocks.{n}.attn2.to_out.0"),
+        ("blocks.cross_attn.norm_q", "blocks.{n}.cross_attn.norm_q", "blocks.{n}.attn2.norm_q"),
+        ("blocks.cross_attn.norm_k", "blocks.{n}.cross_attn.norm_k", "blocks.{n}.attn2.norm_k"),
+        ("blocks.norm3", "blocks.{n}.norm3", "blocks.{n}.norm2"),
+        ("blocks.ffn_in", "blocks.{n}.ffn.0", "blocks.{n}.ffn.net.0.proj"),
+        ("blocks.ffn_out", "blocks.{n}.ffn.2", "blocks.{n}.ffn.net.2"),
+        ("blocks.camera", "blocks.{n}.cam_encoder"),
+        ("blocks.projector", "blocks.{n}.projector"),
+        ("blocks.animation_time.embedding.layer_in", "blocks.{n}.frame_time_embedding.0"),
+        ("blocks.animation_time.embedding.layer_out", "blocks.{n}.frame_time_embedding.2"),
+        ("blocks.animation_time.downsampler.conv1", "blocks.{n}.temporal_downsampler.temporal_conv1"),
+        ("blocks.animation_time.downsampler.norm1", "blocks.{n}.temporal_downsampler.norm1"),
+        ("blocks.animation_time.downsampler.conv2", "blocks.{n}.temporal_downsampler.temporal_conv2"),
+        ("blocks.animation_time.downsampler.norm2", "blocks.{n}.temporal_downsampler.norm2"),
+        ("head_modulation", "head.modulation", "scale_shift_table"),
+        ("head", "head.head", "proj_out"),
+    )
+}
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def rules(config: DiTConfig, layout: str) -> list[Rule]:
+    """The table of a DiT in a layout.
+
+    Raises:
+      InputError: this kind of DiT has no form in the layout.
+    """
+    column = LAYOUTS.index(layout)
+    own = config.camera == "plucker" or config.animation_time in ("frames", "uniform")
+    if own or not config.text_dim:
+        raise InputError(
+            f"this DiT (camera {config.camera}, animation time {config.animation_time}, text_dim "
+            f"{config.text_dim}) is unlike the {layout} models. Store it in our own form."
+        )
+    if layout == "diffusers" and (config.camera, config.animation_time) != ("none", "none"):
+        raise InputError(
+            "diffusers' WanTransformer3DModel has no encoders of camera and animation time. "
+            "Store this DiT under its official names."
+        )
+    table = []
+    for name in models.shapes("dit", config):
+        pieces = config.layers if name.startswith("blocks.") else 0
+        if name in MODULES:
+            table.append(Rule(name, MODULES[name][column], LEADING_ONE, pieces))
+            continue
+        module, _, leaf = name.rpartition(".")
+        form = SAME
+        if leaf == "kernel":
+            form = patches(config.patch) if module == "patch_embedding" else WEIGHT
+        table.append(Rule(name, f"{MODULES[module][column]}.{LEAVES[leaf]}", form, pieces))
+    return table
+
+
+def read_config(
+    tensors: Mapping[str, np.ndarray], layout: str, described: Mapping[str, Any], where: str
+) -> DiTConfig:
+    """The config that belongs to stored tensors.
+
+    Args:
+      tensors: by name.
+      layout: theirs.
+      described: what a config.json beside them says; it alone knows the number of heads where a head is not
+        128 wide.
+      where: for messages.
+
+    Raises:
+      InputError: a tensor that says something about the config is missing; an image-to-video model.
+    """
+    column = LAYOUTS.index(layout)
+
+    def shape(module: str) -> tuple[int, ...]:
+        name = MODULES[module][column].format(n=0) + ".weight"
+        if name not in tensors:
+            raise InputError(f"{where}: {name} is missing. Copy the file again.")
+        return tensors[name].shape
+
+    def has(module: str) -> bool:
+        return len(MODULES[module]) > column and MODULES[module][column].format(n=0) + ".weight" in tensors
+
+    weight = shape("patch_embedding")
+    if len(weight) != 5 or weight[2] != 1 or weight[3] != weight[4]:
+        raise InputError(
+            f"{where}: patch_embedding.weight has shape {list(weight)}, not [dim, channels, 1, side, side]."
+        )
+    dim, channels, patch = weight[0], weight[1], weight[4]
+    if any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in tensors):
+        raise InputError(f"{where} is an image-to-video model. Give a text-to-video model.")
+    numbers = [re.match(r"blocks\.(\d+)\.", name) for name in tensors]
+    camera, moments = has("blocks.camera"), has("blocks.animation_time.embedding.layer_in")
+    return DiTConfig(
+        dim=dim,
+        ffn_dim=shape("blocks.ffn_in")[0],
+        layers=1 + max(int(match[1]) for match in numbers if match),
+        heads=_heads(dim, described, where),
+        channels=channels,
+        patch=patch,
+        freq_dim=shape("timestep_embedding.layer_in")[1],
+        eps=described.get("eps", 1e-6),
+        text_dim=shape("text_embedding.layer_in")[1],
+        source=camera,
+        camera="none" if not camera else "pose12" if moments else "pose12_target",
+        animation_time="official_conv" if moments else "none",
+        rope_frames="stream",
+    )
+
+
+def _heads(dim: int, described: Mapping[str, Any], where: str) -> int:
+    if described.get("dim") == dim and "num_heads" in described:  # as Wan writes it
+        return described["num_heads"]
+    heads = described.get("num_attention_heads", 0)  # as diffusers does
+    if heads * described.get("attention_head_dim", 0) == dim:
+        return heads
+    if dim % HEAD_DIM:
+        raise InputError(
+            f"{where}: its width {dim} does not tell the number of heads. Put a config.json beside it: "
+            f'{{"dim": {dim}, "num_heads": ...}}.'
+        )
+    return dim // HEAD_DIM
+
+
+def title(config: DiTConfig) -> str:
+    """What people call the model."""
+    size = {1536: "1.3B", 5120: "14B"}.get(config.dim, f"of width {config.dim}")
+    names = {"pose12": "SpaceTimePilot", "pose12_target": "ReCamMaster", "none": "Wan2.1 text-to-video"}
+    return f"{names[config.camera]} {size}"

@@ -1,0 +1,248 @@
+"""Tables between our parameters and tensors stored under other names, and reading and writing through them.
+
+A table is a list of `Rule`s. Reading is lazy: stored tensors are memory-mapped, and only what a device is to
+hold of one parameter is in host memory at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stp_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
+
+BAR_AFTER = 2.0  # seconds of reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How the axes of a stored tensor and of ours relate. Both ways keep every bit."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Form(lambda x: x, lambda x: x)
+#: A PyTorch Linear or convolution: `[out, in, *size]`, ours `[*size, in, out]`.
+WEIGHT = Form(lambda x: np.moveaxis(x, (0, 1), (-1, -2)), lambda x: np.moveaxis(x, (-1, -2), (0, 1)))
+#: Stored with a leading axis of 1.
+LEADING_ONE = Form(lambda x: x[0], lambda x: x[None])
+
+
+def trailing_ones(count: int) -> Form:
+    """A vector stored `[C, 1, ...]`, with `count` ones."""
+    return Form(lambda x: x.reshape(len(x)), lambda x: x.reshape(-1, *(1,) * count))
+
+
+def patches(side: int) -> Form:
+    """A convolution over patches, `[D, C, 1, side, side]`; ours `[rows * columns * C, D]`."""
+    return Form(
+        lambda x: x[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, len(x)),
+        lambda x: x.reshape(side, side, -1, x.shape[-1]).transpose(3, 2, 0, 1)[:, :, None],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where one of our parameters is stored.
+
+    Attributes:
+      ours: dotted name.
+      theirs: name of the stored tensor, with `{n}` where there are several.
+      form: of each stored tensor.
+      pieces: how many stored tensors make one of ours; 0: it is one tensor.
+      stacked: whether pieces get a leading axis of their own (layers) or are joined along the one they have.
+    """
+
+    ours: str
+    theirs: str
+    form: Form = SAME
+    pieces: int = 0
+    stacked: bool = True
+
+    def names(self) -> list[str]:
+        """The stored tensors, in order."""
+        return [self.theirs.format(n=n) for n in range(self.pieces)] if self.pieces else [self.theirs]
+
+    def split(self, array: Any) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and value of each stored tensor of a parameter (an array, or something sliced like one)."""
+        if not self.pieces:
+            yield self.theirs, self.form.to_theirs(np.asarray(array))
+            return
+        bounds = _bounds(len(array), self.pieces)
+        for n, name in enumerate(self.names()):
+            piece = array[n] if self.stacked else array[bounds[n] : bounds[n + 1]]
+            yield name, self.form.to_theirs(np.asarray(piece))
+
+
+def _bounds(length: int, pieces: int) -> list[int]:
+    """Where `np.array_split` cuts."""
+    size, larger = divmod(length, pieces)
+    return [n * size + min(n, larger) for n in range(pieces + 1)]
+
+
+class LazyParameter:
+    """One of our parameters, read from its stored tensors when it is indexed along its first axis."""
+
+    def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray]):
+        self._stored = [tensors[name] for name in rule.names()]
+        pieces = [rule.form.to_ours(stored) for stored in self._stored]
+        self._pieces = [piece[None] for piece in pieces] if rule.pieces and rule.stacked else pieces
+        self.shape = (sum(map(len, self._pieces)), *self._pieces[0].shape[1:])
+        self.ndim = len(self.shape)
+        self.dtype = self._pieces[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
+        """A copy of the part that `index`, one slice of step 1 for each axis, selects."""
+        ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
+        out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
+        start, stop = ranges[0].start, ranges[0].stop
+        at = 0
+        for piece in self._pieces:
+            low, high = max(start, at), min(stop, at + len(piece))
+            if low < high:
+                out[low - start : high - start] = piece[(slice(low - at, high - at), *index[1:])]
+            at += len(piece)
+        return out
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        rest = (slice(None),) * (self.ndim - 1)
+        if isinstance(index, slice):
+            return self.read((index, *rest))
+        return self.read((slice(index, index + 1), *rest))[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.read((slice(None),) * self.ndim, dtype)
+
+    def release(self) -> None:
+        """Lets the system forget the file's pages in this process."""
+        maps = {id(found): found for found in map(_memory_map, self._stored) if found is not None}
+        for found in maps.values():
+            found.madvise(mmap.MADV_DONTNEED)
+
+
+def _memory_map(array: Any) -> mmap.mmap | None:
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
+    return array if hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def stored_shapes(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every stored tensor of parameters with these shapes (anything with `.shape`)."""
+    found: dict[str, tuple[int, ...]] = {}
+    for rule in rules:
+        zeros = np.broadcast_to(np.int8(0), shapes[rule.ours].shape)
+        found |= {name: piece.shape for name, piece in rule.split(zeros)}
+    return found
+
+
+def check(
+    rules: Iterable[Rule],
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Any],
+    where: str,
+    allow_missing: Callable[[str], bool] | None = None,
+) -> None:
+    """Compares names and shapes; reads no tensor.
+
+    Args:
+      rules: of the file.
+      tensors: of the file.
+      shapes: of the parameters that are wanted.
+      where: for the message.
+      allow_missing: says of a parameter that the rules do not know whether it may be left out.
+
+    Raises:
+      InputError: tensors are missing, not known or of another shape; the first of them are named.
+    """
+    rules = [rule for rule in rules if rule.ours in shapes]
+    expected = stored_shapes(rules, shapes)
+    ruled = {rule.ours for rule in rules}
+    missing = [name for name in expected if name not in tensors]
+    missing += [name for name in shapes if name not in ruled and not (allow_missing and allow_missing(name))]
+    unknown = [name for name in tensors if name not in expected]
+    misshapen = [
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("not known", unknown), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{where}: its tensors are not those of the model: {'; '.join(problems)}. "
+            "Give the weights of this model, or copy the file again."
+        )
+
+
+def lazy_parameters(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray]) -> dict[str, LazyParameter]:
+    """Our parameters by name, each read when it is indexed. The tensors must have passed `check`."""
+    return {rule.ours: LazyParameter(rule, tensors) for rule in rules}
+
+
+def read_parameters(
+    rules: Iterable[Rule],
+    tensors: Mapping[str, np.ndarray],
+    like: Mapping[str, jax.ShapeDtypeStruct],
+    shardings: Mapping[str, jax.sharding.Sharding],
+    where: str,
+    allow_missing: Callable[[str], bool] | None = None,
+) -> dict[str, jax.Array]:
+    """Reads parameters onto the devices one after the other, on each device its own part.
+
+    Args:
+      rules, tensors: of the file.
+      like: shape and dtype of the parameters that are wanted; values are cast.
+      shardings: of each parameter.
+      where, allow_missing: see `check`.
+
+    Returns:
+      Parameter by name; those that may be missing and are, are left out.
+
+    Raises:
+      InputError: see `check`; before anything is read.
+    """
+    import jax
+
+    rules = list(rules)
+    check(rules, tensors, like, where, allow_missing)
+    parameters = lazy_parameters(rules, tensors)
+    total = sum(int(np.prod(lazy.shape)) * lazy.dtype.itemsize for lazy in parameters.values())
+    read: dict[str, jax.Array] = {}
+    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, delay=BAR_AFTER) as bar:
+        for name, lazy in parameters.items():
+            wanted = like[name]
+
+            def part(index, lazy=lazy, dtype=wanted.dtype) -> np.ndarray:
+                return lazy.read(index, dtype)
+
+            read[name] = jax.make_array_from_callback(wanted.shape, shardings[name], part)
+            lazy.release()
+            bar.update(int(np.prod(lazy.shape)) * lazy.dtype.itemsize)
+    return read
+
+
+def write_tensors(rules: Iterable[Rule], parameters: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of every stored tensor, the inverse of reading; in host memory is one at a time.
+
+    Args:
+      rules: of the layout to write.
+      parameters: our parameters by name: numpy, JAX, or as `lazy_parameters` gives them.
+    """
+    for rule in rules:
+        for name, piece in rule.split(parameters[rule.ours]):
+            yield name, np.ascontiguousarray(piece)
