@@ -36,7 +36,7 @@ from tqdm import tqdm
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
-from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
+from stp_jax.models.vae import VAE, VAEConfig, to_pixels
 
 TEXT_TOKENS = 512
 SPACETIMEPILOT = DiTConfig(
@@ -156,7 +156,7 @@ def encode_workload(settings: Settings, chunk: int | None) -> Workload:
     video = jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8)
 
     def encode(state, video):
-        return nnx.merge(graph, state).encode(from_pixels(video), chunk=chunk)
+        return nnx.merge(graph, state).encode(video, chunk=chunk)
 
     return Workload(encode, (state, video), count_flop(encode, state, video))
 
@@ -167,7 +167,7 @@ def decode_workload(settings: Settings, chunk: int | None) -> Workload:
     latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, settings.vae.z_dim))
 
     def decode(state, latents):
-        return to_pixels(nnx.merge(graph, state).decode(latents, chunk=chunk))
+        return nnx.merge(graph, state).decode(latents, chunk=chunk, finish=to_pixels)
 
     return Workload(decode, (state, latents), count_flop(decode, state, latents))
 

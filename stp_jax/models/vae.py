@@ -51,6 +51,8 @@ class VAEConfig:
       latent_mean, latent_std: per channel, for normalised latents. A new VAE starts with 0 and 1.
       dtype: of the computation, "float32" or "bfloat16". Parameters, norms and softmax are float32.
       remat: whether the backward pass computes the residual blocks again instead of keeping their insides.
+      official_rounding: whether latent_mean and 1 / latent_std are rounded to bfloat16, as in the official
+        bfloat16 inference.
     """
 
     dim: int = 96
@@ -62,6 +64,7 @@ class VAEConfig:
     latent_std: tuple[float, ...] = WAN_LATENT_STD
     dtype: str = "float32"
     remat: bool = False
+    official_rounding: bool = False
 
     def __post_init__(self):
         for name in ("dim_mult", "temporal_downsample", "latent_mean", "latent_std"):
@@ -202,7 +205,8 @@ class VAE(nnx.Module):
         """Mean and log-variance of the latents, not normalised.
 
         Args:
-          video: [B, F, H, W, 3] in [-1, 1], F = 4n + 1, H and W multiples of 8 (for Wan's strides).
+          video: [B, F, H, W, 3] in [-1, 1], or uint8 pixels; F = 4n + 1, H and W multiples of 8 (for Wan's
+            strides).
           chunk: latent frames at a time, see the class.
 
         Returns:
@@ -211,36 +215,78 @@ class VAE(nnx.Module):
         Raises:
           InputError: the shape does not fit.
         """
-        self._check_video(video.shape)
-        x = video.astype(self.config.dtype)
-        features = _in_chunks(self.encoder, x, chunk, self.config.frame_stride)
+        self.check_video(video.shape)
+
+        def encode(video: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+            video = from_pixels(video) if video.dtype == jnp.uint8 else video
+            return self.encoder(video.astype(self.config.dtype), past)
+
+        features = _in_chunks(encode, video, chunk, self.config.frame_stride)
         mean, logvar = jnp.split(self.conv1(features).astype(jnp.float32), 2, axis=-1)
         return mean, logvar
 
     def encode(self, video: jax.Array, *, chunk: int | None = None) -> jax.Array:
         """Normalised latents (the mean, no sample) of a video. Shapes and errors as for `moments`."""
         mean, _ = self.moments(video, chunk=chunk)
-        return (mean - jnp.asarray(self.config.latent_mean)) / jnp.asarray(self.config.latent_std)
+        centre, scale = self._statistics()
+        return (mean - centre) * scale
 
-    def decode(self, latents: jax.Array, *, chunk: int | None = None) -> jax.Array:
+    def decode(
+        self,
+        latents: jax.Array,
+        *,
+        chunk: int | None = None,
+        finish: Callable[[jax.Array], jax.Array] = lambda video: video,
+    ) -> jax.Array:
         """Video [B, F, H, W, 3] in [-1, 1], float32, of normalised latents as `encode` gives.
+
+        Args:
+          latents: [B, F', H', W', z_dim].
+          chunk: latent frames at a time, see the class.
+          finish: of each chunk of the video; with `to_pixels` the result is uint8 and the whole clip is never
+            held in float32.
 
         Raises:
           InputError: the shape does not fit.
         """
-        mean, std = jnp.asarray(self.config.latent_mean), jnp.asarray(self.config.latent_std)
-        return jnp.clip(self.decode_raw(latents.astype(jnp.float32) * std + mean, chunk=chunk), -1, 1)
+        z = self.denormalise(latents)
+        return self.decode_raw(z, chunk=chunk, finish=lambda video: finish(jnp.clip(video, -1, 1)))
 
-    def decode_raw(self, z: jax.Array, *, chunk: int | None = None) -> jax.Array:
-        """Video [B, F, H, W, 3], float32, not clamped, of latents that are not normalised: for training."""
+    def denormalise(self, latents: jax.Array) -> jax.Array:
+        """Latents as `decode_raw` takes them, float32."""
+        centre, scale = self._statistics()
+        return latents.astype(jnp.float32) / scale + centre
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """What normalising subtracts, and what it then multiplies with."""
+        kind = jnp.bfloat16 if self.config.official_rounding else np.float32
+        mean, std = np.asarray(self.config.latent_mean), np.asarray(self.config.latent_std)
+        return mean.astype(kind).astype(np.float32), (1 / std).astype(kind).astype(np.float32)
+
+    def decode_raw(
+        self,
+        z: jax.Array,
+        *,
+        chunk: int | None = None,
+        finish: Callable[[jax.Array], jax.Array] = lambda video: video,
+    ) -> jax.Array:
+        """Video [B, F, H, W, 3], float32, not clamped, of latents that are not normalised: for training.
+
+        `chunk` and `finish` are as for `decode`.
+        """
         if z.ndim != 5 or z.shape[-1] != self.config.z_dim or 0 in z.shape:
             raise InputError(
                 f"latents have shape {z.shape}; the VAE decodes [B, F, H, W, {self.config.z_dim}], none 0"
             )
-        x = self.conv2(z.astype(self.config.dtype))
-        return _in_chunks(self.decoder, x, chunk, 1).astype(jnp.float32)
 
-    def _check_video(self, shape: tuple[int, ...]) -> None:
+        def decode(z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+            video, past = self.decoder(self.conv2(z.astype(self.config.dtype)), past)
+            return finish(video.astype(jnp.float32)), past
+
+        return _in_chunks(decode, z, chunk, 1)
+
+    def check_video(self, shape: tuple[int, ...]) -> None:
+        """Raises `InputError` unless videos of this shape can be encoded."""
         if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
             raise InputError(f"video has shape {shape}; the VAE encodes [B, F, H, W, 3], none 0")
         frames, height, width = shape[1:4]

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stp_jax.models.attention import LOGITS_BYTES
+
 Past = Any  # a pytree of arrays; None before the first frame
 
 lecun = nnx.initializers.lecun_normal()
@@ -132,8 +134,15 @@ class AttentionBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
         batch, frames, height, width, channels = x.shape
-        qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, height * width, 1, 3 * channels)
-        y = jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))  # softmax in float32
+        positions = height * width
+        qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, positions, 1, 3 * channels)
+
+        def attend(qkv: jax.Array) -> jax.Array:
+            return jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))  # softmax in float32
+
+        # No fused kernel takes heads so wide: every weight is in memory, so few frames at a time.
+        at_once = min(len(qkv), max(1, LOGITS_BYTES // (4 * positions**2)))
+        y = jax.lax.map(attend, qkv, batch_size=at_once) if at_once < len(qkv) else attend(qkv)
         return x + self.proj(y.reshape(x.shape)), ()
 
 

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from stp_jax.errors import InputError
-from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.models import vae_layers
+from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.models.vae_layers import (
     AttentionBlock,
     Downsample,
@@ -250,6 +251,41 @@ def test_latents_are_normalised_and_video_is_clamped(vae):
     assert np.abs(raw).max() > 1
     decoded = jitted(vae, "decode")((5 * mean - TINY.latent_mean) / np.asarray(TINY.latent_std))
     np.testing.assert_allclose(decoded, np.clip(raw, -1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_pixels_in_and_out_equal_pixels_converted_before_and_after(vae, chunk):
+    pixels = np.random.default_rng(4).integers(0, 256, (1, 9, 16, 24, 3), dtype=np.uint8)
+    graph, state = nnx.split(vae)
+    encode = jax.jit(lambda state, x: nnx.merge(graph, state).encode(x, chunk=chunk))
+    latents = encode(state, pixels)
+    np.testing.assert_array_equal(latents, encode(state, from_pixels(jnp.asarray(pixels))))
+    decoded = jitted(vae, "decode", chunk=chunk, finish=to_pixels)(latents)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, to_pixels(jitted(vae, "decode", chunk=chunk)(latents)))
+
+
+def test_official_rounding_normalises_with_bfloat16_statistics(vae):
+    config = dataclasses.replace(TINY, official_rounding=True)
+    rounded = randomised(lambda: VAE(config, rngs=nnx.Rngs(0)))
+    mean, _ = jitted(vae, "moments")(random_video(5))
+    centre, inverse = (
+        np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+        for x in (TINY.latent_mean, 1 / np.asarray(TINY.latent_std))
+    )
+    latents = jitted(rounded, "encode")(random_video(5))
+    np.testing.assert_allclose(latents, (mean - centre) * inverse, atol=2e-5)
+    assert np.abs(latents - jitted(vae, "encode")(random_video(5))).max() > 1e-4
+    np.testing.assert_allclose(rounded.denormalise(latents), mean, atol=2e-5)
+
+
+def test_attention_in_few_frames_at_a_time_equals_attention_in_all(monkeypatch):
+    layer = randomised(lambda: AttentionBlock(4, dtype="float32", rngs=nnx.Rngs(0)))
+    x = jnp.asarray(np.random.default_rng(5).standard_normal((2, 3, 4, 6, 4)), jnp.float32)
+    whole = layer(x)[0]
+    monkeypatch.setattr(vae_layers, "LOGITS_BYTES", 4 * 24**2 * 4)  # four of the six frames
+    assert "scan" in str(jax.make_jaxpr(lambda x: layer(x)[0])(x))
+    np.testing.assert_allclose(layer(x)[0], whole, atol=1e-6)
 
 
 def test_rematerialisation_gives_the_same_gradients():
