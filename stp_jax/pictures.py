@@ -27,6 +27,13 @@ def _label(text: str, height: int, width: int) -> np.ndarray:
     return np.asarray(image)
 
 
+def _at_most(picture: np.ndarray, width: int) -> np.ndarray:
+    """uint8 [H, W, 3], made smaller if it is wider than `width`."""
+    image = Image.fromarray(picture)
+    image.thumbnail((width, image.height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
 def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
     """Joins videos uint8 `[F, H, W, 3]` of one shape from left to right, each under its label."""
     columns = []
@@ -41,12 +48,13 @@ def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
 def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], columns: int = 9) -> None:
     """Writes a PNG with a labelled row for each video uint8 `[F, H, W, 3]`, of one picture size.
 
-    A row shows `columns` frames spread evenly from the first to the last. Raises `InputError` where `path`
-    exists or cannot be written.
+    A row shows `columns` frames spread evenly from the first to the last, at most 256 pixels wide. Raises
+    `InputError` where `path` exists or cannot be written.
     """
     lines = []
     for label, video in rows.items():
         chosen = video[np.round(np.linspace(0, len(video) - 1, columns)).astype(int)]
+        chosen = np.stack([_at_most(frame, 256) for frame in chosen])
         line = np.pad(chosen, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
         lines.append(np.concatenate([_label(label, line.shape[1], 110), *line], axis=1))
     with new_file(path) as partial:

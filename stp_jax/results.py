@@ -68,7 +68,7 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
     from stp_jax import pictures  # only now: Matplotlib is slow to import
 
     videos = {"source": request.clip.frames, "result": result}
-    large = {label: enlarge(video, scale) for label, video in videos.items()}
+    large = {label: enlarge(video, scale) if scale > 1 else video for label, video in videos.items()}
     media.write_video(folder / "result.mp4", large["result"], fps)
     media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
     pictures.contact_sheet(folder / "contact_sheet.png", videos)

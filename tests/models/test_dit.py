@@ -314,9 +314,14 @@ def test_the_form_for_sampling_predicts_the_same():
     model, x = randomised(SPACETIMEPILOT), inputs()
     told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
     conditioning = model.condition(**told, latent_size=(LATENT_FRAMES, SIZE, SIZE))
-    both = [
-        model(x["noisy"], x["source"], x["timestep"], conditioning, differentiable=d) for d in (True, False)
-    ]
+    graph, state = nnx.split(model)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def predict(state, differentiable):
+        latents = x["noisy"], x["source"]
+        return nnx.merge(graph, state)(*latents, x["timestep"], conditioning, differentiable=differentiable)
+
+    both = [predict(state, differentiable) for differentiable in (True, False)]
     np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
 
 

@@ -1,0 +1,75 @@
+"""A space-time DiT of Wan2.1's 1.3B size with Plücker rays and our animation-time encoder: the recipe for pods.
+
+Starts from the weights of Wan2.1 text-to-video; what they lack (the encoders of camera and animation time)
+starts so that it changes nothing. Put diffusion_pytorch_model.safetensors and Wan2.1_VAE.pth into models/, then
+
+    python -m stp_jax.text --weights models/models_t5_umt5-xxl-enc-bf16.pth --prompt "" --out models/no_text.npz
+    python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth --out data/wan_latents \
+        --frames 81 --size 480 832
+    python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
+
+480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 23 GiB,
+split over fsdp; one H100 takes one pair at a time. Not yet trained: hours and results are unknown.
+"""
+
+from ml_collections import ConfigDict
+
+from input_pipeline.pipeline import default_config
+
+WAN_1_3B = dict(
+    dim=1536, ffn_dim=8960, layers=30, heads=12, channels=16, patch=2, freq_dim=256, text_dim=4096
+)
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "dit"
+    config.seed = 0
+    config.vae = "models/Wan2.1_VAE.pth"
+    config.text = "models/no_text.npz"  # embedding of the prompt that all clips share
+    config.init_from = "models/diffusion_pytorch_model.safetensors"
+    config.scene_scale = 4.0  # metres that count as 1
+    config.model = dict(
+        **WAN_1_3B,
+        conditioning_dim=256,
+        scene_scale=config.get_ref("scene_scale"),
+        camera="plucker",
+        animation_time="frames",
+        rope_frames="stream",  # the positions that Wan2.1 was trained with
+        dtype="bfloat16",
+        remat="full",
+    )
+    config.flow = dict(shift=5.0, logit_normal=False)
+
+    data = default_config()
+    data.update(kind="latents", path="data/wan_latents", frames=81, height=480, width=832)
+    config.data = data
+    config.pictures = dict(data=data.copy_and_resolve_references(), split="test", count=1)
+    config.sampling = dict(steps=20, shift=5.0)
+
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=5e-5,
+        weight_decay=0.01,
+        b1=0.9,
+        b2=0.99,
+        clip=1.0,
+        warmup_steps=500,
+        schedule="constant",
+        decay_from=0.0,
+        ema_decay=0.999,
+    )
+    config.train = dict(
+        steps=20_000,
+        seconds=0,
+        batch_size=8,
+        data_workers=0,
+        log_every=20,
+        pictures_every=1_000,
+        checkpoint_every=500,
+        keep_checkpoints=2,
+        export_every=0,
+        export_dtype="bfloat16",
+    )
+    config.mesh = dict(data=1, fsdp=-1, sequence=1, tensor=1)
+    return config

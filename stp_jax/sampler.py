@@ -1,0 +1,113 @@
+"""From noise to latents: Euler steps along the velocity that a DiT predicts, with guidance by text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from stp_jax import flow
+from stp_jax.models.dit import Conditioning, SpaceTimeDiT
+from stp_jax.torch_noise import torch_randn
+
+
+def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    """Normal noise [B, ...] float32 of JAX's generator; each video of a batch has its own."""
+    # One key for each video: what becomes of it does not depend on its batch.
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(shape[0]))
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+
+
+def official_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise [B, F', H', W', C] float32 that the official code starts from, the same for each video."""
+    batch, frames, height, width, channels = shape
+    noise = torch_randn(seed, (1, channels, frames, height, width))
+    return np.broadcast_to(noise.transpose(0, 2, 3, 4, 1), shape)
+
+
+class Sampler:
+    """Samples from a DiT; its functions compile on first use, for each shape.
+
+    Args:
+      graph: the model's structure; parameters are given to each call, as `state`.
+    """
+
+    def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
+        def condition(state, told, text, negative, latent_size) -> Conditioning:
+            model = nnx.merge(graph, state)
+            positive = model.condition(**told, text=text, latent_size=latent_size)
+            if negative is None:
+                return positive
+            other = model.condition(**told, text=negative, latent_size=latent_size)
+            # Only the text differs: the rest is kept once.
+            both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
+            return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
+
+        def step(state, x, source, sigma, following, conditioning, guidance) -> jax.Array:
+            model = nnx.merge(graph, state)
+            timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
+            if guidance is None:
+                velocity = model(x, source, timestep, conditioning, differentiable=False)
+            else:
+                # One after the other: a batch of two would need the memory of two.
+                def told(words) -> jax.Array:
+                    blocks = conditioning.blocks._replace(text_keys=words[0], text_values=words[1])
+                    known = conditioning._replace(blocks=blocks)
+                    return model(x, source, timestep, known, differentiable=False)
+
+                words = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
+                predicted, without = jax.lax.map(told, words)
+                velocity = without + guidance * (predicted - without)
+            return flow.euler_step(x, velocity, sigma, following)
+
+        self._condition = jax.jit(condition, static_argnames="latent_size")
+        self._step = jax.jit(step, donate_argnames="x")
+
+    def condition(
+        self,
+        state: nnx.State,
+        told: dict[str, jax.Array],
+        text: jax.Array | None = None,
+        negative: jax.Array | None = None,
+        *,
+        latent_size: tuple[int, int, int],
+    ) -> Conditioning:
+        """What `sample` needs to know, computed once; see `SpaceTimeDiT.condition`.
+
+        Args:
+          told: cameras and animation times by name.
+          text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
+        """
+        return self._condition(state, told, text, negative, latent_size=latent_size)
+
+    def sample(
+        self,
+        state: nnx.State,
+        noise: jax.Array,
+        source: jax.Array | None,
+        conditioning: Conditioning,
+        sigmas: np.ndarray,
+        *,
+        guidance: float | None = None,
+        progress: Callable[[int, jax.Array], None] | None = None,
+    ) -> jax.Array:
+        """Latents of the target, [B, F', H', W', C] float32.
+
+        Args:
+          noise: of that shape.
+          source: clean latents of the source, of that shape.
+          conditioning: from `condition`; made with `negative` if there is guidance.
+          sigmas: noise levels from 1 down to 0, see `flow.sampling_sigmas`.
+          guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022); None: the velocity
+            as it is, in half the time.
+          progress: called before each step with its number and the latents so far.
+        """
+        x = jnp.array(noise, jnp.float32)  # a copy: each step takes the memory of the one before
+        for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+            if progress:
+                progress(number, x)
+            x = self._step(state, x, source, sigma, following, conditioning, guidance)
+        return x

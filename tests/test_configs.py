@@ -1,0 +1,34 @@
+"""Every config makes the model that its name says: parameters counted without making them."""
+
+import importlib
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from stp_jax.training.tasks import make_config
+
+
+def model_parameters(config_name: str) -> int:
+    from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+
+    config = importlib.import_module(f"configs.{config_name}").get_config()
+    model = make_config(DiTConfig, config.model)
+    state = nnx.state(nnx.eval_shape(lambda: SpaceTimeDiT(model, rngs=nnx.Rngs(0))), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+
+
+def test_spacetimepilot_has_the_published_number_of_parameters():
+    assert model_parameters("spacetimepilot_1_3b") == 1_998_038_080
+
+
+@pytest.mark.parametrize(
+    ("name", "wan", "width", "layers"),
+    [("wan_1_3b_plucker", 1_418_996_800, 1536, 30), ("wan_14b_plucker", 14_288_491_584, 5120, 40)],
+)
+def test_our_recipes_add_only_their_encoders_to_wan(name, wan, width, layers):
+    e, rays, waves = 256, 4 * 4 * 6, 4 * 256
+    dense = lambda i, o: i * o + o  # noqa: E731
+    encoders = sum(dense(n, 2 * e) + dense(2 * e, e) for n in (rays, waves)) + 2 * e
+    assert model_parameters(name) == wan + encoders + layers * 2 * dense(e, width)
