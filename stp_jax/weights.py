@@ -1,4 +1,4 @@
-"""Our own weights on disk: safetensors parts of at most 16 MB and one JSON that says what model they are of.
+"""Our own weights on disk: safetensors parts of bounded size and one JSON that says what model they are of.
 
 A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
 JSON has the model's config, the part of each tensor, and notes such as the steps trained.
@@ -9,15 +9,18 @@ once.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import ml_dtypes  # noqa: F401  gives numpy its bfloat16
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-PART_BYTES = 16_000_000
+PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
 BUNDLED = Path(__file__).parent / "assets" / "demo"  # the demo model
 
 
@@ -37,6 +40,7 @@ class SamplingNotes(NamedTuple):
     width: int
     sampling_steps: int  # Euler steps
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
+    sampling_guidance: float = 1.0  # by text; 1 is none
 
 
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:
@@ -50,58 +54,73 @@ def flatten(module: nnx.Module) -> dict[str, jax.Array]:
 def save_weights(
     folder: str | os.PathLike,
     name: str,
-    parameters: dict[str, Any],
+    parameters: Mapping[str, Any],
     config: dict[str, Any],
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     notes: dict[str, Any] | None = None,
+    part_bytes: int | None = None,
 ) -> None:
     """Writes `parameters` (dotted name -> array) as model `name`; an older one of that name is replaced.
+
+    No more than one part is in host memory at a time.
 
     Args:
       folder: made if missing.
       name: `dit`, `vae`, ...
-      parameters: see `flatten`.
+      parameters: see `flatten`; or anything that has a shape and a dtype and is sliced like an array.
       config: fields of the model's config dataclass.
-      dtype: what floating-point tensors are stored as.
+      dtype: what tensors are stored as; None: as they are.
       notes: anything a reader should know, such as `SamplingNotes`.
+      part_bytes: size of a part; default: 16 MB.
     """
-    import jax.numpy as jnp
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: list[dict[str, np.ndarray]] = [{}]
-    filled = 0
-    for key, value in sorted(parameters.items()):
-        array = np.asarray(jnp.asarray(value).astype(dtype))
-        # A stacked tensor larger than a part is the only case that may exceed one; split it by layer.
-        pieces = [(key, array)]
-        if array.nbytes > PART_BYTES and array.ndim > 1:
-            count = -(-array.nbytes // PART_BYTES)
-            pieces = [(f"{key}#{i}", piece) for i, piece in enumerate(np.array_split(array, count))]
-        for piece_key, piece in pieces:
-            if filled + piece.nbytes > PART_BYTES and parts[-1]:
-                parts.append({})
-                filled = 0
-            parts[-1][piece_key] = np.ascontiguousarray(piece)
-            filled += piece.nbytes
-    files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts)}
-    for file, part in files.items():
-        save_file(part, str(folder / f"{file}.tmp"))
+    parts: list[list[str]] = []  # names of the tensors
+    part: dict[str, np.ndarray] = {}
+
+    def write_part() -> None:
+        save_file(part, str(folder / f"{name}-{len(parts) + 1:05d}.tmp"))
+        parts.append(sorted(part))
+        part.clear()
+
+    limit = part_bytes or PART_BYTES
+    for key, piece in _pieces(parameters, dtype, limit):
+        if part and sum(array.nbytes for array in part.values()) + piece.nbytes > limit:
+            write_part()
+        part[key] = piece
+    if part or not parts:
+        write_part()
+    files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": keys for i, keys in enumerate(parts)}
     old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
-    for file in files:
-        os.replace(folder / f"{file}.tmp", folder / file)
-    index = {
-        "config": config,
-        "notes": notes or {},
-        "files": {file: sorted(part) for file, part in files.items()},
-    }
+    for i, file in enumerate(files):
+        os.replace(folder / f"{name}-{i + 1:05d}.tmp", folder / file)
+    index = {"config": config, "notes": notes or {}, "files": files}
     temporary = folder / f"{name}.json.tmp"
     temporary.write_text(json.dumps(index, indent=1) + "\n")
     os.replace(temporary, folder / f"{name}.json")
     for path in old:
         if path.name not in files:
             path.unlink()
+
+
+def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of each tensor to store; what is larger than a part is split along its first axis."""
+    for key, value in sorted(parameters.items()):
+        stored = np.dtype(dtype or value.dtype)
+        count = -(-math.prod(value.shape) * stored.itemsize // limit)
+        if count < 2 or len(value.shape) < 2:
+            yield key, np.ascontiguousarray(np.asarray(value).astype(stored))
+            continue
+        bounds = piece_bounds(value.shape[0], min(count, value.shape[0]))
+        for i, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            yield f"{key}#{i}", np.ascontiguousarray(np.asarray(value[start:stop]).astype(stored))
+
+
+def piece_bounds(length: int, pieces: int) -> list[int]:
+    """Where an axis is cut into `pieces` that differ by at most 1, the larger ones first."""
+    size, larger = divmod(length, pieces)
+    return [i * size + min(i, larger) for i in range(pieces + 1)]
 
 
 def read_index(folder: str | os.PathLike, name: str) -> dict[str, Any]:
@@ -130,21 +149,25 @@ def read_sampling_notes(folder: str | os.PathLike) -> SamplingNotes:
       InputError: as `read_index`; the notes lack them.
     """
     notes = read_index(folder, "dit").get("notes") or {}
-    missing = [field for field in SamplingNotes._fields if field not in notes]
+    needed = [field for field in SamplingNotes._fields if field not in SamplingNotes._field_defaults]
+    missing = [field for field in needed if field not in notes]
     if missing:
         raise InputError(
             f"{Path(folder) / 'dit.json'}: its notes lack {', '.join(missing)}. "
             "Give a folder that train.py wrote."
         )
-    return SamplingNotes(*(notes[field] for field in SamplingNotes._fields))
+    return SamplingNotes(**{field: notes[field] for field in SamplingNotes._fields if field in notes})
 
 
-def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
-    """All tensors of model `name` by dotted name, in the dtype they are stored in.
+def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
+    """All stored tensors of model `name`, memory-mapped; `key#0`, `key#1`, .. together are parameter `key`.
 
     Raises:
       InputError: a part is missing, truncated, or lacks a tensor.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     tensors: dict[str, np.ndarray] = {}
     for file, keys in read_index(folder, name)["files"].items():
         path = Path(folder) / file
@@ -161,6 +184,16 @@ def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
                 f"{path} belongs to other weights than {name}.json. Copy the weights folder again."
             )
         tensors |= part
+    return tensors
+
+
+def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
+    """All parameters of model `name` by dotted name, in the dtype they are stored in.
+
+    Raises:
+      InputError: see `open_weights`.
+    """
+    tensors = open_weights(folder, name)
     for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
         count = sum(other.startswith(f"{key}#") for other in tensors)
         tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])

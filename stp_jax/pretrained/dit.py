@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig
 from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import LEADING_ONE, SAME, WEIGHT, Rule, patches
+from stp_jax.pretrained.layout import LEADING_ONE, SAME, WEIGHT, Rule, count_layers, patches
 
 LAYOUTS = ("official", "diffusers")
 HEAD_DIM = 128  # of every published model
@@ -123,12 +122,11 @@ def read_config(
     dim, channels, patch = weight[0], weight[1], weight[4]
     if any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in tensors):
         raise InputError(f"{where} is an image-to-video model. Give a text-to-video model.")
-    numbers = [re.match(r"blocks\.(\d+)\.", name) for name in tensors]
     camera, moments = has("blocks.camera"), has("blocks.animation_time.embedding.layer_in")
     return DiTConfig(
         dim=dim,
         ffn_dim=shape("blocks.ffn_in")[0],
-        layers=1 + max(int(match[1]) for match in numbers if match),
+        layers=count_layers(tensors, MODULES["blocks.q"][column] + ".weight"),
         heads=_heads(dim, described, where),
         channels=channels,
         patch=patch,
@@ -159,5 +157,9 @@ def _heads(dim: int, described: Mapping[str, Any], where: str) -> int:
 def title(config: DiTConfig) -> str:
     """What people call the model."""
     size = {1536: "1.3B", 5120: "14B"}.get(config.dim, f"of width {config.dim}")
-    names = {"pose12": "SpaceTimePilot", "pose12_target": "ReCamMaster", "none": "Wan2.1 text-to-video"}
-    return f"{names[config.camera]} {size}"
+    names = {
+        ("pose12", "official_conv"): "SpaceTimePilot",
+        ("pose12_target", "none"): "ReCamMaster",
+        ("none", "none"): "Wan2.1 text-to-video",
+    }
+    return f"{names.get((config.camera, config.animation_time), 'space-time DiT')} {size}"

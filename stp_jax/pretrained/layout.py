@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
+from stp_jax.weights import piece_bounds
 
 if TYPE_CHECKING:
     import jax
@@ -77,16 +79,10 @@ class Rule:
         if not self.pieces:
             yield self.theirs, self.form.to_theirs(np.asarray(array))
             return
-        bounds = _bounds(len(array), self.pieces)
+        bounds = piece_bounds(len(array), self.pieces)
         for n, name in enumerate(self.names()):
             piece = array[n] if self.stacked else array[bounds[n] : bounds[n + 1]]
             yield name, self.form.to_theirs(np.asarray(piece))
-
-
-def _bounds(length: int, pieces: int) -> list[int]:
-    """Where `np.array_split` cuts."""
-    size, larger = divmod(length, pieces)
-    return [n * size + min(n, larger) for n in range(pieces + 1)]
 
 
 class LazyParameter:
@@ -136,6 +132,12 @@ def _memory_map(array: Any) -> mmap.mmap | None:
     while array is not None and not isinstance(array, mmap.mmap):
         array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
     return array if hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def count_layers(tensors: Iterable[str], theirs: str) -> int:
+    """How many of the names `theirs`, whose {n} stands for the layer, there are."""
+    pattern = re.escape(theirs).replace(re.escape("{n}"), r"\d+")
+    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
 
 
 def stored_shapes(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

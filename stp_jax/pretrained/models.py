@@ -9,9 +9,10 @@ import jax
 from flax import nnx
 
 from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.models.text_encoder import TextEncoder
 from stp_jax.models.vae import VAE
 
-KINDS = {"dit": SpaceTimeDiT, "vae": VAE}
+KINDS: dict[str, Any] = {"dit": SpaceTimeDiT, "vae": VAE, "text_encoder": TextEncoder}
 
 
 @functools.lru_cache(maxsize=16)
@@ -30,11 +31,10 @@ def shapes(kind: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     return abstract(kind, config)[1]
 
 
-def state_of(kind: str, config: Any, parameters: dict[str, jax.Array]) -> nnx.State:
-    """The parameters as the state that `nnx.merge` takes with the model's structure."""
-    _, state = nnx.split(nnx.eval_shape(lambda: KINDS[kind](config, rngs=nnx.Rngs(0))))
-    flat = [
-        (path, variable.replace(parameters[".".join(map(str, path))]))
-        for path, variable in nnx.to_flat_state(state)
-    ]
+def state_of(parameters: dict[str, jax.Array]) -> nnx.State:
+    """Parameters by dotted name as the state that `nnx.merge` takes beside the model's structure."""
+    flat: dict[tuple, Any] = {
+        tuple(int(key) if key.isdigit() else key for key in name.split(".")): nnx.Param(array)
+        for name, array in parameters.items()
+    }
     return nnx.from_flat_state(flat)

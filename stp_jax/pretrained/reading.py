@@ -1,0 +1,89 @@
+"""From a recognised model to parameters on the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, Sharding
+
+from stp_jax import weights
+from stp_jax.pretrained import models
+from stp_jax.pretrained.layout import check, lazy_parameters, read_parameters
+from stp_jax.pretrained.recognition import Pretrained
+from stp_jax.sharding import parameter_shardings
+
+#: how the published models are sampled
+PUBLISHED_NOTES = weights.SamplingNotes(
+    frames=81, height=480, width=832, sampling_steps=20, sampling_shift=5.0, sampling_guidance=5.0
+)
+
+
+def sampling_notes(found: Pretrained) -> weights.SamplingNotes:
+    """The size of the videos of a DiT, and how to sample from it.
+
+    Raises:
+      InputError: weights of ours whose notes lack them.
+    """
+    return weights.read_sampling_notes(found.path) if found.layout == "ours" else PUBLISHED_NOTES
+
+
+def graph(found: Pretrained) -> nnx.GraphDef:
+    """The structure of a model with `found.config`, without any array."""
+    return models.abstract(found.kind, found.config)[0]
+
+
+def read(
+    found: Pretrained,
+    like: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+    shardings: Mapping[str, Sharding] | None = None,
+    *,
+    allow_missing: Callable[[str], bool] | None = None,
+) -> dict[str, Any]:
+    """Parameters by dotted name.
+
+    Args:
+      found: the model.
+      like: shape and dtype of the parameters that are wanted; default: those of the model as they are stored.
+      shardings: of each of them; default: numpy arrays in host memory.
+      allow_missing: says of a parameter's name whether it may be left out where the model lacks it.
+
+    Raises:
+      InputError: parameters are missing, left over or of another shape; they are named, nothing is read.
+    """
+    where = f"{found.path} ({found.title})"
+    if like is None:
+        like = models.shapes(found.kind, found.config)
+        like = {
+            rule.ours: jax.ShapeDtypeStruct(like[rule.ours].shape, found.tensors[rule.names()[0]].dtype)
+            for rule in found.rules
+        }
+    if shardings is not None:
+        return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing)
+    check(found.rules, found.tensors, like, where, allow_missing)
+    lazy = lazy_parameters(found.rules, found.tensors)
+    return {name: np.asarray(parameter, like[name].dtype) for name, parameter in lazy.items()}
+
+
+def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and parameters of a model, spread over the mesh; `nnx.merge` makes the module of them.
+
+    Kernels and embeddings are of `dtype`; biases, norms and modulations are float32.
+
+    Raises:
+      InputError: see `read`.
+    """
+    like = {
+        name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype) if _is_matrix(name) else jnp.float32)
+        for name, shape in models.shapes(found.kind, found.config).items()
+    }
+    parameters = read(found, like, parameter_shardings(like, mesh))
+    return graph(found), models.state_of(parameters)
+
+
+def _is_matrix(name: str) -> bool:
+    return name.rpartition(".")[2] in ("kernel", "token_embedding")

@@ -1,0 +1,236 @@
+"""Finding the model of a kind in what a user gave, and telling which model it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stp_jax import weights
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
+from stp_jax.models.text_encoder import TextEncoderConfig
+from stp_jax.models.vae import VAEConfig
+from stp_jax.pretrained import dit, models, text_encoder, vae
+from stp_jax.pretrained.files import open_tensors
+from stp_jax.pretrained.layout import Rule, check
+
+LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}  # modules of tables
+CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
+NOUNS = {"dit": "a DiT", "vae": "a VAE", "text_encoder": "a text encoder"}
+
+# What tells a layout: tensors that only it has.
+SIGNATURES = {
+    r"blocks\.\d+\.self_attn\.": ("dit", "official"),
+    r"blocks\.\d+\.attn1\.": ("dit", "diffusers"),
+    r"(en|de)coder\.(down|up)samples\.\d+\.": ("vae", "official"),
+    r"(en|de)coder\.(down|up)_blocks\.\d+\.": ("vae", "diffusers"),
+    r"blocks\.\d+\.pos_embedding\.": ("text_encoder", "official"),
+    r"encoder\.block\.\d+\.layer\.": ("text_encoder", "diffusers"),
+}
+# Under which names the models are published, the ones to prefer first; diffusers' folders hold one folder for
+# each model.
+PUBLISHED = {
+    "dit": (
+        "SpacetimePilot_1.3B_v1.ckpt",
+        "step20000.ckpt",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.safetensors",
+    ),
+    "vae": ("Wan2.1_VAE.pth", "vae/diffusion_pytorch_model.safetensors"),
+    "text_encoder": (
+        "models_t5_umt5-xxl-enc-bf16.pth",
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder/model.safetensors",
+    ),
+}
+DEPTH = 3  # of folders to look into
+ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", ".ckpt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model on disk, none of which has been read but names and shapes.
+
+    Attributes:
+      kind: `dit`, `vae` or `text_encoder`.
+      layout: `ours`, `official` or `diffusers`.
+      title: what people call it.
+      config: of the model class.
+      rules: from its tensors to our parameters.
+      tensors: by name, memory-mapped.
+      path: of the file, or of the folder in our own layout.
+    """
+
+    kind: str
+    layout: str
+    title: str
+    config: Any
+    rules: list[Rule]
+    tensors: Mapping[str, np.ndarray]
+    path: Path
+
+
+def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
+    """Which model a file or folder holds. Its tensors are all there and have the right shapes.
+
+    Args:
+      path: a file or folder, see `find`.
+      kind: the model that is wanted; None: whichever it is.
+
+    Raises:
+      InputError: nothing of the kind is there; the file is damaged, of another model or of an unknown one.
+    """
+    place = find(path, kind)
+    if place.is_dir():
+        return _recognise_ours(place, kind or _kinds_of_ours(place)[0])
+    found = _recognise_file(place)
+    if kind and found.kind != kind:
+        raise InputError(f"{place} is {found.title}, not {NOUNS[kind]}.")
+    check(found.rules, found.tensors, models.shapes(found.kind, found.config), _name(found))
+    return found
+
+
+def find(path: str | os.PathLike, kind: str | None = None) -> Path:
+    """Where the model of a kind lies in what a user gave.
+
+    Args:
+      path: a weights file; a folder of ours; a folder of official downloads under their published names or of
+        diffusers' form, at any depth up to 3; a folder with one weights file. The VAE and the text encoder
+        are also found beside the file of a DiT.
+      kind: see `recognise`; None: the first of DiT, VAE and text encoder that is there.
+
+    Returns:
+      A file, or a folder in our own layout.
+
+    Raises:
+      InputError: it does not exist, or nothing of the kind or more than one is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Give a weights file or a folder that holds one.")
+    if path.is_file():
+        if kind not in ("vae", "text_encoder"):
+            return path
+        given = _recognise_file(path)
+        if given.kind != "dit":
+            return path
+        beside = _find_in(path.parent, kind)
+        if beside is None:
+            raise InputError(
+                f"{path} is {given.title}, not {NOUNS[kind]}, and none lies beside it. {_sought(kind)}"
+            )
+        return beside
+    for one in [kind] if kind else list(LAYOUTS):
+        found = _find_in(path, one)
+        if found is not None:
+            return found
+    raise InputError(f"{path} holds no weights of {NOUNS[kind or 'dit']}. {_sought(kind or 'dit')}")
+
+
+def _sought(kind: str) -> str:
+    return f"Looked for {kind}.json (ours), {', '.join(PUBLISHED[kind])}; give the path of the file."
+
+
+def _find_in(folder: Path, kind: str) -> Path | None:
+    if (folder / f"{kind}.json").is_file():
+        return folder
+    files = list(_weight_files(folder))
+    for published in PUBLISHED[kind]:
+        matches = [file for file in files if file.as_posix().endswith(f"/{published}")]
+        if kind == "dit":
+            # The VAE of a diffusers folder has the same name.
+            matches = [file for file in matches if file.parent == folder or file.parent.name != "vae"]
+        if matches:
+            return _only(matches, folder, kind)
+    direct = [file for file in files if file.parent == folder and not _is_part(file)]
+    return _only([file for file in direct if _recognise_file(file).kind == kind], folder, kind)
+
+
+def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
+    sizes = {file.stat().st_size for file in files}
+    if len(sizes) > 1:
+        shown = ", ".join(str(file.relative_to(folder)) for file in files[:4])
+        raise InputError(
+            f"{folder} holds more than one file of {NOUNS[kind]}: {shown}. Give the path of one."
+        )
+    return files[0] if files else None
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    """Files with a weights file's ending, those nearest to the top first."""
+    folders = [folder]
+    for _ in range(DEPTH + 1):
+        entries = [entry for one in folders for entry in sorted(one.iterdir()) if entry.name[0] != "."]
+        yield from (entry for entry in entries if entry.name.endswith(ENDINGS) and entry.is_file())
+        folders = [entry for entry in entries if entry.is_dir()]
+
+
+def _is_part(file: Path) -> bool:
+    return re.search(r"-\d{5}-of-\d{5}\.", file.name) is not None
+
+
+def _kinds_of_ours(folder: Path) -> list[str]:
+    return [kind for kind in LAYOUTS if (folder / f"{kind}.json").is_file()]
+
+
+def _recognise_ours(folder: Path, kind: str) -> Pretrained:
+    index = weights.read_index(folder, kind)
+    try:
+        config = CONFIGS[kind](**index["config"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / kind}.json: its config is none of this version: {error}.") from None
+    tensors = weights.open_weights(folder, kind)
+    pieces = Counter(name.partition("#")[0] for name in tensors)
+    rules = [
+        Rule(name, f"{name}#{{n}}", pieces=count, stacked=False)
+        if f"{name}#0" in tensors
+        else Rule(name, name)
+        for name, count in pieces.items()
+    ]
+    found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder)
+    wanted = models.shapes(kind, config)
+    known = [rule for rule in rules if rule.ours in wanted]
+    check(known, tensors, wanted, _name(found))
+    return found
+
+
+def _recognise_file(path: Path) -> Pretrained:
+    tensors: Mapping[str, np.ndarray] = open_tensors(path)
+    signed = [
+        of for signature, of in SIGNATURES.items() if any(re.match(signature, name) for name in tensors)
+    ]
+    if not signed:
+        names = ", ".join(list(tensors)[:3])
+        raise InputError(
+            f"{path} is no model known here: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
+            "SpaceTimePilot, Wan's VAE and the umT5 encoder, in their own and in diffusers' layout."
+        )
+    kind, layout = signed[0]
+    if (kind, layout) == ("text_encoder", "diffusers"):
+        tensors = text_encoder.untie(tensors)
+    module = LAYOUTS[kind]
+    config = module.read_config(tensors, layout, _described(path.parent / "config.json"), str(path))
+    rules = module.rules(config, layout)
+    return Pretrained(kind, layout, module.title(config), config, rules, tensors, path)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        described = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no JSON: {error}. Copy it again, or remove it.") from None
+    return described if isinstance(described, dict) else {}
+
+
+def _name(found: Pretrained) -> str:
+    return f"{found.path} ({found.title})"
