@@ -110,11 +110,11 @@ def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Ite
         stored = np.dtype(dtype or value.dtype)
         count = -(-math.prod(value.shape) * stored.itemsize // limit)
         if count < 2 or len(value.shape) < 2:
-            yield key, np.ascontiguousarray(np.asarray(value).astype(stored))
+            yield key, np.asarray(value).astype(stored, order="C")
             continue
         bounds = piece_bounds(value.shape[0], min(count, value.shape[0]))
         for i, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            yield f"{key}#{i}", np.ascontiguousarray(np.asarray(value[start:stop]).astype(stored))
+            yield f"{key}#{i}", np.asarray(value[start:stop]).astype(stored, order="C")
 
 
 def piece_bounds(length: int, pieces: int) -> list[int]:
@@ -165,20 +165,14 @@ def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: a part is missing, truncated, or lacks a tensor.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from stp_jax.pretrained.files import open_tensors
 
     tensors: dict[str, np.ndarray] = {}
     for file, keys in read_index(folder, name)["files"].items():
         path = Path(folder) / file
         if not path.is_file():
             raise InputError(f"{path} is missing. Copy the weights folder again.")
-        try:
-            part = load_file(str(path))
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is damaged or truncated ({error}). Copy the weights folder again."
-            ) from None
+        part = open_tensors(path)
         if sorted(part) != keys:
             raise InputError(
                 f"{path} belongs to other weights than {name}.json. Copy the weights folder again."

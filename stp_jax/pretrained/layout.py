@@ -7,9 +7,11 @@ hold of one parameter is in host memory at a time.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,12 +106,16 @@ class LazyParameter:
         ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
         out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
         start, stop = ranges[0].start, ranges[0].stop
-        at = 0
-        for piece in self._pieces:
+
+        def copy(piece: np.ndarray, at: int) -> None:
             low, high = max(start, at), min(stop, at + len(piece))
             if low < high:
                 out[low - start : high - start] = piece[(slice(low - at, high - at), *index[1:])]
-            at += len(piece)
+
+        starts = itertools.accumulate(map(len, self._pieces), initial=0)
+        # Copying releases Python's lock, and so does waiting for the disk.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(copy, self._pieces, starts))
         return out
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
@@ -247,4 +253,4 @@ def write_tensors(rules: Iterable[Rule], parameters: Mapping[str, Any]) -> Itera
     """
     for rule in rules:
         for name, piece in rule.split(parameters[rule.ours]):
-            yield name, np.ascontiguousarray(piece)
+            yield name, np.asarray(piece, order="C")

@@ -19,7 +19,7 @@ from stp_jax.models.dit import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.pretrained import dit, models, text_encoder, vae
-from stp_jax.pretrained.files import open_tensors
+from stp_jax.pretrained.files import ENDINGS, open_tensors
 from stp_jax.pretrained.layout import Rule, check
 
 LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}  # modules of tables
@@ -52,7 +52,6 @@ PUBLISHED = {
     ),
 }
 DEPTH = 3  # of folders to look into
-ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,191 @@
+"""What a user points at is found, recognised, read onto the devices, or refused with the reason."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from stp_jax import pretrained, weights
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
+from stp_jax.pretrained import models
+from stp_jax.pretrained.text_encoder import TIED
+from stp_jax.sharding import make_mesh
+from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, random_tensor, random_tensors
+
+SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
+HEADS = {"dim": 64, "num_heads": 2}
+
+
+def write(path, kind, config=None, layout="official", tensors=None):
+    """A weights file, as safetensors whatever its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = config or TINY[kind]
+    save_file(random_tensors(kind, config, layout) if tensors is None else tensors, path)
+    if kind == "dit":
+        (path.parent / "config.json").write_text(json.dumps(HEADS))
+    return path
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    """A folder of official files, some folders deep; diffusers' form of the VAE beside them."""
+    wan = tmp_path / "models/Wan2.1"
+    write(wan / "diffusion_pytorch_model.safetensors", "dit")
+    write(wan / "vae/diffusion_pytorch_model.safetensors", "vae", layout="diffusers")
+    write(wan / "text_encoder/model.safetensors", "text_encoder", layout="diffusers")
+    return tmp_path
+
+
+def write_ours(folder, kind, config):
+    shapes = models.shapes(kind, config)
+    parameters = {name: random_tensor(name, shape.shape) for name, shape in shapes.items()}
+    weights.save_weights(folder, kind, parameters, dataclasses.asdict(config), part_bytes=10_000)
+    return parameters
+
+
+@pytest.mark.parametrize("kind, layout", [(k, la) for k in TINY for la in ("official", "diffusers")])
+def test_files_of_every_kind_and_layout(tmp_path, kind, layout):
+    found = pretrained.recognise(write(tmp_path / "weights.safetensors", kind, layout=layout))
+    assert (found.kind, found.layout) == (kind, layout)
+    assert dataclasses.replace(found.config, dtype=TINY[kind].dtype) == TINY[kind]
+
+
+def test_official_model_is_named_and_sampled_as_published(tmp_path):
+    found = pretrained.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT), "dit")
+    assert found.title == "SpaceTimePilot of width 64"
+    assert pretrained.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0)
+
+
+def test_models_of_a_download_folder_are_found_by_published_name(downloads):
+    wan = downloads / "models/Wan2.1"
+    assert pretrained.find(downloads, "dit") == wan / "diffusion_pytorch_model.safetensors"
+    assert pretrained.find(downloads, "vae") == wan / "vae/diffusion_pytorch_model.safetensors"
+    assert pretrained.find(downloads, "text_encoder") == wan / "text_encoder/model.safetensors"
+    pilot = write(downloads / "SpacetimePilot_1.3B_v1.ckpt", "dit", SPACETIMEPILOT)
+    official = write(downloads / "models/Wan2.1_VAE.pth", "vae")
+    assert pretrained.find(downloads, "dit") == pilot
+    assert pretrained.find(downloads, "vae") == official
+
+
+def test_folder_four_levels_down_is_not_searched(tmp_path):
+    write(tmp_path / "a/b/c/d/Wan2.1_VAE.pth", "vae")
+    with pytest.raises(InputError, match=r"holds no weights of a VAE.*Wan2.1_VAE.pth"):
+        pretrained.find(tmp_path, "vae")
+    assert pretrained.find(tmp_path / "a", "vae").name == "Wan2.1_VAE.pth"
+
+
+def test_a_file_of_any_name_is_found_where_it_is_the_only_one_of_its_kind(tmp_path):
+    mine = write(tmp_path / "mine.safetensors", "dit")
+    write(tmp_path / "decoder.safetensors", "vae")
+    assert pretrained.find(tmp_path, "dit") == mine
+    write(tmp_path / "other.safetensors", "dit", dataclasses.replace(TINY["dit"], layers=1))
+    with pytest.raises(InputError, match="more than one file of a DiT: mine.safetensors, other.safetensors"):
+        pretrained.find(tmp_path, "dit")
+
+
+def test_companions_are_found_beside_the_file_of_a_dit(downloads):
+    transformer = pretrained.find(downloads, "dit")
+    assert pretrained.recognise(transformer, "vae").title == "a Wan VAE of width 8"
+    assert pretrained.find(transformer, "text_encoder").name == "model.safetensors"
+    alone = write(downloads / "elsewhere/wan.safetensors", "dit")
+    with pytest.raises(InputError, match="of width 64, not a VAE, and none lies beside it"):
+        pretrained.recognise(alone, "vae")
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    other = write(tmp_path / "Wan2.1_VAE.pth", "vae")
+    with pytest.raises(InputError, match="Wan2.1_VAE.pth is a Wan VAE of width 8, not a DiT"):
+        pretrained.recognise(other, "dit")
+    unknown = write(tmp_path / "clip.safetensors", "vae", tensors={"visual.conv1.weight": np.zeros(3)})
+    with pytest.raises(InputError, match="no model known here: its tensors are visual.conv1.weight"):
+        pretrained.recognise(unknown, "dit")
+
+
+def test_missing_and_unknown_tensors_are_named_when_a_file_is_recognised(tmp_path):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    del tensors["blocks.1.projector.weight"], tensors["head.head.bias"]
+    tensors["blocks.7.ffn.0.weight"] = tensors.pop("blocks.1.ffn.0.weight")
+    path = write(tmp_path / "damaged.safetensors", "dit", tensors=tensors)
+    complaint = (
+        r"damaged.safetensors \(SpaceTimePilot.*: 3 missing \(.*; 1 not known \(blocks.7.ffn.0.weight\)"
+    )
+    with pytest.raises(InputError, match=complaint):
+        pretrained.recognise(path)
+    del tensors["patch_embedding.weight"]
+    write(path, "dit", tensors=tensors)
+    with pytest.raises(InputError, match="patch_embedding.weight is missing"):
+        pretrained.recognise(path)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        pretrained.recognise(tmp_path / "nowhere", "dit")
+    with pytest.raises(InputError, match=r"holds no weights of a DiT. Looked for dit.json"):
+        pretrained.recognise(tmp_path, "dit")
+
+
+@pytest.mark.parametrize("names", ["both", "second"])
+def test_the_tied_embedding_of_transformers_may_stand_under_either_name(tmp_path, names):
+    tensors = random_tensors("text_encoder", TINY["text_encoder"], "diffusers")
+    tensors[TIED] = tensors["shared.weight"].copy()
+    if names == "second":
+        del tensors["shared.weight"]
+    found = pretrained.recognise(write(tmp_path / "model.safetensors", "text_encoder", tensors=tensors))
+    np.testing.assert_array_equal(pretrained.read(found)["token_embedding"], tensors[TIED])
+
+
+def test_our_own_folder_is_read_as_it_was_written(tmp_path):
+    parameters = write_ours(tmp_path, "dit", DiTConfig(**TINY_DIT | {"text_dim": 0}))
+    write_ours(tmp_path, "vae", TINY["vae"])
+    found = pretrained.recognise(tmp_path)
+    assert (found.kind, found.layout, found.path) == ("dit", "ours", tmp_path)
+    assert any(rule.pieces > 1 for rule in found.rules)
+    read = pretrained.read(found)
+    assert read.keys() == parameters.keys()
+    for name, array in parameters.items():
+        np.testing.assert_array_equal(read[name], array)
+    assert pretrained.recognise(tmp_path, "vae").config == TINY["vae"]
+
+
+def test_a_config_of_another_version_is_refused(tmp_path):
+    write_ours(tmp_path, "vae", TINY["vae"])
+    index = json.loads((tmp_path / "vae.json").read_text())
+    index["config"]["colour"] = "blue"
+    (tmp_path / "vae.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"vae.json: .*colour"):
+        pretrained.recognise(tmp_path, "vae")
+
+
+def test_loading_spreads_a_model_over_the_mesh_in_the_dtypes_asked_for(tmp_path):
+    found = pretrained.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT))
+    mesh = make_mesh(data=2, fsdp=4)
+    graph, state = pretrained.load(found, mesh, "bfloat16")
+    expected = pretrained.read(found)
+    read = weights.flatten(nnx.merge(graph, state))
+    assert read.keys() == expected.keys()
+    for name, array in read.items():
+        matrix = name.endswith("kernel")
+        assert array.dtype == ("bfloat16" if matrix else "float32"), name
+        np.testing.assert_array_equal(array, expected[name].astype(array.dtype))
+    kernel = read["blocks.ffn_in.kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+    assert nnx.graphdef(nnx.merge(graph, state)) == pretrained.graph(found)
+
+
+def test_training_may_start_from_a_model_that_lacks_some_parts(tmp_path):
+    found = pretrained.recognise(write(tmp_path / "wan.safetensors", "dit"))
+    wanted = models.shapes("dit", dataclasses.replace(TINY["dit"], source=True, camera="plucker"))
+    with pytest.raises(InputError, match=r"missing \(blocks.camera"):
+        pretrained.read(found, wanted)
+    read = pretrained.read(found, wanted, allow_missing=lambda name: "camera" in name)
+    assert {name for name in wanted if name not in read} == {name for name in wanted if "camera" in name}
+
+
+def test_text_weights_are_left_over_for_a_model_without_text(tmp_path):
+    found = pretrained.recognise(write(tmp_path / "wan.safetensors", "dit"))
+    with pytest.raises(InputError, match="not known .*cross_attn"):
+        pretrained.read(found, models.shapes("dit", dataclasses.replace(TINY["dit"], text_dim=0)))
