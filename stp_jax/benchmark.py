@@ -5,9 +5,10 @@
     python -m stp_jax.benchmark --small                          # a tiny model, to try the program on a CPU
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Prints a markdown table.
-`program` is what the compiled function needs: arguments, temporaries and results. `peak` is what the device
-had in use at most; it includes what the compiler needs to try out kernels, unless these come from a
-compilation cache (JAX_COMPILATION_CACHE_DIR).
+`seconds` is the median of the repetitions (the video is run once), `first` the first run with all that must
+be compiled. `program` is what the compiled function needs: arguments, temporaries and results. `peak` is what
+the device had in use at most; it includes what the compiler needs to try out kernels, unless these come from
+a compilation cache (JAX_COMPILATION_CACHE_DIR).
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
+from stp_jax import flow
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
+from stp_jax.sampler import Sampler, jax_noise
 
 TEXT_TOKENS = 512
 SPACETIMEPILOT = DiTConfig(
@@ -54,7 +57,7 @@ class Settings:
     frames: int = 81
     height: int = 480
     width: int = 832
-    repeats: int = 5
+    repeats: int = 3
     profile: int = 0  # kernels to list
 
     @property
@@ -74,9 +77,12 @@ SMALL = Settings(
 
 
 class Workload(NamedTuple):
+    """What to run; `one_program`: whether it is compiled as a whole, or calls compiled functions itself."""
+
     function: Callable
     arguments: tuple
     flop: float
+    one_program: bool = True
 
 
 @dataclasses.dataclass
@@ -86,8 +92,8 @@ class Measurement:
     name: str
     device: str
     seconds: float
-    compile_seconds: float
-    program_gib: float
+    first_seconds: float
+    program_gib: float | None
     peak_gib: float | None
     tflop: float
     kernels: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name, seconds
@@ -172,12 +178,41 @@ def decode_workload(settings: Settings, chunk: int | None) -> Workload:
     return Workload(decode, (state, latents), count_flop(decode, state, latents))
 
 
-def workloads(only: list[str], chunks: list[int | None]) -> dict[str, Callable[[Settings], Workload]]:
+def video_workload(settings: Settings, chunk: int | None, steps: int, guidance: float | None) -> Workload:
+    """uint8 video to uint8 video, with models and embedded text on the device."""
+    dit, state = random_state(lambda: SpaceTimeDiT(settings.dit, rngs=nnx.Rngs(0)), settings.dit.dtype)
+    encoding, decoding = encode_workload(settings, chunk), decode_workload(settings, chunk)
+    vae, video = encoding.arguments
+    encode, decode, sampler = jax.jit(encoding.function), jax.jit(decoding.function), Sampler(dit)
+    told = _conditioning_inputs(settings)
+    words = told.pop("text", None)
+    size, sigmas = settings.latent_size, flow.sampling_sigmas(steps, shift=5.0)
+
+    def rerender(state, vae, video, told, words):
+        negative = None if guidance is None else words
+        conditioning = sampler.condition(state, told, words, negative, latent_size=size)
+        source = encode(vae, video)
+        noise = jax_noise(0, source.shape)
+        latents = sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance)
+        return decode(vae, latents)
+
+    velocities = steps * (1 if guidance is None else 2)
+    flop = velocities * dit_flop(settings.dit, size) + encoding.flop + decoding.flop
+    return Workload(rerender, (state, vae, video, told, words), flop, one_program=False)
+
+
+def workloads(
+    only: list[str], chunks: list[int | None], steps: int, guidance: float | None
+) -> dict[str, Callable[[Settings], Workload]]:
     """What to measure, by name."""
     chosen: dict[str, Callable[[Settings], Workload]] = {}
     for kind in only:
         if kind == "dit":
             chosen["DiT forward"] = dit_workload
+            continue
+        if kind == "video":
+            name = f"video, {steps} steps{'' if guidance is None else ' with guidance'}"
+            chosen[name] = functools.partial(video_workload, chunk=chunks[0], steps=steps, guidance=guidance)
             continue
         make = encode_workload if kind == "encode" else decode_workload
         for chunk in chunks:
@@ -187,27 +222,32 @@ def workloads(only: list[str], chunks: list[int | None]) -> dict[str, Callable[[
 
 
 def measure(name: str, make: Callable[[Settings], Workload], settings: Settings) -> Measurement:
-    """Compiles and runs one workload; the time is the median of the repetitions."""
+    """Compiles and runs one workload."""
     device = jax.local_devices()[0]
     work = make(settings)
+    jax.block_until_ready(work.arguments)
+    function, program = work.function, None
     start = time.perf_counter()
-    compiled = jax.jit(work.function).lower(*work.arguments).compile()
-    compile_seconds = time.perf_counter() - start
+    if work.one_program:
+        function = jax.jit(function).lower(*work.arguments).compile()
+        memory: Any = function.memory_analysis()
+        needed = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
+        program = sum(getattr(memory, name) for name in needed) / GIB
 
     def run() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(compiled(*work.arguments))
+        jax.block_until_ready(function(*work.arguments))
         return time.perf_counter() - start
 
     run()
-    seconds = statistics.median(run() for _ in range(settings.repeats))
-    memory: Any = compiled.memory_analysis()
-    program = (memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes) / GIB
+    first_seconds = time.perf_counter() - start
+    # Whole videos take a minute: one more run tells enough, and a trace of it would be huge.
+    seconds = statistics.median(run() for _ in range(settings.repeats if work.one_program else 1))
     stats = device.memory_stats() or {}
     peak = stats["peak_bytes_in_use"] / GIB if "peak_bytes_in_use" in stats else None
-    kernels = costliest_kernels(run, settings.profile) if settings.profile else []
+    kernels = costliest_kernels(run, settings.profile) if settings.profile and work.one_program else []
     return Measurement(
-        name, device.device_kind, seconds, compile_seconds, program, peak, work.flop / 1e12, kernels
+        name, device.device_kind, seconds, first_seconds, program, peak, work.flop / 1e12, kernels
     )
 
 
@@ -295,14 +335,14 @@ def _inner(params: dict[str, Any]) -> Iterator:
 
 def markdown_table(measurements: list[Measurement]) -> str:
     rows = [
-        "| work | seconds | TFLOP | TFLOP/s | program GiB | peak GiB | compile s |",
+        "| work | seconds | TFLOP | TFLOP/s | first, seconds | program, GiB | peak, GiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for m in measurements:
-        peak = "" if m.peak_gib is None else f"{m.peak_gib:.2f}"
+        program, peak = ("" if gib is None else f"{gib:.2f}" for gib in (m.program_gib, m.peak_gib))
         rows.append(
-            f"| {m.name} | {m.seconds:.3f} | {m.tflop:.3g} | {m.tflop_per_second:.3g} | {m.program_gib:.2f} "
-            f"| {peak} | {m.compile_seconds:.1f} |"
+            f"| {m.name} | {m.seconds:.3f} | {m.tflop:.3g} | {m.tflop_per_second:.3g} "
+            f"| {m.first_seconds:.1f} | {program} | {peak} |"
         )
     return "\n".join(rows)
 
@@ -326,13 +366,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.benchmark", description=__doc__)
     add = parser.add_argument
     add("--config", help="whose DiT is measured; default: SpaceTimePilot, 1.3B")
-    add("--only", nargs="+", choices=("dit", "encode", "decode"), default=["dit", "encode", "decode"])
+    kinds = ["dit", "encode", "decode", "video"]
+    add("--only", nargs="+", choices=kinds, default=kinds, help="default: all")
     add("--frames", type=count, help="of the video; default 81")
     add("--height", type=count, help="default 480")
     add("--width", type=count, help="default 832")
-    whole = "latent frames that the VAE works on at a time; 0: the whole video at once"
-    add("--chunks", nargs="+", type=number(0, 10**6, int), default=[1, 2, 4], help=whole)
-    add("--repeats", type=count, help="runs whose median is taken; default 5")
+    whole = "latent frames that the VAE works on at a time, 0: all; the video takes the first; default 2 1 4"
+    add("--chunks", nargs="+", type=number(0, 10**6, int), default=[2, 1, 4], help=whole)
+    add("--steps", type=count, default=20, help="of the video; default 20")
+    add("--guidance", type=number(1, 100), default=5.0, help="of the video by text; 1: none; default 5")
+    add("--repeats", type=count, help="runs whose median is taken; default 3")
     add("--profile", type=number(0, 1000, int), default=0, help="also list so many of the costliest kernels")
     add("--out", help="write the figures to this JSON file, too")
     add("--small", action="store_true", help="a tiny model and video, for trying it out")
@@ -357,13 +400,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
     measurements = []
-    chosen = workloads(flags.only, [chunk or None for chunk in flags.chunks])
+    guidance = flags.guidance if flags.guidance != 1 and settings.dit.text_dim else None
+    chosen = workloads(flags.only, [chunk or None for chunk in flags.chunks], flags.steps, guidance)
     for name, make in tqdm(chosen.items(), unit="measurement"):
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
             measured = process.submit(measure, name, make, settings).result()
         measurements.append(measured)
-        tqdm.write(f"{name}: {measured.seconds:.3f} s, compiled in {measured.compile_seconds:.0f} s")
+        tqdm.write(f"{name}: {measured.seconds:.3f} s, the first time {measured.first_seconds:.0f} s")
         for kernel, seconds in measured.kernels:
             tqdm.write(f"  {1e3 * seconds:9.2f} ms  {kernel[:120]}")
     print(
