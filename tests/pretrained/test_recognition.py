@@ -14,7 +14,7 @@ from stp_jax.models.dit import DiTConfig
 from stp_jax.pretrained import models
 from stp_jax.pretrained.text_encoder import TIED
 from stp_jax.sharding import make_mesh
-from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, random_tensor, random_tensors
+from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
 
 SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
 HEADS = {"dim": 64, "num_heads": 2}
@@ -189,3 +189,37 @@ def test_text_weights_are_left_over_for_a_model_without_text(tmp_path):
     found = pretrained.recognise(write(tmp_path / "wan.safetensors", "dit"))
     with pytest.raises(InputError, match="not known .*cross_attn"):
         pretrained.read(found, models.shapes("dit", dataclasses.replace(TINY["dit"], text_dim=0)))
+
+
+def test_folders_that_diffusers_and_transformers_write(tmp_path):
+    for package in ("torch", "diffusers", "transformers"):
+        pytest.importorskip(package, reason=f"pip install 'stp-jax[convert]' to compare with {package}")
+    from tests.pretrained import make_golden
+
+    make_golden.make_transformer().save_pretrained(tmp_path / "transformer", max_shard_size="100KB")
+    make_golden.make_vae().save_pretrained(tmp_path / "vae")
+    make_golden.make_text_encoder().save_pretrained(tmp_path / "text_encoder")
+    for kind, config in TINY.items():
+        found = pretrained.recognise(tmp_path, kind)
+        assert dataclasses.replace(found.config, dtype=config.dtype) == config
+        expected = weights.flatten(build(kind, config, "diffusers"))
+        read = pretrained.read(found)
+        assert read.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(read[name], array)
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("wrapper", [None, "model_state"])
+def test_official_checkpoints_as_torch_writes_them(tmp_path, wrapper):
+    torch = pytest.importorskip("torch", reason="pip install 'stp-jax[convert]' to write one")
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    saved = {name: torch.from_numpy(array).bfloat16() for name, array in tensors.items()}
+    torch.save({wrapper: saved} if wrapper else saved, tmp_path / "SpacetimePilot_1.3B_v1.ckpt")
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    found = pretrained.recognise(tmp_path, "dit")
+    assert found.title.startswith("SpaceTimePilot")
+    read = pretrained.read(found)
+    for name, array in weights.flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
+        assert read[name].dtype == "bfloat16"
+        np.testing.assert_array_equal(read[name], np.asarray(array).astype("bfloat16"))
