@@ -8,7 +8,8 @@ Each measurement runs in a process of its own, so that its peak memory is its ow
 `seconds` is the median of the repetitions (the video is run once), `first` the first run with all that must
 be compiled. `program` is what the compiled function needs: arguments, temporaries and results. `peak` is what
 the device had in use at most; it includes what the compiler needs to try out kernels, unless these come from
-a compilation cache (JAX_COMPILATION_CACHE_DIR).
+a compilation cache (JAX_COMPILATION_CACHE_DIR). `start` is a new process that reads the models from disk,
+encodes a video and takes one step: once with nothing compiled, and again with what the first one compiled.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from stp_jax import flow
+from stp_jax import flow, pretrained, weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
+from stp_jax.pretrained import models
 from stp_jax.sampler import Sampler, jax_noise
+from stp_jax.sharding import make_mesh
 
 TEXT_TOKENS = 512
 SPACETIMEPILOT = DiTConfig(
@@ -92,15 +96,15 @@ class Measurement:
     name: str
     device: str
     seconds: float
-    first_seconds: float
-    program_gib: float | None
-    peak_gib: float | None
-    tflop: float
+    first_seconds: float | None = None
+    program_gib: float | None = None
+    peak_gib: float | None = None
+    tflop: float | None = None
     kernels: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name, seconds
 
     @property
-    def tflop_per_second(self) -> float:
-        return self.tflop / self.seconds
+    def tflop_per_second(self) -> float | None:
+        return None if self.tflop is None else self.tflop / self.seconds
 
 
 def random_state(make: Callable[[], nnx.Module], dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
@@ -155,50 +159,59 @@ def _conditioning_inputs(settings: Settings) -> dict[str, jax.Array]:
     return told
 
 
-def encode_workload(settings: Settings, chunk: int | None) -> Workload:
-    """uint8 video to latents."""
-    graph, state = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+def encoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array]:
+    """`encode(state, uint8 video) -> latents`, and a video."""
+    graph, _ = models.abstract("vae", settings.vae)
     shape = (1, settings.frames, settings.height, settings.width, 3)
     video = jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8)
-
-    def encode(state, video):
-        return nnx.merge(graph, state).encode(video, chunk=chunk)
-
-    return Workload(encode, (state, video), count_flop(encode, state, video))
+    return lambda state, video: nnx.merge(graph, state).encode(video, chunk=chunk), video
 
 
-def decode_workload(settings: Settings, chunk: int | None) -> Workload:
-    """Latents to uint8 video."""
-    graph, state = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+def decoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array]:
+    """`decode(state, latents) -> uint8 video`, and latents."""
+    graph, _ = models.abstract("vae", settings.vae)
     latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, settings.vae.z_dim))
+    return (
+        lambda state, latents: nnx.merge(graph, state).decode(latents, chunk=chunk, finish=to_pixels),
+        latents,
+    )
 
-    def decode(state, latents):
-        return nnx.merge(graph, state).decode(latents, chunk=chunk, finish=to_pixels)
 
-    return Workload(decode, (state, latents), count_flop(decode, state, latents))
+def sampling(settings: Settings, graph: nnx.GraphDef, steps: int, guidance: float | None) -> Callable:
+    """`sample(state, latents of the source) -> latents`, with embedded text on the device."""
+    told, sampler = _conditioning_inputs(settings), Sampler(graph)
+    words = told.pop("text", None)
+    negative = None if guidance is None else words
+    sigmas = flow.sampling_sigmas(steps, shift=5.0)
+
+    def sample(state, source):
+        conditioning = sampler.condition(state, told, words, negative, latent_size=settings.latent_size)
+        noise = jax_noise(0, source.shape)
+        return sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance)
+
+    return sample
+
+
+def vae_workload(settings: Settings, part: Callable, chunk: int | None) -> Workload:
+    """`part` is `encoding` or `decoding`."""
+    _, state = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+    function, x = part(settings, chunk)
+    return Workload(function, (state, x), count_flop(function, state, x))
 
 
 def video_workload(settings: Settings, chunk: int | None, steps: int, guidance: float | None) -> Workload:
-    """uint8 video to uint8 video, with models and embedded text on the device."""
-    dit, state = random_state(lambda: SpaceTimeDiT(settings.dit, rngs=nnx.Rngs(0)), settings.dit.dtype)
-    encoding, decoding = encode_workload(settings, chunk), decode_workload(settings, chunk)
-    vae, video = encoding.arguments
-    encode, decode, sampler = jax.jit(encoding.function), jax.jit(decoding.function), Sampler(dit)
-    told = _conditioning_inputs(settings)
-    words = told.pop("text", None)
-    size, sigmas = settings.latent_size, flow.sampling_sigmas(steps, shift=5.0)
+    """uint8 video to uint8 video."""
+    graph, state = random_state(lambda: SpaceTimeDiT(settings.dit, rngs=nnx.Rngs(0)), settings.dit.dtype)
+    ends = [vae_workload(settings, part, chunk) for part in (encoding, decoding)]
+    encode, decode = (jax.jit(end.function) for end in ends)
+    sample = sampling(settings, graph, steps, guidance)
 
-    def rerender(state, vae, video, told, words):
-        negative = None if guidance is None else words
-        conditioning = sampler.condition(state, told, words, negative, latent_size=size)
-        source = encode(vae, video)
-        noise = jax_noise(0, source.shape)
-        latents = sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance)
-        return decode(vae, latents)
+    def rerender(state, vae, video):
+        return decode(vae, sample(state, encode(vae, video)))
 
     velocities = steps * (1 if guidance is None else 2)
-    flop = velocities * dit_flop(settings.dit, size) + encoding.flop + decoding.flop
-    return Workload(rerender, (state, vae, video, told, words), flop, one_program=False)
+    flop = velocities * dit_flop(settings.dit, settings.latent_size) + sum(end.flop for end in ends)
+    return Workload(rerender, (state, *ends[0].arguments), flop, one_program=False)
 
 
 def workloads(
@@ -206,19 +219,67 @@ def workloads(
 ) -> dict[str, Callable[[Settings], Workload]]:
     """What to measure, by name."""
     chosen: dict[str, Callable[[Settings], Workload]] = {}
-    for kind in only:
-        if kind == "dit":
-            chosen["DiT forward"] = dit_workload
-            continue
-        if kind == "video":
-            name = f"video, {steps} steps{'' if guidance is None else ' with guidance'}"
-            chosen[name] = functools.partial(video_workload, chunk=chunks[0], steps=steps, guidance=guidance)
-            continue
-        make = encode_workload if kind == "encode" else decode_workload
-        for chunk in chunks:
+    if "dit" in only:
+        chosen["DiT forward"] = dit_workload
+    for kind, part in (("encode", encoding), ("decode", decoding)):
+        for chunk in chunks if kind in only else []:
             name = f"VAE {kind}, {'whole' if chunk is None else f'chunks of {chunk}'}"
-            chosen[name] = functools.partial(make, chunk=chunk)
+            chosen[name] = functools.partial(vae_workload, part=part, chunk=chunk)
+    if "video" in only:
+        name = f"video, {steps} steps{'' if guidance is None else ' with guidance'}"
+        chosen[name] = functools.partial(video_workload, chunk=chunks[0], steps=steps, guidance=guidance)
     return chosen
+
+
+def write_random_models(folder: Path, settings: Settings) -> None:
+    """Writes a DiT and a VAE with random weights as a folder of ours."""
+    noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
+    for kind in ("dit", "vae"):
+        config = getattr(settings, kind)
+        parameters = {
+            name: np.resize(noise, shape.shape).astype(config.dtype if len(shape.shape) > 1 else np.float32)
+            for name, shape in models.shapes(kind, config).items()
+        }
+        weights.save_weights(
+            folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30
+        )
+
+
+def measure_start(
+    settings: Settings, folder: Path, cache: Path, chunk: int | None, guidance: float | None, begun: float
+) -> tuple[str, float]:
+    """The device, and the seconds from `begun` (a `time.time`) to the end of step 1, loading included."""
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    found = {kind: pretrained.recognise(folder, kind) for kind in ("dit", "vae")}
+    dit, state = pretrained.load(found["dit"], mesh, settings.dit.dtype)
+    _, vae = pretrained.load(found["vae"], mesh, settings.vae.dtype)
+    with jax.set_mesh(mesh):
+        encode, video = encoding(settings, chunk)
+        latents = sampling(settings, dit, 1, guidance)(state, jax.jit(encode)(vae, video))
+        jax.block_until_ready(latents)
+    return jax.local_devices()[0].device_kind, time.time() - begun
+
+
+def measure_starts(settings: Settings, chunk: int | None, guidance: float | None) -> list[Measurement]:
+    """A first start, and a second one that finds the compiled functions of the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        models_folder, cache = Path(folder) / "models", Path(folder) / "cache"
+        in_own_process(write_random_models, models_folder, settings)
+        measurements = []
+        for name in ("first", "second"):
+            begun = time.time()
+            device, seconds = in_own_process(
+                measure_start, settings, models_folder, cache, chunk, guidance, begun
+            )
+            measurements.append(Measurement(f"{name} start, to the end of step 1", device, seconds))
+        return measurements
+
+
+def in_own_process(function: Callable, *arguments):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def measure(name: str, make: Callable[[Settings], Workload], settings: Settings) -> Measurement:
@@ -339,11 +400,16 @@ def markdown_table(measurements: list[Measurement]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for m in measurements:
-        program, peak = ("" if gib is None else f"{gib:.2f}" for gib in (m.program_gib, m.peak_gib))
-        rows.append(
-            f"| {m.name} | {m.seconds:.3f} | {m.tflop:.3g} | {m.tflop_per_second:.3g} "
-            f"| {m.first_seconds:.1f} | {program} | {peak} |"
+        figures = (
+            (m.seconds, ".3f"),
+            (m.tflop, ".3g"),
+            (m.tflop_per_second, ".3g"),
+            (m.first_seconds, ".1f"),
+            (m.program_gib, ".2f"),
+            (m.peak_gib, ".2f"),
         )
+        cells = ["" if figure is None else format(figure, form) for figure, form in figures]
+        rows.append(f"| {m.name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -366,7 +432,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.benchmark", description=__doc__)
     add = parser.add_argument
     add("--config", help="whose DiT is measured; default: SpaceTimePilot, 1.3B")
-    kinds = ["dit", "encode", "decode", "video"]
+    kinds = ["dit", "encode", "decode", "video", "start"]
     add("--only", nargs="+", choices=kinds, default=kinds, help="default: all")
     add("--frames", type=count, help="of the video; default 81")
     add("--height", type=count, help="default 480")
@@ -401,15 +467,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     measurements = []
     guidance = flags.guidance if flags.guidance != 1 and settings.dit.text_dim else None
-    chosen = workloads(flags.only, [chunk or None for chunk in flags.chunks], flags.steps, guidance)
-    for name, make in tqdm(chosen.items(), unit="measurement"):
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            measured = process.submit(measure, name, make, settings).result()
+    chunks = [chunk or None for chunk in flags.chunks]
+    for name, make in tqdm(workloads(flags.only, chunks, flags.steps, guidance).items(), unit="measurement"):
+        measured = in_own_process(measure, name, make, settings)
         measurements.append(measured)
         tqdm.write(f"{name}: {measured.seconds:.3f} s, the first time {measured.first_seconds:.0f} s")
         for kernel, seconds in measured.kernels:
             tqdm.write(f"  {1e3 * seconds:9.2f} ms  {kernel[:120]}")
+    if "start" in flags.only:
+        measurements += measure_starts(settings, chunks[0], guidance)
     print(
         f"{measurements[0].device}, jax {jax.__version__}: {settings.frames} frames of {settings.width} x "
         f"{settings.height}, batch 1, {settings.dit.dtype}\n\n{markdown_table(measurements)}"

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import time
 
 import jax
 import jax.numpy as jnp
@@ -80,20 +81,30 @@ def test_a_small_run_measures_everything(tmp_path, capsys):
 
 
 def test_a_video_is_measured_through_all_its_parts():
-    parts = [make(benchmark.SMALL, 1).flop for make in (benchmark.encode_workload, benchmark.decode_workload)]
-    forward = benchmark.dit_workload(benchmark.SMALL).flop
-    for guidance, velocities in ((None, 2), (5.0, 4)):
-        work = benchmark.video_workload(benchmark.SMALL, chunk=1, steps=2, guidance=guidance)
-        assert work.flop == pytest.approx(sum(parts) + velocities * forward)
+    small = benchmark.SMALL
+    parts = [benchmark.vae_workload(small, part, 1) for part in (benchmark.encoding, benchmark.decoding)]
+    work = benchmark.video_workload(small, chunk=1, steps=2, guidance=5.0)
+    forwards = 4 * benchmark.dit_flop(small.dit, small.latent_size)
+    assert work.flop == pytest.approx(sum(part.flop for part in parts) + forwards)
     result = work.function(*work.arguments)
     assert result.shape == work.arguments[2].shape and result.dtype == jnp.uint8
 
 
-@pytest.mark.parametrize("make", [benchmark.encode_workload, benchmark.decode_workload])
+@pytest.mark.parametrize("part", [benchmark.encoding, benchmark.decoding])
 @pytest.mark.parametrize("chunk", [1, None])
-def test_the_vae_is_measured_whole_and_in_chunks(make, chunk):
-    measured = benchmark.measure("vae", functools.partial(make, chunk=chunk), benchmark.SMALL)
+def test_the_vae_is_measured_whole_and_in_chunks(part, chunk):
+    make = functools.partial(benchmark.vae_workload, part=part, chunk=chunk)
+    measured = benchmark.measure("vae", make, benchmark.SMALL)
     assert measured.seconds > 0 and measured.tflop_per_second > 0
+
+
+def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
+    folder, cache = tmp_path / "models", tmp_path / "cache"
+    benchmark.write_random_models(folder, benchmark.SMALL)
+    _, seconds = benchmark.in_own_process(
+        benchmark.measure_start, benchmark.SMALL, folder, cache, 1, 5.0, time.time()
+    )
+    assert seconds > 0 and any(cache.iterdir())
 
 
 @pytest.mark.parametrize(
