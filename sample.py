@@ -2,10 +2,12 @@
 
     python sample.py
     python sample.py --video clip.mp4 --camera orbit_left --animation_time "0:0, 8:8, 12:8, 16:16"
+    python sample.py --weights models --video clip.mp4 --prompt "a dog runs over a meadow"
 
-The first line takes the bundled clip. Results go to a new folder: the video, the same beside the source, a
-contact sheet, a picture of the camera path and the clock, and settings.json with all that it takes to repeat
-the run. Nothing is ever overwritten. --list shows every camera move and every clock.
+The first line takes the bundled clip and model, the last one a folder of official weights. Results go to
+a new folder: the video, the same beside the source, a contact sheet, a picture of the camera path and clock,
+and settings.json with all that it takes to repeat the run. Nothing is ever overwritten. --list shows every
+camera move and every clock.
 """
 
 from __future__ import annotations
@@ -84,6 +86,13 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
         default=0,
         help="another seed dreams other unseen parts (0)",
     )
+    add("--prompt", help="what is to be seen, for a model that takes text (nothing said)")
+    add("--negative_prompt", help="what is not to be seen (a list of faults that Wan2.1 was tuned with)")
+    add(
+        "--guidance",
+        type=number(0, 100),
+        help="how strongly the prompt is followed; 1: no guidance, twice as fast (as the weights say)",
+    )
     add("--steps", type=number(1, 1000, int), help="steps of sampling: more are slower (as the weights say)")
     add(
         "--shift",
@@ -93,16 +102,33 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     add(
         "--weights",
         default=str(weights.BUNDLED),
-        metavar="FOLDER",
-        help="that train.py wrote (the bundled model)",
+        metavar="PATH",
+        help="a folder that train.py wrote, an official checkpoint, or a folder with the downloaded files of "
+        "a model (the bundled model)",
     )
+    add("--vae", metavar="PATH", help="weights of the VAE (beside the others)")
+    add("--text_encoder", metavar="PATH", help="weights of the text encoder (beside the others)")
+    add = parser.add_argument_group("size and memory").add_argument
+    add("--frames", type=number(1, 10_000, int), help="of the new video, 4n + 1 (as the weights say)")
+    add(
+        "--size",
+        type=number(1, 10_000, int),
+        nargs=2,
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the new video in pixels (as the weights say)",
+    )
+    add(
+        "--low_memory",
+        action="store_true",
+        help="load the VAE and the DiT in turn, never both: for small devices",
+    )
+    add("--dtype", choices=("bfloat16", "float32"), help="of the computation (bfloat16, on a CPU float32)")
     add = parser.add_argument_group("results").add_argument
     add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<clock>)")
     add(
         "--scale",
         type=number(1, 16, int),
-        default=3,
-        help="enlarges the videos; 1 is the model's own size (3)",
+        help="enlarges the videos; 1 is the model's own size (3 for small ones)",
     )
     add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
     parser.add_argument(
@@ -123,7 +149,8 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
 
 def explain_choices() -> str:
     def table(presets: dict[str, str]) -> str:
-        return "\n".join(f"  {name:18}{explanation}" for name, explanation in presets.items())
+        width = max(18, *(len(name) + 2 for name in presets))
+        return "\n".join(f"  {name:{width}}{explanation}" for name, explanation in presets.items())
 
     return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
 {table(cameras.PRESETS)}
@@ -133,12 +160,17 @@ def explain_choices() -> str:
   .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
   .npz              arrays of the same names; .npy: c2w alone
   camera_data.json  of a rendered scene: the path runs through its cameras
+  official files    SpaceTimePilot's *extrinsics*.npy (world-to-camera) and camera_data.json; MultiCamVideo's
+                    camera_extrinsics.json:cam05
   intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. A path of more poses
   than frames is followed evenly. Without --source_cameras, the poses of --camera are relative to the source's
   first camera.
 
 --animation_time CLOCK (i: the frame, L: the last)
 {table(animation_time.PRESETS)}
+
+--animation_time official:NAME, SpaceTimePilot's patterns for 81 frames
+{table(animation_time.OFFICIAL_PATTERNS)}
 
 --animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
   Frame 0 shows moment 0, frame 8 moment 8, the motion stands still until frame 12, then runs to the end at
@@ -155,7 +187,7 @@ def main(argv: list[str] | None = None) -> None:
         print(explain_choices())
         return
     started = time.monotonic()
-    notes = weights.read_sampling_notes(flags.weights)
+    notes, official = read_notes(flags)
     video = EXAMPLE if flags.video is None else flags.video
     source_cameras = flags.source_cameras
     if flags.video is None and source_cameras is None:
@@ -171,21 +203,38 @@ def main(argv: list[str] | None = None) -> None:
             distance=flags.distance,
             start=flags.start,
             duration=flags.duration,
+            official=official,
         )
         print(request.summary)
 
         from stp_jax.rerender import Rerenderer, use_compilation_cache
 
         use_compilation_cache()
-        model = Rerenderer(flags.weights, steps=flags.steps, shift=flags.shift)
+        model = Rerenderer(
+            flags.weights,
+            vae=flags.vae,
+            text_encoder=flags.text_encoder,
+            frames=notes.frames,
+            height=notes.height,
+            width=notes.width,
+            steps=flags.steps,
+            shift=flags.shift,
+            guidance=flags.guidance,
+            dtype=flags.dtype,
+            low_memory=flags.low_memory,
+        )
+        if flags.prompt and not model.takes_text:
+            raise InputError(f"--prompt: {flags.weights} takes no text; leave it out.")
         print(f"Computing on {model.device}; the first run also compiles.")
-        result = rerender_with_bar(model, request, flags.seed)
+        result = rerender_with_bar(model, request, flags)
         fps = flags.fps or request.clip.fps
-        write_results(folder, request, result, fps=fps, scale=flags.scale)
-        settings = vars(flags) | {"steps": model.steps, "shift": model.shift}
+        scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
+        write_results(folder, request, result, fps=fps, scale=scale)
+        settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}
         write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
+    enlarged = f", enlarged {scale}x" if scale > 1 else ""
     print(f"""Done in {time.monotonic() - started:.0f} s. In {folder}:
-  result.mp4            the new video: the model's {notes.width} x {notes.height}, enlarged {flags.scale}x
+  result.mp4            the new video: the model's {notes.width} x {notes.height}{enlarged}
   side_by_side.mp4      the source and the new video
   contact_sheet.png     both as pictures
   cameras_and_time.png  the camera path and the clock
@@ -193,7 +242,21 @@ def main(argv: list[str] | None = None) -> None:
 {next_steps(notes.frames)}""")
 
 
-def rerender_with_bar(model, request: Request, seed: int):
+def read_notes(flags: argparse.Namespace) -> tuple[weights.SamplingNotes, bool]:
+    """The size of the videos to make: the flags', or what the weights are for; and if these are official."""
+    official = False
+    if (Path(flags.weights) / "dit.json").is_file() or not Path(flags.weights).exists():
+        notes = weights.read_sampling_notes(flags.weights)
+    else:
+        from stp_jax import pretrained
+
+        found = pretrained.recognise(flags.weights, "dit")
+        notes, official = pretrained.sampling_notes(found), found.config.camera.startswith("pose12")
+    width, height = flags.size or (notes.width, notes.height)
+    return notes._replace(frames=flags.frames or notes.frames, height=height, width=width), official
+
+
+def rerender_with_bar(model, request: Request, flags: argparse.Namespace):
     """Calls the model under a progress bar."""
     form = "{desc:20}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(total=1.0, bar_format=form) as bar:
@@ -204,11 +267,13 @@ def rerender_with_bar(model, request: Request, seed: int):
 
         return model(
             request.clip.frames,
-            request.source,
+            request.in_world(request.source),
             request.source_animation_time,
-            request.target,
+            request.in_world(request.target),
             request.target_animation_time,
-            seed=seed,
+            prompt=flags.prompt or "",
+            negative_prompt=flags.negative_prompt,
+            seed=flags.seed,
             progress=show,
         )
 
@@ -216,9 +281,18 @@ def rerender_with_bar(model, request: Request, seed: int):
 def write_settings(path: Path, settings: dict[str, Any], request: Request, **more: Any) -> None:
     """Writes a command that repeats the run, and the numbers that its names stood for."""
     given = {
-        key: value for key, value in settings.items() if key not in ("list", "out") and value is not None
+        key: value
+        for key, value in settings.items()
+        if key not in ("list", "out") and value is not None and value is not False
     }
-    command = ["python", "sample.py", *(f"--{key}={value}" for key, value in given.items())]
+    command = ["python", "sample.py"]
+    for key, value in given.items():
+        if value is True:
+            command.append(f"--{key}")
+        elif isinstance(value, (list, tuple)):
+            command += [f"--{key}", *map(str, value)]
+        else:
+            command.append(f"--{key}={value}")
     used = {
         "seconds": request.seconds,
         "source_size": request.clip.source_size,

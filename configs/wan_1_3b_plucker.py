@@ -1,15 +1,16 @@
-"""A space-time DiT of Wan2.1's 1.3B size with Plücker rays and our animation-time encoder: the recipe for pods.
+"""A space-time DiT of Wan2.1's 1.3B size with Plücker rays and our animation-time encoder: the pods' recipe.
 
 Starts from the weights of Wan2.1 text-to-video; what they lack (the encoders of camera and animation time)
-starts so that it changes nothing. Put diffusion_pytorch_model.safetensors and Wan2.1_VAE.pth into models/, then
+starts so that it changes nothing. With diffusion_pytorch_model.safetensors, Wan2.1_VAE.pth,
+models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
 
-    python -m stp_jax.text --weights models/models_t5_umt5-xxl-enc-bf16.pth --prompt "" --out models/no_text.npz
-    python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth --out data/wan_latents \
-        --frames 81 --size 480 832
+    python -m stp_jax.text --weights models --prompt "" --out models/no_text.npz
+    python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth \
+        --out data/wan_latents --frames 81 --size 480 832
     python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
 
 480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 23 GiB,
-split over fsdp; one H100 takes one pair at a time. Not yet trained: hours and results are unknown.
+split over fsdp. Not yet trained: hours and results are unknown.
 """
 
 from ml_collections import ConfigDict

@@ -10,6 +10,7 @@ the same command goes on.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ from tqdm import tqdm
 
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
-from stp_jax import weights
+from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.vae import VAE, VAEConfig, from_pixels
-from stp_jax.training.state import bind
+from stp_jax.models.vae import from_pixels
+from stp_jax.sharding import make_mesh
 
 
 def make_encoder(folder: str, batch_size: int):
@@ -38,20 +39,22 @@ def make_encoder(folder: str, batch_size: int):
 
     Encodes in bfloat16, `batch_size` clips at a time; the result is on its way when the function returns.
     """
-    config = VAEConfig(**weights.read_index(folder, "vae")["config"] | {"dtype": "bfloat16"})
-    graph = nnx.graphdef(nnx.eval_shape(lambda: VAE(config, rngs=nnx.Rngs(0))))
-    params = jax.device_put(weights.read_weights(folder, "vae"))
+    found = pretrained.recognise(folder, "vae")
+    config = dataclasses.replace(found.config, dtype="bfloat16")
+    graph, state = pretrained.load(
+        dataclasses.replace(found, config=config), make_mesh(devices=jax.devices()[:1]), "bfloat16"
+    )
 
     @jax.jit
-    def encode_batch(params, video):
-        return bind(graph, params).encode(from_pixels(video)).astype(jnp.float16)
+    def encode_batch(state, video):
+        return nnx.merge(graph, state).encode(from_pixels(video)).astype(jnp.float16)
 
     def encode(video: np.ndarray) -> list[jax.Array]:
         parts = []
         for start in range(0, len(video), batch_size):
             part = video[start : start + batch_size]
             padding = [(0, batch_size - len(part))] + [(0, 0)] * (video.ndim - 1)
-            parts.append(encode_batch(params, np.pad(part, padding))[: len(part)])
+            parts.append(encode_batch(state, np.pad(part, padding))[: len(part)])
         return parts
 
     return config, encode
@@ -86,7 +89,7 @@ def encode_dataset(
     config.permute_channels = permute_channels
     vae_config, encode = make_encoder(vae, batch_size)
     meta = {
-        "vae": weights.read_index(vae, "vae")["config"],
+        "vae": dataclasses.asdict(pretrained.recognise(vae, "vae").config),
         "seed": seed,
         "flip": flip,
         "permute_channels": permute_channels,
@@ -142,7 +145,7 @@ def main() -> None:
     parser = Parser(prog="python -m stp_jax.encode_dataset", description=__doc__)
     add = parser.add_argument
     add("--data", required=True, help="folder of the built data set")
-    add("--vae", required=True, help="folder with the VAE's weights")
+    add("--vae", required=True, help="weights of the VAE, in any layout that can be read")
     add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
     add("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
     add("--split", default="train")

@@ -5,103 +5,142 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from stp_jax import flow, weights
+from stp_jax import flow, pretrained, text, weights
 from stp_jax.cameras import Cameras, relative_to
 from stp_jax.errors import InputError
-from stp_jax.models.dit import Conditioning, DiTConfig, SpaceTimeDiT
-from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
-from stp_jax.sharding import RULES, batch_sharding, make_mesh, parameter_shardings
+from stp_jax.models.vae import from_pixels, to_pixels
+from stp_jax.official_inputs import pose12, to_official_pixels
+from stp_jax.sampler import Sampler, jax_noise, official_noise
+from stp_jax.sharding import RULES, batch_sharding, make_mesh
 
-# What the VAE costs in steps of the DiT, with the demo on a CPU and compilation: for honest progress bars.
-ENCODE_COST, DECODE_COST = 14, 18
+# What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
+# the full size on a GPU.
+CPU_COSTS, GPU_COSTS = (14, 18), (1, 1)
+TOLD = ("c2w", "intrinsics", "animation_time")
 
 Progress = Callable[[str, float], None]  # what comes next, and the share of the work done
-M = TypeVar("M", VAE, SpaceTimeDiT)
 
 
 class Rerenderer:
     """A trained model, ready to re-render videos; functions compile on first use, for each batch size.
 
+    The text encoder, the VAE and the DiT come to the device when they are first needed. The text encoder
+    leaves it again before the others come; embeddings of prompts are kept on disk.
+
     Args:
-      folder: weights `dit` and `vae`, as train.py writes them.
+      folder: weights of a DiT in any layout that `stp_jax.pretrained` reads: a folder that train.py wrote,
+        an official checkpoint, a diffusers folder.
+      vae, text_encoder: where theirs are, if not beside the DiT's.
+      frames, height, width: of the videos; default: as the weights' notes say.
       steps: Euler steps; default: as the weights' notes say.
       shift: of the noise levels, see `stp_jax.flow`; default: as the weights' notes say.
+      guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
+      official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
+      low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
       mesh: a batch is spread over its devices, and filled up where it does not divide; default: one device.
 
     Raises:
-      InputError: missing or damaged weights, of another model, or of models that do not fit together.
+      InputError: missing or damaged weights, of another model, or of models that do not fit together; sizes
+        that the models cannot work at.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike = weights.BUNDLED,
         *,
+        vae: str | os.PathLike | None = None,
+        text_encoder: str | os.PathLike | None = None,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         steps: int | None = None,
         shift: float | None = None,
+        guidance: float | None = None,
         dtype: str | None = None,
+        official_rounding: bool | None = None,
+        low_memory: bool = False,
         mesh: Mesh | None = None,
     ):
-        self.notes = weights.read_sampling_notes(folder)
-        self.steps = self.notes.sampling_steps if steps is None else steps
-        self.shift = self.notes.sampling_shift if shift is None else shift
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
         self._mesh = mesh or make_mesh(devices=jax.devices()[:1])
-        vae_config = _config(folder, "vae", VAEConfig, dtype=self.dtype)
-        dit_config = _config(folder, "dit", DiTConfig, dtype=self.dtype, remat="none")
-        if vae_config.z_dim != dit_config.channels:
+        self._costs = CPU_COSTS if on_cpu else GPU_COSTS
+        self._low_memory = low_memory
+
+        dit_files = pretrained.recognise(folder, "dit")
+        vae_files = pretrained.recognise(vae or folder, "vae")
+        self.title = dit_files.title
+        if not dit_files.config.source:
             raise InputError(
-                f"{folder}: the vae makes latents of {vae_config.z_dim} channels, the dit takes "
-                f"{dit_config.channels}. Give weights that were trained together."
+                f"{folder} is {self.title}, which is told no source video, camera or animation time. It is a "
+                "start for training: see configs/wan_1_3b_plucker.py."
             )
-        vae, vae_state = _load(folder, "vae", lambda: VAE(vae_config, rngs=nnx.Rngs(0)))
-        dit, dit_state = _load(folder, "dit", lambda: SpaceTimeDiT(dit_config, rngs=nnx.Rngs(0)))
-        self._vae_state = jax.device_put(vae_state, NamedSharding(self._mesh, P()))
-        self._dit_state = jax.device_put(dit_state, parameter_shardings(dit_state, self._mesh))
-        chunk = 1 if on_cpu else None  # the caches of a CPU are small
+        #: the official weights are sampled the official way: its noise, its poses, its rounding
+        self.official = dit_files.config.camera.startswith("pose12")
+        if official_rounding is None:
+            official_rounding = self.official and self.dtype == "bfloat16"
+        self._dit_config = dataclasses.replace(
+            dit_files.config, dtype=self.dtype, remat="none", official_rounding=official_rounding
+        )
+        self._vae_config = dataclasses.replace(vae_files.config, dtype=self.dtype)
+        if self._vae_config.z_dim != self._dit_config.channels:
+            raise InputError(
+                f"{vae or folder}: the vae makes latents of {self._vae_config.z_dim} channels, the dit of "
+                f"{folder} takes {self._dit_config.channels}. Give weights that were trained together."
+            )
+        notes = pretrained.sampling_notes(dit_files)
+        self.steps = notes.sampling_steps if steps is None else steps
+        self.shift = notes.sampling_shift if shift is None else shift
+        self.guidance = notes.sampling_guidance if guidance is None else guidance
+        size = {"frames": frames, "height": height, "width": width}
+        self.notes = notes._replace(**{name: value for name, value in size.items() if value is not None})
+        check_size(self.notes, self._vae_config, self._dit_config.patch)
+        self._text_encoder: Path | None = None
+        if self._dit_config.text_dim:
+            self._text_encoder = pretrained.find(text_encoder or folder, "text_encoder")
+        elif self.guidance != 1:
+            raise InputError(
+                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
+            )
+
+        self._vae = _Resident(dataclasses.replace(vae_files, config=self._vae_config), self._mesh, self.dtype)
+        self._dit = _Resident(dataclasses.replace(dit_files, config=self._dit_config), self._mesh, self.dtype)
+        self._sampler = Sampler(self._dit.graph)
+        # Latent frames at a time: memory stays within a few GiB at any size. The caches of a CPU are small.
+        chunk = max(1, 800_000 // (self.notes.height * self.notes.width))
+        decode_chunk = 1 if on_cpu else chunk
+        vae_graph = self._vae.graph
 
         @jax.jit
         def encode(state, video: jax.Array) -> jax.Array:
-            return nnx.merge(vae, state).encode(from_pixels(video))
-
-        @jax.jit
-        def prepare(state, latents: jax.Array, key: jax.Array, *told: jax.Array):
-            # Each video has its own key: what becomes of it does not depend on its batch.
-            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(latents)))
-            noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(keys)
-            size = latents.shape[1:4]
-            return noise, nnx.merge(dit, state).condition(*told, latent_size=size)
-
-        @jax.jit
-        def step(
-            state, x: jax.Array, source: jax.Array, sigma: jax.Array, following: jax.Array, told: Conditioning
-        ) -> jax.Array:
-            timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
-            return flow.euler_step(x, nnx.merge(dit, state)(x, source, timestep, told), sigma, following)
+            return nnx.merge(vae_graph, state).encode(from_pixels(video), chunk=chunk)
 
         @jax.jit
         def decode(state, latents: jax.Array) -> jax.Array:
-            return to_pixels(nnx.merge(vae, state).decode(latents, chunk=chunk))
+            video = nnx.merge(vae_graph, state).decode(latents, chunk=decode_chunk)
+            return to_official_pixels(video) if self.official else to_pixels(video)
 
-        self._encode, self._prepare, self._step, self._decode = encode, prepare, step, decode
+        self._encode, self._decode = encode, decode
 
     @property
     def device(self) -> str:
         """Where and how it computes, for people."""
         kinds = [device.device_kind for device in self._mesh.devices.flat]
         return f"{len(kinds)} x {kinds[0]}, {self.dtype}"
+
+    @property
+    def takes_text(self) -> bool:
+        return self._text_encoder is not None
 
     def __call__(
         self,
@@ -111,16 +150,21 @@ class Rerenderer:
         target: Cameras,
         target_animation_time: np.ndarray,
         *,
+        prompt: str | Sequence[str] = "",
+        negative_prompt: str | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Re-renders one video, or a batch with a leading axis [B] on everything.
 
         Args:
-          source_video: uint8 [F, H, W, 3], of the size that the model was trained on.
+          source_video: uint8 [F, H, W, 3], of the size that the model was made for.
           source, target: cameras of F frames, in one world frame of any choice, metres.
           source_animation_time, target_animation_time: [F], in source frames.
-          seed: of the noise that sampling starts from; videos of a batch get different noise.
+          prompt: says what is to be seen, for a model that takes text; a batch may have one for each video.
+          negative_prompt: says what is not, where there is guidance; default: `text.NEGATIVE_PROMPT`.
+          seed: of the noise that sampling starts from; videos of a batch get different noise, but for the
+            official models.
           progress: called before each part of the work, and at the end.
 
         Returns:
@@ -132,13 +176,26 @@ class Rerenderer:
         if np.ndim(source_video) == 4:
             single = (source_video, source, source_animation_time, target, target_animation_time)
             batch = jax.tree.map(lambda array: np.asarray(array)[None], single)
-            return self(*batch, seed=seed, progress=progress)[0]
-        told = (*source, source_animation_time, *target, target_animation_time)
-        self._check(source_video, told)
-        reference = source.c2w[:, :1]
-        told = (relative_to(told[0], reference), *told[1:3], relative_to(told[3], reference), *told[4:])
+            return self(*batch, prompt=prompt, negative_prompt=negative_prompt, seed=seed, progress=progress)[
+                0
+            ]
+        arrays = (*source, source_animation_time, *target, target_animation_time)
+        self._check(source_video, arrays)
+        told = dict(
+            zip([f"{clip}_{what}" for clip in ("source", "target") for what in TOLD], arrays, strict=True)
+        )
+        if self.official:
+            told["source_c2w"], told["target_c2w"] = pose12(
+                told["source_c2w"], told["target_c2w"], target_reference=source.c2w[:, :1]
+            )
+        else:
+            reference = source.c2w[:, :1]
+            for name in ("source_c2w", "target_c2w"):
+                told[name] = relative_to(told[name], reference)
+        prompts = [prompt] * len(source_video) if isinstance(prompt, str) else list(prompt)
         sigmas = flow.sampling_sigmas(self.steps, self.shift)
-        work, done = ENCODE_COST + self.steps + DECODE_COST, 0
+        encode_cost, decode_cost = self._costs
+        work, done = encode_cost + self.steps + decode_cost, 0
 
         def report(what: str, cost: int, *wait_for: jax.Array) -> None:
             nonlocal done
@@ -148,25 +205,60 @@ class Rerenderer:
                 done += cost
 
         with jax.set_mesh(self._mesh):
-            report("reading the clip", ENCODE_COST)
-            latents = self._encode(self._vae_state, self._put(source_video))
-            key = jax.random.key(seed)
-            x, conditioning = self._prepare(
-                self._dit_state, latents, key, *(self._put(np.asarray(array, np.float32)) for array in told)
+            words, negative = self._embed(prompts, negative_prompt, lambda: report("reading the prompt", 0))
+            report("reading the clip", encode_cost)
+            latents = self._encode(self._vae.state(), self._put(source_video))
+            if self._low_memory:
+                self._vae.leave(latents)
+            conditioning = self._sampler.condition(
+                self._dit.state(),
+                {name: self._put(np.asarray(array, np.float32)) for name, array in told.items()},
+                words,
+                negative,
+                latent_size=latents.shape[1:4],
             )
-            for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-                report(f"step {number + 1} of {self.steps}", 1, x)
-                x = self._step(self._dit_state, x, latents, sigma, following, conditioning)
-            report("painting the frames", DECODE_COST, x)
-            video = np.asarray(self._decode(self._vae_state, x))[: len(source_video)]
+            x = self._sampler.sample(
+                self._dit.state(),
+                self._noise(seed, latents.shape),
+                latents,
+                conditioning,
+                sigmas,
+                guidance=None if self.guidance == 1 else self.guidance,
+                progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
+            )
+            report("painting the frames", decode_cost, x)
+            if self._low_memory:
+                self._dit.leave(x)
+            video = np.asarray(self._decode(self._vae.state(), x))[: len(source_video)]
         report("done", 0)
         return video
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """Videos uint8 [B, F, H, W, 3] through the VAE and back: no re-rendering can be sharper."""
         with jax.set_mesh(self._mesh):
-            latents = self._encode(self._vae_state, self._put(video))
-            return np.asarray(self._decode(self._vae_state, latents))[: len(video)]
+            latents = self._encode(self._vae.state(), self._put(video))
+            return np.asarray(self._decode(self._vae.state(), latents))[: len(video)]
+
+    def _embed(self, prompts: list[str], negative_prompt: str | None, report: Callable[[], None]):
+        """Embeddings [B, T, D] of the prompts and, with guidance, of the negative prompt; or None, None."""
+        if self._text_encoder is None:
+            return None, None
+        negative = text.NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
+        guided = [negative] if self.guidance != 1 else []
+        report()
+        embedded = text.embed([*prompts, *guided], self._text_encoder, dtype=self.dtype)
+        words = self._put(embedded[: len(prompts)])
+        return words, self._put(
+            np.broadcast_to(embedded[-1:], embedded[: len(prompts)].shape)
+        ) if guided else None
+
+    def _noise(self, seed: int, shape: tuple[int, ...]) -> jax.Array:
+        if not self.official:
+            return jax.device_put(jax_noise(seed, shape), batch_sharding(self._mesh))
+        noise = official_noise(seed, shape)
+        if self.dtype == "bfloat16":
+            noise = noise.astype(jnp.bfloat16)
+        return jax.device_put(noise.astype(np.float32), batch_sharding(self._mesh))
 
     def _put(self, array: np.ndarray) -> jax.Array:
         """Spreads a batch over the devices; its last entry is repeated until it divides."""
@@ -191,24 +283,40 @@ class Rerenderer:
                 )
 
 
-def _config(folder: str | os.PathLike, name: str, kind: type, **changes):
-    """The config of the weights `name`, with other values for some fields."""
-    fields = weights.read_index(folder, name)["config"]
-    known = {field.name for field in dataclasses.fields(kind)}
-    if not isinstance(fields, dict) or set(fields) - known:
-        raise InputError(f"{Path(folder) / f'{name}.json'} is the config of another kind of model.")
-    try:
-        return kind(**fields | changes)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{Path(folder) / f'{name}.json'}: {error}.") from None
+class _Resident:
+    """A model that comes to the device when it is first needed."""
+
+    def __init__(self, files: pretrained.Pretrained, mesh: Mesh, dtype: str):
+        self._load = lambda: pretrained.load(files, mesh, dtype)
+        self.graph = pretrained.graph(files)
+        self._state: nnx.State | None = None
+
+    def state(self) -> nnx.State:
+        if self._state is None:
+            _, self._state = self._load()
+        return self._state
+
+    def leave(self, *wait_for: jax.Array) -> None:
+        """Frees its memory, once what was computed with it is there."""
+        jax.block_until_ready(wait_for)
+        self._state = None
 
 
-def _load(folder: str | os.PathLike, name: str, make: Callable[[], M]) -> tuple[nnx.GraphDef[M], nnx.State]:
-    """The model's structure, and its parameters as on disk."""
-    graph, state = nnx.split(nnx.eval_shape(make))
-    model = nnx.merge(graph, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state))
-    weights.load_into(model, weights.read_weights(folder, name), str(folder))
-    return nnx.split(model)
+def check_size(notes: weights.SamplingNotes, vae_config, patch: int) -> None:
+    """Raises `InputError` unless the VAE and the DiT can work at this number of frames, height and width."""
+    frame_stride, cell = vae_config.frame_stride, vae_config.spatial_stride * patch
+    frames, size = notes.frames, (notes.height, notes.width)
+    if frames < 1 or (frames - 1) % frame_stride:
+        below = max(frames - 1, 0) // frame_stride * frame_stride + 1
+        raise InputError(
+            f"{frames} frames: the model takes {frame_stride}n + 1, "
+            f"for instance {below} or {below + frame_stride}."
+        )
+    if min(size) < cell or any(side % cell for side in size):
+        near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in size[::-1])
+        raise InputError(
+            f"{size[1]} x {size[0]} pixels: the model takes multiples of {cell}, for instance {near}."
+        )
 
 
 def use_compilation_cache() -> None:

@@ -62,7 +62,7 @@ def test_result_is_euler_integration_of_the_velocity(folder, model):
     video, source, own, target, moments = inputs()
     vae, dit = read_tiny_model(folder)
     latents = jax.jit(vae.encode)(jnp.asarray(video / 127.5 - 1, jnp.float32))
-    told = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[2:4]))(
+    told = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[1:4]))(
         *source, own, *target, moments
     )
     key = jax.random.fold_in(jax.random.key(7), 0)

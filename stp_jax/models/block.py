@@ -78,7 +78,7 @@ class Block(nnx.Module):
                 dim, dim, rngs=rngs, init=lambda key, shape, dtype: jnp.eye(dim, dtype=dtype)
             )
         if config.animation_time == "official_conv":
-            self.animation_time = OfficialConvEncoder(dim, freq_dim=config.freq_dim, rngs=rngs)
+            self.animation_time: nnx.Module = OfficialConvEncoder(dim, freq_dim=config.freq_dim, rngs=rngs)
         elif config.animation_time != "none":
             self.animation_time = zero_projection(config.conditioning_dim, dim, rngs=rngs)
         if config.text_dim:
@@ -132,7 +132,7 @@ class Block(nnx.Module):
         if c.camera.startswith("pose12"):
             a = self.projector(a)
         x = x[:, :out_tokens] + gate1.astype(dtype) * a
-        if told.text_keys is not None:
+        if told.text_keys is not None and told.text_values is not None:
             x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
 
         y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)

@@ -9,6 +9,7 @@ ReCamMaster, and plain Wan2.1 text-to-video.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import einops
@@ -33,6 +34,8 @@ CHOICES = {
     "rope_frames": ("stream", "shared", "animation_time"),
     "remat": tuple(REMAT_POLICIES),
 }
+
+ROLES = ("target", "source")  # in the order of the tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,37 +166,46 @@ class SpaceTimeDiT(nnx.Module):
                 f"latents of {height} x {width} cells do not divide into patches of {c.patch} x {c.patch}"
             )
         grid = (height // c.patch, width // c.patch)
-        c2w = {"source_c2w": source_c2w, "target_c2w": target_c2w}
-        lenses = {"source_intrinsics": source_intrinsics, "target_intrinsics": target_intrinsics}
-        clocks = {
+        told: dict[str, Any] = {
+            "source_c2w": source_c2w,
+            "target_c2w": target_c2w,
+            "source_intrinsics": source_intrinsics,
+            "target_intrinsics": target_intrinsics,
             "source_animation_time": source_animation_time,
             "target_animation_time": target_animation_time,
+            "text": text,
         }
-        needed = (c2w if c.camera != "none" else {}) | (lenses if c.camera == "plucker" else {})
-        if c.animation_time != "none" or c.rope_frames == "animation_time":
-            needed |= clocks
-        if c.text_dim:
-            needed |= {"text": text}
-        missing = [name for name, value in needed.items() if value is None]
+        needed = {
+            "c2w": c.camera != "none",
+            "intrinsics": c.camera == "plucker",
+            "animation_time": c.animation_time != "none" or c.rope_frames == "animation_time",
+            "text": c.text_dim > 0,
+        }
+        missing = [name for name in told if needed[name.split("_", 1)[-1]] and told[name] is None]
         if missing:
             raise ValueError(f"this model must be told {', '.join(missing)}")
 
+        def both(encode: Callable[[str], jax.Array]) -> jax.Array:
+            """Encodes what is told of target and source, in that order on the frame axis."""
+            return jnp.concatenate([encode("target"), encode("source")], axis=1).astype(dtype)
+
         rays = poses = moments = None
         if c.camera == "plucker":
-            told = ((target_c2w, target_intrinsics), (source_c2w, source_intrinsics))
-            rays = jnp.concatenate(
-                [self.camera_encoder(*one, grid, role=role) for role, one in enumerate(told)], axis=1
-            ).astype(dtype)
-        elif c.camera != "none":
-            second = source_c2w if c.camera == "pose12" else target_c2w
-            poses = jnp.concatenate([pose12(target_c2w), pose12(second)], axis=1).astype(dtype)
+            rays = both(
+                lambda clip: self.camera_encoder(
+                    told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], grid, role=ROLES.index(clip)
+                )
+            )
+        elif c.camera == "pose12":
+            poses = both(lambda clip: pose12(told[f"{clip}_c2w"]))
+        elif c.camera == "pose12_target":
+            poses = both(lambda clip: pose12(told["target_c2w"]))
         if c.animation_time == "official_conv":
-            clock = jnp.stack([target_animation_time, source_animation_time])
-            moments = sinusoid(clock, c.freq_dim).astype(dtype)
+            clocks = jnp.stack([told[f"{clip}_animation_time"] for clip in ROLES])
+            moments = sinusoid(clocks, c.freq_dim).astype(dtype)
         elif c.animation_time != "none":
-            both = (target_animation_time, source_animation_time)
-            moments = jnp.concatenate([self.animation_time_encoder(m) for m in both], axis=1).astype(dtype)
-        words = self.text_embedding(text.astype(dtype)) if c.text_dim else None
+            moments = both(lambda clip: self.animation_time_encoder(told[f"{clip}_animation_time"]))
+        words = self.text_embedding(told["text"].astype(dtype)) if c.text_dim else None
 
         graph, stacked = nnx.split(self.blocks)
         blocks = jax.lax.map(lambda state: nnx.merge(graph, state).prepare(poses, moments, words), stacked)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from tqdm import tqdm
 
-from stp_jax import weights
+from stp_jax import pretrained, weights
 from stp_jax.sharding import parameter_shardings
 
 if TYPE_CHECKING:
@@ -52,22 +53,31 @@ def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
 def init_state(
     task: Task, optimizer: optax.GradientTransformation, seed: int, mesh, init_from: str = ""
 ) -> TrainState:
-    """A fresh state, spread over the mesh; parameters are random or read from the weights folder `init_from`.
+    """A fresh state, spread over the mesh; parameters are random or read from the weights `init_from`.
+
+    These may be of any layout that `stp_jax.pretrained` reads. What the task allows may be missing in them.
 
     Raises:
-      InputError: `init_from` is not a folder with weights of this model.
+      InputError: `init_from` does not hold weights of this model.
     """
 
     def random_params() -> Params:
         return weights.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
 
+    shapes = jax.eval_shape(random_params)
+    shardings = parameter_shardings(shapes, mesh)
+    params: Params = {}
     if init_from:
-        model = task.init(nnx.Rngs(0))
-        weights.load_into(model, weights.read_weights(init_from, task.name), init_from)
-        params = weights.flatten(model)
-    else:
-        shardings = parameter_shardings(jax.eval_shape(random_params), mesh)
-        params = jax.jit(random_params, out_shardings=shardings)()
+        found = pretrained.recognise(init_from, task.name)
+        params = pretrained.read(found, shapes, shardings, allow_missing=task.may_start_random)
+    missing = {name: sharding for name, sharding in shardings.items() if name not in params}
+    if missing:
+        if params:
+            modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
+            tqdm.write(f"Started from {found.title}; it lacks and training begins with: {modules}.")
+        # Only what is asked for is computed.
+        random = jax.jit(lambda: {name: random_params()[name] for name in missing}, out_shardings=missing)
+        params |= random()
 
     def rest(params: Params) -> TrainState:
         # The average starts as a copy: the step donates the whole state, and no buffer may be donated twice.

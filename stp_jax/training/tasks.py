@@ -13,10 +13,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from stp_jax import flow, weights
+from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
+from stp_jax.text import read_embeddings
 from stp_jax.training.state import Params, bind
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 
@@ -31,6 +32,9 @@ class Task(Protocol):
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with random parameters."""
+
+    def may_start_random(self, name: str) -> bool:
+        """Whether the weights that training starts from may lack this parameter."""
 
     def loss(
         self, model: Any, frozen: Params, batch: Batch, key: jax.Array
@@ -65,7 +69,12 @@ def make_task(config: ConfigDict) -> Task:
     return tasks[config.task](config)
 
 
-def _make_config(cls, values: ConfigDict):
+def make_config(cls, values: ConfigDict):
+    """The model's config dataclass of `config.model`.
+
+    Raises:
+      InputError: a field that it does not have, or a value that it cannot have.
+    """
     fields = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - fields)
     if unknown:
@@ -89,34 +98,43 @@ def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
 class DiTTask:
     """Flow matching of the target's latents, given the source's and all cameras and moments.
 
-    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before.
+    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before. A
+    model that takes text is told the same prompt for all, `config.text`, which `stp_jax.text` embedded.
     """
 
     name = "dit"
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.model_config = _make_config(DiTConfig, config.model)
-        index = weights.read_index(config.vae, "vae")
-        self.vae_config = VAEConfig(**index["config"] | {"dtype": self.model_config.dtype})
-        vae = nnx.eval_shape(lambda: VAE(self.vae_config, rngs=nnx.Rngs(0)))
-        self._vae_graph = nnx.graphdef(vae)
-        self.frozen: dict[str, Any] = weights.read_weights(config.vae, "vae")
+        self.model_config = make_config(DiTConfig, config.model)
+        vae = pretrained.recognise(config.vae, "vae")
+        self._stored_vae_config = vae.config
+        self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
+        self._vae_graph = pretrained.graph(dataclasses.replace(vae, config=self.vae_config))
+        self.frozen: dict[str, Any] = {"vae": pretrained.read(vae)}
+        if self.model_config.text_dim:
+            self.frozen["text"] = read_embeddings(config.text, self.model_config.text_dim)[:1]
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
+    def may_start_random(self, name):
+        # What tells a text-to-video model of cameras and moments. The blocks' projections start at zero.
+        return name.removeprefix("blocks.").startswith(("camera", "animation_time"))
+
     def _vae(self, frozen):
-        return bind(self._vae_graph, frozen)
+        return bind(self._vae_graph, frozen["vae"])
 
     def _latents(self, batch, name, frozen):
         if f"{name}_latents" in batch:
             return batch[f"{name}_latents"].astype(jnp.float32)
         return jax.lax.stop_gradient(self._vae(frozen).encode(from_pixels(batch[f"{name}_video"])))
 
-    def _condition(self, model, batch, latents):
+    def _condition(self, model, frozen, batch, latents):
         known = ("c2w", "intrinsics", "animation_time")
         given = {f"{clip}_{what}": batch[f"{clip}_{what}"] for clip in ("source", "target") for what in known}
+        if "text" in frozen:
+            given["text"] = jnp.broadcast_to(frozen["text"], (len(latents), *frozen["text"].shape[1:]))
         return model.condition(**given, latent_size=latents.shape[1:4])
 
     def loss(self, model, frozen, batch, key):
@@ -124,7 +142,7 @@ class DiTTask:
         noise_key, sigma_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, target.shape)
         sigma = flow.random_sigmas(sigma_key, target.shape[0], **self.config.flow)
-        conditioning = self._condition(model, batch, target)
+        conditioning = self._condition(model, frozen, batch, target)
         noisy = flow.add_noise(target, noise, sigma)
         predicted = model(noisy, source, flow.MAX_TIMESTEP * sigma, conditioning)
         loss = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)))
@@ -132,7 +150,7 @@ class DiTTask:
 
     def generate(self, model, frozen, batch, key):
         source = self._latents(batch, "source", frozen)
-        conditioning = self._condition(model, batch, source)
+        conditioning = self._condition(model, frozen, batch, source)
         sigmas = flow.sampling_sigmas(self.config.sampling.steps, self.config.sampling.shift)
 
         def euler(x, pair):
@@ -161,7 +179,7 @@ class DiTTask:
         )._asdict()
 
     def companions(self):
-        return {"vae": (self.frozen, weights.read_index(self.config.vae, "vae")["config"])}
+        return {"vae": (self.frozen["vae"], dataclasses.asdict(self._stored_vae_config))}
 
     def show(self, videos):
         names = ("source", "target", "sample")
@@ -180,12 +198,15 @@ class VAETask:
             raise InputError(
                 f"config.crop is {config.crop}; clips have room for 1 to {largest}, 0 keeps all."
             )
-        self.model_config = _make_config(VAEConfig, config.model)
+        self.model_config = make_config(VAEConfig, config.model)
         self.loss_weights = VAELossWeights(**config.loss)
         self.frozen: dict[str, Any] = {}
 
     def init(self, rngs):
         return VAE(self.model_config, rngs=rngs)
+
+    def may_start_random(self, name):
+        return False
 
     def _video(self, batch):
         return from_pixels(jnp.concatenate([batch["source_video"], batch["target_video"]]))

@@ -1,0 +1,236 @@
+"""Prompts to embeddings: cleaned and cut into tokens as Wan2.1 does, read by umT5, kept on disk.
+
+    python -m stp_jax.text --weights models --prompt "a dog runs over a meadow" --out dog.npz
+
+writes embeddings for training, which then needs no text encoder. Tokenisation needs the extra `text`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stp_jax.command_line import Parser
+from stp_jax.errors import InputError, exit_on_input_error
+
+LENGTH = 512  # tokens that the DiT looks at
+# Of Wan2.1's shared_config.py (Apache-2.0): the weights were tuned with exactly these words.
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，"
+    "形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+TOKENIZERS = ("google/umt5-xxl/tokenizer.json", "tokenizer/tokenizer.json", "tokenizer.json")
+
+
+class Tokens(NamedTuple):
+    ids: np.ndarray  # int32 [P, LENGTH], padded with 0
+    mask: np.ndarray  # bool [P, LENGTH], true for the tokens of the prompt
+
+
+def clean(prompt: str) -> str:
+    """A prompt as the official code cleans it: broken Unicode mended, HTML unescaped, single spaces."""
+    import ftfy
+
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
+
+
+def find_tokenizer(weights: str | os.PathLike) -> Path:
+    """The tokenizer.json that belongs to the weights of a text encoder.
+
+    Raises:
+      InputError: there is none beside them; or the extra `text` is not installed.
+    """
+    try:
+        import ftfy  # noqa: F401
+        import tokenizers  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"Prompts need the package {error.name}: pip install 'stp-jax[text]'.") from None
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    places = [base / name for base in (folder, folder.parent) for name in TOKENIZERS]
+    for place in places:
+        if place.is_file():
+            return place
+    raise InputError(
+        f"{weights}: its tokenizer is missing. Put the tokenizer.json of google/umt5-xxl to "
+        f"{folder / TOKENIZERS[0]}, or into a folder tokenizer beside the text encoder."
+    )
+
+
+def tokenize(prompts: Sequence[str], tokenizer: str | os.PathLike) -> Tokens:
+    """Cleans prompts and cuts them into tokens, at most `LENGTH` each; says so where one is too long.
+
+    Raises:
+      InputError: the tokenizer's file cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tool = Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the library raises bare exceptions
+        raise InputError(f"{tokenizer} is no tokenizer, or damaged: {error}. Copy it again.") from None
+    ids, mask = np.zeros((len(prompts), LENGTH), np.int32), np.zeros((len(prompts), LENGTH), bool)
+    tool.no_padding()
+    for row, prompt in enumerate(map(clean, prompts)):
+        tool.no_truncation()
+        found = len(tool.encode(prompt).ids)
+        tool.enable_truncation(LENGTH)
+        tokens = tool.encode(prompt)
+        if found > LENGTH:
+            read = prompt[: max(end for _, end in tokens.offsets)]
+            print(
+                f"The prompt has {found} tokens; only the first {LENGTH} are read, to ...{read[-40:]!r}.",
+                file=sys.stderr,
+            )
+        ids[row, : len(tokens.ids)], mask[row, : len(tokens.ids)] = tokens.ids, True
+    return Tokens(ids, mask)
+
+
+def embed(
+    prompts: Sequence[str],
+    weights: str | os.PathLike,
+    *,
+    dtype: str = "bfloat16",
+    cache: str | os.PathLike | None = None,
+) -> np.ndarray:
+    """Embeddings [P, LENGTH, D] float32 of prompts, zeros past the end of each.
+
+    What was embedded before is read from the cache folder. Otherwise the text encoder comes to the device,
+    embeds one prompt after the other and leaves again.
+
+    Args:
+      prompts: in any language; an empty one is the end-of-text token alone.
+      weights: of the text encoder, in any layout of `stp_jax.pretrained`.
+      dtype: of the computation.
+      cache: folder; default: stp_jax/text in the user's cache folder.
+
+    Raises:
+      InputError: the weights or their tokenizer are missing or damaged; the extra `text` is not installed.
+    """
+    folder = Path(cache) if cache else _cache_folder()
+    tokens = tokenize(prompts, find_tokenizer(weights))
+    identity = _identity(Path(weights))
+    files = [folder / f"{_digest(ids, mask, identity, dtype)}.npz" for ids, mask in zip(*tokens, strict=True)]
+    cached = {file: _read_cached(file) for file in dict.fromkeys(files)}
+    found = {file: embedding for file, embedding in cached.items() if embedding is not None}
+    missing = [file for file in cached if file not in found]
+    if missing:
+        encoder = Encoder(weights, dtype)
+        for file in missing:
+            row = files.index(file)
+            embedding = encoder(tokens.ids[row : row + 1], tokens.mask[row : row + 1])[0]
+            found[file] = embedding[: tokens.mask[row].sum()]
+            _write_cached(file, found[file])
+    out = np.zeros((len(files), LENGTH, next(iter(found.values())).shape[-1]), np.float32)
+    for row, file in enumerate(files):
+        out[row, : len(found[file])] = found[file]
+    return out
+
+
+class Encoder:
+    """A text encoder on the device, for as long as this object lives."""
+
+    def __init__(self, weights: str | os.PathLike, dtype: str):
+        import dataclasses
+
+        import jax
+        from flax import nnx
+
+        from stp_jax import pretrained
+        from stp_jax.sharding import make_mesh
+
+        files = pretrained.recognise(weights, "text_encoder")
+        files = dataclasses.replace(files, config=dataclasses.replace(files.config, dtype=dtype))
+        graph, self._state = pretrained.load(files, make_mesh(devices=jax.devices()[:1]), dtype)
+        self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Embeddings [P, N, D] float32 of `Tokens`; what stands past a prompt's end means nothing."""
+        return np.asarray(self._run(self._state, ids, mask))
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stp_jax" / "text"
+
+
+def _identity(weights: Path) -> str:
+    """Changes when the weights do; the text encoder is too large to read it for that."""
+    files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
+    return "\n".join(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+
+
+def _digest(ids: np.ndarray, mask: np.ndarray, identity: str, dtype: str) -> str:
+    return hashlib.sha256(ids.tobytes() + mask.tobytes() + f"{identity}\n{dtype}".encode()).hexdigest()[:32]
+
+
+def _read_cached(file: Path) -> np.ndarray | None:
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays["embedding"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"{file} is damaged and is computed again.", file=sys.stderr)
+        return None
+
+
+def _write_cached(file: Path, embedding: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez(temporary, embedding=embedding)
+    os.replace(temporary, file)
+
+
+def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:
+    """Embeddings [P, LENGTH, dim] float32 that this module's command wrote.
+
+    Raises:
+      InputError: the file is missing, damaged, or of another text encoder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file of embeddings. `python -m stp_jax.text` writes one.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            embeddings: Any = arrays["embeddings"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise InputError(f"{path} holds no embeddings of `python -m stp_jax.text`, or is damaged.") from None
+    if embeddings.ndim != 3 or embeddings.shape[2] != dim:
+        raise InputError(
+            f"{path}: embeddings of shape {list(embeddings.shape)}; the model takes [prompts, tokens, {dim}]."
+        )
+    return embeddings
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m stp_jax.text", description=__doc__)
+    add = parser.add_argument
+    add("--weights", required=True, help="text encoder, or a folder that holds one")
+    add("--prompt", required=True, action="append", help="may be given several times; may be empty")
+    add("--out", required=True, metavar="FILE.npz", help="a new file")
+    flags = parser.parse_args(arguments)
+    out = Path(flags.out)
+    if out.suffix != ".npz" or out.exists() or not out.parent.is_dir():
+        raise InputError(f"--out {out}: give a new file that ends in .npz, in a folder that exists.")
+
+    from stp_jax import pretrained
+
+    embeddings = embed(flags.prompt, pretrained.find(flags.weights, "text_encoder"))
+    temporary = out.with_suffix(f".{os.getpid()}.npz")
+    np.savez(temporary, embeddings=embeddings)
+    os.replace(temporary, out)
+    print(f"{out}: {len(embeddings)} embeddings of {embeddings.shape[1]} x {embeddings.shape[2]}")
+
+
+if __name__ == "__main__":
+    main()
