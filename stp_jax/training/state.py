@@ -75,9 +75,12 @@ def init_state(
         if params:
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
             tqdm.write(f"Started from {found.title}; it lacks and training begins with: {modules}.")
-        # Only what is asked for is computed.
-        random = jax.jit(lambda: {name: random_params()[name] for name in missing}, out_shardings=missing)
-        params |= random()
+
+        def missing_params() -> Params:
+            random = random_params()
+            return {name: random[name] for name in missing}  # the compiler drops the others
+
+        params |= jax.jit(missing_params, out_shardings=missing)()
 
     def rest(params: Params) -> TrainState:
         # The average starts as a copy: the step donates the whole state, and no buffer may be donated twice.

@@ -159,7 +159,7 @@ class KnowsTheTarget:
         self.target = target
 
     def condition(self, *, latent_size, **cameras_and_times):
-        assert latent_size == (SIZE // 8, SIZE // 8)
+        assert latent_size == (2, SIZE // 8, SIZE // 8)
 
     def __call__(self, noisy, source, timestep, conditioning):
         return (noisy - self.target) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
