@@ -40,6 +40,7 @@ from stp_jax import flow, pretrained, weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
 from stp_jax.pretrained import models
 from stp_jax.sampler import Sampler, jax_noise
@@ -58,6 +59,7 @@ class Settings:
 
     dit: DiTConfig
     vae: VAEConfig
+    text: TextEncoderConfig = TextEncoderConfig()
     frames: int = 81
     height: int = 480
     width: int = 832
@@ -73,6 +75,7 @@ class Settings:
 SMALL = Settings(
     DiTConfig(dim=64, ffn_dim=128, layers=2, heads=2, channels=4, freq_dim=32, text_dim=16, dtype="float32"),
     VAEConfig(dim=8, z_dim=4, res_blocks=1, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
+    TextEncoderConfig(vocab=50, dim=16, attn_dim=16, heads=2, ffn_dim=32, layers=2, dtype="float32"),
     frames=9,
     height=32,
     width=32,
@@ -199,6 +202,19 @@ def vae_workload(settings: Settings, part: Callable, chunk: int | None) -> Workl
     return Workload(function, (state, x), count_flop(function, state, x))
 
 
+def text_workload(settings: Settings) -> Workload:
+    """The embedding of one prompt of full length; the embedding table is looked up, not multiplied with."""
+    config = settings.text
+    graph, state = random_state(lambda: TextEncoder(config, rngs=nnx.Rngs(0)), config.dtype)
+
+    def embed(state, ids, mask):
+        return nnx.merge(graph, state)(ids, mask)
+
+    ids = jax.random.randint(jax.random.key(1), (1, TEXT_TOKENS), 0, config.vocab)
+    arguments = (state, ids, jnp.ones((1, TEXT_TOKENS), bool))
+    return Workload(embed, arguments, count_flop(embed, *arguments))
+
+
 def video_workload(settings: Settings, chunk: int | None, steps: int, guidance: float | None) -> Workload:
     """uint8 video to uint8 video."""
     graph, state = random_state(lambda: SpaceTimeDiT(settings.dit, rngs=nnx.Rngs(0)), settings.dit.dtype)
@@ -225,6 +241,8 @@ def workloads(
         for chunk in chunks if kind in only else []:
             name = f"VAE {kind}, {'whole' if chunk is None else f'chunks of {chunk}'}"
             chosen[name] = functools.partial(vae_workload, part=part, chunk=chunk)
+    if "text" in only:
+        chosen["text encoder, one prompt"] = text_workload
     if "video" in only:
         name = f"video, {steps} steps{'' if guidance is None else ' with guidance'}"
         chosen[name] = functools.partial(video_workload, chunk=chunks[0], steps=steps, guidance=guidance)
@@ -432,7 +450,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.benchmark", description=__doc__)
     add = parser.add_argument
     add("--config", help="whose DiT is measured; default: SpaceTimePilot, 1.3B")
-    kinds = ["dit", "encode", "decode", "video", "start"]
+    kinds = ["dit", "encode", "decode", "text", "video", "start"]
     add("--only", nargs="+", choices=kinds, default=kinds, help="default: all")
     add("--frames", type=count, help="of the video; default 81")
     add("--height", type=count, help="default 480")
