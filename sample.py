@@ -122,6 +122,11 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="load the VAE and the DiT in turn, never both: for small devices",
     )
+    add(
+        "--tiled",
+        action="store_true",
+        help="run the VAE in the official tiles, slower: to match official videos",
+    )
     add("--dtype", choices=("bfloat16", "float32"), help="of the computation (bfloat16, on a CPU float32)")
     add = parser.add_argument_group("results").add_argument
     add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<clock>)")
@@ -221,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
             shift=flags.shift,
             guidance=flags.guidance,
             dtype=flags.dtype,
+            tiled=flags.tiled,
             low_memory=flags.low_memory,
         )
         if flags.prompt and not model.takes_text:
@@ -245,7 +251,9 @@ def main(argv: list[str] | None = None) -> None:
 def read_notes(flags: argparse.Namespace) -> tuple[weights.SamplingNotes, bool]:
     """The size of the videos to make: the flags', or what the weights are for; and if these are official."""
     official = False
-    if (Path(flags.weights) / "dit.json").is_file() or not Path(flags.weights).exists():
+    if not Path(flags.weights).exists():
+        raise InputError(f"--weights {flags.weights} does not exist. Give a weights file or a folder.")
+    if (Path(flags.weights) / "dit.json").is_file():
         notes = weights.read_sampling_notes(flags.weights)
     else:
         from stp_jax import pretrained

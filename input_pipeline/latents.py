@@ -72,6 +72,7 @@ class LatentCache:
             "complete": [scenes],
         }
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
+        wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
             found = _read_meta(path)
             differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))

@@ -455,8 +455,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--frames", type=count, help="of the video; default 81")
     add("--height", type=count, help="default 480")
     add("--width", type=count, help="default 832")
-    whole = "latent frames that the VAE works on at a time, 0: all; the video takes the first; default 2 1 4"
-    add("--chunks", nargs="+", type=number(0, 10**6, int), default=[2, 1, 4], help=whole)
+    whole = "latent frames that the VAE works on at a time, 0: all; the video takes the first; default 1 2 4"
+    add("--chunks", nargs="+", type=number(0, 10**6, int), default=[1, 2, 4], help=whole)
     add("--steps", type=count, default=20, help="of the video; default 20")
     add("--guidance", type=number(1, 100), default=5.0, help="of the video by text; 1: none; default 5")
     add("--repeats", type=count, help="runs whose median is taken; default 3")

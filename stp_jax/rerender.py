@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from stp_jax import flow, pretrained, text, weights
 from stp_jax.cameras import Cameras, relative_to
 from stp_jax.errors import InputError
-from stp_jax.models.vae import from_pixels, to_pixels
+from stp_jax.models.tiling import decode_tiled, encode_tiled
+from stp_jax.models.vae import to_pixels
 from stp_jax.official_inputs import pose12, to_official_pixels
 from stp_jax.sampler import Sampler, jax_noise, official_noise
 from stp_jax.sharding import RULES, batch_sharding, make_mesh
@@ -46,6 +47,7 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
+      tiled: the VAE works in the official tiles, see `stp_jax.models.tiling`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
       mesh: a batch is spread over its devices, and filled up where it does not divide; default: one device.
 
@@ -68,6 +70,7 @@ class Rerenderer:
         guidance: float | None = None,
         dtype: str | None = None,
         official_rounding: bool | None = None,
+        tiled: bool = False,
         low_memory: bool = False,
         mesh: Mesh | None = None,
     ):
@@ -92,7 +95,9 @@ class Rerenderer:
         self._dit_config = dataclasses.replace(
             dit_files.config, dtype=self.dtype, remat="none", official_rounding=official_rounding
         )
-        self._vae_config = dataclasses.replace(vae_files.config, dtype=self.dtype)
+        self._vae_config = dataclasses.replace(
+            vae_files.config, dtype=self.dtype, official_rounding=official_rounding
+        )
         if self._vae_config.z_dim != self._dit_config.channels:
             raise InputError(
                 f"{vae or folder}: the vae makes latents of {self._vae_config.z_dim} channels, the dit of "
@@ -117,18 +122,22 @@ class Rerenderer:
         self._dit = _Resident(dataclasses.replace(dit_files, config=self._dit_config), self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)
         # Latent frames at a time: memory stays within a few GiB at any size. The caches of a CPU are small.
-        chunk = max(1, 800_000 // (self.notes.height * self.notes.width))
+        chunk = max(1, 400_000 // (self.notes.height * self.notes.width))
         decode_chunk = 1 if on_cpu else chunk
         vae_graph = self._vae.graph
+        finish = to_official_pixels if self.official else to_pixels
 
         @jax.jit
         def encode(state, video: jax.Array) -> jax.Array:
-            return nnx.merge(vae_graph, state).encode(from_pixels(video), chunk=chunk)
+            vae = nnx.merge(vae_graph, state)
+            return encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
 
         @jax.jit
         def decode(state, latents: jax.Array) -> jax.Array:
-            video = nnx.merge(vae_graph, state).decode(latents, chunk=decode_chunk)
-            return to_official_pixels(video) if self.official else to_pixels(video)
+            vae = nnx.merge(vae_graph, state)
+            if tiled:
+                return finish(decode_tiled(vae, latents, chunk=decode_chunk))
+            return vae.decode(latents, chunk=decode_chunk, finish=finish)
 
         self._encode, self._decode = encode, decode
 

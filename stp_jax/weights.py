@@ -80,7 +80,7 @@ def save_weights(
     part: dict[str, np.ndarray] = {}
 
     def write_part() -> None:
-        save_file(part, str(folder / f"{name}-{len(parts) + 1:05d}.tmp"))
+        save_part(part, folder / f"{name}-{len(parts) + 1:05d}.tmp")
         parts.append(sorted(part))
         part.clear()
 
@@ -102,6 +102,14 @@ def save_weights(
     for path in old:
         if path.name not in files:
             path.unlink()
+
+
+def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that others may read as the user's other files; the library's own may not."""
+    save_file(tensors, str(path), metadata)
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:

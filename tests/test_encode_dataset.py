@@ -29,7 +29,7 @@ def files(tmp_path_factory):
         ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
         ("--batch_size 0", "--batch_size: '0' is not a whole number"),
         ("--data {f}/nowhere", "nowhere: no such folder"),
-        ("--vae {f}/scenes", "holds no vae weights"),
+        ("--vae {f}/scenes", "holds no weights of a VAE"),
         ("--out {f}/a_file", "a_file"),
         ("--out /proc/none", "/proc/none"),
     ],

@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from stp_jax import cameras, weights
 from stp_jax.errors import InputError
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.rerender import Rerenderer
 from stp_jax.sharding import make_mesh
 from tests.tiny_model import (
     DIT_CONFIG,
     FRAMES,
+    NOTES,
     SHIFT,
     SIZE,
     STEPS,
     VAE_CONFIG,
-    make_dit,
     random_parameters,
     read_tiny_model,
     write_tiny_model,
@@ -170,24 +172,29 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def save_dit(folder, config):
+    parameters = random_parameters(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0)), 0, 0.1)
+    weights.save_weights(folder, "dit", parameters, dataclasses.asdict(config), notes=NOTES)
+
+
 DAMAGES = {
-    "no weights at all": (lambda f: [path.unlink() for path in f.iterdir()], "dit.json is missing"),
-    "no vae": (lambda f: (f / "vae.json").unlink(), "vae.json is missing"),
+    "no weights at all": (lambda f: [path.unlink() for path in f.iterdir()], "no weights of a DiT"),
+    "no vae": (lambda f: (f / "vae.json").unlink(), "no weights of a VAE"),
     "no part": (lambda f: next(f.glob("vae-*")).unlink(), "is missing"),
-    "truncated": (truncate, "damaged or truncated"),
+    "truncated": (truncate, "is truncated: .* bytes are there"),
     "broken index": (lambda f: (f / "dit.json").write_text('{"config": '), "not a weights index"),
     "no notes": (lambda f: edit_index(f, "dit", notes=None), "frames"),
-    "other width": (lambda f: edit_index(f, "dit", config={"dim": 64}), "another model"),
-    "other kind": (lambda f: edit_index(f, "dit", config={"width": 8}), "another kind of model"),
+    "other width": (
+        lambda f: edit_index(f, "dit", config={"dim": 64}),
+        "not those of the model",
+    ),
+    "other kind": (
+        lambda f: edit_index(f, "dit", config={"width": 8}),
+        "none of this version: .*width",
+    ),
     "impossible": (lambda f: edit_index(f, "dit", config={"heads": 5}), "heads"),
     "other vae": (
-        lambda f: weights.save_weights(
-            f,
-            "dit",
-            random_parameters(make_dit, 0, 0.1),
-            dataclasses.asdict(dataclasses.replace(DIT_CONFIG, channels=VAE_CONFIG.z_dim * 2)),
-            notes=json.loads((f / "dit.json").read_text())["notes"],
-        ),
+        lambda f: save_dit(f, dataclasses.replace(DIT_CONFIG, channels=VAE_CONFIG.z_dim * 2)),
         "trained together",
     ),
 }

@@ -193,8 +193,8 @@ BAD = {
     "--out ''": "--out is empty",
     "--out /proc/none": "/proc/none cannot be written",
     # weights
-    "--weights {f}/full": "holds no dit weights",
-    "--weights {f}/nowhere": "holds no dit weights",
+    "--weights {f}/full": "full holds no weights of a DiT",
+    "--weights {f}/nowhere": "nowhere does not exist",
 }
 
 
@@ -220,7 +220,7 @@ def test_weights_of_another_config_leave_no_trace(run, tmp_path):
     index["config"]["dim"] = 64
     (folder / "dit.json").write_text(json.dumps(index))
     status, _, err = run(f"{GOOD} --weights {folder} --out mine")
-    assert status == 2 and "another model" in err
+    assert status == 2 and "its tensors are not those of the model" in err
     assert not (tmp_path / "mine").exists()
 
 
@@ -243,12 +243,13 @@ def test_progress_bar_shows_every_part_of_the_work(capsys):
 
     request = SimpleNamespace(
         clip=SimpleNamespace(frames=None),
+        in_world=lambda cameras: cameras,
         source=None,
         source_animation_time=None,
         target=None,
         target_animation_time=None,
     )
-    sample.rerender_with_bar(model, request, seed=0)
+    sample.rerender_with_bar(model, request, sample.parse_flags([]))
     shown = capsys.readouterr().err
     for what, done in parts:
         assert re.search(rf"{what} *{100 * done:.0f}%", shown), (what, shown)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
+
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable_attention() -> Iterator[None]:
+    """What is traced within runs on every platform: no kernels of one vendor."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -21,7 +37,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Returns:
       `[B, N, heads, head_dim]` in the dtype of `q`.
     """
-    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+    fused = jax.default_backend() == "gpu" and not _portable.get()
+    if fused and q.dtype in (jnp.bfloat16, jnp.float16):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     batch, queries, heads, _ = q.shape
     bytes_per_query = 4 * batch * heads * k.shape[1]

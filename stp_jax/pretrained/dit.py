@@ -67,7 +67,7 @@ def rules(config: DiTConfig, layout: str) -> list[Rule]:
     if own or not config.text_dim:
         raise InputError(
             f"this DiT (camera {config.camera}, animation time {config.animation_time}, text_dim "
-            f"{config.text_dim}) is unlike the {layout} models. Store it in our own form."
+            f"{config.text_dim}) is unlike the {layout} models. Store it in our own form (--format ours)."
         )
     if layout == "diffusers" and (config.camera, config.animation_time) != ("none", "none"):
         raise InputError(

@@ -124,8 +124,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     data = _memory_map(path)
     start = 8 + int.from_bytes(bytes(data[:8]), "little") if len(data) >= 8 else math.inf
     if start > len(data):
-        if text := _what_it_is(bytes(data[:512])) if len(data) < 512 or data[8] != ord("{") else "":
-            raise InputError(f"{path} is no safetensors file: {text}.")
+        if bytes(data[8:9]) != b"{":
+            raise InputError(f"{path} is no safetensors file: {_what_it_is(bytes(data[:512]))}.")
         raise InputError(f"{path} is truncated: its header is not complete. {AGAIN}")
     try:
         header = json.loads(bytes(data[8:start]))

@@ -145,15 +145,6 @@ def test_time_limit_ends_the_run_and_the_learning_rate_with_it(tmp_path, toy):
     assert len(os.listdir(tmp_path / "checkpoints")) == 1
 
 
-def test_run_starts_from_given_weights(tmp_path, straight):
-    config = toy_config(steps=1)
-    config.optimizer.update(learning_rate=0.0, adam_learning_rate=0.0, weight_decay=0.0)
-    config.init_from = str(straight / "weights")
-    loop.train(config, tmp_path / "continued")
-    for name, array in exported(straight).items():
-        np.testing.assert_allclose(array, exported(tmp_path / "continued")[name], rtol=1e-6)
-
-
 def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     loop.train(toy_config(pictures_every=5, export_every=4), tmp_path)
     assert list(logged(tmp_path, "loss")) == [4, 6, 8, 10]

@@ -1,0 +1,152 @@
+"""The denoiser as a program without Python code of ours: StableHLO through `jax.export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from stp_jax import pretrained
+from stp_jax.errors import InputError
+from stp_jax.export import write_safetensors
+from stp_jax.models.attention import portable_attention
+from stp_jax.pretrained import Pretrained, models
+from stp_jax.pretrained.layout import lazy_parameters
+from stp_jax.text import LENGTH
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+STRIDES = 4, 8  # video frames and pixels for a latent cell: Wan's VAE
+
+RUN_PY = '''"""Calls the exported denoiser once, with noise. Needs jax, numpy and safetensors alone."""
+
+import json
+from pathlib import Path
+
+import jax
+import ml_dtypes  # noqa: F401  gives numpy its bfloat16
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+folder = Path(__file__).parent
+denoise = export.deserialize((folder / "denoiser.stablehlo").read_bytes())
+parameters = {}
+for file in sorted(folder.glob("parameters*.safetensors")):
+    parameters |= load_file(file)
+rng = np.random.default_rng(0)
+inputs = {
+    name: rng.standard_normal(one["shape"]).astype(one["dtype"])
+    for name, one in json.loads((folder / "inputs.json").read_text()).items()
+}
+velocity = denoise.call(jax.device_put(parameters), inputs)
+print("velocity", velocity.shape, velocity.dtype, "mean square", float((velocity**2).mean()))
+'''
+
+
+def inputs_of(
+    found: Pretrained, latent_size: tuple[int, int, int], batch: int, frames: int
+) -> dict[str, Any]:
+    """Shape, dtype and meaning of everything that the exported program takes beside the parameters."""
+    c = found.config
+    latents = (batch, *latent_size, c.channels)
+    inputs: dict[str, tuple[tuple[int, ...], str]] = {
+        "noisy": (latents, "noisy latents of the target [B, F', H', W', C], normalised"),
+        "timestep": ((batch,), "noise level [B], 1000 is pure noise"),
+    }
+    if c.source:
+        inputs["source"] = (latents, "latents of the source, normalised")
+    for clip in ("source", "target") if c.source else ():
+        if c.camera != "none":
+            inputs[f"{clip}_c2w"] = (
+                (batch, frames, 4, 4),
+                "camera to world, OpenCV axes, relative to the source's first camera, metres"
+                if c.camera == "plucker"
+                else "poses as stp_jax.official_inputs.pose12 gives them",
+            )
+        if c.camera == "plucker":
+            inputs[f"{clip}_intrinsics"] = (
+                (batch, frames, 4),
+                "fx, fy, cx, cy divided by width, height, width, height",
+            )
+        if c.animation_time != "none" or c.rope_frames == "animation_time":
+            inputs[f"{clip}_animation_time"] = ((batch, frames), "moment of each frame, in source frames")
+    if c.text_dim:
+        inputs["text"] = (
+            (batch, LENGTH, c.text_dim),
+            "embeddings of the prompt, zeros past its end (stp_jax.text)",
+        )
+    return {
+        name: {"shape": shape, "dtype": "float32", "meaning": meaning}
+        for name, (shape, meaning) in inputs.items()
+    }
+
+
+def export_stablehlo(
+    found: Pretrained,
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    batch: int = 1,
+    frames: int | None = None,
+    size: Sequence[int] | None = None,
+) -> None:
+    """Writes denoiser.stablehlo, parameters.safetensors, inputs.json and run.py.
+
+    The program is `denoise(parameters, inputs) -> velocity` [B, F', H', W', C] float32, for fixed shapes. Its
+    attention is XLA's own on every platform: kernels of one vendor have no portable form.
+
+    Args:
+      found: a DiT.
+      folder: an empty one.
+      dtype: of the computation and of the kernels; default: as they are stored.
+      batch: videos at a time.
+      frames, size: of the video, size as (width, height); default: as the weights say.
+
+    Raises:
+      InputError: a size that the model cannot work at; the extra `export` is not installed.
+    """
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError:
+        raise InputError("--format stablehlo needs flatbuffers: pip install 'stp-jax[export]'.") from None
+    notes = pretrained.sampling_notes(found)
+    frames = frames or notes.frames
+    width, height = size or (notes.width, notes.height)
+    cell = STRIDES[1] * found.config.patch
+    if (frames - 1) % STRIDES[0] or height % cell or width % cell:
+        raise InputError(
+            f"{frames} frames of {width} x {height} pixels: the model takes {STRIDES[0]}n + 1 frames and "
+            f"multiples of {cell} pixels."
+        )
+    latent_size = (frames - 1) // STRIDES[0] + 1, height // STRIDES[1], width // STRIDES[1]
+    lazy = lazy_parameters(found.rules, found.tensors)
+    if dtype is None:
+        dtype = "float32" if lazy["patch_embedding.kernel"].dtype == np.float32 else "bfloat16"
+    config = dataclasses.replace(found.config, dtype=dtype, remat="none")
+    graph, shapes = models.abstract("dit", config)
+    kinds = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
+    inputs = inputs_of(found, latent_size, batch, frames)
+
+    def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
+        model = nnx.merge(graph, models.state_of(parameters))
+        told = {name: array for name, array in inputs.items() if name not in ("noisy", "source", "timestep")}
+        conditioning = model.condition(**told, latent_size=latent_size)
+        arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
+        return model(*arguments, differentiable=False).astype(jnp.float32)
+
+    wanted = {name: jax.ShapeDtypeStruct(shape.shape, kinds[name]) for name, shape in shapes.items()}
+    given = {name: jax.ShapeDtypeStruct(one["shape"], one["dtype"]) for name, one in inputs.items()}
+    with portable_attention():
+        exported = jax.export.export(jax.jit(denoise), platforms=PLATFORMS)(wanted, given)
+    (folder / "denoiser.stablehlo").write_bytes(exported.serialize())
+    (folder / "inputs.json").write_text(json.dumps(inputs, indent=1) + "\n")
+    (folder / "run.py").write_text(RUN_PY)
+    arrays = ((name, np.asarray(lazy[name], kinds[name])) for name in sorted(lazy))
+    write_safetensors(folder, "parameters", arrays)

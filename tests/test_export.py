@@ -1,0 +1,227 @@
+"""What leaves in other layouts keeps every bit, and gives the same numbers where it arrives."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from stp_jax import export, pretrained, weights
+from stp_jax.models.dit import DiTConfig
+from stp_jax.pretrained import models
+from stp_jax.pretrained.files import open_tensors
+from tests.stored_tensors import (
+    LATENTS,
+    NOISY,
+    SPACETIMEPILOT,
+    TEXT,
+    TIMESTEP,
+    TINY,
+    TINY_DIT,
+    VIDEO,
+    build,
+    normal,
+    random_tensors,
+)
+from tests.tiny_model import write_tiny_model
+
+PILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT | {"dim": 64}, dtype="float32")
+
+
+def run(capsys, *words) -> str:
+    export.main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def same(tensors, others) -> bool:
+    return tensors.keys() == others.keys() and all(
+        tensors[name].dtype == others[name].dtype and np.array_equal(tensors[name], others[name])
+        for name in tensors
+    )
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """Official files of a tiny SpaceTimePilot in bfloat16 and a tiny VAE in float32."""
+    folder = tmp_path_factory.mktemp("official")
+    dit = random_tensors("dit", PILOT, "official")
+    save_file(
+        {name: array.astype(ml_dtypes.bfloat16) for name, array in dit.items()}, folder / "dit.safetensors"
+    )
+    save_file(random_tensors("vae", TINY["vae"], "official"), folder / "vae.safetensors")
+    (folder / "config.json").write_text(json.dumps({"dim": PILOT.dim, "num_heads": PILOT.heads}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    """Official files of a tiny text-to-video model and a tiny VAE."""
+    folder = tmp_path_factory.mktemp("wan")
+    for kind in ("dit", "vae"):
+        save_file(random_tensors(kind, TINY[kind], "official"), folder / f"{kind}.safetensors")
+    (folder / "config.json").write_text(json.dumps({"dim": TINY["dit"].dim, "num_heads": TINY["dit"].heads}))
+    return folder
+
+
+def test_official_to_ours_and_back_keeps_every_bit(official, tmp_path, capsys):
+    run(capsys, "--weights", official, "--format", "ours", "--out", tmp_path / "ours")
+    run(capsys, "--weights", tmp_path / "ours", "--format", "official", "--out", tmp_path / "again")
+    for kind in ("dit", "vae"):
+        file = f"{kind}.safetensors"
+        assert same(load_file(official / file), load_file(tmp_path / "again" / file))
+        configs = [pretrained.recognise(folder, kind).config for folder in (official, tmp_path / "again")]
+        assert configs[0] == configs[1]
+
+
+def test_ours_to_official_keeps_what_the_tensors_do_not_say(tmp_path, capsys):
+    ours = write_tiny_model(tmp_path / "ours")
+    run(capsys, "--weights", ours, "--format", "official", "--only", "vae", "--out", tmp_path / "official")
+    found = pretrained.recognise(tmp_path / "official", "vae")
+    assert found.config == pretrained.recognise(ours, "vae").config
+    assert same(pretrained.read(found), weights.read_weights(ours, "vae"))
+
+
+def test_values_change_their_type_on_request_alone(official, tmp_path, capsys):
+    words = ("--weights", official / "vae.safetensors", "--format", "official", "--dtype", "bfloat16")
+    run(capsys, *words, "--out", tmp_path / "small")
+    small = load_file(tmp_path / "small/vae.safetensors")
+    large = load_file(official / "vae.safetensors")
+    assert all(np.array_equal(small[name], large[name].astype(ml_dtypes.bfloat16)) for name in large)
+
+
+def test_large_models_are_split_and_found_again(official, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "PART_BYTES", 20_000)
+    run(capsys, "--weights", official, "--only", "dit", "--format", "official", "--out", tmp_path / "out")
+    parts = sorted(file.name for file in (tmp_path / "out").glob("dit-*.safetensors"))
+    assert len(parts) > 2 and parts[0] == f"dit-00001-of-{len(parts):05d}.safetensors"
+    again = open_tensors(tmp_path / "out/dit.safetensors.index.json")
+    assert same(again, load_file(official / "dit.safetensors"))
+    assert pretrained.recognise(tmp_path / "out", "dit").config == dataclasses.replace(
+        PILOT, dtype="bfloat16"
+    )
+
+
+def test_ckpt_files_load_in_pytorch(official, tmp_path, capsys):
+    torch = pytest.importorskip("torch", reason="pip install 'stp-jax[convert]' to write .ckpt files")
+    run(capsys, "--weights", official, "--format", "ckpt", "--out", tmp_path / "out")
+    for kind in ("dit", "vae"):
+        state = torch.load(tmp_path / f"out/{kind}.ckpt", weights_only=True)
+        expected = load_file(official / f"{kind}.safetensors")
+        assert state.keys() == expected.keys()
+        for name, tensor in state.items():
+            assert np.array_equal(tensor.float().numpy(), expected[name].astype(np.float32))
+            assert str(tensor.dtype) == f"torch.{expected[name].dtype}"
+        assert same(open_tensors(tmp_path / f"out/{kind}.ckpt"), expected)
+
+
+def test_diffusers_folders_round_trip(wan, tmp_path, capsys):
+    run(capsys, "--weights", wan, "--format", "diffusers", "--out", tmp_path / "out")
+    for kind, sub in (("dit", "transformer"), ("vae", "vae")):
+        file = tmp_path / "out" / sub / "diffusion_pytorch_model.safetensors"
+        assert load_file(file).keys() == random_tensors(kind, TINY[kind], "diffusers").keys()
+    run(capsys, "--weights", tmp_path / "out", "--format", "official", "--out", tmp_path / "again")
+    for kind in ("dit", "vae"):
+        file = f"{kind}.safetensors"
+        assert same(load_file(tmp_path / "again" / file), load_file(wan / file))
+
+
+def test_diffusers_loads_the_folders_and_gives_the_same_output(wan, tmp_path, capsys):
+    reason = "pip install 'stp-jax[convert]' to compare with diffusers"
+    torch = pytest.importorskip("torch", reason=reason)
+    diffusers = pytest.importorskip("diffusers", reason=reason)
+    from tests.pretrained.make_golden import channels_first, channels_last
+
+    run(capsys, "--weights", wan, "--format", "diffusers", "--out", tmp_path / "out")
+    transformer = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
+    vae = diffusers.AutoencoderKLWan.from_pretrained(tmp_path / "out", subfolder="vae")
+    with torch.no_grad():
+        velocity = transformer(
+            hidden_states=channels_first(NOISY),
+            timestep=torch.from_numpy(TIMESTEP),
+            encoder_hidden_states=torch.from_numpy(TEXT),
+        ).sample
+        mean = vae.encode(channels_first(VIDEO)).latent_dist.mean
+        video = vae.decode(channels_first(LATENTS)).sample
+    ours = build("dit", TINY["dit"], "official")
+
+    @jax.jit
+    def expected(noisy, timestep, text):
+        return ours(noisy, None, timestep, ours.condition(text=text, latent_size=noisy.shape[1:4]))
+
+    close = {"atol": 2e-5, "rtol": 0}
+    np.testing.assert_allclose(channels_last(velocity), expected(NOISY, TIMESTEP, TEXT), **close)
+    ours_vae = build("vae", TINY["vae"], "official")
+    np.testing.assert_allclose(channels_last(mean), jax.jit(lambda x: ours_vae.moments(x)[0])(VIDEO), **close)
+    decoded = jax.jit(lambda z: ours_vae.decode_raw(z))(LATENTS)
+    np.testing.assert_allclose(channels_last(video), np.clip(decoded, -1, 1), **close)
+
+
+@pytest.mark.parametrize("which", ["ours", "official"])
+def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsys):
+    source = write_tiny_model(tmp_path / "ours") if which == "ours" else official
+    size = ("--frames", 5, "--size", 32, 48, "--batch", 2, "--dtype", "float32")
+    out = tmp_path / "out"
+    run(capsys, "--weights", source, "--format", "stablehlo", "--out", out, *size)
+    program = jax.export.deserialize((out / "denoiser.stablehlo").read_bytes())
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    described = json.loads((out / "inputs.json").read_text())
+    inputs = {name: normal(i, *one["shape"]) for i, (name, one) in enumerate(described.items())}
+    parameters = load_file(out / "parameters.safetensors")
+    velocity = program.call(parameters, inputs)
+
+    found = pretrained.recognise(source, "dit")
+    config = dataclasses.replace(found.config, dtype="float32")
+    model = nnx.merge(models.abstract("dit", config)[0], models.state_of(jax.device_put(parameters)))
+
+    @jax.jit
+    def expected(inputs):
+        told = {k: v for k, v in inputs.items() if k not in ("noisy", "source", "timestep")}
+        conditioning = model.condition(**told, latent_size=(2, 6, 4))
+        return model(inputs["noisy"], inputs["source"], inputs["timestep"], conditioning)
+
+    assert velocity.shape == (2, 2, 6, 4, 4)
+    np.testing.assert_allclose(velocity, expected(inputs), atol=2e-5)
+    if which == "ours":  # what a reader without this library does
+        example = subprocess.run([sys.executable, out / "run.py"], capture_output=True, text=True)
+        assert "velocity (2, 2, 6, 4, 4) float32" in example.stdout, example.stderr
+
+
+MISTAKES = {
+    "--weights {ours} --format official": "camera plucker.*--format ours",
+    "--weights {official} --format diffusers": "no encoders of camera and animation time",
+    "--weights {official} --format ours --out {official}": "exists and is not empty",
+    "--weights {official} --format ours --only text_encoder": "no weights of a text encoder",
+    "--weights {official}/nothing --format ours": "does not exist",
+    "--weights {ours} --format stablehlo --frames 6": r"4n \+ 1 frames",
+    "--weights {ours} --format stablehlo --only vae": "dit alone",
+    "--weights {ours} --format onnx": "invalid choice: 'onnx'",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(words, official, tmp_path, capsys):
+    ours = write_tiny_model(tmp_path / "ours")
+    before = sorted(tmp_path.rglob("*"))
+    given = words.format(ours=ours, official=official).split()
+    with pytest.raises(SystemExit) as stop:
+        export.main(given if "--out" in given else [*given, "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") <= 2
+    assert re.search(MISTAKES[words], error), error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_full_disk_is_noticed_before_anything_is_written(official, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
+    with pytest.raises(SystemExit):
+        run(capsys, "--weights", official, "--format", "ours", "--out", tmp_path / "out")
+    assert "GB are free" in capsys.readouterr().err and not list(tmp_path.iterdir())
