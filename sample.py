@@ -147,7 +147,8 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     if extra:
         raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
     for name, value in vars(flags).items():
-        if value == "":  # an unset variable of a shell; it must not mean the default
+        # An unset variable of a shell must not mean the default; an empty prompt says nothing, which is fine.
+        if value == "" and name not in ("prompt", "negative_prompt"):
             raise InputError(f"--{name} is empty (see --help)")
     return flags
 
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
             distance=flags.distance,
             start=flags.start,
             duration=flags.duration,
-            official=official,
+            official=official and flags.video is not None,  # the bundled clip has not frames enough
         )
         print(request.summary)
 

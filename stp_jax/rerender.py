@@ -112,7 +112,8 @@ class Rerenderer:
         check_size(self.notes, self._vae_config, self._dit_config.patch)
         self._text_encoder: Path | None = None
         if self._dit_config.text_dim:
-            self._text_encoder = pretrained.find(text_encoder or folder, "text_encoder")
+            self._text_encoder = pretrained.recognise(text_encoder or folder, "text_encoder").path
+            text.find_tokenizer(self._text_encoder)  # its absence is told now
         elif self.guidance != 1:
             raise InputError(
                 f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."

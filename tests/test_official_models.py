@@ -1,0 +1,219 @@
+"""Official files go in, a video comes out: sample.py and Rerenderer on tiny models of published layout."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import sample
+from stp_jax import cameras, flow, text, weights
+from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
+from stp_jax.models.vae import VAEConfig
+from stp_jax.official_inputs import pose12
+from stp_jax.rerender import Rerenderer
+from stp_jax.sampler import official_noise
+from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
+from tests.test_text import write_text_encoder
+
+FRAMES, HEIGHT, WIDTH = 9, 32, 48
+SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
+VAE = VAEConfig(dim=8)
+MODELS = {"spacetimepilot": SPACETIMEPILOT, "recammaster": RECAMMASTER, "wan": WAN}
+
+
+def dit_config(model: str) -> DiTConfig:
+    return DiTConfig(**MODELS[model] | TINY_DIT | {"channels": 16}, dtype="float32")
+
+
+def write_models(folder, model: str):
+    """As a user has them after downloading."""
+    folder.mkdir(parents=True)
+    save_file(random_tensors("dit", dit_config(model), "official"), folder / "SpacetimePilot_1.3B_v1.ckpt")
+    save_file(random_tensors("vae", VAE, "official"), folder / "Wan2.1_VAE.pth")
+    write_text_encoder(folder)
+    (folder / "config.json").write_text(json.dumps({"dim": TINY_DIT["dim"], "num_heads": TINY_DIT["heads"]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("official")
+    return {model: write_models(base / model, model) for model in MODELS}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def inputs():
+    lens = cameras.default_intrinsics(50, aspect=WIDTH / HEIGHT)
+    source = cameras.parse("dolly_in", FRAMES, intrinsics=lens)
+    world = cameras.preset("orbit_left", FRAMES, intrinsics=lens).c2w[3].astype(np.float64)
+    in_world = lambda c: c._replace(c2w=(world @ c.c2w).astype(np.float32))  # noqa: E731
+    target = in_world(cameras.parse("orbit_left:30:-15", FRAMES, intrinsics=lens))
+    clock = np.arange(FRAMES, dtype=np.float32)
+    video = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return video, in_world(source), clock, target, clock[::-1].copy()
+
+
+@pytest.mark.parametrize(
+    ("model", "guidance", "tiled"),
+    [("spacetimepilot", 5.0, False), ("recammaster", 1.0, False), ("spacetimepilot", 2.0, True)],
+)
+def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance, tiled):
+    folder = folders[model]
+    rerenderer = Rerenderer(folder, **SIZE, steps=3, guidance=guidance, dtype="float32", tiled=tiled)
+    video, source, source_time, target, target_time = inputs()
+    result = rerenderer(
+        video, source, source_time, target, target_time, prompt="a dog runs", negative_prompt="fast", seed=7
+    )
+
+    vae = build("vae", VAE, "official")
+    dit = build("dit", dit_config(model), "official")
+    pixels = video[None].astype(np.float32) / 127.5 - 1
+    latents = jax.jit(lambda x: vae.encode(x))(pixels)  # smaller than a tile, so whole
+    told = pose12(source.c2w[None], target.c2w[None], target_reference=source.c2w[:1])
+    encoder = folder / "models_t5_umt5-xxl-enc-bf16.safetensors"
+    words = text.embed(["a dog runs", "fast"], encoder, dtype="float32")
+
+    @jax.jit
+    def velocity(x, timestep, words):
+        conditioning = dit.condition(
+            source_c2w=told[0],
+            target_c2w=told[1],
+            source_animation_time=source_time[None],
+            target_animation_time=target_time[None],
+            text=words,
+            latent_size=latents.shape[1:4],
+        )
+        return dit(x, latents, timestep, conditioning)
+
+    x = official_noise(7, latents.shape).astype(np.float64)
+    sigmas = flow.sampling_sigmas(3, 5.0)
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        timestep = np.full(1, 1000 * sigma, np.float32)
+        v = np.asarray(velocity(x.astype(np.float32), timestep, words[:1]), np.float64)
+        if guidance != 1:
+            negative = np.asarray(velocity(x.astype(np.float32), timestep, words[1:]), np.float64)
+            v = negative + guidance * (v - negative)
+        x = x + (following - sigma) * v
+    decoded = np.asarray(jax.jit(lambda z: vae.decode(z))(x.astype(np.float32)))[0]
+    expected = np.clip((decoded + 1) * 127.5, 0, 255).astype(np.uint8)  # cut off, not rounded
+    difference = np.abs(result.astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
+def test_the_official_rounding_is_on_for_official_weights_in_bfloat16(folders):
+    model = Rerenderer(folders["spacetimepilot"], **SIZE, dtype="bfloat16")
+    assert model._dit_config.official_rounding and model._vae_config.official_rounding
+    plain = Rerenderer(folders["spacetimepilot"], **SIZE, dtype="bfloat16", official_rounding=False)
+    assert not plain._dit_config.official_rounding and not plain._vae_config.official_rounding
+
+
+def test_low_memory_changes_no_pixel(folders):
+    options = SIZE | {"steps": 2, "guidance": 2.0, "dtype": "float32"}
+    videos = [
+        Rerenderer(folders["spacetimepilot"], **options, low_memory=low)(*inputs(), prompt="a dog", seed=1)
+        for low in (False, True)
+    ]
+    assert np.array_equal(*videos)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str, *more: str):
+        status = 0
+        try:
+            sample.main([*words.split(), *more])
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+SMALL = f"--frames {FRAMES} --size {WIDTH} {HEIGHT} --steps 2 --duration 0.5 --dtype float32"
+
+
+def test_sample_takes_a_folder_of_downloads(folders, run, tmp_path):
+    out = tmp_path / "out"
+    prompt = "a dog runs 狗"
+    status, said, error = run(
+        f"{SMALL} --weights {folders['spacetimepilot']} --out {out} --seed 3", "--prompt", prompt
+    )
+    assert status == 0, error
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["settings"]["prompt"] == prompt and settings["settings"]["guidance"] == 5.0
+    assert settings["settings"]["shift"] == 5.0
+    assert (out / "result.mp4").stat().st_size and (out / "contact_sheet.png").stat().st_size
+    assert "48 x 32" in said
+
+
+@pytest.mark.parametrize("prompt", ["", "a dog " * 400])
+def test_empty_and_very_long_prompts_work(folders, run, tmp_path, prompt):
+    status, _, error = run(
+        f"{SMALL} --weights {folders['spacetimepilot']} --guidance 1 --out {tmp_path}/out", "--prompt", prompt
+    )
+    assert status == 0, error
+    assert ("only the first 512 are read" in error) == (len(prompt) > 0)
+
+
+MISTAKES = {
+    "--weights {wan}": "Wan2.1 text-to-video.*told no source video.*configs/wan_1_3b_plucker.py",
+    "--weights {spacetimepilot}/Wan2.1_VAE.pth": "is a Wan VAE of width 8, not a DiT",
+    "--weights {spacetimepilot}/models_t5_umt5-xxl-enc-bf16.safetensors": "is a umT5 encoder.*not a DiT",
+    "--weights {spacetimepilot} --text_encoder {recammaster}/Wan2.1_VAE.pth": "not a text encoder",
+    "--weights {spacetimepilot} --frames 10": r"takes 4n \+ 1, for instance 9 or 13",
+    "--weights {spacetimepilot} --size 50 32": "multiples of 16",
+    "--weights {spacetimepilot} --animation_time official:nothing": "nothing",
+    f"--weights {weights.BUNDLED} --prompt dog": "takes no text",
+    f"--weights {weights.BUNDLED} --guidance 3": "takes no text",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_named_and_leave_no_trace(folders, run, tmp_path, words):
+    given = words.format(**folders)
+    status, _, error = run(f"{SMALL} {given} --out {tmp_path}/out")  # of a flag given twice the last counts
+    assert status == 2 and error.startswith("error: ") and error.count("\n") <= 2, error
+    assert re.search(MISTAKES[words], error), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_without_its_tokenizer_is_told_before_anything_is_computed(run, tmp_path):
+    folder = write_models(tmp_path / "models", "spacetimepilot")
+    (folder / "google/umt5-xxl/tokenizer.json").unlink()
+    status, said, error = run(f"{SMALL} --weights {folder} --prompt dog --out {tmp_path}/out")
+    assert status == 2 and "its tokenizer is missing" in error and "google/umt5-xxl" in error
+    assert "Computing" not in said and not (tmp_path / "out").exists()
+
+
+def test_a_truncated_download_is_told(run, tmp_path):
+    folder = write_models(tmp_path / "models", "spacetimepilot")
+    file = folder / "SpacetimePilot_1.3B_v1.ckpt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    status, _, error = run(f"{SMALL} --weights {folder} --out {tmp_path}/out")
+    assert status == 2 and "truncated" in error and file.name in error
+
+
+def test_missing_tensors_are_listed_by_name(run, tmp_path):
+    folder = write_models(tmp_path / "models", "spacetimepilot")
+    tensors = random_tensors("dit", dit_config("spacetimepilot"), "official")
+    tensors.pop("blocks.1.cam_encoder.bias")
+    tensors["blocks.0.surprise"] = np.zeros(3, np.float32)
+    save_file(tensors, folder / "SpacetimePilot_1.3B_v1.ckpt")
+    status, _, error = run(f"{SMALL} --weights {folder} --out {tmp_path}/out")
+    assert status == 2
+    assert "missing (blocks.1.cam_encoder.bias)" in error and "not known (blocks.0.surprise)" in error
+
+
+def test_sizes_that_do_not_fit_are_refused(folders):
+    with pytest.raises(InputError, match="multiples of 16"):
+        Rerenderer(folders["spacetimepilot"], frames=9, height=40, width=48)
