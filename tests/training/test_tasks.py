@@ -1,5 +1,6 @@
 """The real models through the real trainer, on scenes of 16 x 16 pixels: VAE, latent cache, DiT."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 from configs import demo, demo_vae
 from input_pipeline.datasets import cam_x_time
@@ -17,11 +19,15 @@ from input_pipeline.pipeline import make_clips, make_dataset
 from stp_jax import weights
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
+from stp_jax.models.dit import DiTConfig
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
+from stp_jax.pretrained import dit
+from stp_jax.pretrained.layout import lazy_parameters
 from stp_jax.training.loop import train
 from stp_jax.training.state import bind, graph_of
 from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop
 from tests.input_pipeline import synthetic
+from tests.stored_tensors import WAN, random_tensors
 
 FRAMES, SIZE = 5, 16
 
@@ -135,6 +141,53 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     saved, original = (weights.read_weights(folder, "vae") for folder in (beside, config.vae))
     assert all(np.array_equal(saved[name], original[name]) for name in original)
     assert weights.read_index(beside, "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
+
+
+def started_from(config, folder, init_from) -> dict[str, np.ndarray]:
+    """What one step with a learning rate of 0 leaves of the weights that training starts from."""
+    config.init_from = str(init_from)
+    config.optimizer.update(learning_rate=0.0, weight_decay=0.0, warmup_steps=0)
+    if "adam_learning_rate" in config.optimizer:
+        config.optimizer.adam_learning_rate = 0.0
+    config.train.steps = 1
+    train(config, folder)
+    return weights.read_weights(folder / "weights", "dit")
+
+
+def test_training_starts_from_weights_of_ours(tmp_path, dit_config):
+    config = dit_config.copy_and_resolve_references()
+    model = DiTTask(config).init(nnx.Rngs(5))
+    first = {name: np.asarray(array) for name, array in weights.flatten(model).items()}
+    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    found = started_from(config, tmp_path / "run", tmp_path / "first")
+    for name, array in first.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-6)  # their average is rounded
+
+
+def test_training_starts_from_wan_and_adds_what_it_lacks(tmp_path, dit_config, capsys):
+    config = dit_config.copy_and_resolve_references()
+    config.model.update(text_dim=12, rope_frames="stream")
+    config.text = str(tmp_path / "words.npz")
+    np.savez(config.text, embeddings=np.random.default_rng(0).standard_normal((1, 512, 12), np.float32))
+    wan = dataclasses.replace(DiTConfig(**config.model), **WAN | {"text_dim": 12})
+    stored = random_tensors("dit", wan, "official")
+    save_file(stored, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"dim": wan.dim, "num_heads": wan.heads}))
+    found = started_from(config, tmp_path / "run", tmp_path / "diffusion_pytorch_model.safetensors")
+    expected = lazy_parameters(dit.rules(wan, "official"), stored)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], np.asarray(array), rtol=1e-6)
+    added = found.keys() - expected.keys()
+    assert {name.split(".")[0] for name in added} == {"blocks", "camera_encoder", "animation_time_encoder"}
+    assert not found["blocks.camera.kernel"].any() and found["camera_encoder.embed.layer_out.kernel"].any()
+    said = capsys.readouterr()
+    assert "it lacks and training begins with: animation_time_encoder" in said.out + said.err
+    loss = [json.loads(line)["loss"] for line in open(tmp_path / "run/metrics.jsonl") if "loss" in line]
+    assert np.isfinite(loss).all()
+
+    config.init_from = str(config.vae)
+    with pytest.raises(InputError, match="no weights of a DiT"):
+        train(config, tmp_path / "other")
 
 
 def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
