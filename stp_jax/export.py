@@ -234,18 +234,10 @@ def find_models(path: str, only: list[str] | None) -> list[Pretrained]:
     Raises:
       InputError: what was asked for is not there; nothing is.
     """
-    if only:
-        return [pretrained.recognise(path, kind) for kind in only]
-    if Path(path).is_file():
-        return [pretrained.recognise(path)]
-    models = []
-    for kind in ("dit", "vae"):
-        try:
-            pretrained.find(path, kind)
-        except InputError:
-            continue
-        models.append(pretrained.recognise(path, kind))
-    return models or [pretrained.recognise(path)]
+    kinds = only or pretrained.kinds_in(path)
+    if not only and "dit" in kinds:
+        kinds = [kind for kind in kinds if kind != "text_encoder"]
+    return [pretrained.recognise(path, kind) for kind in kinds]
 
 
 @contextmanager

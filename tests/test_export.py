@@ -195,6 +195,16 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
         assert "velocity (2, 2, 6, 4, 4) float32" in example.stdout, example.stderr
 
 
+def test_a_folder_with_two_dits_is_not_exported_without_them(official, tmp_path, capsys):
+    for file in official.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    tensors = load_file(official / "dit.safetensors")
+    save_file(tensors, tmp_path / "other.safetensors", metadata={"other": "size"})
+    with pytest.raises(SystemExit):
+        run(capsys, "--weights", tmp_path, "--format", "ours", "--out", tmp_path / "out")
+    assert "more than one file of a DiT: dit.safetensors, other.safetensors" in capsys.readouterr().err
+
+
 MISTAKES = {
     "--weights {ours} --format official": "camera plucker.*--format ours",
     "--weights {official} --format diffusers": "no encoders of camera and animation time",

@@ -134,6 +134,21 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
     raise InputError(f"{path} holds no weights of {NOUNS[kind or 'dit']}. {_sought(kind or 'dit')}")
 
 
+def kinds_in(path: str | os.PathLike) -> list[str]:
+    """The kinds of models that lie in a folder, or the kind of a file.
+
+    Raises:
+      InputError: as `find`; nothing is there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [_recognise_file(find(path)).kind]
+    found = [kind for kind in LAYOUTS if _find_in(path, kind) is not None]
+    if not found:
+        raise InputError(f"{path} holds no weights. {_sought('dit')}")
+    return found
+
+
 def _sought(kind: str) -> str:
     return f"Looked for {kind}.json (ours), {', '.join(PUBLISHED[kind])}; give the path of the file."
 
