@@ -16,7 +16,7 @@ from flax import nnx
 from stp_jax import pretrained
 from stp_jax.errors import InputError
 from stp_jax.export import write_safetensors
-from stp_jax.models.attention import portable_attention
+from stp_jax.models.attention import attention_backend
 from stp_jax.pretrained import Pretrained, models
 from stp_jax.pretrained.layout import lazy_parameters
 from stp_jax.text import LENGTH
@@ -143,7 +143,7 @@ def export_stablehlo(
 
     wanted = {name: jax.ShapeDtypeStruct(shape.shape, kinds[name]) for name, shape in shapes.items()}
     given = {name: jax.ShapeDtypeStruct(one["shape"], one["dtype"]) for name, one in inputs.items()}
-    with portable_attention():
+    with attention_backend("xla"):
         exported = jax.export.export(jax.jit(denoise), platforms=PLATFORMS)(wanted, given)
     (folder / "denoiser.stablehlo").write_bytes(exported.serialize())
     (folder / "inputs.json").write_text(json.dumps(inputs, indent=1) + "\n")

@@ -1,12 +1,19 @@
-"""Where arrays live: one mesh of four axes and one table from logical names to those axes.
+"""Where arrays live: one mesh of four axes and one table of rules from names to those axes.
 
 The same code runs on one CPU (a 1 x 1 x 1 x 1 mesh) and on a pod.
+
+- `data`: copies of the parameters, each with its share of the batch;
+- `fsdp`: a share of the batch, and of the parameters, which are gathered layer by layer;
+- `sequence`: a share of the tokens of each video, see `stp_jax.models.attention`;
+- `tensor`: a share of the heads and of the feed-forward width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,15 +27,33 @@ AXES = ("data", "fsdp", "sequence", "tensor")
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Logical axis name -> mesh axes."""
+    """Logical name -> mesh axes; and which dimension of a parameter is split over `tensor`.
+
+    Attributes:
+      batch, tokens, heads, width: dimensions of activations.
+      parameters: axes over which the largest dimension that divides is split.
+      tensor: pattern of parameters' names -> dimension, -1 what a layer computes, -2 what it reads.
+    """
 
     batch: tuple[str, ...] = ("data", "fsdp")
     tokens: tuple[str, ...] = ("sequence",)
+    heads: tuple[str, ...] = ("tensor",)
+    width: tuple[str, ...] = ("tensor",)
     parameters: tuple[str, ...] = ("fsdp",)
+    tensor: tuple[tuple[str, int], ...] = (
+        (r"blocks\.(cross_attn\.)?[qkv]\.(kernel|bias)", -1),
+        (r"blocks\.(cross_attn\.)?norm_[qk]\.scale", -1),
+        (r"blocks\.(cross_attn\.)?o\.kernel", -2),
+        (r"blocks\.ffn_(in|gate)\.(kernel|bias)", -1),
+        (r"blocks\.ffn_out\.kernel", -2),
+    )
 
     def __post_init__(self):
-        if set(self.batch) & set(self.tokens):
-            raise ValueError(f"batch {self.batch} and tokens {self.tokens} of one array share a mesh axis")
+        of_activations = [axis for name in ("batch", "tokens", "heads") for axis in getattr(self, name)]
+        if len(set(of_activations)) < len(of_activations):
+            raise ValueError(
+                f"batch {self.batch}, tokens {self.tokens}, heads {self.heads} of one array share a mesh axis"
+            )
 
     def spec(self, *names: str | None) -> P:
         """The partition of an array whose dimensions have these logical names (`None`: not split)."""
@@ -57,10 +82,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, sequence: int = 1, tensor: int = 1,
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 4)
 
 
+def size_of(axes: tuple[str, ...], mesh: Any) -> int:
+    """Into how many parts these axes of a mesh split a dimension."""
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks for the layout of an activation inside jit; does nothing where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.axis_sizes) == 1:
+    if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, RULES.spec(*names))
 
@@ -70,18 +100,47 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, RULES.spec("batch"))
 
 
-def parameter_shardings(tree, mesh: Mesh):
-    """One sharding per leaf: its largest dimension that divides is split over the parameter axes.
+def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Which share of each batch a process reads: (index, count).
 
-    Small leaves are not split.
+    Processes that hold the same rows of the batch, on a mesh whose `sequence` or `tensor` axis spans them,
+    have the same index.
+
+    Raises:
+      InputError: a process's rows are no share of equal size.
     """
-    size = math.prod(mesh.shape[axis] for axis in RULES.parameters)
+    process = jax.process_index() if process is None else process
+    shards = size_of(RULES.batch, mesh)
+    by_shard = mesh.devices.reshape(shards, -1)
+    own = sorted({i for i in range(shards) if any(d.process_index == process for d in by_shard[i])})
+    count, left = divmod(shards, len(own))
+    if left or own != list(range(own[0], own[0] + len(own))) or own[0] % len(own):
+        raise InputError(
+            f"config.mesh: process {process} would hold the parts {own} of {shards} of the batch, no even "
+            "share. Let data x fsdp be a multiple of the number of hosts, or that a multiple of data x fsdp."
+        )
+    return own[0] // len(own), count
 
-    def one(leaf) -> NamedSharding:
+
+def parameter_shardings(tree, mesh: Mesh):
+    """One sharding per leaf of a tree whose dictionaries have parameters' names as keys.
+
+    What the rules name is split over `tensor`; the largest other dimension that divides over `fsdp`. Small
+    leaves are not split.
+    """
+    fsdp, tensor = size_of(RULES.parameters, mesh), mesh.shape["tensor"]
+
+    def one(path, leaf) -> NamedSharding:
         spec: list = [None] * leaf.ndim
-        divisible = [d for d in range(leaf.ndim) if leaf.shape[d] % size == 0]
-        if size > 1 and leaf.size >= 2**12 and divisible:
+        name = next((key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey)), "")
+        if tensor > 1 and leaf.ndim:
+            for pattern, dimension in RULES.tensor:
+                if re.fullmatch(pattern, name) and leaf.ndim >= -dimension:
+                    if leaf.shape[dimension] % tensor == 0:
+                        spec[dimension] = "tensor"
+        divisible = [d for d in range(leaf.ndim) if leaf.shape[d] % fsdp == 0 and spec[d] is None]
+        if fsdp > 1 and leaf.size >= 2**12 and divisible:
             spec[max(divisible, key=lambda d: leaf.shape[d])] = RULES.parameters
         return NamedSharding(mesh, P(*spec))
 
-    return jax.tree.map(one, tree)
+    return jax.tree_util.tree_map_with_path(one, tree)

@@ -3,65 +3,21 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from stp_jax import cameras, weights
+from configs import demo
+from stp_jax import cameras
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
-from stp_jax.sharding import batch_sharding, make_mesh, parameter_shardings
-from stp_jax.training.state import bind
+from stp_jax.models.dit import DiTConfig
+from stp_jax.sharding import AXES, batch_sharding, host_share, make_mesh, parameter_shardings
+from stp_jax.training.optimizer import make_optimizer
+from stp_jax.training.state import init_state
+from stp_jax.training.step import make_train_step
+from stp_jax.training.tasks import DiTTask
 
-CONFIG = DiTConfig(
-    dim=48, ffn_dim=96, layers=2, heads=2, channels=4, freq_dim=16, conditioning_dim=16, dtype="float32"
-)
-FRAMES, LATENTS = 5, (8, 2, 8, 8, 4)
-
-
-@pytest.fixture(scope="module")
-def single():
-    """Parameters, a batch, and the loss and gradients on one device."""
-    model = SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0))
-    rng = np.random.default_rng(0)
-    params = {
-        k: jnp.asarray(0.1 * rng.standard_normal(v.shape), jnp.float32)
-        for k, v in weights.flatten(model).items()
-    }
-    path = cameras.preset("orbit_left", FRAMES)
-    batch = {
-        "target": rng.standard_normal(LATENTS).astype(np.float32),
-        "source": rng.standard_normal(LATENTS).astype(np.float32),
-        "timestep": np.linspace(10, 990, 8, dtype=np.float32),
-        "c2w": np.broadcast_to(path.c2w, (8, FRAMES, 4, 4)),
-        "intrinsics": np.broadcast_to(path.intrinsics, (8, FRAMES, 4)),
-        "animation_time": rng.uniform(0, 4, (8, FRAMES)).astype(np.float32),
-    }
-    graph = nnx.graphdef(model)
-
-    def loss(params, batch):
-        model = bind(graph, params)
-        path = (batch["c2w"], batch["intrinsics"], batch["animation_time"])
-        conditioning = model.condition(*path, *path, latent_size=batch["target"].shape[1:4])
-        return jnp.mean((model(batch["target"], batch["source"], batch["timestep"], conditioning) - 1) ** 2)
-
-    return loss, params, batch, jax.jit(jax.value_and_grad(loss))(params, batch)
-
-
-@pytest.mark.parametrize(
-    "sizes", [{"data": 8}, {"fsdp": 8, "data": 1}, {"data": 2, "fsdp": 2, "sequence": 2}]
-)
-def test_loss_and_gradients_on_eight_devices_equal_those_on_one(single, sizes):
-    loss, params, batch, (expected_loss, expected) = single
-    mesh = make_mesh(**sizes)
-    with jax.set_mesh(mesh):
-        params = jax.device_put(params, parameter_shardings(params, mesh))
-        batch = jax.device_put(batch, batch_sharding(mesh))
-        value, gradients = jax.jit(jax.value_and_grad(loss))(params, batch)
-    np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
-    for name, gradient in gradients.items():
-        scale = np.abs(expected[name]).max()
-        np.testing.assert_allclose(gradient, expected[name], atol=1e-5 * max(scale, 1), err_msg=name)
+FRAMES = 5
 
 
 def test_parameters_are_split_along_their_largest_divisible_dimension():
@@ -76,3 +32,113 @@ def test_parameters_are_split_along_their_largest_divisible_dimension():
 def test_mesh_that_does_not_fill_the_devices_is_refused(sizes):
     with pytest.raises(InputError, match="config.mesh.*8 devices"):
         make_mesh(**sizes)
+
+
+def real_step(batch_size=8, heads=4):
+    """The real train step of a small text-taking DiT on latents: its state, batch, and compiled function."""
+    config = demo.get_config()
+    config.model.update(
+        dim=48, ffn_dim=96, layers=3, heads=heads, channels=4, freq_dim=16, conditioning_dim=16, text_dim=12
+    )
+    config.model.remat = "attention"
+    config.optimizer.update(name="adamw", clip=1e9, b1=0.0, warmup_steps=1)
+    rng = np.random.default_rng(0)
+    task = DiTTask.__new__(DiTTask)  # without a VAE: latents need none
+    task.config, task.model_config = config, DiTConfig(**config.model)
+    task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
+    latents, path = (batch_size, 2, 8, 8, 4), cameras.preset("orbit_left", FRAMES)
+    batch = {}
+    for clip in ("source", "target"):
+        batch[f"{clip}_latents"] = rng.standard_normal(latents).astype(np.float32)
+        batch[f"{clip}_c2w"] = np.broadcast_to(path.c2w, (batch_size, FRAMES, 4, 4))
+        batch[f"{clip}_intrinsics"] = np.broadcast_to(path.intrinsics, (batch_size, FRAMES, 4))
+        batch[f"{clip}_animation_time"] = rng.uniform(0, 4, (batch_size, FRAMES)).astype(np.float32)
+    return config, task, batch
+
+
+def run_step(config, task, batch, mesh):
+    """Loss, and the gradient as AdamW's first moment has it, b1 being 0."""
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer)
+        state = init_state(task, optimizer, 0, mesh)
+        rng = np.random.default_rng(1)  # a new model's zeros would hide most of the gradients
+        params = {
+            name: jax.device_put(0.1 * rng.standard_normal(a.shape, np.float32), a.sharding)
+            for name, a in sorted(state.params.items())
+        }
+        state = state._replace(params=params)
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        step = make_train_step(task, optimizer, config)
+        shardings = {name: array.sharding for name, array in state.params.items()}
+        state, metrics = step(state, task.frozen, batch, np.float32(0))
+        for name, array in state.params.items():
+            assert array.sharding.is_equivalent_to(shardings[name], array.ndim), name
+    gradients = optax.tree.get(state.opt_state, "mu")
+    return float(metrics["loss"]), {name: np.asarray(array) for name, array in gradients.items()}
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run_step(*real_step(), make_mesh(devices=jax.devices()[:1]))
+
+
+MESHES = [
+    dict(data=8),
+    dict(fsdp=8),
+    dict(sequence=8),
+    dict(tensor=4, data=2),
+    dict(sequence=4, tensor=2),
+    dict(data=2, fsdp=2, sequence=2),
+    dict(fsdp=2, sequence=2, tensor=2),
+]
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_the_real_train_step_is_the_same_on_every_mesh(on_one_device, sizes):
+    loss, gradients = run_step(*real_step(), make_mesh(**{"data": 1} | sizes))
+    expected_loss, expected = on_one_device
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(gradient, expected[name], atol=1e-5 * max(scale, 1), err_msg=name)
+
+
+def test_optimizer_state_and_average_are_split_as_the_parameters():
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    config, task, _ = real_step()
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer)
+        state = init_state(task, optimizer, 0, mesh)
+    specs = {name: array.sharding.spec for name, array in state.params.items()}
+    assert specs["blocks.q.kernel"] == P(None, ("fsdp",), "tensor")
+    assert specs["blocks.o.kernel"] == P(None, "tensor", ("fsdp",))
+    assert specs["blocks.ffn_in.bias"] == P(None, "tensor")
+    for tree in (state.ema, optax.tree.get(state.opt_state, "mu"), optax.tree.get(state.opt_state, "nu")):
+        for name, array in tree.items():
+            assert array.sharding.is_equivalent_to(state.params[name].sharding, array.ndim), name
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes", "shares"),
+    [
+        (dict(data=8), 2, [(0, 2), (1, 2)]),
+        (dict(data=2, fsdp=2, sequence=2), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (dict(data=1, sequence=8), 2, [(0, 1), (0, 1)]),  # both hold all rows
+        (dict(data=2, tensor=4), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ],
+    ids=str,
+)
+def test_each_host_reads_the_rows_that_its_devices_hold(sizes, processes, shares):
+    class Device:
+        def __init__(self, index):
+            self.process_index = index * processes // 8
+
+    devices = np.array([Device(i) for i in range(8)])
+    sizes = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1} | sizes
+
+    class FakeMesh:
+        shape = sizes
+
+    FakeMesh.devices = devices.reshape([sizes[axis] for axis in AXES])
+    assert [host_share(FakeMesh, process) for process in range(processes)] == shares

@@ -1,45 +1,120 @@
-"""One attention function for every device."""
+"""One attention function for every device and every mesh."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from stp_jax.errors import InputError
+from stp_jax.sharding import RULES, size_of
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
+SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
+SPLASH_BLOCK = 1024  # queries and keys of a block of the TPU kernel
+BACKENDS = ("cudnn", "splash", "xla")
 
-_portable = contextvars.ContextVar("portable", default=False)
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention_backend", default=None)
 
 
 @contextlib.contextmanager
-def portable_attention() -> Iterator[None]:
-    """What is traced within runs on every platform: no kernels of one vendor."""
-    token = _portable.set(True)
+def attention_backend(name: str) -> Iterator[None]:
+    """What is traced within computes attention this way: to compile for other devices than there are."""
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    token = _chosen.set(name)
     try:
         yield
     finally:
-        _portable.reset(token)
+        _chosen.reset(token)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, whole_keys: bool = False) -> jax.Array:
     """Full bidirectional softmax attention, scaled by `1 / sqrt(head_dim)`.
 
-    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel, elsewhere XLA's own operations with a
-    float32 softmax; for long sequences those take the queries block by block.
+    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel, on TPUs the splash kernel where heads are
+    a multiple of 128 wide, elsewhere XLA's own operations with a float32 softmax.
+
+    Under a mesh each device computes its own videos and heads. Where the `sequence` axis splits the tokens,
+    devices first exchange heads for tokens (all-to-all) as far as the number of heads divides, and gather
+    keys and values over what is left of the axis: 12 heads on 8 devices make 2 groups of 4.
 
     Args:
       q: `[B, N, heads, head_dim]`.
       k, v: `[B, M, heads, head_dim]`.
+      whole_keys: whether every device has all keys and values, as those of a prompt.
 
     Returns:
       `[B, N, heads, head_dim]` in the dtype of `q`.
+
+    Raises:
+      InputError: the mesh does not divide the heads or the tokens.
     """
-    fused = jax.default_backend() == "gpu" and not _portable.get()
-    if fused and q.dtype in (jnp.bfloat16, jnp.float16):
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return _local(q, k, v)
+    sequence, tensor = size_of(RULES.tokens, mesh), size_of(RULES.heads, mesh)
+    heads = q.shape[2]
+    if heads % tensor:
+        raise InputError(
+            f"config.mesh.tensor is {tensor}: it does not divide the {heads} heads of the model."
+        )
+    split = [q.shape[1]] if whole_keys else [q.shape[1], k.shape[1]]
+    for tokens in split:
+        if tokens % sequence:
+            fitting = [n for n in range(2, 65) if all(count % n == 0 for count in split)]
+            raise InputError(
+                f"config.mesh.sequence is {sequence}: it does not divide the {tokens} tokens of a video. "
+                f"Sizes that do: 1, {', '.join(map(str, fitting[:12]))}."
+            )
+    # A few pictures for a preview are computed on all devices alike.
+    batch = None if q.shape[0] % size_of(RULES.batch, mesh) else RULES.batch
+    own = P(batch, RULES.tokens, RULES.heads, None)
+    keys = P(batch, None, RULES.heads, None) if whole_keys else own
+    local = _local if whole_keys or sequence == 1 else functools.partial(_over_sequence, size=sequence)
+    return jax.shard_map(local, in_specs=(own, keys, keys), out_specs=own, check_vma=False)(q, k, v)
+
+
+def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, *, size: int) -> jax.Array:
+    """Attention of one device's tokens `[B, N / size, heads, head_dim]` to those of all."""
+    (axis,) = RULES.tokens
+    exchanging = math.gcd(size, q.shape[2])  # neighbours that exchange heads for tokens
+    groups = [list(range(start, start + exchanging)) for start in range(0, size, exchanging)]
+    same_heads = [list(members) for members in zip(*groups, strict=True)]
+
+    def exchange(x: jax.Array, split: int, join: int) -> jax.Array:
+        if exchanging == 1:
+            return x
+        return jax.lax.all_to_all(x, axis, split, join, tiled=True, axis_index_groups=groups)
+
+    def gather(x: jax.Array) -> jax.Array:
+        if len(groups) == 1:
+            return x
+        return jax.lax.all_gather(x, axis, axis=1, tiled=True, axis_index_groups=same_heads)
+
+    q, k, v = (exchange(x, 2, 1) for x in (q, k, v))
+    return exchange(_local(q, gather(k), gather(v)), 1, 2)
+
+
+def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention on one device."""
+    backend = _chosen.get() or {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
+    if backend == "cudnn" and q.dtype in (jnp.bfloat16, jnp.float16):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if backend == "splash" and q.shape[-1] % 128 == 0:
+        return splash_attention(q, k, v)
+    return checkpoint_name(_xla(q, k, v), SAVED)
+
+
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """By XLA's own operations; for long sequences block by block of the queries."""
     batch, queries, heads, _ = q.shape
     bytes_per_query = 4 * batch * heads * k.shape[1]
     if queries * bytes_per_query <= LOGITS_BYTES:
@@ -51,3 +126,59 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     block = max(1, LOGITS_BYTES // bytes_per_query)
     return jax.lax.map(one_query, q.swapaxes(0, 1), batch_size=block).swapaxes(0, 1)
+
+
+def splash_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = SPLASH_BLOCK, interpret: bool = False
+) -> jax.Array:
+    """The TPU kernel of JAX; tokens are padded to whole blocks, and padding is masked by segments.
+
+    Shapes as for `attention`. `interpret` runs it anywhere, slowly.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (  # imports Pallas for TPUs
+        splash_attention_kernel as kernels,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
+    block_q, block_kv = (min(block, math.ceil(n / 128) * 128) for n in (queries, keys))
+
+    def prepare(x: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+        """[B, heads, N, head_dim] with whole blocks of tokens, and 0 for tokens, 1 for padding."""
+        padding = -x.shape[1] % block
+        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2)
+        return x, (jnp.arange(x.shape[2]) >= x.shape[2] - padding).astype(jnp.int32)
+
+    q, q_segments = prepare(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), block_q)
+    k, kv_segments = prepare(k, block_kv)
+    v, _ = prepare(v, block_kv)
+    kernel = kernels.make_splash_mha_single_device(
+        masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * heads),
+        block_sizes=kernels.BlockSizes(
+            block_q=block_q,
+            block_kv=block_kv,
+            block_kv_compute=block_kv,
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_kv_dkv_compute=block_kv,
+            block_q_dq=block_q,
+            block_kv_dq=block_kv,
+        ),
+        residual_checkpoint_name=SAVED,
+        interpret=interpret,
+    )
+    segments = kernels.SegmentIds(q_segments, kv_segments)
+    y = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
+    return y[:, :, :queries].swapaxes(1, 2)
+
+
+def keep_attention(primitive, *_, **parameters) -> bool:
+    """A rematerialisation policy: outputs of attention and statistics of its softmax are kept.
+
+    Otherwise the backward pass would run the whole attention again; of cuDNN's kernel the policy sees the
+    primitive, of the others the name given to what they save.
+    """
+    kernel = "dot_product_attention_fwd" in primitive.name
+    return kernel or (primitive.name == "name" and parameters.get("name") == SAVED)

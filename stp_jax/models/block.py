@@ -58,7 +58,7 @@ class CrossAttention(nnx.Module):
     def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
         """`[B, N, D]` -> `[B, N, D]`."""
         q = split_heads(self.norm_q(self.q(x)), self.heads)
-        return self.o(merge_heads(attention(q, keys, values)))
+        return self.o(merge_heads(attention(q, keys, values, whole_keys=True)))
 
 
 class Block(nnx.Module):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stp_jax.models.attention import keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, layer_norm, sinusoid, zeros
@@ -25,6 +26,7 @@ from stp_jax.sharding import constrain
 
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
+    "attention": keep_attention,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -60,7 +62,9 @@ class DiTConfig:
       official_rounding: whether the timestep is rounded to bfloat16 before its sinusoid, as the official
         bfloat16 inference does (978.26 becomes 980). Needed to match its videos.
       dtype: of the computation; norms, softmax and the modulation are float32.
-      remat: what the backward pass keeps of the blocks: `none`: everything; `dots`; `full`: nothing.
+      remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps outputs
+        and statistics of attention, the best trade of memory for time; `dots` all matrix products of
+        parameters; `full` recomputes everything.
     """
 
     dim: int = 1536

@@ -1,0 +1,127 @@
+"""Attention: every backend and every way to split it gives what float64 gives, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stp_jax.errors import InputError
+from stp_jax.models import attention as module
+from stp_jax.models.attention import attention, attention_backend, keep_attention, splash_attention
+from stp_jax.sharding import make_mesh
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def inputs(batch=2, queries=24, keys=48, heads=12, width=8):
+    q, k, v = (draw(batch, n, heads, width, seed=i) for i, n in enumerate((queries, keys, keys)))
+    return q, k, v, draw(batch, queries, heads, width, seed=3)
+
+
+def exact(q, k, v, weight):
+    """Attention, and the gradients of its sum weighted by `weight`, in float64."""
+    q, k, v, weight = (np.asarray(x, np.float64) for x in (q, k, v, weight))
+    scale = q.shape[-1] ** -0.5
+    logits = scale * np.einsum("bqhd,bkhd->bhqk", q, k)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    y = np.einsum("bhqk,bkhd->bqhd", p, v)
+    dp = np.einsum("bqhd,bkhd->bhqk", weight, v)
+    ds = scale * p * (dp - (dp * p).sum(-1, keepdims=True))
+    gradients = (
+        np.einsum("bhqk,bkhd->bqhd", ds, k),
+        np.einsum("bhqk,bqhd->bkhd", ds, q),
+        np.einsum("bhqk,bqhd->bkhd", p, weight),
+    )
+    return y, gradients
+
+
+def check(function, q, k, v, weight, atol=1e-5):
+    y, gradients = exact(q, k, v, weight)
+    np.testing.assert_allclose(jax.jit(function)(q, k, v), y, atol=atol)
+    found = jax.jit(jax.grad(lambda *x: jnp.sum(function(*x) * weight), argnums=(0, 1, 2)))(q, k, v)
+    for one, expected in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(one, expected, atol=5 * atol)
+
+
+def test_plain():
+    check(attention, *inputs())
+
+
+def test_long_sequences_block_by_block(monkeypatch):
+    monkeypatch.setattr(module, "LOGITS_BYTES", 20_000)  # 4 queries at a time
+    check(attention, *inputs())
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(128, 256), (100, 300), (256, 130)])
+def test_splash_kernel_with_and_without_padding(queries, keys):
+    arguments = inputs(batch=1, queries=queries, keys=keys, heads=2, width=128)
+    check(lambda q, k, v: splash_attention(q, k, v, block=128, interpret=True), *arguments)
+
+
+def test_a_backend_is_chosen_by_name(monkeypatch):
+    monkeypatch.setattr(module, "splash_attention", lambda q, k, v: q + 1)
+    q, k, v, _ = inputs(width=128)
+    with attention_backend("splash"):
+        np.testing.assert_array_equal(attention(q, k, v), q + 1)
+        small = inputs(width=64)[:3]  # the kernel takes multiples of 128
+        np.testing.assert_allclose(attention(*small), exact(*small, small[0])[0], atol=1e-5)
+    assert not np.array_equal(attention(q, k, v), q + 1)
+    with pytest.raises(ValueError, match="choose one of cudnn, splash, xla"), attention_backend("ring"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("sizes", "heads"),
+    [
+        ({"sequence": 8}, 8),  # all-to-all alone
+        ({"sequence": 8}, 12),  # 2 groups of 4
+        ({"sequence": 8}, 3),  # gathering alone
+        ({"sequence": 4, "tensor": 2}, 12),  # 6 heads on each: 2 groups of 2
+        ({"sequence": 2, "data": 2, "fsdp": 2}, 12),
+        ({"tensor": 4, "data": 2}, 12),
+        ({"data": 8}, 12),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("whole_keys", [False, True])
+def test_split_over_a_mesh(sizes, heads, whole_keys):
+    arguments = inputs(batch=4 if sizes.get("data", 1) < 8 else 8, heads=heads)
+    with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
+        check(lambda q, k, v: attention(q, k, v, whole_keys=whole_keys), *arguments)
+
+
+def test_a_batch_that_does_not_divide_is_computed_everywhere():
+    with jax.set_mesh(make_mesh(data=8)):
+        check(attention, *inputs(batch=3))
+
+
+def test_what_a_mesh_cannot_split_is_told():
+    q, k, v, _ = inputs(queries=30, keys=60)
+    with jax.set_mesh(make_mesh(data=1, sequence=8)), pytest.raises(InputError) as error:
+        attention(q, k, v)
+    assert "sequence is 8: it does not divide the 30 tokens" in str(error.value)
+    assert "Sizes that do: 1, 2, 3, 5, 6, 10, 15, 30." in str(error.value)
+    with (
+        jax.set_mesh(make_mesh(data=1, tensor=8)),
+        pytest.raises(InputError, match="tensor is 8: .* 12 heads"),
+    ):
+        attention(q, k, v)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"sequence": 4, "data": 2}], ids=str)
+def test_attention_is_not_computed_again_for_its_output(sizes):
+    """What the policy keeps is no residual that the backward pass computes anew."""
+    q, k, v, weight = inputs(batch=8, heads=4)
+
+    def loss(x, policy):
+        layer = jax.checkpoint(lambda x: jnp.tanh(attention(x, k, v)) * weight, policy=policy)
+        return jnp.sum(layer(jnp.sin(x)))
+
+    def products(policy) -> int:
+        return str(jax.make_jaxpr(jax.grad(lambda x: loss(x, policy)))(q)).count("dot_general")
+
+    with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
+        assert products(keep_attention) < products(None)  # the one with the values is not computed again
