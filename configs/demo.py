@@ -50,7 +50,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         dtype="bfloat16" if gpu else "float32",
         remat="none" if gpu else "full",
     )
-    config.flow = dict(shift=3.0, logit_normal=False)  # more of the noisy levels, where the scene is decided
+    # More of the noisy levels, where the scene is decided.
+    config.flow = dict(sampling="uniform", shift=3.0, base_tokens=0, weighting="none")
 
     mini = default_config()
     mini.path = str(ASSETS / "cam_x_time_mini")
@@ -79,6 +80,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         steps=150_000 if gpu else 60,
         seconds=0,  # stop after so many seconds, if not 0; the learning rate then follows the clock
         batch_size=64 if gpu else 2,
+        accumulate=1,  # parts of the batch that are worked on one after the other
+        trainable=".*",  # regular expression for the names of the parameters that are trained
         data_workers=0,
         log_every=100 if gpu else 5,
         pictures_every=5_000 if gpu else 30,

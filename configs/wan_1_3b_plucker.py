@@ -20,6 +20,11 @@ from input_pipeline.pipeline import default_config
 WAN_1_3B = dict(
     dim=1536, ffn_dim=8960, layers=30, heads=12, channels=16, patch=2, freq_dim=256, text_dim=4096
 )
+# What ReCamMaster trains of its own form of the model (camera="pose12_target"), by
+# --config.train.trainable=...: the camera encoder, the projector and self-attention.
+RECAMMASTER_TRAINABLE = r"blocks\.(camera|projector|[qkvo]|norm_[qk])\..*"
+# With --config.model.lora_rank=32: the matrices beside the kernels, and what Wan lacks.
+LORA_TRAINABLE = r".*\.lora_[ab]|(blocks\.)?(camera|animation_time).*"
 
 
 def get_config() -> ConfigDict:
@@ -38,9 +43,9 @@ def get_config() -> ConfigDict:
         animation_time="frames",
         rope_frames="stream",  # the positions that Wan2.1 was trained with
         dtype="bfloat16",
-        remat="full",
+        remat="attention",
     )
-    config.flow = dict(shift=5.0, logit_normal=False)
+    config.flow = dict(sampling="uniform", shift=5.0, base_tokens=0, weighting="none")
 
     data = default_config()
     data.update(kind="latents", path="data/wan_latents", frames=81, height=480, width=832)
@@ -64,6 +69,8 @@ def get_config() -> ConfigDict:
         steps=20_000,
         seconds=0,
         batch_size=8,
+        accumulate=1,
+        trainable=".*",
         data_workers=0,
         log_every=20,
         pictures_every=1_000,

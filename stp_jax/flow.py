@@ -6,11 +6,16 @@ Rectified flow as in Wan2.1: `x_sigma = (1 - sigma) * x0 + sigma * noise`, and t
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 MAX_TIMESTEP = 1000.0
+SAMPLINGS, WEIGHTINGS = ("uniform", "logit_normal", "official"), ("none", "official")
 
 
 def shift_sigma(u, shift: float):
@@ -27,16 +32,85 @@ def sampling_sigmas(steps: int, shift: float) -> np.ndarray:
     return shift_sigma(u, shift).astype(np.float32)
 
 
-def random_sigmas(key: jax.Array, batch: int, *, shift: float, logit_normal: bool = False) -> jax.Array:
-    """Noise levels `[batch]` for training: uniform (or logit-normal) levels, then shifted.
+class NoiseLevels(NamedTuple):
+    """Noise levels of a batch, each `[B]` float32."""
 
-    The uniform ones are stratified over the batch, which lowers the variance of the loss at no cost.
+    sigma: jax.Array  # how much noise is added
+    timestep: jax.Array  # what the model is told
+    weight: jax.Array  # of the example in the loss
+
+
+def random_levels(
+    key: jax.Array, batch: int, *, sampling: str = "uniform", shift: float = 1.0, weighting: str = "none"
+) -> NoiseLevels:
+    """Noise levels for training.
+
+    Args:
+      batch: how many.
+      sampling: `uniform`: stratified over the batch, which lowers the variance of the loss at no cost;
+        `logit_normal` (Esser et al. 2024): more of the middle; `official`: one of 1,000 levels, told rounded
+        to bfloat16, and the noise of the level nearest to that, as in ReCamMaster's training.
+      shift: see `shift_sigma`.
+      weighting: `none`; `official`: a bell around timestep 500, see `official_weight`.
+
+    Raises:
+      ValueError: an unknown `sampling` or `weighting`.
     """
-    if logit_normal:
-        u = jax.nn.sigmoid(jax.random.normal(key, (batch,)))
+    if sampling not in SAMPLINGS or weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"sampling {sampling!r} and weighting {weighting!r}: choose of {', '.join(SAMPLINGS)} and of "
+            f"{', '.join(WEIGHTINGS)}"
+        )
+    if sampling == "official":
+        sigmas, timesteps = official_levels(shift)
+        index = jax.random.randint(key, (batch,), 0, len(sigmas))
+        sigma, timestep = jnp.asarray(sigmas)[index], jnp.asarray(timesteps)[index]
     else:
-        u = (jnp.arange(batch) + jax.random.uniform(key, (batch,))) / batch
-    return shift_sigma(u, shift)
+        if sampling == "logit_normal":
+            u = jax.nn.sigmoid(jax.random.normal(key, (batch,)))
+        else:
+            u = (jnp.arange(batch) + jax.random.uniform(key, (batch,))) / batch
+        sigma = shift_sigma(u, shift)
+        timestep = MAX_TIMESTEP * sigma
+    weight = official_weight(sigma, shift) if weighting == "official" else jnp.ones_like(sigma)
+    return NoiseLevels(sigma, timestep, weight)
+
+
+def official_levels(shift: float, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """The sigmas and the timesteps told, `[count]` float32, of ReCamMaster's training.
+
+    A timestep of the shifted schedule is rounded to bfloat16 before anything else sees it; the noise is that
+    of the level in the schedule which is nearest to it.
+    """
+    levels = sampling_sigmas(count, shift)[:-1]
+    timesteps = (np.float32(MAX_TIMESTEP) * levels).astype(np.float32)
+    rounded = timesteps.astype(ml_dtypes.bfloat16).astype(np.float32)
+    nearest = np.abs(timesteps[None] - rounded[:, None]).argmin(1)
+    return levels[nearest], rounded
+
+
+def official_weight(sigma: jax.Array, shift: float, count: int = 1000) -> jax.Array:
+    """The weight of noise levels in ReCamMaster's loss: a bell around timestep 500, of mean 1, 0 at 1000.
+
+    `y = exp(-2 ((t - 500) / 1000)^2)`, less its least value over the `count` shifted timesteps, divided by
+    the mean of that.
+    """
+
+    def bell(timestep):
+        xp = timestep.__array_namespace__()
+        return xp.exp(-2 * ((timestep - 500) / 1000) ** 2)
+
+    table = bell(MAX_TIMESTEP * sampling_sigmas(count, shift)[:-1].astype(np.float64))
+    least, mean = float(table.min()), float((table - table.min()).mean())
+    return jnp.maximum(bell(MAX_TIMESTEP * sigma) - least, 0) / mean
+
+
+def resolution_shift(tokens: int, base_tokens: int) -> float:
+    """The shift that makes a video of more tokens as hard to see as one of `base_tokens` without a shift.
+
+    `sqrt(tokens / base_tokens)` (Esser et al. 2024, eq. 23).
+    """
+    return math.sqrt(tokens / base_tokens)
 
 
 def _per_sample(sigma: jax.Array, like: jax.Array) -> jax.Array:

@@ -41,11 +41,11 @@ class Rules:
     width: tuple[str, ...] = ("tensor",)
     parameters: tuple[str, ...] = ("fsdp",)
     tensor: tuple[tuple[str, int], ...] = (
-        (r"blocks\.(cross_attn\.)?[qkv]\.(kernel|bias)", -1),
+        (r"blocks\.(cross_attn\.)?[qkv]\.(kernel|bias|lora_b)", -1),
         (r"blocks\.(cross_attn\.)?norm_[qk]\.scale", -1),
-        (r"blocks\.(cross_attn\.)?o\.kernel", -2),
-        (r"blocks\.ffn_(in|gate)\.(kernel|bias)", -1),
-        (r"blocks\.ffn_out\.kernel", -2),
+        (r"blocks\.(cross_attn\.)?o\.(kernel|lora_a)", -2),
+        (r"blocks\.ffn_(in|gate)\.(kernel|bias|lora_b)", -1),
+        (r"blocks\.ffn_out\.(kernel|lora_a)", -2),
     )
 
     def __post_init__(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import einops
 import jax
@@ -45,10 +45,12 @@ def merge_heads(x: jax.Array) -> jax.Array:
 class CrossAttention(nnx.Module):
     """Attention from video tokens to the words of a prompt; no mask, as in Wan2.1."""
 
-    def __init__(self, dim: int, heads: int, eps: float, *, rngs: nnx.Rngs):
-        self.q, self.k, self.v, self.o = (Dense(dim, dim, rngs=rngs) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-        self.heads = heads
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        dim = config.dim
+        options: dict[str, Any] = {"rngs": rngs, "lora_rank": config.lora_rank}
+        self.q, self.k, self.v, self.o = (Dense(dim, dim, **options) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
+        self.heads = config.heads
 
     def keys_and_values(self, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         """`[B, T, D]` -> two of `[B, T, heads, head_dim]`."""
@@ -68,7 +70,8 @@ class Block(nnx.Module):
         dim = config.dim
         self.config = config
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim), jnp.float32) / dim**0.5)
-        self.q, self.k, self.v, self.o = (Dense(dim, dim, rngs=rngs) for _ in range(4))
+        options: dict[str, Any] = {"rngs": rngs, "lora_rank": config.lora_rank}
+        self.q, self.k, self.v, self.o = (Dense(dim, dim, **options) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
         if config.camera == "plucker":
             self.camera = zero_projection(config.conditioning_dim, dim, rngs=rngs)
@@ -83,9 +86,9 @@ class Block(nnx.Module):
             self.animation_time = zero_projection(config.conditioning_dim, dim, rngs=rngs)
         if config.text_dim:
             self.norm3 = LayerNorm(dim, config.eps)
-            self.cross_attn = CrossAttention(dim, config.heads, config.eps, rngs=rngs)
-        self.ffn_in = Dense(dim, config.ffn_dim, rngs=rngs)
-        self.ffn_out = Dense(config.ffn_dim, dim, rngs=rngs)
+            self.cross_attn = CrossAttention(config, rngs=rngs)
+        self.ffn_in = Dense(dim, config.ffn_dim, **options)
+        self.ffn_out = Dense(config.ffn_dim, dim, **options)
 
     def prepare(
         self, poses: jax.Array | None, moments: jax.Array | None, text: jax.Array | None

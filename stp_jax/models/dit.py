@@ -61,6 +61,7 @@ class DiTConfig:
       scene_scale: metres that count as 1 in the rays' moments.
       official_rounding: whether the timestep is rounded to bfloat16 before its sinusoid, as the official
         bfloat16 inference does (978.26 becomes 980). Needed to match its videos.
+      lora_rank: of the matrices to train beside the blocks' attention and feed-forward kernels; 0: none.
       dtype: of the computation; norms, softmax and the modulation are float32.
       remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps outputs
         and statistics of attention, the best trade of memory for time; `dots` all matrix products of
@@ -86,6 +87,7 @@ class DiTConfig:
     official_rounding: bool = False
     dtype: str = "bfloat16"
     remat: str = "none"
+    lora_rank: int = 0
 
     def __post_init__(self):
         for field, known in CHOICES.items():

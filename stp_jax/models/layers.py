@@ -12,14 +12,35 @@ zeros = jax.nn.initializers.zeros
 
 
 class Dense(nnx.Module):
-    """`x @ kernel + bias`: parameters float32, arithmetic in the dtype of `x`."""
+    """`x @ kernel + bias`: parameters float32, arithmetic in the dtype of `x`.
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, init=lecun_normal):
+    With a `lora_rank`, `(x @ lora_a) @ lora_b` is added (Hu et al. 2021): few parameters to train beside a
+    kernel that stays as it is. `lora_b` starts at zero, so nothing changes at first.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, init=lecun_normal, lora_rank: int = 0):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.lora_rank = lora_rank
+        if lora_rank:
+            self.lora_a = nnx.Param(lecun_normal(rngs.params(), (inputs, lora_rank), jnp.float32))
+            self.lora_b = nnx.Param(jnp.zeros((lora_rank, outputs), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        if self.lora_rank:
+            y = y + (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
+        return y
+
+
+def merge_lora(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters by dotted name with every `lora_a @ lora_b` added to its kernel and gone."""
+    merged = {name: array for name, array in parameters.items() if ".lora_" not in name}
+    for name, a in parameters.items():
+        if name.endswith(".lora_a"):
+            module = name.removesuffix("lora_a")
+            merged[f"{module}kernel"] = parameters[f"{module}kernel"] + a @ parameters[f"{module}lora_b"]
+    return merged
 
 
 class MLP(nnx.Module):

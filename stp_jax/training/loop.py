@@ -168,7 +168,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         preview = Preview(task, config, frozen, mesh)
         checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=tqdm.write)
         init_from = config.init_from if checkpoints.latest is None else ""
-        state = init_state(task, optimizer, config.seed, mesh, init_from)
+        state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable)
         first, elapsed_before = 0, 0.0
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, batches)
@@ -190,7 +190,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
 
         def export(step: int) -> None:
             notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())}
-            export_weights(task, config, state.ema, workdir / "weights", notes)
+            export_weights(task, config, state.averaged(), workdir / "weights", notes)
 
         # Only now: a mistake found above leaves the folder free for another config.
         write_config(workdir, config)
@@ -277,7 +277,7 @@ class Preview:
 
     def write(self, writer: Writer, state: TrainState, step: int) -> None:
         key = random_key(self._seed, 0, PICTURES)
-        generated = jax.device_get(self._generate(state.ema, self._frozen, self._batch, key))
+        generated = jax.device_get(self._generate(state.averaged(), self._frozen, self._batch, key))
         videos, numbers = self._task.show(generated)
         writer.pictures(step, videos)
         writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
@@ -287,6 +287,7 @@ class Preview:
 def export_weights(task: Task, config: ConfigDict, params: Params, folder: Path, notes: dict) -> None:
     """Writes the model, and the frozen ones that it needs, as weights that `sample.py` reads."""
     model = bind(graph_of(task), params)
+    params = task.to_export(params)
     fields = task.final_config(model, training_data(config, config.seed + 1))
     weights.save_weights(
         folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes | task.notes()

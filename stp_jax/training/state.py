@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from stp_jax import pretrained, weights
+from stp_jax.errors import InputError
 from stp_jax.sharding import parameter_shardings
 
 if TYPE_CHECKING:
@@ -24,8 +27,12 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # int32, steps done
     params: Params  # float32
-    opt_state: optax.OptState
-    ema: Params  # exponential moving average of `params`
+    opt_state: optax.OptState  # of those that are trained
+    ema: Params  # exponential moving average of those that are trained
+
+    def averaged(self) -> Params:
+        """The parameters to use the model with."""
+        return self.params | self.ema
 
 
 # What a random key is for: keys of one step never collide, and a resumed run draws the same numbers.
@@ -34,6 +41,24 @@ INIT, LOSS, PICTURES = range(3)
 
 def random_key(seed: int, step: int | jax.Array, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
+
+
+def trained(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """Those of the parameters whose whole name matches the pattern `config.train.trainable`.
+
+    Raises:
+      InputError: it is no regular expression, or no parameter's name matches.
+    """
+    try:
+        chosen = {name: array for name, array in params.items() if re.fullmatch(pattern, name)}
+    except re.error as error:
+        raise InputError(f"config.train.trainable {pattern!r} is no regular expression: {error}.") from None
+    if not chosen:
+        raise InputError(
+            f"config.train.trainable {pattern!r} names no parameter; there are "
+            f"{', '.join(list(params)[:6])}, .."
+        )
+    return chosen
 
 
 def graph_of(task: Task) -> nnx.GraphDef:
@@ -51,20 +76,26 @@ def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
 
 
 def init_state(
-    task: Task, optimizer: optax.GradientTransformation, seed: int, mesh, init_from: str = ""
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh,
+    init_from: str = "",
+    trainable: str = ".*",
 ) -> TrainState:
     """A fresh state, spread over the mesh; parameters are random or read from the weights `init_from`.
 
     These may be of any layout that `stp_jax.pretrained` reads. What the task allows may be missing in them.
 
     Raises:
-      InputError: `init_from` does not hold weights of this model.
+      InputError: `init_from` does not hold weights of this model; see `trained`.
     """
 
     def random_params() -> Params:
         return weights.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
 
     shapes = jax.eval_shape(random_params)
+    trained(shapes, trainable)
     shardings = parameter_shardings(shapes, mesh)
     params: Params = {}
     if init_from:
@@ -84,7 +115,8 @@ def init_state(
 
     def rest(params: Params) -> TrainState:
         # The average starts as a copy: the step donates the whole state, and no buffer may be donated twice.
-        return TrainState(jnp.int32(0), params, optimizer.init(params), jax.tree.map(jnp.copy, params))
+        chosen = trained(params, trainable)
+        return TrainState(jnp.int32(0), params, optimizer.init(chosen), jax.tree.map(jnp.copy, chosen))
 
     shardings = parameter_shardings(jax.eval_shape(rest, params), mesh)
     return jax.jit(rest, out_shardings=shardings)(params)

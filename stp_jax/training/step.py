@@ -6,39 +6,89 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from stp_jax.training.optimizer import schedule
-from stp_jax.training.state import LOSS, TrainState, bind, graph_of, random_key, update_ema
-from stp_jax.training.tasks import Task
+from stp_jax.training.state import (
+    LOSS,
+    Params,
+    TrainState,
+    bind,
+    graph_of,
+    random_key,
+    trained,
+    update_ema,
+)
+from stp_jax.training.tasks import Batch, Task
+
+Metrics = dict[str, jax.Array]
 
 
 def make_train_step(task: Task, optimizer: optax.GradientTransformation, config: Any) -> Callable:
     """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is used up.
 
+    A step whose loss or gradient is not finite changes nothing but the number of steps: `metrics["skipped"]`
+    is 1 then.
+
     Args:
       task: what is trained.
       optimizer: from `make_optimizer`.
-      config: seed and optimizer (schedule, ema_decay).
+      config: seed, optimizer (schedule, ema_decay), train (accumulate, trainable).
     """
-    graph = graph_of(task)
+    graph, run = graph_of(task), config.train
 
-    def train_step(state: TrainState, frozen, batch, progress) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, frozen, batch: Batch, progress) -> tuple[TrainState, Metrics]:
         key = random_key(config.seed, state.step, LOSS)
+        chosen = trained(state.params, run.trainable)
 
-        def loss_fn(params):
-            return task.loss(bind(graph, params), frozen, batch, key)
+        def loss_fn(chosen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+            return task.loss(bind(graph, state.params | chosen), frozen, batch, key)
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        (loss, metrics), gradients = accumulated(loss_fn, chosen, batch, key, run.accumulate)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
         rate = schedule(config.optimizer, state.step, progress)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
-        ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
+        new = optax.apply_updates(chosen, jax.tree.map(lambda u: rate * u, updates))
+        ema = update_ema(state.ema, new, state.step, config.optimizer.ema_decay)
+        new, opt_state, ema = jax.tree.map(
+            lambda after, before: jnp.where(finite, after, before),
+            (new, opt_state, ema),
+            (chosen, state.opt_state, state.ema),
+        )
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm,
             "learning_rate": rate * config.optimizer.learning_rate,
+            "skipped": 1.0 - finite,
         } | metrics
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, state.params | new, opt_state, ema), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def accumulated(
+    loss_fn: Callable, params: Params, batch: Batch, key: jax.Array, parts: int
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """`value_and_grad` of a loss on a batch, as the mean over `parts` of it, one after the other.
+
+    Every part has examples of every device. Memory of activations is that of one part.
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if parts == 1:
+        return gradient(params, batch, key)
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total, part):
+        index, examples = part
+        found = gradient(params, examples, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, found), None
+
+    pieces = jax.tree.map(split, batch)
+    first = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), pieces))
+    return jax.tree.map(lambda x: x / parts, total)

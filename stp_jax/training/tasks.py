@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import grain
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.text import read_embeddings
 from stp_jax.training.state import Params, bind
@@ -46,6 +48,9 @@ class Task(Protocol):
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
+
+    def to_export(self, params: Params) -> Params:
+        """The parameters as others use them."""
 
     def final_config(self, model: Any, dataset: grain.IterDataset) -> dict[str, Any]:
         """The config that is saved with the model's weights."""
@@ -107,6 +112,10 @@ class DiTTask:
     def __init__(self, config: ConfigDict):
         self.config = config
         self.model_config = make_config(DiTConfig, config.model)
+        try:
+            jax.eval_shape(lambda: self._levels(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 1))))
+        except ValueError as error:
+            raise InputError(f"config.flow: {error}.") from None
         vae = pretrained.recognise(config.vae, "vae")
         self._stored_vae_config = vae.config
         self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
@@ -120,7 +129,7 @@ class DiTTask:
 
     def may_start_random(self, name):
         # What tells a text-to-video model of cameras and moments. The blocks' projections start at zero.
-        return name.removeprefix("blocks.").startswith(("camera", "animation_time"))
+        return name.removeprefix("blocks.").startswith(("camera", "animation_time")) or ".lora_" in name
 
     def _vae(self, frozen):
         return bind(self._vae_graph, frozen["vae"])
@@ -141,12 +150,20 @@ class DiTTask:
         target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
         noise_key, sigma_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, target.shape)
-        sigma = flow.random_sigmas(sigma_key, target.shape[0], **self.config.flow)
+        levels = self._levels(sigma_key, target)
         conditioning = self._condition(model, frozen, batch, target)
-        noisy = flow.add_noise(target, noise, sigma)
-        predicted = model(noisy, source, flow.MAX_TIMESTEP * sigma, conditioning)
-        loss = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)))
-        return loss, {}
+        noisy = flow.add_noise(target, noise, levels.sigma)
+        predicted = model(noisy, source, levels.timestep, conditioning)
+        errors = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)), axis=(1, 2, 3, 4))
+        return jnp.mean(levels.weight * errors), {}
+
+    def _levels(self, key: jax.Array, latents: jax.Array) -> flow.NoiseLevels:
+        f = self.config.flow
+        shift = f.shift
+        if f.base_tokens:
+            tokens = math.prod(latents.shape[1:4]) // self.model_config.patch**2
+            shift = flow.resolution_shift(tokens, f.base_tokens)
+        return flow.random_levels(key, len(latents), sampling=f.sampling, shift=shift, weighting=f.weighting)
 
     def generate(self, model, frozen, batch, key):
         source = self._latents(batch, "source", frozen)
@@ -169,8 +186,11 @@ class DiTTask:
 
         return {"source": video("source"), "target": video("target"), "sample": vae.decode(sample)}
 
+    def to_export(self, params):
+        return merge_lora(params)
+
     def final_config(self, model, dataset):
-        return dataclasses.asdict(self.model_config)
+        return dataclasses.asdict(dataclasses.replace(self.model_config, lora_rank=0))
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling
@@ -223,6 +243,9 @@ class VAETask:
     def show(self, videos):
         names = ("target", "reconstruction")
         return _rows(videos, names), {"psnr": psnr(videos["reconstruction"], videos["target"])}
+
+    def to_export(self, params):
+        return params
 
     def final_config(self, model, dataset):
         """The model's config with the mean and spread of its latents, measured on training data."""

@@ -52,6 +52,9 @@ class ToyTask:
     def show(self, generated):
         return {"toy": np.zeros((5, 8, 8, 3), np.uint8)}, {"mean_output": float(np.mean(generated["y"]))}
 
+    def to_export(self, params):
+        return params
+
     def final_config(self, model, dataset):
         return {"width": WIDTH}
 
@@ -94,6 +97,7 @@ def toy_config(**train) -> ConfigDict:
     config.train = dict(
         steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, export_dtype="float32"
     )
+    config.train.update(accumulate=1, trainable=".*")
     config.train.update(checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0)
     config.train.update(train)
     return config
