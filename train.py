@@ -2,14 +2,23 @@
 
     python train.py --config configs/demo.py --workdir runs/demo [--config.train.steps=2000 ...]
 
-Ctrl-C finishes the step, saves and exits with status 0; SIGTERM does the same and exits with status 143, so
-that a scheduler sees that the run is not complete. A second Ctrl-C aborts at once. The same command continues
-a stopped run.
+Ctrl-C finishes the step, saves and exits with status 0; SIGTERM and SIGUSR1 do the same and exit with status
+143 or 138, so that a scheduler sees that the run is not complete and starts it again. A second Ctrl-C aborts
+at once. The same command continues a stopped run.
+
+A run of several processes, one on each host, has the same command everywhere with --coordinator=auto under
+SLURM, Kubernetes and on Cloud TPU (launch/ has examples), or by hand
+
+    python train.py ... --coordinator=10.0.0.1:1234 --processes=2 --process=0    # on the other --process=1
+
+If one of them dies the others end with status 75, and all are started again.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 
 from absl import app, flags, logging
@@ -19,6 +28,16 @@ from stp_jax.errors import InputError, exit_on_input_error
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, pictures, weights.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: host:port of the first, or auto.")
+PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are, unless --coordinator=auto.")
+PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0 on, unless --coordinator=auto.")
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 60, "After which a process that is silent counts as dead."
+)
+PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of three steps to the work directory.")
+
+LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
+WORKER = "STP_JAX_WORKER"  # set in the environment of the process that trains
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -47,16 +66,52 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def main(_: list[str]) -> None:
-    from stp_jax.training.loop import train  # only now: --help need not wait for JAX
+def watch() -> int:
+    """Runs this very command as a process of its own and gives its exit status.
 
+    JAX ends a process at once when another of the run is gone, with no chance to say anything.
+    """
+    worker = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {WORKER: "1"})
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: worker.send_signal(number))
+    status = worker.wait()
+    if status == -signal.SIGABRT:
+        print(
+            "error: another process of this run is gone, or cannot be reached.\nStart all of them again with "
+            "the same command: the run goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
+        return LOST
+    return 128 - status if status < 0 else status
+
+
+def main(_: list[str]) -> None:
+    if COORDINATOR.value and not os.environ.get(WORKER):
+        sys.exit(watch())
+    # Only now: --help need not wait for JAX.
+    import faulthandler
+
+    import jax
+
+    from stp_jax.distributed import connect
+    from stp_jax.training.loop import train
+
+    faulthandler.disable()  # the stacks of all threads say nothing when JAX ends a process
+    connect(COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_seconds=HEARTBEAT.value)
     try:
-        stopped_by = train(CONFIG.value, str(WORKDIR.value))
+        stopped_by = train(CONFIG.value, str(WORKDIR.value), profile=PROFILE.value)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"Process {jax.process_index()}: {str(error).splitlines()[0][:200]}", file=sys.stderr, flush=True
+        )
+        os.abort()  # an orderly exit would wait for the others; `watch` says the rest
     except KeyboardInterrupt:
         print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    if stopped_by is signal.SIGTERM:
-        sys.exit(128 + signal.SIGTERM)
+    if stopped_by in (signal.SIGTERM, signal.SIGUSR1):
+        sys.exit(128 + stopped_by)
 
 
 if __name__ == "__main__":

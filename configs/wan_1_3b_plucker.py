@@ -72,6 +72,9 @@ def get_config() -> ConfigDict:
         accumulate=1,
         trainable=".*",
         data_workers=0,
+        max_skipped=20,  # steps in a row that are not finite, before the run stops
+        validate_every=500,  # loss on held-out scenes; the best weights are kept in best/
+        validation_batches=4,
         log_every=20,
         pictures_every=1_000,
         checkpoint_every=500,

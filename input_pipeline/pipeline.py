@@ -6,7 +6,7 @@ float32 [F, 4, 4], relative to the source's first camera; source_intrinsics and 
 source_animation_time and target_animation_time [F]. A batch has a leading axis [B].
 
 Each example depends only on the seed and on its place in the global order, so any number of hosts, workers
-and threads gives the same examples in the same order: host h of H takes examples h, h + H, h + 2H, ...
+and threads gives the same batches: each host reads its part of every batch (`HostShare`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.augment import augment
 from input_pipeline.datasets.records import open_records
+from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import MODES, make_relative, random_clips, random_pair
-from input_pipeline.resumable import Resumable
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 
@@ -65,6 +65,7 @@ def make_dataset(
     num_workers: int = 0,
     read_threads: int | None = None,
     epochs: int | None = None,
+    first_example: int = 0,
 ) -> grain.IterDataset:
     """Batches of shuffled training examples of a split, endless unless `epochs` is given.
 
@@ -78,21 +79,25 @@ def make_dataset(
       batch_size: examples in a batch of this host. Only the last batch of limited `epochs` may be smaller.
       host_index: this host's number among `host_count`.
       host_count: number of hosts.
-      num_workers: worker processes; 0 reads with threads only. It is part of the saved state.
+      num_workers: worker processes; 0 reads with threads only.
       read_threads: threads per process; by default one per CPU in all.
       epochs: number of epochs, or None for no end.
+      first_example: where in the order of all hosts' examples to begin: a run that has seen so many goes on
+        with the next, on any number of hosts and workers.
 
     Raises:
-      InputError: the data set is missing, empty, or of another kind, or a setting does not fit it. Also, when
-        the state of an iterator is restored: it was saved by a pipeline with other settings.
+      InputError: the data set is missing, empty, or of another kind, or a setting does not fit it.
     """
     check_config(config)
     if not 0 <= host_index < host_count:
         raise ValueError(f"host_index {host_index} is not one of {host_count} hosts")
+    share = functools.partial(
+        HostShare, batch_size=batch_size, index=host_index, count=host_count, first=first_example
+    )
     if config.kind == "latents":
-        dataset, examples = _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs)
+        dataset = _latent_batches(config, split, seed, batch_size, share, epochs)
     else:
-        dataset, examples = _video_examples(config, split, seed, host_index, host_count, epochs)
+        dataset = _video_examples(config, split, seed, share, epochs)
     threads = read_threads or _default_threads(num_workers)
     iter_dataset = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -104,16 +109,19 @@ def make_dataset(
     if config.kind != "latents":
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
         iter_dataset = iter_dataset.batch(batch_size)
-    return Resumable(
-        iter_dataset,
-        {
-            "examples": examples,
-            "seed": seed,
-            "batch_size": batch_size,
-            "host_count": host_count,
-            "num_workers": num_workers,
-        },
-    )
+    return iter_dataset
+
+
+def count_examples(config: ConfigDict, split: str) -> int:
+    """The number of examples in an epoch of `make_dataset`.
+
+    Raises:
+      InputError: the data set is missing, empty, or of another kind.
+    """
+    if config.kind == "latents":
+        cache = LatentCache.open(Path(config.path) / split)
+        return cache.scenes * cache.clips
+    return count_scenes(config, split) * config.pairs_per_scene
 
 
 def make_clips(
@@ -176,7 +184,7 @@ def _default_threads(num_workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // max(1, num_workers))
 
 
-def _latent_batches(config, split, seed, batch_size, host_index, host_count, epochs):
+def _latent_batches(config, split, seed, batch_size, share, epochs):
     if config.flip or config.permute_channels:
         raise InputError(
             "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
@@ -196,9 +204,9 @@ def _latent_batches(config, split, seed, batch_size, host_index, host_count, epo
     )
     rows = grain.MapDataset.range(examples).seed(seed).shuffle().repeat(epochs).random_map(choose)
     # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
-    rows = rows.slice(slice(host_index, None, host_count))
-    batches = rows.batch(batch_size, drop_remainder=epochs is None)  # an endless stream has no remainder
-    return batches.map(functools.partial(_gather, cache)), examples
+    # An endless stream has no remainder.
+    batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
+    return batches.map(functools.partial(_gather, cache))
 
 
 def _choose_rows(cache: LatentCache, target: int, rng: np.random.Generator, **options) -> np.ndarray:
@@ -209,23 +217,20 @@ def _gather(cache: LatentCache, rows: np.ndarray) -> dict[str, np.ndarray]:
     return cache.pairs_at(rows[:, 0], rows[:, 1])
 
 
-def _video_examples(config, split, seed, host_index, host_count, epochs):
+def _video_examples(config, split, seed, share, epochs):
     scenes = SceneReader(open_records(config.path, config.kind, split), config.cached_scenes)
     _check_scene(scenes[0], config)
     place = functools.partial(
         _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
     )
     draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
-    examples = len(scenes) * config.pairs_per_scene
-    dataset = (
-        grain.MapDataset.range(examples)
+    return share(
+        grain.MapDataset.range(len(scenes) * config.pairs_per_scene)
         .seed(seed)
         .repeat(epochs)
         .map_with_index(place)
         .random_map(draw)
-        .slice(slice(host_index, None, host_count))
     )
-    return dataset, examples
 
 
 @functools.lru_cache(maxsize=4)

@@ -39,14 +39,13 @@ from tqdm import tqdm
 from stp_jax import flow, pretrained, weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
 from stp_jax.pretrained import models
 from stp_jax.sampler import Sampler, jax_noise
 from stp_jax.sharding import make_mesh
 
-TEXT_TOKENS = 512
 SPACETIMEPILOT = DiTConfig(
     text_dim=4096, camera="pose12", animation_time="official_conv", rope_frames="stream"
 )
@@ -347,34 +346,6 @@ def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, floa
                             seconds[event.name] += event.duration_ns / 1e9
                             calls[event.name] += 1
     return [(f"{calls[name]} x {name}", spent) for name, spent in seconds.most_common(most)]
-
-
-def dit_flop(config: DiTConfig, latent_size: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> float:
-    """Multiplications and additions in the matrix products of one forward pass of one video.
-
-    What is computed once per video (keys and values of the text, embedded cameras) is not counted, but the
-    projection of the rays in each block is.
-    """
-    c = config
-    frames, height, width = latent_size
-    target = frames * (height // c.patch) * (width // c.patch)
-    tokens = 2 * target if c.source else target
-    token_values = c.channels * c.patch**2
-
-    def block(queries: int) -> int:
-        per_query = 2 * c.dim**2 + 2 * tokens * c.dim + 2 * c.dim * c.ffn_dim  # q, o; attention; feed-forward
-        if c.text_dim:
-            per_query += 2 * c.dim**2 + 2 * text_tokens * c.dim
-        if c.camera.startswith("pose12"):
-            per_query += c.dim**2
-        per_key = 2 * c.dim**2
-        if c.camera == "plucker":
-            per_key += c.conditioning_dim * c.dim
-        return 2 * (queries * per_query + tokens * per_key)
-
-    ends = 2 * c.dim * token_values * (tokens + target)
-    timestep = 2 * (c.freq_dim * c.dim + 7 * c.dim**2)
-    return float((c.layers - 1) * block(tokens) + block(target) + ends + timestep)
 
 
 def count_flop(function: Callable, *arguments) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 from stp_jax.command_line import Parser
 from stp_jax.errors import InputError, exit_on_input_error
 
-LENGTH = 512  # tokens that the DiT looks at
+LENGTH = 512  # tokens that the DiT looks at, most of them padding
 # Of Wan2.1's shared_config.py (Apache-2.0): the weights were tuned with exactly these words.
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"

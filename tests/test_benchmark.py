@@ -13,7 +13,7 @@ from flax import nnx
 
 from stp_jax import benchmark
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.dit import DiTConfig, dit_flop
 
 TINY = DiTConfig(
     dim=24, ffn_dim=40, layers=3, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
@@ -84,7 +84,7 @@ def test_a_video_is_measured_through_all_its_parts():
     small = benchmark.SMALL
     parts = [benchmark.vae_workload(small, part, 1) for part in (benchmark.encoding, benchmark.decoding)]
     work = benchmark.video_workload(small, chunk=1, steps=2, guidance=5.0)
-    forwards = 4 * benchmark.dit_flop(small.dit, small.latent_size)
+    forwards = 4 * dit_flop(small.dit, small.latent_size)
     assert work.flop == pytest.approx(sum(part.flop for part in parts) + forwards)
     result = work.function(*work.arguments)
     assert result.shape == work.arguments[2].shape and result.dtype == jnp.uint8

@@ -38,6 +38,7 @@ CHOICES = {
 }
 
 ROLES = ("target", "source")  # in the order of the tokens
+TEXT_TOKENS = 512  # of a prompt, most of them padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,3 +298,31 @@ class SpaceTimeDiT(nnx.Module):
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
         )
         return y.astype(jnp.float32)
+
+
+def dit_flop(config: DiTConfig, latent_size: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> float:
+    """Multiplications and additions in the matrix products of one forward pass of one video.
+
+    What is computed once per video (keys and values of the text, embedded cameras) is not counted, but the
+    projection of the rays in each block is.
+    """
+    c = config
+    frames, height, width = latent_size
+    target = frames * (height // c.patch) * (width // c.patch)
+    tokens = 2 * target if c.source else target
+    token_values = c.channels * c.patch**2
+
+    def block(queries: int) -> int:
+        per_query = 2 * c.dim**2 + 2 * tokens * c.dim + 2 * c.dim * c.ffn_dim  # q, o; attention; feed-forward
+        if c.text_dim:
+            per_query += 2 * c.dim**2 + 2 * text_tokens * c.dim
+        if c.camera.startswith("pose12"):
+            per_query += c.dim**2
+        per_key = 2 * c.dim**2
+        if c.camera == "plucker":
+            per_key += c.conditioning_dim * c.dim
+        return 2 * (queries * per_query + tokens * per_key)
+
+    ends = 2 * c.dim * token_values * (tokens + target)
+    timestep = 2 * (c.freq_dim * c.dim + 7 * c.dim**2)
+    return float((c.layers - 1) * block(tokens) + block(target) + ends + timestep)

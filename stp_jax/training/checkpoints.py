@@ -1,7 +1,7 @@
 """Checkpoints that are either whole or not used.
 
 Each checkpoint is a folder `<step>/` written by Orbax in the background: params, opt_state and ema (arrays),
-data (the position of the input pipeline), meta (JSON). A manifest with the SHA-256 of every file goes into
+meta (JSON: the step, the position in the data, ..). A manifest with the SHA-256 of every file goes into
 the folder just before Orbax renames it to its final name, because flipped bits would otherwise load without a
 word. A checkpoint that does not match its manifest is moved to `damaged/`, reported, and the one before it is
 used; nothing is deleted.
@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from stp_jax.errors import InputError
@@ -63,6 +63,8 @@ def find_damage(folder: Path) -> str | None:
 class Checkpoints:
     """The checkpoints of one run.
 
+    All processes of a run call every method alike; the first one looks after the folder.
+
     Args:
       folder: made if missing.
       keep: how many of the latest to keep.
@@ -75,12 +77,30 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike, *, keep: int = 3, report: Callable[[str], None] = print):
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.latest = self._latest_whole(report)
+        self.latest = self._agreed_latest(report)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_rename),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _agreed_latest(self, report: Callable[[str], None]) -> int | None:
+        """What the first process finds, told to all."""
+        if jax.process_count() == 1:
+            return self._latest_whole(report)
+        from jax.experimental import multihost_utils
+
+        found, error = -1, None
+        if jax.process_index() == 0:
+            try:
+                latest = self._latest_whole(report)
+                found = -1 if latest is None else latest
+            except InputError as raised:
+                found, error = -2, raised
+        found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
+        if found == -2:
+            raise error or InputError(f"{self.folder}: no checkpoint is whole; see the first process.")
+        return None if found == -1 else found
 
     def _latest_whole(self, report: Callable[[str], None]) -> int | None:
         for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
@@ -118,7 +138,7 @@ class Checkpoints:
             (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             write_manifest(temporary)
 
-    def save(self, state: TrainState, data: grain.DatasetIterator, meta: dict[str, Any]) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may
         change."""
         self._manager.wait_until_finished()
@@ -129,7 +149,6 @@ class Checkpoints:
                 params=ocp.args.StandardSave(state.params),
                 opt_state=ocp.args.StandardSave(state.opt_state),
                 ema=ocp.args.StandardSave(state.ema),
-                data=grain.checkpoint.CheckpointSave(data),
                 meta=ocp.args.JsonSave(meta),
             ),
         )
@@ -139,9 +158,8 @@ class Checkpoints:
         """The JSON stored with the latest checkpoint."""
         return self._manager.restore(self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
-    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The latest checkpoint, laid out like `like` (arrays or abstract arrays); sets `data` to its
-        position."""
+    def restore(self, like: TrainState) -> TrainState:
+        """The latest checkpoint, laid out like `like` (arrays or abstract arrays), whatever mesh wrote it."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             self.latest,
@@ -149,7 +167,6 @@ class Checkpoints:
                 params=ocp.args.StandardRestore(abstract.params),
                 opt_state=ocp.args.StandardRestore(abstract.opt_state),
                 ema=ocp.args.StandardRestore(abstract.ema),
-                data=grain.checkpoint.CheckpointRestore(data),
             ),
         )
         step = jax.device_put(jax.numpy.int32(self.latest), like.step.sharding)

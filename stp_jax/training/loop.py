@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import math
 import os
 import signal
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import grain
 import jax
@@ -21,28 +18,27 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from input_pipeline.pipeline import make_dataset
+from input_pipeline.pipeline import count_examples, make_dataset
 from stp_jax import weights
+from stp_jax.distributed import Agreement, on_host, say
 from stp_jax.errors import InputError
-from stp_jax.sharding import RULES, batch_sharding, make_mesh
+from stp_jax.sharding import RULES, batch_sharding, host_share, make_mesh, size_of
 from stp_jax.training.checkpoints import Checkpoints
-from stp_jax.training.metrics import Writer, mean_of
+from stp_jax.training.held_out import Preview, Validation
+from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import PICTURES, Params, TrainState, bind, graph_of, init_state, random_key
+from stp_jax.training.state import Params, bind, graph_of, init_state
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
+from stp_jax.training.workdir import check_workdir, write_config
 
 # Steps that may be on their way on the device before the host waits: enough to never leave the device idle.
 STEPS_AHEAD = 2
-# Fields that may differ when a run is continued; a name stands for everything below it.
-FREE_FIELDS = (
-    *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
-    *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "pictures", "sampling"),
-)
+PROFILED = range(10, 13)  # steps of a run that --profile traces
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the step in hand.
+    """Turns Ctrl-C, SIGTERM and SIGUSR1 into a wish that the loop grants after the step in hand.
 
     A second Ctrl-C aborts at once.
     """
@@ -56,7 +52,8 @@ class StopRequest:
         self.signal = signal.Signals(number)
 
     def __enter__(self) -> StopRequest:
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exception) -> None:
@@ -64,120 +61,98 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
-
-
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the work directory, or checks that the run in it has the same config.
-
-    Raises:
-      InputError: the folder cannot be written, or belongs to a run with another config (the difference is
-        shown).
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-        path = workdir / "config.json"
-        if not path.exists():
-            return
-        old = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder you may write to.") from None
-    except json.JSONDecodeError:
-        raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
-    old, new = _flat(old), _flat(json.loads(config.to_json_best_effort()))
-    free = tuple(f"{field}." for field in FREE_FIELDS)
-    changed = [
-        f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
-    ]
-    if changed:
-        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
-        raise InputError(
-            f"--workdir {workdir} holds a run with another config: {'; '.join(changed[:8])}{more}.\n"
-            "Give a new --workdir, or the old config to continue that run."
-        )
-
-
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
-    os.replace(temporary, workdir / "config.json")
-
-
-def device_batches(dataset: grain.IterDataset, mesh: Mesh) -> grain.DatasetIterator:
-    """Batches on the devices, made two ahead; the iterator's state counts only those handed out."""
+def device_batches(dataset: grain.IterDataset, mesh: Mesh, batch_size: int) -> grain.DatasetIterator:
+    """Batches of all hosts on the devices, made two ahead."""
     sharding = batch_sharding(mesh)
 
     def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {
-            name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
+            name: jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
+            for name, array in batch.items()
         }
 
     return iter(grain.experimental.ThreadPrefetchIterDataset(dataset.map(put), prefetch_buffer_size=2))
 
 
-def training_data(config: ConfigDict, seed: int) -> grain.IterDataset:
+def training_data(config: ConfigDict, seed: int, mesh: Mesh, first_example: int = 0) -> grain.IterDataset:
     """This host's share of the training batches."""
+    index, hosts = host_share(mesh)
     return make_dataset(
         config.data,
         split="train",
         seed=seed,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-        batch_size=config.train.batch_size // jax.process_count(),
+        host_index=index,
+        host_count=hosts,
+        batch_size=config.train.batch_size // hosts,
         num_workers=config.train.data_workers,
+        first_example=first_example,
     )
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | None:
+def check_run(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises `InputError` for numbers of `config.train` that make no sense on this mesh."""
+    run = config.train
+    for field in ("steps", "batch_size", "log_every", "keep_checkpoints", "accumulate", "max_skipped"):
+        if run[field] < 1:
+            raise InputError(f"config.train.{field} is {run[field]}; it must be at least 1.")
+    shards = size_of(RULES.batch, mesh)
+    if run.batch_size % (shards * run.accumulate):
+        parts = f" in {run.accumulate} parts" if run.accumulate > 1 else ""
+        raise InputError(
+            f"config.train.batch_size {run.batch_size} does not divide over {shards} devices{parts} "
+            f"({' x '.join(RULES.batch)} of config.mesh)."
+        )
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = False) -> signal.Signals | None:
     """Trains the task of `config` in `workdir` until its steps or seconds are up, from where an earlier call
     stopped.
+
+    Args:
+      profile: whether to write a trace of a few steps to `workdir/profile`.
 
     Returns:
       The signal that ended the run early (its state is saved), or None if the run is complete.
 
     Raises:
-      InputError: something about the config, the work directory, its checkpoints or the data.
+      InputError: something about the config, the work directory, its checkpoints or the data; the loss is not
+        finite any more.
     """
     started = time.monotonic()
     workdir, run = Path(workdir), config.train
-    for field in ("steps", "batch_size", "log_every", "keep_checkpoints"):
-        if run[field] < 1:
-            raise InputError(f"config.train.{field} is {run[field]}; it must be at least 1.")
     mesh = make_mesh(**config.mesh)
-    shards = math.prod(mesh.shape[axis] for axis in RULES.batch)
-    if run.batch_size % shards:
-        raise InputError(
-            f"config.train.batch_size {run.batch_size} does not divide over {shards} devices "
-            f"({' x '.join(RULES.batch)} of config.mesh)."
-        )
+    check_run(config, mesh)
     with jax.set_mesh(mesh), StopRequest() as stop, contextlib.ExitStack() as cleanup:
         check_workdir(workdir, config)
         task = make_task(config)
         optimizer = make_optimizer(config.optimizer)
         step_fn = make_train_step(task, optimizer, config)
         frozen = jax.device_put(task.frozen, NamedSharding(mesh, P()))
-        batches = device_batches(training_data(config, config.seed), mesh)
+        training_data(config, config.seed, mesh)  # a mistake in the data is told now
         preview = Preview(task, config, frozen, mesh)
-        checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=tqdm.write)
+        validation = Validation(task, config, frozen, mesh) if run.validate_every else None
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=say)
         init_from = config.init_from if checkpoints.latest is None else ""
         state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable)
-        first, elapsed_before = 0, 0.0
+        first, elapsed_before, best = 0, 0.0, math.inf
         if checkpoints.latest is not None:
-            state = checkpoints.restore(state, batches)
+            state = checkpoints.restore(state)
             meta = checkpoints.meta()
-            first, elapsed_before = meta["step"], meta["elapsed_seconds"]
-            tqdm.write(f"Continuing {workdir} at step {first}.")
-        size = sum(array.size for array in state.params.values())
-        devices = jax.devices()
-        tqdm.write(f"{task.name}: {size / 1e6:.1f} M parameters, {len(devices)} x {devices[0].device_kind}")
+            first, elapsed_before, best = meta["step"], meta["elapsed_seconds"], meta["best"] or math.inf
+            say(f"Continuing {workdir} at step {first}.")
+        seen = first * run.batch_size
+        examples = count_examples(config.data, "train")
+        if checkpoints.latest is not None and meta["epoch_examples"] != examples:
+            say(
+                f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training goes "
+                "on with the first of the new order."
+            )
+            seen = 0
+        batches = device_batches(training_data(config, config.seed, mesh, seen), mesh, run.batch_size)
+        describe(task, state.params, state.ema)
+
+        agreement = Agreement(mesh)
+        agreement.progress = min(1.0, first / run.steps)
 
         def elapsed() -> float:
             return elapsed_before + time.monotonic() - started
@@ -185,112 +160,130 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> signal.Signals | No
         def progress(step: int) -> float:
             return min(1.0, max(step / run.steps, elapsed() / run.seconds if run.seconds else 0.0))
 
-        def save(step: int) -> None:
-            checkpoints.save(state, batches, {"step": step, "elapsed_seconds": elapsed()})
+        def ended(step: int) -> bool:
+            if agreement.alone:
+                agreement.hear(agreement.ask(progress(step), stop.signal is not None))
+            return step >= run.steps or agreement.progress >= 1 or agreement.stop
 
-        def export(step: int) -> None:
-            notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())}
-            export_weights(task, config, state.averaged(), workdir / "weights", notes)
+        def save(step: int) -> None:
+            meta = {"step": step, "elapsed_seconds": elapsed(), "epoch_examples": examples}
+            checkpoints.save(state, meta | {"best": best if math.isfinite(best) else None})
+
+        def export(step: int, folder: str = "weights", **more) -> None:
+            notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())} | more
+            export_weights(task, config, state.averaged(), workdir / folder, notes, mesh)
 
         # Only now: a mistake found above leaves the folder free for another config.
-        write_config(workdir, config)
+        if jax.process_index() == 0:
+            write_config(workdir, config)
         writer = cleanup.enter_context(contextlib.closing(Writer(workdir)))
-        bar = tqdm(total=run.steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
-        underway: collections.deque[dict[str, jax.Array]] = collections.deque()
-        finished: list[dict[str, np.ndarray]] = []
-        logged, logged_step, waited, step = time.monotonic(), first, 0.0, first
+        bar = tqdm(
+            total=run.steps,
+            initial=first,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=jax.process_index() > 0,
+        )
+        meter = Meter(run.batch_size, task.tokens, task.flop)
+        underway: collections.deque = collections.deque()
+        skipped, step = 0, first
+        meter.restart(step)
 
-        while progress(step) < 1 and not stop.signal:
+        while not ended(step):
             before = time.monotonic()
             batch = next(batches)
-            waited += time.monotonic() - before
-            state, metrics = step_fn(state, frozen, batch, np.float32(progress(step)))
+            meter.waited += time.monotonic() - before
+            if profile and step - first == PROFILED.start:
+                jax.profiler.start_trace(workdir / "profile")
+            agreed = agreement.ask(progress(step), stop.signal is not None)
+            state, metrics = step_fn(state, frozen, batch, agreed[0])
             step += 1
-            if step == first + 1:  # it compiled: that is not the time of a step
-                logged, logged_step, waited = time.monotonic(), step, 0.0
-            underway.append(metrics)
+            if profile and step - first == PROFILED.stop:
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+                say(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
+            if step == first + 1:
+                meter.restart(step)  # it compiled: that is not the time of a step
+            underway.append((metrics, agreed))
             if len(underway) > STEPS_AHEAD:
                 # Reading the numbers of an older step is what keeps the host from running further ahead.
-                finished.append(jax.device_get(underway.popleft()))
+                numbers, heard = jax.device_get(underway.popleft())
+                agreement.hear(heard)
+                meter.steps.append(numbers)
+                skipped = skipped + 1 if numbers["skipped"] else 0
             bar.update()
 
-            if step % run.log_every == 0 and finished:
-                seconds = time.monotonic() - logged
-                per_step = seconds / (step - logged_step)
-                numbers = mean_of(finished) | {
-                    "step_seconds": per_step,
-                    "examples_per_second": run.batch_size / per_step,
-                    "data_wait_share": waited / seconds,
-                    "elapsed_seconds": elapsed(),
-                }
+            if step % run.log_every == 0 and meter.steps:
+                numbers = meter.numbers(step) | {"elapsed_seconds": elapsed()}
                 writer.scalars(step, numbers)
                 # A time limit may end the run before its last step.
                 bar.total = max(step, round(step / progress(step)))
-                rate = f"{1000 * per_step:.0f} ms/step, {run.batch_size / per_step:.1f} examples/s"
-                bar.set_postfix_str(f"loss {numbers['loss']:.4f}, {rate}")
-                finished.clear()
-                logged, logged_step, waited = time.monotonic(), step, 0.0
-
-            ended = progress(step) >= 1 or stop.signal
-            before = time.monotonic()
-            if run.pictures_every and step % run.pictures_every == 0 and not ended:
-                preview.write(writer, state, step)
-            if run.checkpoint_every and step % run.checkpoint_every == 0 and not ended:
+                bar.set_postfix_str(meter.summary(numbers))
+                meter.restart(step)
+            if skipped >= run.max_skipped:
                 save(step)
-            if run.export_every and step % run.export_every == 0 and not ended:
+                checkpoints.close()
+                raise InputError(
+                    f"The loss or its gradient was not finite for {skipped} steps in a row, to step {step}; "
+                    "they changed nothing, and what was before is saved.\nLook for NaN in the data, or lower "
+                    "config.optimizer.learning_rate or raise warmup_steps in a new run from these weights."
+                )
+
+            # A run that is about to end does this once more in any case.
+            before, last = time.monotonic(), step >= run.steps or (agreement.alone and ended(step))
+            if run.pictures_every and step % run.pictures_every == 0 and not last:
+                preview.write(writer, state.averaged(), step)
+            if validation and step % run.validate_every == 0:
+                loss = validation.loss(state.averaged())
+                writer.scalars(step, {"validation/loss": loss})
+                if loss < best:
+                    best = loss
+                    export(step, "best", validation_loss=loss)
+            if run.checkpoint_every and step % run.checkpoint_every == 0 and not last:
+                save(step)
+            if run.export_every and step % run.export_every == 0 and not last:
                 export(step)
-            logged += time.monotonic() - before  # nor is this the time of a step
+            meter.started += time.monotonic() - before  # nor is this the time of a step
 
         bar.close()
+        stopped_by = stop.signal or (signal.SIGTERM if agreement.stop else None)
         if checkpoints.latest != step:
             save(step)
-        if not stop.signal:
+        if not stopped_by:
             if run.pictures_every:
-                preview.write(writer, state, step)
+                preview.write(writer, state.averaged(), step)
             export(step)
         checkpoints.close()
         batches.close()
-    if stop.signal:
-        tqdm.write(
-            f"Stopped by {stop.signal.name}; step {step} is saved. Run the same command again to continue."
-        )
+    if stopped_by:
+        say(f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue.")
     else:
         pictures = f", pictures in {workdir / 'pictures'}" if run.pictures_every else ""
-        tqdm.write(f"Done: {step} steps. Weights in {workdir / 'weights'}{pictures}.")
-    return stop.signal
+        say(f"Done: {step} steps. Weights in {workdir / 'weights'}{pictures}.")
+    return stopped_by
 
 
-class Preview:
-    """Pictures and figures on one fixed held-out batch, with the averaged weights and the same noise each
-    time."""
-
-    def __init__(self, task: Task, config: ConfigDict, frozen, mesh: Mesh):
-        self._task, self._frozen, self._seed = task, frozen, config.seed
-        held_out = config.pictures
-        iterator = iter(
-            make_dataset(held_out.data, split=held_out.split, seed=config.seed, batch_size=held_out.count)
-        )
-        self._batch = next(iterator)
-        iterator.close()
-        graph = graph_of(task)
-        self._generate = jax.jit(lambda ema, *inputs: task.generate(bind(graph, ema), *inputs))
-
-    def write(self, writer: Writer, state: TrainState, step: int) -> None:
-        key = random_key(self._seed, 0, PICTURES)
-        generated = jax.device_get(self._generate(state.averaged(), self._frozen, self._batch, key))
-        videos, numbers = self._task.show(generated)
-        writer.pictures(step, videos)
-        writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
-        tqdm.write(", ".join([f"step {step}", *(f"{name} {value:.3f}" for name, value in numbers.items())]))
+def describe(task: Task, params: Params, chosen: Params) -> None:
+    """Prints what is trained, on what."""
+    size, trained = (sum(array.size for array in part.values()) / 1e6 for part in (params, chosen))
+    share = "" if trained == size else f", of which {trained:.1f} M are trained"
+    devices = jax.devices()
+    hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    say(f"{task.name}: {size:.1f} M parameters{share}, {len(devices)} x {devices[0].device_kind}{hosts}")
 
 
-def export_weights(task: Task, config: ConfigDict, params: Params, folder: Path, notes: dict) -> None:
+def export_weights(
+    task: Task, config: ConfigDict, params: Params, folder: Path, notes: dict, mesh: Mesh
+) -> None:
     """Writes the model, and the frozen ones that it needs, as weights that `sample.py` reads."""
     model = bind(graph_of(task), params)
-    params = task.to_export(params)
-    fields = task.final_config(model, training_data(config, config.seed + 1))
+    fields = task.final_config(model, training_data(config, config.seed + 1, mesh))
+    whole = on_host(task.to_export(params))
+    if jax.process_index() > 0:
+        return
     weights.save_weights(
-        folder, task.name, params, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
+        folder, task.name, whole, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
     )
     for name, (tensors, fields) in task.companions().items():
         if not (folder / f"{name}.json").exists():

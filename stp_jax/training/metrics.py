@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from stp_jax import hardware
 from stp_jax.pictures import contact_sheet
 
 
@@ -49,6 +51,58 @@ class Writer:
             self._tensorboard.close()
 
 
+class Meter:
+    """The numbers of the steps since `restart`, and how fast they went.
+
+    Args:
+      batch_size: examples of a step.
+      tokens, flop: of an example, see `tasks.Task`.
+    """
+
+    def __init__(self, batch_size: int, tokens: int, flop: float):
+        self._batch_size, self._tokens, self._flop = batch_size, tokens, flop
+        self._chip = hardware.chip(jax.devices()[0].device_kind)
+
+    def restart(self, step: int) -> None:
+        self.steps: list[dict[str, np.ndarray]] = []
+        self.started, self._first, self.waited = time.monotonic(), step, 0.0
+
+    def numbers(self, step: int) -> dict[str, float]:
+        """The means of the steps' own numbers; speed, memory, and the share of time spent on other things."""
+        seconds = time.monotonic() - self.started
+        per_step = seconds / max(1, step - self._first)
+        numbers = mean_of(self.steps) | {
+            "step_seconds": per_step,
+            "examples_per_second": self._batch_size / per_step,
+            "data_wait_share": self.waited / seconds,
+        }
+        if self._tokens:
+            numbers["tokens_per_second"] = self._tokens * self._batch_size / per_step
+        if self._flop and self._chip:
+            peak = self._chip.tflops * 1e12 * jax.device_count()
+            numbers["mfu"] = self._flop * self._batch_size / per_step / peak
+        in_use = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+        if max(in_use):
+            numbers["device_memory_gib"] = max(in_use) / 2**30
+        return numbers
+
+    def summary(self, numbers: dict[str, float]) -> str:
+        """For the progress bar."""
+        parts = [f"loss {numbers['loss']:.4f}"] if "loss" in numbers else []
+        parts.append(f"{1000 * numbers['step_seconds']:.0f} ms/step")
+        parts.append(f"{numbers['examples_per_second']:.1f} examples/s")
+        if "mfu" in numbers:
+            parts.append(f"MFU {numbers['mfu']:.0%}")
+        if numbers.get("skipped"):
+            parts.append(f"{numbers['skipped']:.0%} skipped")
+        return ", ".join(parts)
+
+
 def mean_of(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The mean of each number over some steps."""
-    return {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]} if metrics else {}
+    """The mean of each number over the steps where it is finite; left out if it is nowhere."""
+    means = {}
+    for name in metrics[0] if metrics else ():
+        values = np.array([m[name] for m in metrics])
+        if np.isfinite(values).any():
+            means[name] = float(np.mean(values[np.isfinite(values)]))
+    return means

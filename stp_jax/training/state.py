@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from tqdm import tqdm
 
 from stp_jax import pretrained, weights
+from stp_jax.distributed import say
 from stp_jax.errors import InputError
 from stp_jax.sharding import parameter_shardings
 
@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
 
 # What a random key is for: keys of one step never collide, and a resumed run draws the same numbers.
-INIT, LOSS, PICTURES = range(3)
+INIT, LOSS, PICTURES, VALIDATION = range(4)
 
 
 def random_key(seed: int, step: int | jax.Array, purpose: int) -> jax.Array:
@@ -105,7 +105,7 @@ def init_state(
     if missing:
         if params:
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
-            tqdm.write(f"Started from {found.title}; it lacks and training begins with: {modules}.")
+            say(f"Started from {found.title}; it lacks and training begins with: {modules}.")
 
         def missing_params() -> Params:
             random = random_params()

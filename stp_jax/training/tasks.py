@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.dit import DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.text import read_embeddings
@@ -31,6 +31,8 @@ class Task(Protocol):
 
     name: str  # of the weights: `dit`, `vae`
     frozen: dict[str, Any]
+    tokens: int  # of an example, 0 if that means nothing
+    flop: float  # of an example, forward and backward without recomputation; 0: not known
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with random parameters."""
@@ -121,8 +123,16 @@ class DiTTask:
         self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
         self._vae_graph = pretrained.graph(dataclasses.replace(vae, config=self.vae_config))
         self.frozen: dict[str, Any] = {"vae": pretrained.read(vae)}
+        self.tokens, self.flop = self._cost()
         if self.model_config.text_dim:
             self.frozen["text"] = read_embeddings(config.text, self.model_config.text_dim)[:1]
+
+    def _cost(self) -> tuple[int, float]:
+        data, stride = self.config.data, self.vae_config.spatial_stride
+        frames = (data.frames - 1) // self.vae_config.frame_stride + 1
+        size = frames, data.height // stride, data.width // stride
+        target = math.prod(size) // self.model_config.patch**2
+        return (2 if self.model_config.source else 1) * target, 3 * dit_flop(self.model_config, size)
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
@@ -219,7 +229,10 @@ class VAETask:
                 f"config.crop is {config.crop}; clips have room for 1 to {largest}, 0 keeps all."
             )
         self.model_config = make_config(VAEConfig, config.model)
+        if jax.process_count() > 1:
+            raise InputError("The VAE is trained by one process; its devices may be many.")
         self.loss_weights = VAELossWeights(**config.loss)
+        self.tokens, self.flop = 0, 0.0
         self.frozen: dict[str, Any] = {}
 
     def init(self, rngs):

@@ -14,7 +14,7 @@ from stp_jax.sharding import make_mesh
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
-from tests.training.toy import ToyTask, make_toy_dataset, toy_config
+from tests.training.toy import ToyTask, toy_config
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +24,14 @@ def initial():
         return init_state(ToyTask(), make_optimizer(toy_config().optimizer), 0, mesh)
 
 
-def batches():
-    return iter(make_toy_dataset(None, split="train", seed=0, batch_size=2))
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, initial):
-    """Checkpoints 1 and 2, with parameters 1 and 2 and the data at as many batches."""
+    """Checkpoints 1 and 2, with parameters 1 and 2."""
     folder = tmp_path_factory.mktemp("checkpoints")
     checkpoints = Checkpoints(folder)
-    data = batches()
     for step in (1, 2):
-        next(data)
         filled = jax.tree.map(lambda x: jnp.full_like(x, step), initial)  # noqa: B023
-        checkpoints.save(filled, data, {"step": step, "elapsed_seconds": 0.5 * step})
+        checkpoints.save(filled, {"step": step, "elapsed_seconds": 0.5 * step})
     checkpoints.close()
     return folder
 
@@ -50,27 +44,22 @@ def copy(tmp_path, written):
 def restore(folder, initial):
     reports = []
     checkpoints = Checkpoints(folder, report=reports.append)
-    data = batches()
-    state = checkpoints.restore(initial, data)
+    state = checkpoints.restore(initial)
     meta = checkpoints.meta()
     checkpoints.close()
-    return state, meta, data, reports
+    return state, meta, reports
 
 
-def assert_is_step(step, state, meta, data):
+def assert_is_step(step, state, meta):
     assert meta == {"step": step, "elapsed_seconds": 0.5 * step}
     assert int(state.step) == step
     for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf, step)
-    expected = batches()
-    for _ in range(step):
-        next(expected)
-    np.testing.assert_array_equal(next(data)["x"], next(expected)["x"])
 
 
-def test_whole_checkpoint_restores_arrays_metadata_and_data_position(copy, initial):
-    state, meta, data, reports = restore(copy, initial)
-    assert_is_step(2, state, meta, data)
+def test_whole_checkpoint_restores_arrays_and_metadata(copy, initial):
+    state, meta, reports = restore(copy, initial)
+    assert_is_step(2, state, meta)
     assert reports == []
     assert jax.tree.structure(state) == jax.tree.structure(initial)
 
@@ -95,7 +84,7 @@ DAMAGES = {
     "bit flip": flip_a_bit,
     "truncated file": truncate,
     "missing item": lambda step: shutil.rmtree(step / "ema"),
-    "missing data position": lambda step: shutil.rmtree(step / "data"),
+    "missing metadata": lambda step: shutil.rmtree(step / "meta"),
     "missing manifest": lambda step: (step / "manifest.json").unlink(),
     "garbled manifest": lambda step: (step / "manifest.json").write_text("{"),
 }
@@ -105,8 +94,8 @@ DAMAGES = {
 def test_damaged_latest_is_reported_and_kept_and_the_one_before_used(copy, initial, damage):
     damage(copy / "2")
     left = sorted(p.relative_to(copy / "2") for p in (copy / "2").rglob("*"))
-    state, meta, data, reports = restore(copy, initial)
-    assert_is_step(1, state, meta, data)
+    state, meta, reports = restore(copy, initial)
+    assert_is_step(1, state, meta)
     assert len(reports) == 1 and "Checkpoint 2 is damaged" in reports[0]
     aside = copy / "damaged" / "2"
     assert sorted(p.relative_to(aside) for p in aside.rglob("*")) == left
@@ -115,12 +104,11 @@ def test_damaged_latest_is_reported_and_kept_and_the_one_before_used(copy, initi
 def test_half_written_checkpoint_is_reported_and_can_be_written_again(copy, initial):
     (copy / "2").rename(copy / "2.orbax-checkpoint-tmp")
     (copy / "2.orbax-checkpoint-tmp" / "manifest.json").unlink()
-    state, meta, data, reports = restore(copy, initial)
-    assert_is_step(1, state, meta, data)
+    state, meta, reports = restore(copy, initial)
+    assert_is_step(1, state, meta)
     assert len(reports) == 1 and "interrupted" in reports[0]
     checkpoints = Checkpoints(copy, report=reports.append)
-    next(data)
-    checkpoints.save(jax.tree.map(lambda x: x + 1, state), batches(), {"step": 2, "elapsed_seconds": 1.0})
+    checkpoints.save(jax.tree.map(lambda x: x + 1, state), {"step": 2, "elapsed_seconds": 1.0})
     checkpoints.close()
     assert Checkpoints(copy).latest == 2
     assert (copy / "damaged" / "2.orbax-checkpoint-tmp" / "params").is_dir()
@@ -139,7 +127,7 @@ def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(copy):
 def test_only_the_latest_are_kept(tmp_path, initial):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(1, 5):
-        checkpoints.save(initial, batches(), {"step": step, "elapsed_seconds": 0.0})
+        checkpoints.save(initial, {"step": step, "elapsed_seconds": 0.0})
     checkpoints.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
 
@@ -148,7 +136,6 @@ KILLED = """
 import os, jax, numpy as np
 from stp_jax.sharding import make_mesh
 from stp_jax.training import checkpoints as module
-from tests.training.test_checkpoints import batches
 from tests.training.toy import ToyTask, toy_config
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
@@ -156,7 +143,7 @@ mesh = make_mesh()
 state = init_state(ToyTask(), make_optimizer(toy_config().optimizer), 0, mesh)
 checkpoints = module.Checkpoints({folder!r})
 module.write_manifest = lambda folder: os._exit(9)
-checkpoints.save(state, batches(), dict(step=3, elapsed_seconds=0.0))
+checkpoints.save(state, dict(step=3, elapsed_seconds=0.0))
 checkpoints.wait()
 """
 
@@ -164,6 +151,6 @@ checkpoints.wait()
 def test_a_process_killed_while_writing_leaves_the_one_before(copy, initial):
     killed = subprocess.run([sys.executable, "-c", KILLED.format(folder=str(copy))], capture_output=True)
     assert killed.returncode == 9, killed.stderr.decode()
-    state, meta, data, reports = restore(copy, initial)
-    assert_is_step(2, state, meta, data)
+    state, meta, reports = restore(copy, initial)
+    assert_is_step(2, state, meta)
     assert len(reports) == 1 and "interrupted" in reports[0]

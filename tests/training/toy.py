@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from input_pipeline.resumable import Resumable
+from input_pipeline.host_share import HostShare
+from stp_jax.training import held_out, loop
 
-WIDTH, LAYERS = 8, 3
+WIDTH, LAYERS, EXAMPLES = 8, 3, 50
 
 
 class Stack(nnx.Module):
@@ -31,6 +32,7 @@ class ToyTask:
 
     name = "toy"
     frozen = {"shift": np.float32(0.5)}
+    tokens, flop = 10, 1e6
 
     def __init__(self, config=None):
         pass
@@ -65,12 +67,23 @@ class ToyTask:
         return {}
 
 
-def make_toy_dataset(config, *, split, seed, batch_size, host_index=0, host_count=1, num_workers=0):
+def make_toy_dataset(
+    config, *, split, seed, batch_size, host_index=0, host_count=1, num_workers=0, first_example=0
+):
     def draw(index, rng):
         return {"x": rng.standard_normal(WIDTH).astype(np.float32)}
 
-    dataset = grain.MapDataset.range(50).seed(seed).shuffle().repeat().random_map(draw).batch(batch_size)
-    return Resumable(dataset.to_iter_dataset(), {"seed": seed, "batch_size": batch_size})
+    examples = grain.MapDataset.range(EXAMPLES).seed(seed).shuffle().repeat().random_map(draw)
+    share = HostShare(examples, batch_size, host_index, host_count, first_example)
+    return share.batch(batch_size).to_iter_dataset()
+
+
+def install(patch=setattr) -> None:
+    """Lets the trainer train the toy task on its data."""
+    patch(loop, "make_task", ToyTask)
+    patch(loop, "count_examples", lambda config, split: EXAMPLES)
+    for module in (loop, held_out):
+        patch(module, "make_dataset", make_toy_dataset)
 
 
 def toy_config(**train) -> ConfigDict:
@@ -97,7 +110,7 @@ def toy_config(**train) -> ConfigDict:
     config.train = dict(
         steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, export_dtype="float32"
     )
-    config.train.update(accumulate=1, trainable=".*")
+    config.train.update(accumulate=1, trainable=".*", max_skipped=3, validate_every=0, validation_batches=2)
     config.train.update(checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0)
     config.train.update(train)
     return config

@@ -1,0 +1,102 @@
+"""Several processes as one run."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from stp_jax.errors import InputError
+from stp_jax.sharding import AXES
+
+
+def connect(
+    coordinator: str = "", processes: int = 0, process: int = -1, *, heartbeat_seconds: int = 60
+) -> None:
+    """Joins the run; returns when all processes have. Before anything else touches a device.
+
+    Args:
+      coordinator: "host:port" of the first process; "auto": what SLURM, Kubernetes or Cloud TPU tell; "": a
+        run of one process.
+      heartbeat_seconds: after which a process that is silent counts as dead.
+      processes, process: how many there are, and which one this is from 0 on; not for "auto".
+
+    Raises:
+      InputError: the numbers make no sense; the others did not come.
+    """
+    if not coordinator:
+        return
+    given: dict = {}
+    if coordinator != "auto":
+        if processes < 1 or not 0 <= process < processes:
+            raise InputError(
+                f"--coordinator {coordinator}: give --processes, how many there are, and --process, which "
+                f"one this is, from 0 on; they are {processes} and {process}."
+            )
+        given = dict(coordinator_address=coordinator, num_processes=processes, process_id=process)
+    try:
+        jax.distributed.initialize(**given, heartbeat_timeout_seconds=heartbeat_seconds)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--coordinator {coordinator}: the processes of the run did not find each other ({reason})."
+        ) from None
+
+
+def say(line: str) -> None:
+    """Prints a line beside progress bars, once for all processes."""
+    if jax.process_index() == 0:
+        tqdm.write(line)
+
+
+def on_host(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray | jax.Array]:
+    """Arrays as the first process can read them whole, wherever their parts are; for others nothing."""
+    if jax.process_count() == 1:
+        return dict(arrays)
+    from jax.experimental import multihost_utils
+
+    found: dict[str, np.ndarray | jax.Array] = {}
+    for name, array in arrays.items():
+        whole = multihost_utils.process_allgather(array, tiled=True)
+        if jax.process_index() == 0:
+            found[name] = np.asarray(whole)
+    return found
+
+
+def told_by_first(value: float) -> float:
+    """The first process's number, on all of them."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value)))
+
+
+class Agreement:
+    """How far a run is and whether it shall stop, the same on all its processes at the same step.
+
+    Processes have clocks and get signals of their own. Each one's wishes go to the devices with every step;
+    the largest of them come back some steps later, as the step's other numbers do, and decide.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.alone = jax.process_count() == 1
+        self.progress, self.stop = 0.0, False
+        self._mesh = mesh
+        self._sharding = NamedSharding(mesh, P(AXES))
+        self._largest = jax.jit(lambda wishes: wishes.max(0), out_shardings=NamedSharding(mesh, P()))
+
+    def ask(self, progress: float, stop: bool) -> jax.Array | np.ndarray:
+        """This process's wishes; gives what `hear` takes: [progress, stop]."""
+        wishes = np.array([progress, stop], np.float32)
+        if self.alone:
+            return wishes
+        local = np.tile(wishes, (len(self._mesh.local_devices), 1))
+        return self._largest(
+            jax.make_array_from_process_local_data(self._sharding, local, (self._mesh.size, 2))
+        )
+
+    def hear(self, agreed: np.ndarray | jax.Array) -> None:
+        self.progress, self.stop = max(self.progress, float(agreed[0])), self.stop or bool(agreed[1])

@@ -1,0 +1,82 @@
+"""How well a model does on scenes that it is not trained on: pictures to look at, and the loss."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from input_pipeline.pipeline import make_dataset
+from stp_jax.distributed import say
+from stp_jax.sharding import batch_sharding, host_share
+from stp_jax.training.metrics import Writer
+from stp_jax.training.state import PICTURES, VALIDATION, Params, bind, graph_of, random_key
+from stp_jax.training.tasks import Task
+
+
+def read_batches(config: ConfigDict, count: int, batch_size: int, index: int = 0, hosts: int = 1) -> list:
+    """The first batches of held-out examples, always the same."""
+    iterator = iter(
+        make_dataset(
+            config.pictures.data,
+            split=config.pictures.split,
+            seed=config.seed,
+            batch_size=batch_size // hosts,
+            host_index=index,
+            host_count=hosts,
+        )
+    )
+    batches = [next(iterator) for _ in range(count)]
+    iterator.close()
+    return batches
+
+
+class Preview:
+    """Pictures and figures on one fixed batch, with the averaged weights and the same noise each time."""
+
+    def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
+        self._task, self._frozen, self._seed = task, frozen, config.seed
+        everywhere = NamedSharding(mesh, P())
+        (batch,) = read_batches(config, 1, config.pictures.count)
+        self._batch = jax.device_put(batch, everywhere)
+        graph = graph_of(task)
+        self._generate = jax.jit(
+            lambda params, *inputs: task.generate(bind(graph, params), *inputs), out_shardings=everywhere
+        )
+
+    def write(self, writer: Writer, params: Params, step: int) -> None:
+        key = random_key(self._seed, 0, PICTURES)
+        generated = jax.device_get(self._generate(params, self._frozen, self._batch, key))
+        videos, numbers = self._task.show(generated)
+        writer.pictures(step, videos)
+        writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
+        say(", ".join([f"step {step}", *(f"{name} {value:.3f}" for name, value in numbers.items())]))
+
+
+class Validation:
+    """The loss on some fixed batches with fixed noise, with the averaged weights."""
+
+    def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
+        run = config.train
+        index, hosts = host_share(mesh)
+        sharding = batch_sharding(mesh)
+        self._frozen = frozen
+
+        def put(array: np.ndarray) -> jax.Array:
+            shape = run.batch_size, *array.shape[1:]
+            return jax.make_array_from_process_local_data(sharding, array, shape)
+
+        batches = read_batches(config, run.validation_batches, run.batch_size, index, hosts)
+        self._batches = [{name: put(array) for name, array in batch.items()} for batch in batches]
+        self._keys = [random_key(config.seed, i, VALIDATION) for i in range(run.validation_batches)]
+        graph = graph_of(task)
+        self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
+
+    def loss(self, params: Params) -> float:
+        losses = [
+            self._loss(params, self._frozen, batch, key)
+            for batch, key in zip(self._batches, self._keys, strict=True)
+        ]
+        return float(np.mean(jax.device_get(losses)))

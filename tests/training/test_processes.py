@@ -1,0 +1,174 @@
+"""Several processes train as one: real ones, on this machine, with the CPU's collectives."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stp_jax import weights
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+
+# The train.py of the repository with the toy task; every example read is noted.
+PROGRAM = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from input_pipeline.host_share import HostShare
+import tests.training.toy as toy
+
+toy.install()
+read = HostShare.__getitem__
+def note(self, index):
+    if self._count > 1:  # not those for pictures, which all processes read alike
+        with open(os.environ["NOTES"], "a") as file:
+            batch, row = divmod(index, self._batch_size)
+            file.write(f"{{self._first + (batch * self._count + self._index) * self._batch_size + row}}\\n")
+    return read(self, index)
+HostShare.__getitem__ = note
+exec(compile(open({str(ROOT / "train.py")!r}).read(), "train.py", "exec"))  # keeps argv: it starts itself again
+"""
+CONFIG = f"""
+from tests.training.toy import toy_config
+def get_config():
+    return toy_config(steps={STEPS}, checkpoint_every=2, log_every=1)
+"""
+
+
+class Run:
+    """Starts processes of one run in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "program.py").write_text(PROGRAM)
+        (folder / "config.py").write_text(CONFIG)
+
+    def start(self, count: int, workdir: str = "run", **config) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flags = ["--config", str(self.folder / "config.py"), "--workdir", str(self.folder / workdir)]
+        flags += [f"--config.{name.replace('__', '.')}={value}" for name, value in config.items()]
+        if count > 1:
+            flags += [f"--coordinator=localhost:{port}", f"--processes={count}", "--heartbeat_seconds=8"]
+        self.notes = [self.folder / f"{workdir}_{count}_{i}.txt" for i in range(count)]
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
+        }
+        return [
+            subprocess.Popen(
+                [sys.executable, str(self.folder / "program.py"), *flags, f"--process={i}"],
+                cwd=self.folder,
+                env=environment | {"NOTES": str(self.notes[i])},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(count)
+        ]
+
+    def losses(self, workdir: str = "run") -> dict[int, float]:
+        lines = [json.loads(line) for line in open(self.folder / workdir / "metrics.jsonl")]
+        return {line["step"]: line["loss"] for line in lines}
+
+    def wait_for_step(self, step: int, workdir: str = "run") -> None:
+        for _ in range(600):
+            path = self.folder / workdir / "metrics.jsonl"
+            if path.exists() and max(self.losses(workdir), default=0) >= step:
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"step {step} was not reached")
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    return [(process.wait(), process.communicate()[1]) for process in processes]
+
+
+def exported(folder: Path) -> dict[str, np.ndarray]:
+    return weights.read_weights(folder / "weights", "toy")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of one process with four devices."""
+    run = Run(tmp_path_factory.mktemp("straight"))
+    ((status, errors),) = finish(run.start(1))
+    assert status == 0, errors
+    return run
+
+
+def assert_same(folder: Path, straight: Run) -> None:
+    for name, array in exported(straight.folder / "run").items():
+        np.testing.assert_allclose(exported(folder)[name], array, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("count", "mesh"), [(2, {}), (4, {}), (2, {"mesh__fsdp": 4, "mesh__data": 1}), (2, {"mesh__sequence": 4})]
+)
+def test_many_processes_are_the_same_run_as_one(tmp_path, straight, count, mesh):
+    run = Run(tmp_path)
+    for status, errors in finish(run.start(count, **mesh)):
+        assert status == 0, errors
+    losses, expected = run.losses(), straight.losses()
+    assert losses.keys() == expected.keys()
+    np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=1e-5)
+    assert_same(tmp_path / "run", straight)
+    if not mesh:
+        read = [set(map(int, notes.read_text().split())) for notes in run.notes]
+        for host, places in enumerate(read):
+            assert places and all(place % 8 // (8 // count) == host for place in places)
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step_and_fewer_go_on(tmp_path, straight):
+    run = Run(tmp_path)
+    processes = run.start(2, train__steps=100_000)
+    run.wait_for_step(4)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, errors in finish(processes):
+        assert status == 128 + signal.SIGTERM, errors
+    saved = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert saved == max(run.losses()) or saved <= max(run.losses()) + 3
+    if saved < STEPS:
+        ((status, errors),) = finish(run.start(1))
+        assert status == 0, errors
+        assert_same(tmp_path / "run", straight)
+
+
+def test_a_killed_process_ends_the_others_with_advice_and_more_go_on(tmp_path, straight):
+    run = Run(tmp_path)
+    processes = run.start(2, train__steps=100_000)
+    run.wait_for_step(3)
+    children = subprocess.run(["pgrep", "-P", str(processes[1].pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    (first, errors), (second, _) = finish(processes)
+    assert second == 128 + signal.SIGKILL
+    assert first == 75, errors
+    assert "another process of this run is gone" in errors and "Start all of them again" in errors
+    saved = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdigit()]
+    if max(saved) < STEPS:
+        for status, errors in finish(run.start(4)):
+            assert status == 0, errors
+        assert_same(tmp_path / "run", straight)
+
+
+@pytest.mark.parametrize("flags", [["--processes=2"], ["--processes=2", "--process=2"]])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, flags):
+    run = Run(tmp_path)
+    command = [sys.executable, str(tmp_path / "program.py"), "--config", str(tmp_path / "config.py")]
+    done = subprocess.run(
+        [*command, "--workdir", str(tmp_path / "run"), "--coordinator=localhost:1", *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NOTES": str(run.folder / "n")},
+    )
+    assert done.returncode == 2 and "give --processes, how many there are" in done.stderr
+    assert not (tmp_path / "run").exists()
