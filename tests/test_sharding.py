@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec as P
 from configs import demo
 from stp_jax import cameras
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
 from stp_jax.sharding import AXES, batch_sharding, host_share, make_mesh, parameter_shardings
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
@@ -43,8 +42,7 @@ def real_step(batch_size=8, heads=4):
     config.model.remat = "attention"
     config.optimizer.update(name="adamw", clip=1e9, b1=0.0, warmup_steps=1)
     rng = np.random.default_rng(0)
-    task = DiTTask.__new__(DiTTask)  # without a VAE: latents need none
-    task.config, task.model_config = config, DiTConfig(**config.model)
+    task = DiTTask(config, load=False)  # latents need no VAE
     task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
     latents, path = (batch_size, 2, 8, 8, 4), cameras.preset("orbit_left", FRAMES)
     batch = {}

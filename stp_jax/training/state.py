@@ -122,6 +122,17 @@ def init_state(
     return jax.jit(rest, out_shardings=shardings)(params)
 
 
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, trainable: str) -> TrainState:
+    """Shapes and types of a state, without any array."""
+
+    def create() -> TrainState:
+        params = weights.flatten(task.init(nnx.Rngs(0)))
+        chosen = trained(params, trainable)
+        return TrainState(jnp.int32(0), params, optimizer.init(chosen), dict(chosen))
+
+    return jax.eval_shape(create)
+
+
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
     """The average forgets faster at first, so that it is of use early on."""
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

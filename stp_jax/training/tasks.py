@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT, dit_flop
+from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
 from stp_jax.text import read_embeddings
@@ -111,26 +111,50 @@ class DiTTask:
 
     name = "dit"
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, *, load: bool = True):
+        """`load=False` reads no weights: to compile for a machine; the VAE is taken to be Wan2.1's."""
         self.config = config
         self.model_config = make_config(DiTConfig, config.model)
         try:
             jax.eval_shape(lambda: self._levels(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 1))))
         except ValueError as error:
             raise InputError(f"config.flow: {error}.") from None
-        vae = pretrained.recognise(config.vae, "vae")
-        self._stored_vae_config = vae.config
-        self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
-        self._vae_graph = pretrained.graph(dataclasses.replace(vae, config=self.vae_config))
-        self.frozen: dict[str, Any] = {"vae": pretrained.read(vae)}
+        self.frozen: dict[str, Any] = {}
+        text_dim = self.model_config.text_dim
+        if load:
+            vae = pretrained.recognise(config.vae, "vae")
+            self._stored_vae_config = vae.config
+            self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
+            self._vae_graph = pretrained.graph(dataclasses.replace(vae, config=self.vae_config))
+            self.frozen["vae"] = pretrained.read(vae)
+            if text_dim:
+                self.frozen["text"] = read_embeddings(config.text, text_dim)[:1]
+        else:
+            self.vae_config = VAEConfig(dtype=self.model_config.dtype)
+            if text_dim:
+                self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
         self.tokens, self.flop = self._cost()
-        if self.model_config.text_dim:
-            self.frozen["text"] = read_embeddings(config.text, self.model_config.text_dim)[:1]
 
-    def _cost(self) -> tuple[int, float]:
+    def _latent_size(self) -> tuple[int, int, int]:
         data, stride = self.config.data, self.vae_config.spatial_stride
         frames = (data.frames - 1) // self.vae_config.frame_stride + 1
-        size = frames, data.height // stride, data.width // stride
+        return frames, data.height // stride, data.width // stride
+
+    def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of everything in an example of latents."""
+        frames = self.config.data.frames
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
+        for clip in ("source", "target"):
+            shapes |= {
+                f"{clip}_latents": ((*self._latent_size(), self.vae_config.z_dim), jnp.float16),
+                f"{clip}_c2w": ((frames, 4, 4), jnp.float32),
+                f"{clip}_intrinsics": ((frames, 4), jnp.float32),
+                f"{clip}_animation_time": ((frames,), jnp.float32),
+            }
+        return shapes
+
+    def _cost(self) -> tuple[int, float]:
+        size = self._latent_size()
         target = math.prod(size) // self.model_config.patch**2
         return (2 if self.model_config.source else 1) * target, 3 * dit_flop(self.model_config, size)
 

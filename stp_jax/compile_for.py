@@ -1,0 +1,309 @@
+r"""Compiles the real train step, or the sampling step, for a pod that is not there: will it fit, how fast?
+
+    python -m stp_jax.compile_for --topology v5p:4x4x4 --config configs/wan_1_3b_plucker.py
+    python -m stp_jax.compile_for --topology v6e:8x8 --config configs/wan_14b_plucker.py \
+        --mesh fsdp=16 sequence=4
+
+Any machine does, with `pip install -e '.[tpu]'`: the compiler for TPUs needs none. It takes some minutes and
+a few GiB. Topologies are named as Cloud TPU names them: v4, v5e, v5p, v6e, tpu7x and the chips along each
+axis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from stp_jax.command_line import Parser, count, number
+from stp_jax.errors import InputError, exit_on_input_error
+
+GIB = 2**30
+# What the compiler asks the machine about, were it part of a pod.
+NO_POD = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+COLLECTIVES = ("all-gather", "all-to-all", "reduce-scatter", "all-reduce", "collective-permute")
+
+
+@dataclasses.dataclass
+class Compiled:
+    """What the compiler says of one program, for each chip; sizes in GiB."""
+
+    topology: str
+    mesh: dict[str, int]
+    batch_size: int
+    arguments: float
+    temporaries: float
+    memory: float  # of the chip
+    collectives: dict[str, tuple[int, float]]  # kind -> how many, GiB of their results; loops count once
+    floor_seconds: float  # of the step, if every operation ran at the chip's peak
+    compile_seconds: float
+    over: float = 0.0  # by how much it does not fit
+
+    def report(self, mfu: float) -> str:
+        chips = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
+        lines = [f"{self.topology}, {chips}, batch {self.batch_size}"]
+        if self.over:
+            lines.append(
+                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip.\n"
+                "  Raise fsdp or sequence in --mesh, take more chips, or lower --batch_size or raise --accumulate."
+            )
+            return "\n".join(lines)
+        used = self.arguments + self.temporaries
+        lines.append(
+            f"  memory of a chip: {self.arguments:.2f} GiB of parameters, state and batch + "
+            f"{self.temporaries:.2f} GiB while it computes = {used:.2f} of {self.memory:.0f} GiB"
+        )
+        found = [f"{n} {kind} ({size:.2f} GiB)" for kind, (n, size) in self.collectives.items()]
+        lines.append(f"  collectives in the program, loops counted once: {', '.join(found) or 'none'}")
+        lines.append(
+            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {self.floor_seconds / mfu:.2f} s at "
+            f"an assumed MFU of {mfu:.0%}; compiled in {self.compile_seconds:.0f} s"
+        )
+        return "\n".join(lines)
+
+
+def load_config(path: str):
+    """The config of a file such as configs/wan_1_3b_plucker.py.
+
+    Raises:
+      InputError: there is no such file, or it has no get_config().
+    """
+    spec = importlib.util.spec_from_file_location("config_file", path) if path.endswith(".py") else None
+    if spec is None or not Path(path).is_file():
+        raise InputError(f"--config {path}: give a file such as configs/wan_1_3b_plucker.py.")
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config {path}: it has no get_config().")
+    return module.get_config()
+
+
+def make_pod(topology: str, sizes: dict[str, int]):
+    """A mesh over the devices of a topology, neighbours of an axis near each other.
+
+    Raises:
+      InputError: an unknown topology, sizes that do not fill it, or no compiler for TPUs.
+    """
+    from jax.experimental import topologies
+    from jax.sharding import AxisType, Mesh
+
+    from stp_jax.sharding import AXES, make_mesh
+
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError("The compiler for TPUs is missing: pip install 'stp-jax[tpu]'.")
+    try:
+        pod = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # the library raises bare exceptions of its runtime
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"--topology {topology}: unknown ({reason}). Name it as v5p:4x4x4.") from None
+    shape = make_mesh(**sizes, devices=pod.devices).shape
+    arranged = topologies.make_mesh(pod, tuple(shape.values()), AXES)
+    return Mesh(arranged.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_step(config, mesh) -> tuple[Any, tuple]:
+    """The jitted train step of a config, and what it takes, without any array."""
+    import jax
+    import jax.numpy as jnp
+
+    from stp_jax.sharding import batch_sharding, parameter_shardings
+    from stp_jax.training.optimizer import make_optimizer
+    from stp_jax.training.state import abstract_state
+    from stp_jax.training.step import make_train_step
+    from stp_jax.training.tasks import DiTTask
+
+    task = DiTTask(config, load=False)
+    optimizer = make_optimizer(config.optimizer)
+    state = abstract_state(task, optimizer, config.train.trainable)
+
+    def placed(tree, shardings):
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            shardings,
+        )
+
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    frozen = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), task.frozen
+    )
+    rows = batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=rows)
+        for name, (shape, dtype) in task.example_shapes().items()
+    }
+    progress = jax.ShapeDtypeStruct((), jnp.float32)
+    step = make_train_step(task, optimizer, config)
+    return step, (placed(state, parameter_shardings(state, mesh)), frozen, batch, progress)
+
+
+def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
+    """One velocity of the model in bfloat16 for a batch of videos, as sampling asks for it."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from stp_jax.pretrained import models
+    from stp_jax.sharding import batch_sharding, parameter_shardings
+    from stp_jax.training.tasks import DiTTask
+
+    task = DiTTask(config, load=False)
+    model_config = dataclasses.replace(task.model_config, remat="none")
+    graph, shapes = models.abstract("dit", model_config)
+    rows, size = batch_sharding(mesh), config.train.batch_size
+    shardings = parameter_shardings(shapes, mesh)
+    params = {
+        name: jax.ShapeDtypeStruct(
+            leaf.shape, jnp.bfloat16 if name.endswith("kernel") else jnp.float32, sharding=shardings[name]
+        )
+        for name, leaf in shapes.items()
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=rows)
+        for name, (shape, dtype) in task.example_shapes().items()
+    }
+    frozen = {name: leaf for name, leaf in task.frozen.items() if name == "text"}
+
+    def velocity(params, frozen, batch, timestep):
+        model = nnx.merge(graph, models.state_of(params))
+        latents = batch["target_latents"].astype(jnp.float32)
+        conditioning = task._condition(model, frozen, batch, latents)
+        return model(latents, batch["source_latents"], timestep, conditioning, differentiable=False)
+
+    timestep = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=rows)
+    return jax.jit(velocity), (params, frozen, batch, timestep)
+
+
+def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train") -> Compiled:
+    """Compiles one step of `config` for a topology.
+
+    Args:
+      topology: as `v5p:4x4x4`.
+      config: of a DiT that trains on latents.
+      sizes: of the mesh, by axis; one may be -1.
+      what: `train` or `sample`.
+
+    Raises:
+      InputError: see `make_pod`; a mesh that does not fit the model; a config of something else.
+    """
+    import jax
+
+    from stp_jax import hardware
+    from stp_jax.models.attention import attention_backend
+    from stp_jax.training.loop import check_run
+    from stp_jax.training.tasks import DiTTask
+
+    if config.task != "dit" or config.data.kind != "latents":
+        raise InputError("compile_for takes the config of a DiT that trains on latents (data.kind).")
+    mesh = make_pod(topology, sizes)
+    check_run(config, mesh)
+    kind = mesh.devices.flat[0].device_kind
+    known = hardware.chip(kind)
+    if known is None:
+        raise InputError(f"--topology {topology}: nothing is known of {kind}; add it to stp_jax/hardware.py.")
+    cores = 2 if "7x" in kind.lower() else 1  # of a tpu7x chip each is a device with half of everything
+    flop = DiTTask(config, load=False).flop * config.train.batch_size / (3 if what == "sample" else 1)
+    result = Compiled(
+        topology=topology,
+        mesh=dict(mesh.shape),
+        batch_size=config.train.batch_size,
+        arguments=0.0,
+        temporaries=0.0,
+        memory=known.memory_gib / cores,
+        collectives={},
+        floor_seconds=flop / mesh.size / (known.tflops * 1e12 / cores),
+        compile_seconds=0.0,
+    )
+    started = time.monotonic()
+    with jax.set_mesh(mesh), attention_backend("splash"):
+        step, arguments = (abstract_step if what == "train" else abstract_velocity)(config, mesh)
+        lowered = step.lower(*arguments)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            over = re.search(r"[Ee]xceeded hbm capacity by ([\d.]+)([GMK])", str(error))
+            if over is None:
+                raise
+            result.over = float(over[1]) / {"G": 1, "M": 2**10, "K": 2**20}[over[2]]
+            return result
+    analysis: Any = compiled.memory_analysis()
+    result.arguments = analysis.argument_size_in_bytes / GIB
+    written = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    result.temporaries = (analysis.temp_size_in_bytes + written) / GIB
+    result.collectives = count_collectives(compiled.as_text())
+    result.compile_seconds = time.monotonic() - started
+    return result
+
+
+def count_collectives(program: str) -> dict[str, tuple[int, float]]:
+    """Of each kind of collective in the text of a compiled program: how many, and GiB of their results."""
+    found: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    sizes = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
+    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+    for line in program.splitlines():
+        if match := pattern.search(line):
+            kind = match[2]
+            found[kind] += 1
+            results = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+            for dtype, shape in results[-1:]:  # of a started one the operands come first
+                elements = 1
+                for n in filter(None, shape.split(",")):
+                    elements *= int(n)
+                size[kind] += elements * sizes.get(dtype, 4)
+    return {kind: (found[kind], size[kind] / GIB) for kind in COLLECTIVES if found[kind]}
+
+
+def parse_mesh(words: list[str]) -> dict[str, int]:
+    """Raises `InputError` unless every word is as `fsdp=16`."""
+    sizes = {}
+    for word in words:
+        match = re.fullmatch(r"(data|fsdp|sequence|tensor)=(-?\d+)", word)
+        if match is None:
+            raise InputError(f"--mesh {word}: give sizes of data, fsdp, sequence, tensor, as fsdp=16.")
+        sizes[match[1]] = int(match[2])
+    return sizes
+
+
+@exit_on_input_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m stp_jax.compile_for", description=__doc__)
+    add = parser.add_argument
+    add("--topology", required=True, help="such as v5p:4x4x4")
+    add("--config", required=True, metavar="FILE", help="such as configs/wan_1_3b_plucker.py")
+    add("--mesh", nargs="+", default=[], metavar="AXIS=SIZE", help="default: as the config says")
+    add("--batch_size", type=count, help="of all chips together; default: one video for each share of it")
+    add("--accumulate", type=count, default=1, help="parts of the batch, one after the other")
+    add("--remat", help="policy, see DiTConfig; default: as the config says")
+    add("--sample", action="store_true", help="a velocity for sampling instead of the train step")
+    add("--mfu", type=number(0.01, 1), default=0.45, help="assumed for the estimate; default 0.45")
+    flags = parser.parse_args(arguments)
+    os.environ.update(NO_POD)
+    config = load_config(flags.config)
+    sizes = {"data": 1} | (parse_mesh(flags.mesh) or config.mesh.to_dict())
+    if flags.remat:
+        config.model.remat = flags.remat
+    shares = make_pod(flags.topology, sizes).shape
+    config.train.accumulate = flags.accumulate
+    config.train.batch_size = flags.batch_size or flags.accumulate * shares["data"] * shares["fsdp"]
+    print("Compiling: this takes some minutes ...", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        result = compile_for(flags.topology, config, sizes, "sample" if flags.sample else "train")
+        print(result.report(flags.mfu))
+
+
+if __name__ == "__main__":
+    main()
