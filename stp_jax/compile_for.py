@@ -55,10 +55,10 @@ class Compiled:
         chips = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
         lines = [f"{self.topology}, {chips}, batch {self.batch_size}"]
         if self.over:
-            lines.append(
-                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip.\n"
-                "  Raise fsdp or sequence in --mesh, take more chips, or lower --batch_size or raise --accumulate."
-            )
+            lines += [
+                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip.",
+                "  Raise fsdp or sequence in --mesh, take more chips, or lower --batch_size.",
+            ]
             return "\n".join(lines)
         used = self.arguments + self.temporaries
         lines.append(
@@ -67,9 +67,10 @@ class Compiled:
         )
         found = [f"{n} {kind} ({size:.2f} GiB)" for kind, (n, size) in self.collectives.items()]
         lines.append(f"  collectives in the program, loops counted once: {', '.join(found) or 'none'}")
+        estimate = self.floor_seconds / mfu
         lines.append(
-            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {self.floor_seconds / mfu:.2f} s at "
-            f"an assumed MFU of {mfu:.0%}; compiled in {self.compile_seconds:.0f} s"
+            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {estimate:.2f} s at an assumed "
+            f"MFU of {mfu:.0%}; compiled in {self.compile_seconds:.0f} s"
         )
         return "\n".join(lines)
 

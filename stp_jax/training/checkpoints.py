@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stp_jax.distributed import told_by_first
 from stp_jax.errors import InputError
 from stp_jax.training.state import TrainState
 
@@ -78,11 +80,12 @@ class Checkpoints:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.latest = self._agreed_latest(report)
-        options = ocp.CheckpointManagerOptions(
+        self._report, self._saving, self._before = report, -1, self.latest
+        self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_rename),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def _agreed_latest(self, report: Callable[[str], None]) -> int | None:
         """What the first process finds, told to all."""
@@ -138,11 +141,24 @@ class Checkpoints:
             (temporary,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             write_manifest(temporary)
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts to write a checkpoint of `state` at `meta["step"]`; returns as soon as the arrays may
-        change."""
-        self._manager.wait_until_finished()
-        self._saving = step = meta["step"]
+    def save(self, state: TrainState, meta: dict[str, Any]) -> bool:
+        """Starts to write a checkpoint of `state` at `meta["step"]`; returns once the arrays may change.
+
+        Returns:
+          Whether it is being written: not if the disk has no room for it, which is reported. Nor is the one
+          before lost if writing fails later on: `wait` and the next `save` report that.
+        """
+        self.wait()
+        step = meta["step"]
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if not told_by_first(free > 1.05 * needed):
+            self._report(
+                f"Checkpoint {step} is NOT written: it takes {needed / 1e9:.2f} GB and {self.folder} has "
+                f"{free / 1e9:.2f} GB free. Free some space; the next one is tried all the same."
+            )
+            return False
+        self._saving, self._before = step, self.latest
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -153,6 +169,7 @@ class Checkpoints:
             ),
         )
         self.latest = step
+        return True
 
     def meta(self) -> dict[str, Any]:
         """The JSON stored with the latest checkpoint."""
@@ -173,8 +190,18 @@ class Checkpoints:
         return TrainState(step=step, params=restored.params, opt_state=restored.opt_state, ema=restored.ema)
 
     def wait(self) -> None:
-        """Returns when the checkpoint being written is whole."""
-        self._manager.wait_until_finished()
+        """Returns when the checkpoint being written is whole, or reports that it is not."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever the file system and the libraries between raise
+            reason = str(error).strip().splitlines()[0][:200]
+            self._report(
+                f"Checkpoint {self._saving} could not be written ({reason}). "
+                + ("There is none before it." if self._before is None else f"{self._before} is the latest.")
+            )
+            self.latest = self._before
+            self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def close(self) -> None:
+        self.wait()
         self._manager.close()

@@ -165,9 +165,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 agreement.hear(agreement.ask(progress(step), stop.signal is not None))
             return step >= run.steps or agreement.progress >= 1 or agreement.stop
 
-        def save(step: int) -> None:
+        def save(step: int) -> bool:
             meta = {"step": step, "elapsed_seconds": elapsed(), "epoch_examples": examples}
-            checkpoints.save(state, meta | {"best": best if math.isfinite(best) else None})
+            return checkpoints.save(state, meta | {"best": best if math.isfinite(best) else None})
 
         def export(step: int, folder: str = "weights", **more) -> None:
             notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())} | more
@@ -250,12 +250,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         stopped_by = stop.signal or (signal.SIGTERM if agreement.stop else None)
         if checkpoints.latest != step:
             save(step)
+        checkpoints.close()
         if not stopped_by:
             if run.pictures_every:
                 preview.write(writer, state.averaged(), step)
             export(step)
-        checkpoints.close()
         batches.close()
+        if checkpoints.latest != step:
+            saved = "no step" if checkpoints.latest is None else f"step {checkpoints.latest}"
+            raise InputError(
+                f"Step {step} could not be saved, {saved} is: the last lines above say why.\n"
+                "The same command goes on from there."
+            )
     if stopped_by:
         say(f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue.")
     else:

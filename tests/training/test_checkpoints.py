@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from stp_jax.errors import InputError
 from stp_jax.sharding import make_mesh
+from stp_jax.training import checkpoints as module
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
@@ -154,3 +156,48 @@ def test_a_process_killed_while_writing_leaves_the_one_before(copy, initial):
     state, meta, reports = restore(copy, initial)
     assert_is_step(2, state, meta)
     assert len(reports) == 1 and "interrupted" in reports[0]
+
+
+def test_a_disk_without_room_costs_the_checkpoint_and_nothing_else(copy, initial, monkeypatch):
+    reports = []
+    checkpoints = Checkpoints(copy, report=reports.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(10))
+        assert not checkpoints.save(initial, {"step": 3, "elapsed_seconds": 0.0})
+    assert "Checkpoint 3 is NOT written" in reports[0] and "GB free" in reports[0]
+    assert checkpoints.latest == 2
+    assert checkpoints.save(initial, {"step": 4, "elapsed_seconds": 0.0})
+    checkpoints.close()
+    assert Checkpoints(copy).latest == 4
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_the_one_before(copy, initial, monkeypatch):
+    reports = []
+    checkpoints = Checkpoints(copy, report=reports.append)
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_manifest", full)
+        assert checkpoints.save(initial, {"step": 3, "elapsed_seconds": 0.0})
+        checkpoints.wait()
+    assert "Checkpoint 3 could not be written" in reports[0] and "No space left" in reports[0]
+    assert "2 is the latest" in reports[0] and checkpoints.latest == 2
+    assert checkpoints.save(initial, {"step": 4, "elapsed_seconds": 0.0})
+    checkpoints.close()
+    state, meta, _ = restore(copy, initial)
+    assert meta["step"] == 4
+
+
+def test_a_checkpoint_is_restored_on_any_mesh(written, initial):
+    for sizes in (dict(data=2, fsdp=4), dict(fsdp=2, data=1, sequence=2, tensor=2)):
+        mesh = make_mesh(**sizes)
+        with jax.set_mesh(mesh):
+            like = init_state(ToyTask(), make_optimizer(toy_config().optimizer), 0, mesh)
+            checkpoints = Checkpoints(written)
+            state = checkpoints.restore(like)
+            checkpoints.close()
+        assert state.params["blocks.kernel"].sharding == like.params["blocks.kernel"].sharding
+        for leaf in jax.tree.leaves(state):
+            np.testing.assert_array_equal(leaf, 2)

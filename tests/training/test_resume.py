@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from collections import namedtuple
 
 import numpy as np
 import pytest
 
-from stp_jax import weights
+from stp_jax import hardware, weights
 from stp_jax.errors import InputError
 from stp_jax.training import loop
 from tests.training.toy import toy_config
@@ -155,3 +157,103 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     assert list((tmp_path / "tensorboard").iterdir())
     index = weights.read_index(tmp_path / "weights", "toy")
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
+
+
+def test_not_a_number_in_the_data_is_skipped_and_counted(tmp_path, toy, monkeypatch):
+    poison(monkeypatch, at_steps=[3, 6])
+    loop.train(toy_config(log_every=1), tmp_path)
+    skipped = logged(tmp_path, "skipped")
+    assert sum(skipped.values()) == 2 and np.isfinite(list(logged(tmp_path, "loss").values())).all()
+    assert all(np.isfinite(array).all() for array in exported(tmp_path).values())
+
+
+def test_a_run_that_is_never_finite_again_stops_with_advice_and_is_saved(tmp_path, toy, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison(patch, at_steps=range(5, 100))
+        with pytest.raises(InputError, match=r"not finite for 3 steps in a row(.|\n)*learning_rate"):
+            loop.train(toy_config(steps=100), tmp_path)
+    (saved,) = (path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert 7 <= int(saved) <= 10
+    loop.train(toy_config(steps=12), tmp_path)  # the data is mended
+    assert all(np.isfinite(array).all() for array in exported(tmp_path).values())
+
+
+def poison(monkeypatch, at_steps):
+    """Puts NaN into the batches of these steps, counted from 1."""
+    real, count = loop.make_train_step, [0]
+
+    def make(*args):
+        inner = real(*args)
+
+        def train_step(state, frozen, batch, progress):
+            count[0] += 1
+            if count[0] in at_steps:
+                batch = {name: array.at[0].set(np.nan) for name, array in batch.items()}
+            return inner(state, frozen, batch, progress)
+
+        return train_step
+
+    monkeypatch.setattr(loop, "make_train_step", make)
+
+
+def test_the_best_weights_on_held_out_scenes_are_kept(tmp_path, toy, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5, 4.0])
+    monkeypatch.setattr(loop.Validation, "loss", lambda self, params: next(losses))
+    loop.train(toy_config(steps=8, validate_every=2), tmp_path)
+    assert logged(tmp_path, "validation/loss") == {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5}
+    assert weights.read_index(tmp_path / "best", "toy")["notes"]["steps"] == 4
+    loop.train(toy_config(steps=12, validate_every=2), tmp_path)  # remembers the best
+    notes = weights.read_index(tmp_path / "best", "toy")["notes"]
+    assert notes["steps"] == 10 and notes["validation_loss"] == 0.5
+
+
+def test_validation_is_the_loss_of_held_out_batches_with_fixed_noise(tmp_path, toy):
+    loop.train(toy_config(steps=4, validate_every=2), tmp_path / "one")
+    config = toy_config(steps=4, validate_every=2)
+    config.mesh.update(data=2, fsdp=4)
+    loop.train(config, tmp_path / "two")
+    one, two = (logged(tmp_path / name, "validation/loss") for name in ("one", "two"))
+    assert one.keys() == {2, 4} and one[4] < one[2]
+    np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-5)
+
+
+def test_speed_and_its_share_of_the_peak_are_logged(tmp_path, toy, monkeypatch):
+    monkeypatch.setattr(hardware, "chip", lambda kind: hardware.Chip(1e-3, 1, 1))
+    loop.train(toy_config(steps=6), tmp_path)
+    seconds, tokens, mfu = (
+        logged(tmp_path, name)[6] for name in ("step_seconds", "tokens_per_second", "mfu")
+    )
+    np.testing.assert_allclose(tokens * seconds, 8 * 10)
+    np.testing.assert_allclose(mfu * seconds, 8 * 1e6 / 1e9 / 8)  # of 8 devices of 10^9 operations a second
+
+
+def test_a_trace_is_written_on_request(tmp_path, toy, capsys):
+    loop.train(toy_config(steps=15), tmp_path, profile=True)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "trace of 3 steps" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_another_order_when_the_data_grew(tmp_path, toy, monkeypatch, capsys):
+    loop.train(toy_config(steps=4), tmp_path)
+    monkeypatch.setattr(loop, "count_examples", lambda config, split: 99)
+    loop.train(toy_config(steps=6), tmp_path)
+    assert "The data has 99 examples an epoch and had 50" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(batch_size=8, accumulate=2), "batch_size 8 does not divide over 8 devices in 2 parts"),
+    (dict(accumulate=0), "accumulate is 0"),
+])  # fmt: skip
+def test_parts_that_do_not_divide_are_refused(tmp_path, toy, change, message):
+    with pytest.raises(InputError, match=message):
+        loop.train(toy_config(**change), tmp_path)
+
+
+def test_a_run_that_cannot_be_saved_says_so_at_its_end_and_keeps_its_weights(
+    tmp_path, toy, monkeypatch, capsys
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(10))
+    with pytest.raises(InputError, match="Step 10 could not be saved, no step is"):
+        loop.train(toy_config(checkpoint_every=4), tmp_path)
+    assert "Checkpoint 4 is NOT written" in capsys.readouterr().out
+    assert exported(tmp_path)

@@ -1,0 +1,138 @@
+"""Compiling for pods: what surrounds the compiler; and the compiler itself where it is installed."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs import wan_1_3b_plucker
+from stp_jax import compile_for
+from stp_jax.errors import InputError
+from stp_jax.sharding import make_mesh
+
+ROOT = Path(__file__).parents[1]
+TINY = """
+from configs import wan_1_3b_plucker
+def get_config():
+    config = wan_1_3b_plucker.get_config()
+    config.model.update(dim=256, ffn_dim=512, layers=2, heads=2, text_dim=32, conditioning_dim=16)
+    config.data.update(frames=17, height=128, width=128)
+    return config
+"""
+
+
+def tiny_config(tmp_path):
+    (tmp_path / "tiny.py").write_text(TINY)
+    return compile_for.load_config(str(tmp_path / "tiny.py"))
+
+
+@pytest.mark.parametrize("what", [compile_for.abstract_step, compile_for.abstract_velocity])
+def test_the_steps_compile_without_any_array(tmp_path, what):
+    config = tiny_config(tmp_path)
+    mesh = make_mesh(data=1, fsdp=4, sequence=2)
+    config.train.batch_size = 4
+    with jax.set_mesh(mesh):
+        step, arguments = what(config, mesh)
+        compiled = step.lower(*arguments).compile()
+    found = compile_for.count_collectives(compiled.as_text())
+    assert found["all-gather"][0] > 0 and found["all-to-all"][0] > 0
+    assert all(size > 0 for _, size in found.values())
+
+
+def test_collectives_are_counted_with_their_size():
+    mesh = make_mesh(data=8)
+    sharded = NamedSharding(mesh, P("data"))
+    x = jax.ShapeDtypeStruct((8, 1024), jnp.float32, sharding=sharded)
+    program = jax.jit(lambda x: x * 2, out_shardings=NamedSharding(mesh, P())).lower(x).compile().as_text()
+    assert compile_for.count_collectives(program) == {"all-gather": (1, 8 * 1024 * 4 / 2**30)}
+
+
+REPORT = compile_for.Compiled(
+    topology="v5p:2x2x1",
+    mesh=dict(data=1, fsdp=2, sequence=2, tensor=1),
+    batch_size=2,
+    arguments=3.0,
+    temporaries=5.5,
+    memory=95,
+    collectives={"all-gather": (7, 0.5)},
+    floor_seconds=2.0,
+    compile_seconds=100.0,
+)
+
+
+def test_the_report_says_what_fits_and_what_would():
+    said = REPORT.report(0.5)
+    assert "fsdp 2 x sequence 2, batch 2" in said and "= 8.50 of 95 GiB" in said
+    assert "7 all-gather (0.50 GiB)" in said and "4.00 s at an assumed MFU of 50%" in said
+    said = dataclasses.replace(REPORT, over=19.6).report(0.5)
+    assert "does NOT fit: 19.6 GiB more than the 95.0 GiB" in said and "Raise fsdp or sequence" in said
+
+
+def command(tmp_path, *flags, path=""):
+    (tmp_path / "tiny.py").write_text(TINY)
+    return subprocess.run(
+        [sys.executable, "-m", "stp_jax.compile_for", "--config", str(tmp_path / "tiny.py"), *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{path}"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--topology", "v5e:2x2", "--mesh", "rows=2"), "--mesh rows=2: give sizes of data, fsdp"),
+        (("--topology", "v5e:2x2", "--config", "nothing.py"), "give a file such as configs/"),
+        (("--mesh", "fsdp=2"), "--topology"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, flags, message):
+    done = command(tmp_path, *flags)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") <= 2, done.stderr
+
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="pip install 'stp-jax[tpu]' to compile for TPUs"
+)
+
+
+def test_a_missing_compiler_is_told():
+    if importlib.util.find_spec("libtpu") is None:
+        with pytest.raises(InputError, match=r"pip install 'stp-jax\[tpu\]'"):
+            compile_for.make_pod("v5e:2x2", {})
+
+
+@needs_compiler
+def test_a_small_step_compiles_for_a_pod(tmp_path):
+    done = command(tmp_path, "--topology", "v5e:2x2", "--mesh", "fsdp=2", "sequence=2")
+    assert done.returncode == 0, done.stderr
+    assert "v5e:2x2, fsdp 2 x sequence 2, batch 2" in done.stdout and "of 16 GiB" in done.stdout
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--topology", "v5e:3x7x1"), "unknown"),
+        (("--topology", "v5e:2x2", "--mesh", "fsdp=3"), "does not fill the 4 devices"),
+    ],
+)
+def test_pods_that_cannot_be_are_refused(tmp_path, flags, message):
+    done = command(tmp_path, *flags)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_other_configs_are_refused():
+    config = wan_1_3b_plucker.get_config()
+    config.data.kind = "cam_x_time"
+    with pytest.raises(InputError, match="trains on latents"):
+        compile_for.compile_for("v5e:2x2", config, {})

@@ -1,0 +1,74 @@
+"""Killed at any moment, a run ends as if it had not been."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from stp_jax import weights
+
+ROOT = Path(__file__).parents[2]
+KILLS = 30
+
+# One process imports everything and forks a child for each attempt, before JAX has touched a device.
+PROGRAM = """
+import os, random, signal, sys, time
+import tests.training.toy as toy
+from stp_jax.training import loop
+
+toy.install()
+folder, kills = sys.argv[1], int(sys.argv[2])
+numbers = loop.Meter.numbers
+def slowly(self, step):
+    time.sleep(0.02)
+    return numbers(self, step)
+loop.Meter.numbers = slowly
+
+def train(workdir):
+    child = os.fork()
+    if child == 0:
+        config = toy.toy_config(steps=60, checkpoint_every=2, log_every=1, keep_checkpoints=2)
+        loop.train(config, workdir)
+        os._exit(0)
+    return child
+
+os.waitpid(train(folder + "/straight"), 0)
+draw = random.Random(0)
+killed, longest = 0, 4.0
+while killed < kills:
+    child = train(folder + "/killed")
+    # From before the first step, through checkpoints being written, to the end.
+    deadline = time.monotonic() + draw.uniform(0.0, longest)
+    while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.005)
+    try:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed += 1
+    except (ProcessLookupError, ChildProcessError):  # it had come to its end: begin anew
+        os.rename(folder + "/killed", folder + f"/done{killed}")
+os.waitpid(train(folder + "/killed"), 0)
+"""
+
+
+def test_killed_thirty_times_a_run_ends_bit_identical(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), str(KILLS)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    straight = weights.read_weights(tmp_path / "straight/weights", "toy")
+    finished = [tmp_path / "killed", *tmp_path.glob("done*")]
+    resumed = done.stdout.count("Continuing")
+    assert resumed >= KILLS // 3, done.stdout
+    for folder in finished:
+        for name, array in straight.items():
+            np.testing.assert_array_equal(array, weights.read_weights(folder / "weights", "toy")[name])
+        losses = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+        assert losses[-1]["step"] == 60
