@@ -213,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(request.summary)
 
-        from stp_jax.rerender import Rerenderer, use_compilation_cache
+        from stp_jax.hardware import use_compilation_cache
+        from stp_jax.rerender import Rerenderer
 
         use_compilation_cache()
         model = Rerenderer(

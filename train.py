@@ -94,8 +94,10 @@ def main(_: list[str]) -> None:
     import jax
 
     from stp_jax.distributed import connect
+    from stp_jax.hardware import use_compilation_cache
     from stp_jax.training.loop import train
 
+    use_compilation_cache()
     faulthandler.disable()  # the stacks of all threads say nothing when JAX ends a process
     connect(COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_seconds=HEARTBEAT.value)
     try:

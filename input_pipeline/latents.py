@@ -32,6 +32,7 @@ class LatentCache:
         }
         self.scenes, self.clips = self._arrays["latents"].shape[:2]
         self.frames = self._arrays["c2w"].shape[2]
+        self.latent_size = self._arrays["latents"].shape[3:5]  # height and width
         self.clips_per_path = meta["clips_per_path"]
 
     def __reduce__(self):
@@ -166,6 +167,13 @@ class LatentCache:
             others = [k for k in range(source + 1, end) if k != clip]
             source = int(rng.choice(others)) if others else source
         return scene * self.clips + source
+
+    def choose_clip(self, rng: np.random.Generator, *, source_warp: float) -> int:
+        """Draws one of a scene's K clips as a source: forward, or with probability `source_warp` a warped
+        one."""
+        forward = np.arange(self.clips) % self.clips_per_path == 0
+        wanted = ~forward if rng.random() < source_warp and not forward.all() else forward
+        return int(rng.choice(np.flatnonzero(wanted)))
 
     def clips_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on."""

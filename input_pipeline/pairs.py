@@ -7,6 +7,8 @@ applies to its pictures, poses and times together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from input_pipeline.shots import Clip, Scene, Shot, take
@@ -91,74 +93,75 @@ def clip(scene: Scene, cameras: np.ndarray, curve: np.ndarray, first_grid_time: 
 
 
 def random_pair(
-    scene: Scene, rng: np.random.Generator, frames: int, modes: tuple[float, float, float], source_warp: float
+    scene: Scene, rng: np.random.Generator, frames: int, modes: Sequence[float], source_warp: float
 ) -> tuple[Clip, Clip]:
     """Draws a source and a target clip of a scene, poses in the scene's world frame.
 
-    `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new
-    camera path in forward time, or both. The source runs forward in time but is warped too with probability
-    `source_warp`.
+    The source runs forward in time but is warped too with probability `source_warp`; the target is a
+    `random_target`.
     """
     first = random_first_grid_time(rng, scene, frames)
-    mode = rng.choice(MODES, p=modes)
-    source_camera = random_camera(rng, scene, frames)
-    target_camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
-    target_curve = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
-    source_curve = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
-    return clip(scene, source_camera, source_curve, first), clip(scene, target_camera, target_curve, first)
+    camera = random_camera(rng, scene, frames)
+    curve = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
+    return clip(scene, camera, curve, first), random_target(scene, rng, camera, first, modes)
 
 
-def random_clip(
-    scene: Scene,
-    rng: np.random.Generator,
-    frames: int,
-    *,
-    camera: np.ndarray | None = None,
-    warp: bool = True,
-    first_grid_time: int = 0,
-) -> Clip:
-    """Draws one clip: a camera path unless `camera` gives it, and a temporal warp unless `warp` is false."""
-    if camera is None:
-        camera = random_camera(rng, scene, frames)
-    return clip(scene, camera, warped(rng, scene, frames) if warp else forward(frames), first_grid_time)
-
-
-def random_clips(
+def random_shots(
     scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
-) -> Clip:
-    """Draws clips of a scene that may be paired with each other: a clip's arrays with a leading axis [count].
+) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """Draws clips of a scene that may be paired with each other: cameras [F] and animation time [F] of each.
 
     Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two
-    of these paths are equal, and all clips count animation time from the same moment.
+    of these paths are equal, and all clips count animation time from the same grid time, which comes first.
 
     Raises:
       InputError: the scene has too few camera paths.
     """
     first = random_first_grid_time(rng, scene, frames)
     paths = -(-count // clips_per_path)
-    cameras: dict[bytes, np.ndarray] = {}
+    distinct: dict[bytes, np.ndarray] = {}
     for _ in range(100 * paths):
         path = random_camera(rng, scene, frames)
-        cameras[path.tobytes()] = path
-        if len(cameras) == paths:
+        distinct[path.tobytes()] = path
+        if len(distinct) == paths:
             break
     else:
         raise InputError(
             f"scene {scene.name}: fewer than {paths} camera paths; ask for fewer clips or more clips_per_path"
         )
-    distinct = list(cameras.values())
-    clips = [
-        random_clip(
-            scene,
-            rng,
-            frames,
-            camera=distinct[i // clips_per_path],
-            warp=i % clips_per_path > 0,
-            first_grid_time=first,
-        )
+    cameras = list(distinct.values())
+    return first, [
+        (cameras[i // clips_per_path], warped(rng, scene, frames) if i % clips_per_path else forward(frames))
         for i in range(count)
     ]
+
+
+def random_clips(
+    scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
+) -> Clip:
+    """The clips of `random_shots`: a clip's arrays with a leading axis [count]."""
+    first, shots = random_shots(scene, rng, frames, count, clips_per_path)
+    clips = [clip(scene, *shot, first) for shot in shots]
     return {key: np.stack([one[key] for one in clips]) for key in clips[0]}
+
+
+def random_target(
+    scene: Scene,
+    rng: np.random.Generator,
+    source_camera: np.ndarray,
+    first_grid_time: int,
+    modes: Sequence[float],
+) -> Clip:
+    """Draws a target clip of a scene for a source on the camera path `source_camera` [F].
+
+    `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new
+    camera path in forward time, or both.
+    """
+    frames = len(source_camera)
+    mode = rng.choice(MODES, p=modes)
+    camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
+    curve = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
+    return clip(scene, camera, curve, first_grid_time)
 
 
 def make_relative(source: Clip, target: Clip) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """From a data set or a latent cache to batches of training examples, with Grain.
 
 An example is a source and a target clip of one scene (`pairs.make_relative`): source_video and target_video
-uint8 [F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C]; source_c2w and target_c2w
+uint8 [F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C], or latents of the source and
+video of the target; source_c2w and target_c2w
 float32 [F, 4, 4], relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4];
 source_animation_time and target_animation_time [F]. A batch has a leading axis [B].
 
@@ -24,7 +25,15 @@ from input_pipeline.augment import augment
 from input_pipeline.datasets.records import open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
-from input_pipeline.pairs import MODES, make_relative, random_clips, random_pair
+from input_pipeline.pairs import (
+    MODES,
+    clip,
+    make_relative,
+    random_clips,
+    random_pair,
+    random_shots,
+    random_target,
+)
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 
@@ -37,6 +46,9 @@ def default_config() -> ConfigDict:
         dict(
             kind="cam_x_time",  # or "multi_view" or "latents"
             path="",  # folder of the built data set, or of the latent caches of its splits
+            # Of the built data set, if any: sources come from these latents, so that only targets are decoded
+            # and encoded, with new camera paths and warps each time.
+            source_latents="",
             frames=17,  # F
             height=128,
             width=128,
@@ -224,6 +236,13 @@ def _video_examples(config, split, seed, share, epochs):
         _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
     )
     draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
+    if config.source_latents:
+        draw = functools.partial(
+            _draw_target,
+            scenes,
+            _source_cache(config, split, len(scenes)),
+            config.copy_and_resolve_references(),
+        )
     return share(
         grain.MapDataset.range(len(scenes) * config.pairs_per_scene)
         .seed(seed)
@@ -250,9 +269,67 @@ def _scene_of_example(seed: int, scenes: int, pairs: int, at_once: int, index: i
 def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
     scene = scenes[index]
     _check_scene(scene, config)
-    modes = np.array([config.modes[mode] for mode in MODES], np.float64)
-    pair = random_pair(scene, rng, config.frames, modes / modes.sum(), config.source_warp)
+    pair = random_pair(scene, rng, config.frames, _probabilities(config), config.source_warp)
     return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
+
+
+def _probabilities(config: ConfigDict) -> list[float]:
+    modes = np.array([config.modes[mode] for mode in MODES], np.float64)
+    return (modes / modes.sum()).tolist()
+
+
+def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
+    """The cache of `config.source_latents`.
+
+    Raises:
+      InputError: its clips cannot be those of this data.
+    """
+    if config.flip or config.permute_channels:
+        raise InputError(
+            "data.flip, data.permute_channels: targets are changed as their sources' latents were"
+        )
+    cache = LatentCache.open(Path(config.source_latents) / split)
+    stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
+    height, width = (stride * cells for cells in cache.latent_size)
+    if (cache.frames, height, width) != (config.frames, config.height, config.width):
+        raise InputError(
+            f"latent cache {cache.path}: clips of {cache.frames} frames, {width} x {height}; the config asks "
+            f"for {config.frames} frames, {config.width} x {config.height}"
+        )
+    if cache.scenes % scenes:
+        raise InputError(
+            f"latent cache {cache.path}: {cache.scenes} scenes, no multiple of the {scenes} of "
+            f"{config.path}; encode that data set"
+        )
+    return cache
+
+
+def _draw_target(
+    scenes: SceneReader, cache: LatentCache, config: ConfigDict, index: int, rng: np.random.Generator
+):
+    """A source's latents from the cache, and a target clip for it."""
+    scene = scenes[index]
+    _check_scene(scene, config)
+    row = index + len(scenes) * int(rng.integers(cache.scenes // len(scenes)))
+    # Drawn again, as `make_clips` did: the cache does not say which cameras of the rig a clip shows.
+    again = np.random.default_rng([cache.meta["seed"], row])
+    first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
+    place = cache.choose_clip(rng, source_warp=config.source_warp)
+    camera, curve = shots[place]
+    unseen = scene._replace(videos=scene.videos[:, :, :0])
+    known, target = augment(
+        again,
+        clip(unseen, camera, curve, first),
+        random_target(scene, rng, camera, first, _probabilities(config)),
+        flip=cache.meta["flip"],
+        permute_channels=cache.meta["permute_channels"],
+    )
+    source = {name: array[0] for name, array in cache.clips_at(np.array([row * cache.clips + place])).items()}
+    if not all(np.allclose(source[name], known[name], atol=1e-5) for name in ("c2w", "animation_time")):
+        raise InputError(
+            f"latent cache {cache.path}: not of scene {scene.name} of {config.path}; encode that data set"
+        )
+    return make_relative(source, target)
 
 
 def _draw_clips(

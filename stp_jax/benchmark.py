@@ -248,18 +248,14 @@ def workloads(
     return chosen
 
 
-def write_random_models(folder: Path, settings: Settings) -> None:
-    """Writes a DiT and a VAE with random weights as a folder of ours."""
+def write_random_model(folder: Path, kind: str, config: DiTConfig | VAEConfig) -> None:
+    """Writes a DiT or VAE (`kind`) with random weights, as a folder of ours."""
     noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
-    for kind in ("dit", "vae"):
-        config = getattr(settings, kind)
-        parameters = {
-            name: np.resize(noise, shape.shape).astype(config.dtype if len(shape.shape) > 1 else np.float32)
-            for name, shape in models.shapes(kind, config).items()
-        }
-        weights.save_weights(
-            folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30
-        )
+    parameters = {
+        name: np.resize(noise, shape.shape).astype(config.dtype if len(shape.shape) > 1 else np.float32)
+        for name, shape in models.shapes(kind, config).items()
+    }
+    weights.save_weights(folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30)
 
 
 def measure_start(
@@ -283,7 +279,8 @@ def measure_starts(settings: Settings, chunk: int | None, guidance: float | None
     """A first start, and a second one that finds the compiled functions of the first."""
     with tempfile.TemporaryDirectory() as folder:
         models_folder, cache = Path(folder) / "models", Path(folder) / "cache"
-        in_own_process(write_random_models, models_folder, settings)
+        for kind in ("dit", "vae"):
+            in_own_process(write_random_model, models_folder, kind, getattr(settings, kind))
         measurements = []
         for name in ("first", "second"):
             begun = time.time()

@@ -29,7 +29,7 @@ from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.vae import from_pixels
+from stp_jax.models.vae import fitting_chunk
 from stp_jax.sharding import make_mesh
 
 
@@ -47,7 +47,8 @@ def make_encoder(folder: str, batch_size: int):
 
     @jax.jit
     def encode_batch(state, video):
-        return nnx.merge(graph, state).encode(from_pixels(video)).astype(jnp.float16)
+        chunk = fitting_chunk(*video.shape[1:4])
+        return nnx.merge(graph, state).encode(video, chunk=chunk).astype(jnp.float16)
 
     def encode(video: np.ndarray) -> list[jax.Array]:
         parts = []
@@ -76,7 +77,7 @@ def encode_dataset(
     flip: bool = False,
     permute_channels: bool = False,
     workers: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> None:
     """Writes the latent cache `out/split`; see the flags below for the arguments.
 
@@ -87,7 +88,7 @@ def encode_dataset(
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, height=size[0], width=size[1], flip=flip)
     config.permute_channels = permute_channels
-    vae_config, encode = make_encoder(vae, batch_size)
+    vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (size[0] * size[1])))
     meta = {
         "vae": dataclasses.asdict(pretrained.recognise(vae, "vae").config),
         "seed": seed,
@@ -160,7 +161,7 @@ def main() -> None:
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
     )
-    add("--batch_size", type=count, default=16, help="clips encoded at a time")
+    add("--batch_size", type=count, help="clips encoded at a time; default: 16 of 128 x 128, fewer if larger")
     encode_dataset(**vars(parser.parse_args()))
 
 

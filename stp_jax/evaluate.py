@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         data.path = args.data
 
     from stp_jax.evaluation.run import evaluate  # only now: --help need not wait for JAX
-    from stp_jax.rerender import Rerenderer, use_compilation_cache
+    from stp_jax.hardware import use_compilation_cache
+    from stp_jax.rerender import Rerenderer
 
     use_compilation_cache()
     model = Rerenderer(args.weights, steps=args.steps)

@@ -1,8 +1,12 @@
-"""What the devices can do, by the name that JAX gives them."""
+"""What the devices can do, by the name that JAX gives them, and what was compiled for them."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import NamedTuple
+
+import jax
 
 
 class Chip(NamedTuple):
@@ -30,3 +34,11 @@ CHIPS = {
 def chip(device_kind: str) -> Chip | None:
     """The chip of this name, or None if it is not known here."""
     return next((one for name, one in CHIPS.items() if name in device_kind.lower()), None)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled functions in the user's cache folder, so that the next process starts faster."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "stp_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

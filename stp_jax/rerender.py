@@ -18,7 +18,7 @@ from stp_jax import flow, pretrained, text, weights
 from stp_jax.cameras import Cameras, relative_to
 from stp_jax.errors import InputError
 from stp_jax.models.tiling import decode_tiled, encode_tiled
-from stp_jax.models.vae import to_pixels
+from stp_jax.models.vae import fitting_chunk, to_pixels
 from stp_jax.official_inputs import pose12, to_official_pixels
 from stp_jax.sampler import Sampler, jax_noise, official_noise
 from stp_jax.sharding import RULES, batch_sharding, make_mesh
@@ -122,9 +122,8 @@ class Rerenderer:
         self._vae = _Resident(dataclasses.replace(vae_files, config=self._vae_config), self._mesh, self.dtype)
         self._dit = _Resident(dataclasses.replace(dit_files, config=self._dit_config), self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)
-        # Latent frames at a time: memory stays within a few GiB at any size. The caches of a CPU are small.
-        chunk = max(1, 400_000 // (self.notes.height * self.notes.width))
-        decode_chunk = 1 if on_cpu else chunk
+        chunk = fitting_chunk(self.notes.frames, self.notes.height, self.notes.width)
+        decode_chunk = 1 if on_cpu else chunk  # whose caches are small
         vae_graph = self._vae.graph
         finish = to_official_pixels if self.official else to_pixels
 
@@ -327,11 +326,3 @@ def check_size(notes: weights.SamplingNotes, vae_config, patch: int) -> None:
         raise InputError(
             f"{size[1]} x {size[0]} pixels: the model takes multiples of {cell}, for instance {near}."
         )
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled functions in the user's cache folder, so that the next process starts faster."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "stp_jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

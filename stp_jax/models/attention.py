@@ -110,7 +110,8 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if backend == "splash" and q.shape[-1] % 128 == 0:
         return splash_attention(q, k, v)
-    return checkpoint_name(_xla(q, k, v), SAVED)
+    y = _xla(q, k, v)
+    return checkpoint_name(y, SAVED) if k.size >= q.size else y
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -166,7 +167,7 @@ def splash_attention(
             block_q_dq=block_q,
             block_kv_dq=block_kv,
         ),
-        residual_checkpoint_name=SAVED,
+        residual_checkpoint_name=SAVED if k.size >= q.size else None,
         interpret=interpret,
     )
     segments = kernels.SegmentIds(q_segments, kv_segments)
@@ -174,11 +175,14 @@ def splash_attention(
     return y[:, :, :queries].swapaxes(1, 2)
 
 
-def keep_attention(primitive, *_, **parameters) -> bool:
-    """A rematerialisation policy: outputs of attention and statistics of its softmax are kept.
+def keep_attention(primitive, *avals, **parameters) -> bool:
+    """A rematerialisation policy: outputs of self-attention and statistics of its softmax are kept.
 
-    Otherwise the backward pass would run the whole attention again; of cuDNN's kernel the policy sees the
-    primitive, of the others the name given to what they save.
+    Otherwise the backward pass would run the whole attention again. That to the few tokens of a prompt costs
+    as much memory and next to no time, so it is run again. Of cuDNN's kernel the policy sees the primitive,
+    of the others the name given to what they save.
     """
-    kernel = "dot_product_attention_fwd" in primitive.name
-    return kernel or (primitive.name == "name" and parameters.get("name") == SAVED)
+    if "dot_product_attention_fwd" in primitive.name:
+        queries, keys = avals[:2]
+        return keys.size >= queries.size
+    return primitive.name == "name" and parameters.get("name") == SAVED

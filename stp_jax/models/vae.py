@@ -94,6 +94,16 @@ class VAEConfig:
         return 2 ** len(self.temporal_downsample)
 
 
+def fitting_chunk(frames: int, height: int, width: int) -> int | None:
+    """Latent frames of a video of this many frames and pixels to work on at a time; None: all at once.
+
+    Memory is then about that of one latent frame at 480 x 832, which is also the fastest at that size
+    (docs/benchmarks.md).
+    """
+    chunk = max(1, 400_000 // (height * width))
+    return None if 1 + 4 * chunk >= frames else chunk
+
+
 def from_pixels(video: jax.Array) -> jax.Array:
     """uint8 pixels to float32 in [-1, 1]."""
     return video.astype(jnp.float32) / 127.5 - 1

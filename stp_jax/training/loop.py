@@ -204,6 +204,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 jax.profiler.stop_trace()
                 say(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
             if step == first + 1:
+                jax.block_until_ready(metrics)
+                start = elapsed() - elapsed_before
+                say(f"First step after {start:.0f} s.")
+                writer.scalars(step, {"start_seconds": start})
                 meter.restart(step)  # it compiled: that is not the time of a step
             underway.append((metrics, agreed))
             if len(underway) > STEPS_AHEAD:

@@ -13,7 +13,10 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from stp_jax import hardware
-from stp_jax.pictures import contact_sheet
+from stp_jax.media import write_video
+from stp_jax.pictures import contact_sheet, side_by_side
+
+FPS = 15  # of videos to look at
 
 
 class Writer:
@@ -38,12 +41,16 @@ class Writer:
                 self._tensorboard.add_scalar(name, value, step)
 
     def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
-        """A contact sheet of uint8 videos `[F, H, W, 3]` by label, as `pictures/<step>.png`."""
+        """Of uint8 videos `[F, H, W, 3]` by label: `pictures/<step>.png`, a contact sheet, and
+        `pictures/<step>.mp4`, the videos side by side."""
         if self._active:
-            path = self._workdir / "pictures" / f"{step:08d}.png"
-            path.unlink(missing_ok=True)  # of the same step, before the run was killed
-            contact_sheet(path, videos)
-            self._tensorboard.add_image("preview", np.asarray(Image.open(path)), step, dataformats="HWC")
+            sheet = self._workdir / "pictures" / f"{step:08d}.png"
+            video = sheet.with_suffix(".mp4")
+            for path in (sheet, video):
+                path.unlink(missing_ok=True)  # of the same step, before the run was killed
+            contact_sheet(sheet, videos)
+            write_video(video, side_by_side(videos), FPS)
+            self._tensorboard.add_image("preview", np.asarray(Image.open(sheet)), step, dataformats="HWC")
 
     def close(self) -> None:
         if self._active:

@@ -18,7 +18,7 @@ from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.layers import merge_lora
-from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
+from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
 from stp_jax.text import read_embeddings
 from stp_jax.training.state import Params, bind
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
@@ -105,8 +105,9 @@ def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
 class DiTTask:
     """Flow matching of the target's latents, given the source's and all cameras and moments.
 
-    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before. A
-    model that takes text is told the same prompt for all, `config.text`, which `stp_jax.text` embedded.
+    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
+    source and target each the one or the other. A model that takes text is told the same prompt for all,
+    `config.text`, which `stp_jax.text` embedded.
     """
 
     name = "dit"
@@ -171,7 +172,9 @@ class DiTTask:
     def _latents(self, batch, name, frozen):
         if f"{name}_latents" in batch:
             return batch[f"{name}_latents"].astype(jnp.float32)
-        return jax.lax.stop_gradient(self._vae(frozen).encode(from_pixels(batch[f"{name}_video"])))
+        video = batch[f"{name}_video"]
+        chunk = fitting_chunk(*video.shape[1:4])
+        return jax.lax.stop_gradient(self._vae(frozen).encode(video, chunk=chunk))
 
     def _condition(self, model, frozen, batch, latents):
         known = ("c2w", "intrinsics", "animation_time")
@@ -211,14 +214,18 @@ class DiTTask:
 
         noise = jax.random.normal(key, source.shape)
         sample, _ = jax.lax.scan(euler, noise, (jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:])))
-        vae = self._vae(frozen)
+        vae, data = self._vae(frozen), self.config.data
+        chunk = fitting_chunk(data.frames, data.height, data.width)
+
+        def decode(latents):
+            return vae.decode(latents, chunk=chunk)
 
         def video(name):
             if f"{name}_video" in batch:
                 return from_pixels(batch[f"{name}_video"])
-            return vae.decode(batch[f"{name}_latents"])
+            return decode(batch[f"{name}_latents"])
 
-        return {"source": video("source"), "target": video("target"), "sample": vae.decode(sample)}
+        return {"source": video("source"), "target": video("target"), "sample": decode(sample)}
 
     def to_export(self, params):
         return merge_lora(params)

@@ -44,7 +44,7 @@ def test_mistakes_in_flags_are_one_line(capsys, flags):
 
 
 def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stp_jax.rerender.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
     write_tiny_model(tmp_path / "weights")
     config = f"""
 from ml_collections import ConfigDict

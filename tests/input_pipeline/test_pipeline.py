@@ -236,6 +236,84 @@ def test_latents_come_with_their_own_cameras(folder):
     np.testing.assert_array_equal(forward, numbers["target"] % CLIPS % PER_PATH == 0)
 
 
+def write_source_latents(path, config, passes=2, **changes):
+    """Latents that hold the colours of the frames that they are of."""
+    shape = (2, 1, 2, 4)
+    meta = {"vae": {"temporal_downsample": [False, True, True]}, "seed": 5} | {
+        name: config[name] for name in ("flip", "permute_channels")
+    }
+    cache = LatentCache.create(
+        path, scenes=passes * 5, clips=CLIPS, frames=FRAMES, latent_shape=shape, clips_per_path=PER_PATH,
+        meta=meta | changes,
+    )  # fmt: skip
+    options = dict(split="train", seed=5, clips=CLIPS, clips_per_path=PER_PATH, rows=range(passes * 5))
+    for clips in pipeline.make_clips(config, **options):
+        latents = np.zeros((CLIPS, *shape), np.float32)
+        latents[..., :3] = clips["video"][:, ::4].mean((2, 3), keepdims=True)
+        known = {name: clips[name] for name in ("c2w", "intrinsics", "animation_time")}
+        cache.write(clips["row"], latents, **known)
+
+
+def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_moment(folder, tmp_path):
+    write_source_latents(tmp_path / "train", config_for(folder, "cam_x_time"))
+    changes = dict(source_latents=str(tmp_path), source_warp=0.3)
+    modes, warped = Counter(), Counter()
+    for batch in batches(folder, "cam_x_time", count=30, changes=changes):
+        assert "source_video" not in batch and batch["source_latents"].shape == (4, 2, 1, 2, 4)
+        for i in range(4):
+            seen = np.rint((batch["source_latents"][i, :, 0, 0, :3].astype(float) - 20) / synthetic.STEP)
+            (scene, camera, first), (_, last_camera, last) = seen.astype(int)
+            scenes, cameras, times = np.moveaxis(synthetic.read_colour(batch["target_video"][i]), -1, 0)
+            assert set(scenes) == {scene}
+            moments = batch["source_animation_time"][i]
+            np.testing.assert_allclose(moments[-1] - moments[0], (last - first) / 2)
+            zero = first - 2 * moments[0]  # the grid time that counts as animation time 0, of both clips
+            np.testing.assert_allclose(batch["target_animation_time"][i], (times - zero) / 2)
+            reference = np.linalg.inv(synthetic.rig_pose(camera))
+            own = reference @ synthetic.rig_pose(last_camera)
+            np.testing.assert_allclose(batch["source_c2w"][i, -1], own, atol=1e-5)
+            poses = reference @ np.array([synthetic.rig_pose(c) for c in cameras])
+            np.testing.assert_allclose(batch["target_c2w"][i], poses, atol=1e-5)
+            modes[np.allclose(batch["source_c2w"][i], batch["target_c2w"][i])] += 1
+            warped[not np.array_equal(moments, np.arange(FRAMES))] += 1
+    assert min(modes[True], modes[False]) > 20  # time_only is 0.3 of them
+    assert abs(warped[True] / warped.total() - 0.3) < 0.12
+
+
+def test_targets_are_mirrored_and_recoloured_as_the_latents_of_their_sources_were(folder, tmp_path):
+    changed = config_for(folder, "cam_x_time", flip=True, permute_channels=True)
+    write_source_latents(tmp_path / "train", changed, passes=4)
+    only = dict(source_latents=str(tmp_path), modes=dict(time_only=1.0, camera_only=0.0, both=0.0))
+    mirrored = Counter()
+    for batch in batches(folder, "cam_x_time", count=30, changes=only):
+        for i in range(4):
+            # The same cameras: pictures differ in the channel that tells the moment, and in that alone.
+            source = batch["source_latents"][i, :, 0, 0, :3].astype(float)
+            target = batch["target_video"][i, ::4].mean((1, 2))
+            differs = (np.abs(source - target) > synthetic.STEP / 2).any(0)
+            assert differs.sum() <= 1
+            np.testing.assert_allclose(batch["source_c2w"][i], batch["target_c2w"][i], atol=1e-5)
+            np.testing.assert_allclose(batch["source_intrinsics"][i], batch["target_intrinsics"][i])
+            mirrored[bool(batch["source_intrinsics"][i, 0, 2] > 0.5)] += 1
+    assert min(mirrored.values()) > 20
+
+
+def test_latents_of_other_data_are_told_apart(folder, tmp_path):
+    config = config_for(folder, "cam_x_time")
+    write_source_latents(tmp_path / "other_seed" / "train", config, seed=6)
+    write_source_latents(tmp_path / "good" / "train", config)
+    for name, changes, message in (
+        ("other_seed", {}, "not of scene scene_0"),
+        ("good", dict(flip=True), "as their sources' latents were"),
+        ("good", dict(frames=3), "clips of 5 frames, 16 x 8; the config asks for 3 frames, 16 x 8"),
+        ("none", {}, "not found"),
+    ):
+        with pytest.raises(InputError, match=message):
+            batches(
+                folder, "cam_x_time", count=1, changes=dict(source_latents=str(tmp_path / name)) | changes
+            )
+
+
 def test_clips_to_encode_do_not_depend_on_where_one_begins(folder):
     config = config_for(folder, "cam_x_time", flip=True, permute_channels=True)
     options = dict(split="train", seed=1, clips=CLIPS, clips_per_path=PER_PATH)

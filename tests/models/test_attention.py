@@ -112,9 +112,10 @@ def test_what_a_mesh_cannot_split_is_told():
 
 
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"sequence": 4, "data": 2}], ids=str)
-def test_attention_is_not_computed_again_for_its_output(sizes):
+@pytest.mark.parametrize("keys", [32, 8])
+def test_attention_is_not_computed_again_for_its_output_unless_that_is_cheap(sizes, keys):
     """What the policy keeps is no residual that the backward pass computes anew."""
-    q, k, v, weight = inputs(batch=8, heads=4)
+    q, k, v, weight = inputs(batch=8, heads=4, queries=32, keys=keys)
 
     def loss(x, policy):
         layer = jax.checkpoint(lambda x: jnp.tanh(attention(x, k, v)) * weight, policy=policy)
@@ -124,4 +125,5 @@ def test_attention_is_not_computed_again_for_its_output(sizes):
         return str(jax.make_jaxpr(jax.grad(lambda x: loss(x, policy)))(q)).count("dot_general")
 
     with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
-        assert products(keep_attention) < products(None)  # the one with the values is not computed again
+        again = products(None) - products(keep_attention)
+        assert again == (1 if keys == 32 else 0)  # the product with the values

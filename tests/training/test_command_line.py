@@ -61,7 +61,7 @@ def test_config_that_is_no_python_is_named(tmp_path):
 def test_exit_status_says_how_the_run_ended(tmp_path, outcome, status):
     imports = "import signal\nimport stp_jax.training.loop as loop"
     done = run(
-        [*DEMO, "--workdir", str(tmp_path)], f"{imports}\ndef train(*_): {outcome}\nloop.train = train"
+        [*DEMO, "--workdir", str(tmp_path)], f"{imports}\ndef train(*_, **__): {outcome}\nloop.train = train"
     )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr

@@ -153,7 +153,8 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     for name in ("step_seconds", "examples_per_second", "data_wait_share", "gradient_norm", "mean_input"):
         assert all(np.isfinite(value) for value in logged(tmp_path, name).values())
     assert list(logged(tmp_path, "preview/mean_output")) == [5, 10]
-    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["00000005.png", "00000010.png"]
+    pictures = [f"{step:08d}.{kind}" for step in (5, 10) for kind in ("mp4", "png")]
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == pictures
     assert list((tmp_path / "tensorboard").iterdir())
     index = weights.read_index(tmp_path / "weights", "toy")
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10

@@ -19,6 +19,7 @@ from input_pipeline.pipeline import make_clips, make_dataset
 from stp_jax import weights
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
+from stp_jax.media import read_video
 from stp_jax.models.dit import DiTConfig
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.pretrained import dit
@@ -136,6 +137,8 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     lines = [json.loads(line) for line in open(data / "dit/metrics.jsonl")]
     assert np.isfinite(lines[-1]["preview/psnr"])
     assert (data / "dit/pictures/00000002.png").exists()
+    video, _ = read_video(data / "dit/pictures/00000002.mp4")
+    assert video.shape == (FRAMES, 20 + SIZE, 3 * SIZE + 2 * 4, 3)  # source, target, sample under labels
     assert weights.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
     beside = data / "dit/weights"
     saved, original = (weights.read_weights(folder, "vae") for folder in (beside, config.vae))
@@ -199,6 +202,8 @@ def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
     loss = jax.jit(lambda b: task.loss(model, task.frozen, b, jax.random.key(0))[0])
     of_videos = loss(batch)
     np.testing.assert_allclose(of_videos, loss(rest | latents), rtol=1e-4)
+    mixed = {"source_latents": latents["source_latents"], "target_video": batch["target_video"]}
+    np.testing.assert_allclose(of_videos, loss(rest | mixed), rtol=1e-4)
     # A new model predicts 0, so its loss is the mean square of the velocity: that of unit noise and that of
     # the latents.
     expected = 1 + float(jnp.mean(jnp.square(latents["target_latents"])))
