@@ -86,7 +86,7 @@ class Run:
 
     def losses(self, workdir: str = "run") -> dict[int, float]:
         lines = [json.loads(line) for line in open(self.folder / workdir / "metrics.jsonl")]
-        return {line["step"]: line["loss"] for line in lines}
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     def saved(self) -> list[int]:
         """The steps of the checkpoints that are whole."""

@@ -1,0 +1,108 @@
+"""The launch files: what they start is started, and again when its exit status says that this helps."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training.test_processes import PROGRAM, ROOT
+
+LAUNCH = ROOT / "launch"
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{text}")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "last", "starts"),
+    [([0], 0, 1), ([75, 143, 138, 0], 0, 4), ([75, 2], 2, 2), ([75] * 9, 75, 4), ([130], 130, 1)],
+)
+def test_a_command_is_run_again_only_while_that_helps(tmp_path, statuses, last, starts):
+    (tmp_path / "statuses").write_text("\n".join(map(str, statuses)) + "\n")
+    script(tmp_path / "run", "echo x >> starts; exit $(sed -n $(wc -l < starts)p statuses)")
+    done = subprocess.run(
+        [LAUNCH / "again.sh", "./run"], cwd=tmp_path, env=os.environ | {"PAUSE": "0", "MOST": "3"}
+    )
+    assert done.returncode == last
+    assert len((tmp_path / "starts").read_text().splitlines()) == starts
+
+
+def test_a_signal_reaches_the_command_and_ends_it_for_good(tmp_path):
+    script(tmp_path / "run", "trap 'sleep 0.5; exit 143' TERM; touch ready; while :; do sleep 0.1; done")
+    process = subprocess.Popen([LAUNCH / "again.sh", "./run"], cwd=tmp_path)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_path):
+    """With stand-ins for srun and scontrol, which start tasks with SLURM's variables and note the job."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "config.py").write_text(
+        "from tests.training.toy import toy_config\n"
+        "def get_config(): return toy_config(steps=4, checkpoint_every=2, log_every=1)\n"
+    )
+    tasks = (
+        "for i in 0 1; do\n"
+        "    export SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 SLURM_STEP_NODELIST=localhost\n"
+        '    "$@" & tasks+=($!)\n'
+        "done\n"
+        "for task in ${tasks[@]}; do wait $task || status=$?; done; exit ${status:-0}\n"
+    )
+    script(tmp_path / "srun", tasks)
+    script(tmp_path / "scontrol", f"echo $@ >> {tmp_path}/requeued")
+    first = f"[ -e {tmp_path}/once ] || {{ [ $SLURM_PROCID = 0 ] && touch {tmp_path}/once; exit 75; }}\n"
+    script(tmp_path / "python", f'{first}shift; exec {sys.executable} {tmp_path}/program.py "$@"')
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": str(os.getpid()),  # the port follows from it
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "NOTES": str(tmp_path / "notes"),
+    }
+    flags = ["--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
+
+    def start():
+        return subprocess.run(
+            [LAUNCH / "slurm.sbatch", *flags], env=environment, capture_output=True, text=True, timeout=240
+        )
+
+    assert start().returncode == 75
+    assert (tmp_path / "requeued").read_text() == f"requeue {os.getpid()}\n"
+    time.sleep(0.1)
+    done = start()
+    assert done.returncode == 0, done.stderr
+    assert "of 2 processes" in done.stdout + done.stderr
+    assert len((tmp_path / "requeued").read_text().splitlines()) == 1
+    assert (tmp_path / "run/weights/toy.json").exists()
+
+
+@pytest.mark.parametrize("name", ["kubernetes_gpu.yaml", "gke_tpu.yaml"])
+def test_job_sets_start_one_process_a_pod_and_restart_them_together(name):
+    described = yaml.safe_load((LAUNCH / name).read_text())
+    (job,) = described["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["parallelism"] == spec["completions"]
+    assert spec["backoffLimit"] == 0 and described["spec"]["failurePolicy"]["maxRestarts"] > 0
+    (container,) = spec["template"]["spec"]["containers"]
+    (command,) = container["args"]
+    if name == "kubernetes_gpu.yaml":
+        first = f"{described['metadata']['name']}-{job['name']}-0-0.{described['metadata']['name']}"
+        port = container["ports"][0]["containerPort"]
+        assert f"--coordinator={first}:{port} --processes={spec['parallelism']} --process=$JOB" in command
+    else:
+        slice_ = spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+        chips = 1
+        for side in slice_.split("x"):
+            chips *= int(side)
+        assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == chips
+    config = next(word for word in command.split() if word.endswith(".py") and word.startswith("configs/"))
+    assert (ROOT / config).exists()
