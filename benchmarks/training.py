@@ -114,7 +114,7 @@ def data_flags(work: Path, run: str) -> dict[str, object]:
     """What a run reads, as fields of `config.data`."""
     if run in ("latents", "again"):
         return dict(kind="latents", path=work / "latents")
-    flags = dict(kind="cam_x_time", path=work / "data", scenes_at_once=2, cached_scenes=4)
+    flags = dict(kind="cam_x_time", path=work / "data", scenes_at_once=2, cached_scenes=2)
     return flags | (dict(source_latents=work / "latents") if run == "targets" else {})
 
 
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path, help="folder for data and runs, some GiB")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="default: all")
     parser.add_argument("--steps", type=count, default=8, help="timed in each run; default 8")
-    parser.add_argument("--scenes", type=count, default=4, help="of the data set; default 4")
+    parser.add_argument("--scenes", type=count, default=8, help="of the data set; default 8")
     parser.add_argument("--feed_seconds", type=count, default=30)
     parser.add_argument("--small", action="store_true", help="a tiny model and video")
     given = parser.parse_args(words[:split])

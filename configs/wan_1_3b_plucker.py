@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
         rope_frames="stream",  # the positions that Wan2.1 was trained with
         dtype="bfloat16",
         remat="attention",
+        ffn_parts=4,
     )
     config.flow = dict(sampling="uniform", shift=5.0, base_tokens=0, weighting="none")
 

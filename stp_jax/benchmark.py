@@ -438,7 +438,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = SMALL
     if not flags.small:
         dit = read_model_config(flags.config) if flags.config else SPACETIMEPILOT
-        dit = dataclasses.replace(dit, dtype="bfloat16", remat="none")
+        dit = dataclasses.replace(dit, dtype="bfloat16", remat="none", ffn_parts=1)
         settings = Settings(dit, VAEConfig(dtype="bfloat16"))
     given = {name: getattr(flags, name) for name in ("frames", "height", "width", "repeats")}
     settings = dataclasses.replace(

@@ -128,7 +128,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
 
     task = DiTTask(config, load=False)
     optimizer = make_optimizer(config.optimizer)
-    state = abstract_state(task, optimizer, config.train.trainable)
+    state = abstract_state(task, optimizer, config.train.trainable, config.optimizer.ema_decay > 0)
 
     def placed(tree, shardings):
         return jax.tree.map(
@@ -162,7 +162,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     from stp_jax.training.tasks import DiTTask
 
     task = DiTTask(config, load=False)
-    model_config = dataclasses.replace(task.model_config, remat="none")
+    model_config = dataclasses.replace(task.model_config, remat="none", ffn_parts=1)
     graph, shapes = models.abstract("dit", model_config)
     rows, size = batch_sharding(mesh), config.train.batch_size
     shardings = parameter_shardings(shapes, mesh)

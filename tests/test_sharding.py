@@ -39,7 +39,7 @@ def real_step(batch_size=8, heads=4):
     config.model.update(
         dim=48, ffn_dim=96, layers=3, heads=heads, channels=4, freq_dim=16, conditioning_dim=16, text_dim=12
     )
-    config.model.remat = "attention"
+    config.model.update(remat="attention", ffn_parts=4)
     config.optimizer.update(name="adamw", clip=1e9, b1=0.0, warmup_steps=1)
     rng = np.random.default_rng(0)
     task = DiTTask(config, load=False)  # latents need no VAE

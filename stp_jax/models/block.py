@@ -139,4 +139,20 @@ class Block(nnx.Module):
             x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
 
         y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
-        return x + gate2.astype(dtype) * self.ffn_out(jax.nn.gelu(self.ffn_in(y)))
+        return x + gate2.astype(dtype) * self._feed_forward(y)
+
+    def _feed_forward(self, y: jax.Array) -> jax.Array:
+        """`[B, N, D]` -> `[B, N, D]`, in parts if the config says so."""
+        mesh, parts = jax.sharding.get_abstract_mesh(), self.config.ffn_parts
+        # On several devices every part would gather the parameters and reduce their gradient anew.
+        if parts == 1 or y.shape[1] % parts or not (mesh.empty or mesh.size == 1):
+            return self.ffn_out(jax.nn.gelu(self.ffn_in(y)))
+        graph, state = nnx.split((self.ffn_in, self.ffn_out))
+
+        @jax.checkpoint
+        def one(state: nnx.State, y: jax.Array) -> jax.Array:
+            ffn_in, ffn_out = nnx.merge(graph, state)
+            return ffn_out(jax.nn.gelu(ffn_in(y)))
+
+        y = einops.rearrange(y, "b (parts n) d -> parts b n d", parts=parts)
+        return einops.rearrange(jax.lax.map(lambda y: one(state, y), y), "parts b n d -> b (parts n) d")

@@ -67,6 +67,8 @@ class DiTConfig:
       remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps outputs
         and statistics of attention, the best trade of memory for time; `dots` all matrix products of
         parameters; `full` recomputes everything.
+      ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
+        need less memory; their insides are then always recomputed.
     """
 
     dim: int = 1536
@@ -88,6 +90,7 @@ class DiTConfig:
     official_rounding: bool = False
     dtype: str = "bfloat16"
     remat: str = "none"
+    ffn_parts: int = 1
     lora_rank: int = 0
 
     def __post_init__(self):
@@ -95,6 +98,8 @@ class DiTConfig:
             if getattr(self, field) not in known:
                 chosen = getattr(self, field)
                 raise ValueError(f"model.{field} is {chosen!r}; choose one of {', '.join(known)}")
+        if self.ffn_parts < 1:
+            raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
         if not self.source and (self.camera, self.animation_time) != ("none", "none"):
@@ -247,8 +252,8 @@ class SpaceTimeDiT(nnx.Module):
           source: clean latents of the source video, same shape; None for a model without a source.
           timestep: `[B]` in [0, 1000].
           conditioning: from `condition`.
-          differentiable: False reads the blocks' parameters where they are; True slices them first, which
-            costs a copy, but a gradient through indexing would touch all of them in every block.
+          differentiable: False computes only what is read of the last block and reads the blocks' parameters
+            where they are; a gradient through such indexing would touch all of them in every block.
 
         Returns:
           Velocity `[B, F', H', W', C]` float32.
@@ -272,28 +277,29 @@ class SpaceTimeDiT(nnx.Module):
         tokens, target_tokens = x.shape[1], frames * (height // p) * (width // p)
         graph, stacked = nnx.split(self.blocks)
 
+        layers = (stacked, conditioning.blocks)
+
         def run(x, layer, out_tokens):
             state, told = layer
             y = nnx.merge(graph, state)(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)
 
-        layers = (stacked, conditioning.blocks)
-        policy = REMAT_POLICIES[c.remat]
         if differentiable:
+            # All blocks alike: to split off the last would copy the parameters, and their gradient again.
+            policy = REMAT_POLICIES[c.remat]
             body = jax.checkpoint(
                 lambda x, layer: (run(x, layer, tokens), None), policy=policy, prevent_cse=False
             )
-            x, _ = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], layers))
+            x, _ = jax.lax.scan(body, x, layers)
         else:
-            x = jax.lax.fori_loop(
-                0, c.layers - 1, lambda i, x: run(x, jax.tree.map(lambda a: a[i], layers), tokens), x
-            )
-        # Past the last block only target tokens are read, so only they need queries: exact, and free.
-        last = jax.checkpoint(lambda x, layer: run(x, layer, target_tokens), policy=policy)
-        x = last(x, jax.tree.map(lambda a: a[-1], layers))
+            # Past the last block only target tokens are read, so only they need queries: exact, and free.
+            at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
+            x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), tokens), x)
+            x = run(x, at(c.layers - 1), target_tokens)
 
         shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
         y = self.head((layer_norm(x, c.eps) * (1 + scale) + shift).astype(dtype))
+        y = constrain(y, "batch", None, None)[:, :target_tokens]  # few values: gathered, then cut
         y = einops.rearrange(
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
         )

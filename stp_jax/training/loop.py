@@ -27,7 +27,7 @@ from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Params, bind, graph_of, init_state
+from stp_jax.training.state import Params, bind, graph_of, init_state, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 from stp_jax.training.workdir import check_workdir, write_config
@@ -133,7 +133,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         validation = Validation(task, config, frozen, mesh) if run.validate_every else None
         checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=say)
         init_from = config.init_from if checkpoints.latest is None else ""
-        state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable)
+        average = config.optimizer.ema_decay > 0
+        state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable, average)
         first, elapsed_before, best = 0, 0.0, math.inf
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
@@ -149,7 +150,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             )
             seen = 0
         batches = device_batches(training_data(config, config.seed, mesh, seen), mesh, run.batch_size)
-        describe(task, state.params, state.ema)
+        describe(task, state.params, trained(state.params, run.trainable))
 
         agreement = Agreement(mesh)
         agreement.progress = min(1.0, first / run.steps)

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32, steps done
     params: Params  # float32
     opt_state: optax.OptState  # of those that are trained
-    ema: Params  # exponential moving average of those that are trained
+    ema: Params  # exponential moving average of those that are trained; empty where the config wants none
 
     def averaged(self) -> Params:
         """The parameters to use the model with."""
@@ -82,6 +82,7 @@ def init_state(
     mesh,
     init_from: str = "",
     trainable: str = ".*",
+    average: bool = True,
 ) -> TrainState:
     """A fresh state, spread over the mesh; parameters are random or read from the weights `init_from`.
 
@@ -116,24 +117,27 @@ def init_state(
     def rest(params: Params) -> TrainState:
         # The average starts as a copy: the step donates the whole state, and no buffer may be donated twice.
         chosen = trained(params, trainable)
-        return TrainState(jnp.int32(0), params, optimizer.init(chosen), jax.tree.map(jnp.copy, chosen))
+        ema = jax.tree.map(jnp.copy, chosen) if average else {}
+        return TrainState(jnp.int32(0), params, optimizer.init(chosen), ema)
 
     shardings = parameter_shardings(jax.eval_shape(rest, params), mesh)
     return jax.jit(rest, out_shardings=shardings)(params)
 
 
-def abstract_state(task: Task, optimizer: optax.GradientTransformation, trainable: str) -> TrainState:
+def abstract_state(
+    task: Task, optimizer: optax.GradientTransformation, trainable: str, average: bool
+) -> TrainState:
     """Shapes and types of a state, without any array."""
 
     def create() -> TrainState:
         params = weights.flatten(task.init(nnx.Rngs(0)))
         chosen = trained(params, trainable)
-        return TrainState(jnp.int32(0), params, optimizer.init(chosen), dict(chosen))
+        return TrainState(jnp.int32(0), params, optimizer.init(chosen), dict(chosen) if average else {})
 
     return jax.eval_shape(create)
 
 
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
-    """The average forgets faster at first, so that it is of use early on."""
+    """The average forgets faster at first, so that it is of use early on; an empty one stays empty."""
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
+    return {name: d * e + (1 - d) * params[name] for name, e in ema.items()}

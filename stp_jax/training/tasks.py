@@ -231,7 +231,7 @@ class DiTTask:
         return merge_lora(params)
 
     def final_config(self, model, dataset):
-        return dataclasses.asdict(dataclasses.replace(self.model_config, lora_rank=0))
+        return dataclasses.asdict(dataclasses.replace(self.model_config, lora_rank=0, ffn_parts=1))
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling

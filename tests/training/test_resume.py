@@ -12,8 +12,12 @@ import pytest
 
 from stp_jax import hardware, weights
 from stp_jax.errors import InputError
+from stp_jax.sharding import make_mesh
 from stp_jax.training import loop
-from tests.training.toy import toy_config
+from stp_jax.training.checkpoints import Checkpoints
+from stp_jax.training.optimizer import make_optimizer
+from stp_jax.training.state import init_state
+from tests.training.toy import ToyTask, toy_config
 
 
 def exported(workdir):
@@ -158,6 +162,21 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     assert list((tmp_path / "tensorboard").iterdir())
     index = weights.read_index(tmp_path / "weights", "toy")
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
+
+
+def test_without_an_average_the_parameters_themselves_are_saved(tmp_path, toy):
+    config = toy_config(steps=4)
+    config.optimizer.ema_decay = 0.0
+    loop.train(config, tmp_path)
+    config.train.steps = 8
+    loop.train(config, tmp_path)
+    saved = list(exported(tmp_path).values())
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, report=print)
+    state = init_state(ToyTask(), make_optimizer(config.optimizer), 0, make_mesh(), average=False)
+    restored = checkpoints.restore(state)
+    assert not restored.ema
+    for array, param in zip(saved, restored.params.values(), strict=True):
+        np.testing.assert_array_equal(array, param)
 
 
 def test_not_a_number_in_the_data_is_skipped_and_counted(tmp_path, toy, monkeypatch):
