@@ -235,10 +235,9 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            over = re.search(r"[Ee]xceeded hbm capacity by ([\d.]+)([GMK])", str(error))
-            if over is None:
+            result.over = excess(str(error))
+            if not result.over:
                 raise
-            result.over = float(over[1]) / {"G": 1, "M": 2**10, "K": 2**20}[over[2]]
             return result
     analysis: Any = compiled.memory_analysis()
     result.arguments = analysis.argument_size_in_bytes / GIB
@@ -247,6 +246,16 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     result.collectives = count_collectives(compiled.as_text())
     result.compile_seconds = time.monotonic() - started
     return result
+
+
+def excess(message: str) -> float:
+    """By how many GiB a program does not fit, from what the compiler says; 0: that is not what it says."""
+    gib = {"G": 1, "M": 2**10, "K": 2**20}
+    if match := re.search(r"[Ee]xceeded hbm capacity by ([\d.]+)([GMK])", message):
+        return float(match[1]) / gib[match[2]]
+    if match := re.search(r"\(([\d.]+)([GMK])\) exceeds available HBM \(([\d.]+)([GMK])\)", message):
+        return float(match[1]) / gib[match[2]] - float(match[3]) / gib[match[4]]
+    return 0.0
 
 
 def count_collectives(program: str) -> dict[str, tuple[int, float]]:

@@ -4,7 +4,7 @@ The same code runs on one CPU (a 1 x 1 x 1 x 1 mesh) and on a pod.
 
 - `data`: copies of the parameters, each with its share of the batch;
 - `fsdp`: a share of the batch, and of the parameters, which are gathered layer by layer;
-- `sequence`: a share of the tokens of each video, see `stp_jax.models.attention`;
+- `sequence`: a share of the tokens of each video, see `stp_jax.models.attention`, and of the parameters, too;
 - `tensor`: a share of the heads and of the feed-forward width.
 """
 
@@ -31,7 +31,8 @@ class Rules:
 
     Attributes:
       batch, tokens, heads, width: dimensions of activations.
-      parameters: axes over which the largest dimension that divides is split.
+      parameters: axes over which the largest dimension that divides is split; if none does, over the first of
+        them alone.
       tensor: pattern of parameters' names -> dimension, -1 what a layer computes, -2 what it reads.
     """
 
@@ -39,7 +40,7 @@ class Rules:
     tokens: tuple[str, ...] = ("sequence",)
     heads: tuple[str, ...] = ("tensor",)
     width: tuple[str, ...] = ("tensor",)
-    parameters: tuple[str, ...] = ("fsdp",)
+    parameters: tuple[str, ...] = ("fsdp", "sequence")
     tensor: tuple[tuple[str, int], ...] = (
         (r"blocks\.(cross_attn\.)?[qkv]\.(kernel|bias|lora_b)", -1),
         (r"blocks\.(cross_attn\.)?norm_[qk]\.scale", -1),
@@ -125,10 +126,10 @@ def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 def parameter_shardings(tree, mesh: Mesh):
     """One sharding per leaf of a tree whose dictionaries have parameters' names as keys.
 
-    What the rules name is split over `tensor`; the largest other dimension that divides over `fsdp`. Small
-    leaves are not split.
+    What the rules name is split over `tensor`; the largest other dimension that divides over the axes of
+    `Rules.parameters`. Small leaves are not split.
     """
-    fsdp, tensor = size_of(RULES.parameters, mesh), mesh.shape["tensor"]
+    tensor = mesh.shape["tensor"]
 
     def one(path, leaf) -> NamedSharding:
         spec: list = [None] * leaf.ndim
@@ -138,9 +139,20 @@ def parameter_shardings(tree, mesh: Mesh):
                 if re.fullmatch(pattern, name) and leaf.ndim >= -dimension:
                     if leaf.shape[dimension] % tensor == 0:
                         spec[dimension] = "tensor"
-        divisible = [d for d in range(leaf.ndim) if leaf.shape[d] % fsdp == 0 and spec[d] is None]
-        if fsdp > 1 and leaf.size >= 2**12 and divisible:
-            spec[max(divisible, key=lambda d: leaf.shape[d])] = RULES.parameters
+        for axes in (RULES.parameters, RULES.parameters[:1]) if leaf.size >= 2**12 else ():
+            parts = size_of(axes, mesh)
+            divisible = [d for d in range(leaf.ndim) if leaf.shape[d] % parts == 0 and spec[d] is None]
+            if divisible:
+                spec[max(divisible, key=lambda d: leaf.shape[d])] = axes
+                break
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def constrain_parameters(tree):
+    """Asks for the layout of `parameter_shardings` inside jit; does nothing where no mesh is set."""
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))

@@ -55,6 +55,20 @@ def test_collectives_are_counted_with_their_size():
     assert compile_for.count_collectives(program) == {"all-gather": (1, 8 * 1024 * 4 / 2**30)}
 
 
+@pytest.mark.parametrize(
+    ("message", "over"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 35.3G of 15.7G hbm. "
+         "Exceeded hbm capacity by 19.60G.", 19.6),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.69G) "
+         "exceeds available HBM (15.75G).", 15.94),
+        ("INTERNAL: something else", 0.0),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_read_from_the_compilers_words(message, over):
+    assert compile_for.excess(message) == pytest.approx(over)
+
+
 REPORT = compile_for.Compiled(
     topology="v5p:2x2x1",
     mesh=dict(data=1, fsdp=2, sequence=2, tensor=1),

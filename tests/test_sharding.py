@@ -20,10 +20,12 @@ FRAMES = 5
 
 
 def test_parameters_are_split_along_their_largest_divisible_dimension():
-    mesh = make_mesh(data=2, fsdp=4)
-    tree = {"wide": jnp.zeros((30, 64, 256)), "odd": jnp.zeros((63, 65)), "small": jnp.zeros((8,))}
+    mesh = make_mesh(data=1, fsdp=4, sequence=2)
+    shapes = {"wide": (30, 64, 256), "by_four": (63, 68), "odd": (63, 65), "small": (8,)}
+    tree = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     specs = {name: sharding.spec for name, sharding in parameter_shardings(tree, mesh).items()}
-    assert specs["wide"] == P(None, None, "fsdp")
+    assert specs["wide"] == P(None, None, ("fsdp", "sequence"))
+    assert specs["by_four"] == P(None, "fsdp")
     assert all(part is None for name in ("odd", "small") for part in specs[name])
 
 
@@ -109,8 +111,8 @@ def test_optimizer_state_and_average_are_split_as_the_parameters():
         optimizer = make_optimizer(config.optimizer)
         state = init_state(task, optimizer, 0, mesh)
     specs = {name: array.sharding.spec for name, array in state.params.items()}
-    assert specs["blocks.q.kernel"] == P(None, ("fsdp",), "tensor")
-    assert specs["blocks.o.kernel"] == P(None, "tensor", ("fsdp",))
+    assert specs["blocks.q.kernel"] == P(None, ("fsdp", "sequence"), "tensor")
+    assert specs["blocks.o.kernel"] == P(None, "tensor", ("fsdp", "sequence"))
     assert specs["blocks.ffn_in.bias"] == P(None, "tensor")
     for tree in (state.ema, optax.tree.get(state.opt_state, "mu"), optax.tree.get(state.opt_state, "nu")):
         for name, array in tree.items():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from stp_jax.sharding import constrain_parameters
 from stp_jax.training.optimizer import schedule
 from stp_jax.training.state import (
     LOSS,
@@ -46,6 +47,7 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
             return task.loss(bind(graph, state.params | chosen), frozen, batch, key)
 
         (loss, metrics), gradients = accumulated(loss_fn, chosen, batch, key, run.accumulate)
+        gradients = constrain_parameters(gradients)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
@@ -63,7 +65,8 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
             "learning_rate": rate * config.optimizer.learning_rate,
             "skipped": 1.0 - finite,
         } | metrics
-        return TrainState(state.step + 1, state.params | new, opt_state, ema), metrics
+        # The next step must find the state laid out as this one did.
+        return constrain_parameters(TrainState(state.step + 1, state.params | new, opt_state, ema)), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
