@@ -60,8 +60,8 @@ def test_collectives_are_counted_with_their_size():
     [
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 35.3G of 15.7G hbm. "
          "Exceeded hbm capacity by 19.60G.", 19.6),
-        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.69G) "
-         "exceeds available HBM (15.75G).", 15.94),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+         "(31.69G) exceeds available HBM (15.75G).", 15.94),
         ("INTERNAL: something else", 0.0),
     ],
 )  # fmt: skip
