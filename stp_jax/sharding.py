@@ -123,6 +123,14 @@ def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     return own[0] // len(own), count
 
 
+def _tensor_dimension(name: str, leaf, tensor: int) -> int | None:
+    """Which dimension of the parameter of this dotted name is split over `tensor`."""
+    for pattern, dimension in RULES.tensor:
+        if re.fullmatch(pattern, name) and leaf.ndim >= -dimension and leaf.shape[dimension] % tensor == 0:
+            return dimension
+    return None
+
+
 def parameter_shardings(tree, mesh: Mesh):
     """One sharding per leaf of a tree whose dictionaries have parameters' names as keys.
 
@@ -134,11 +142,9 @@ def parameter_shardings(tree, mesh: Mesh):
     def one(path, leaf) -> NamedSharding:
         spec: list = [None] * leaf.ndim
         name = next((key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey)), "")
-        if tensor > 1 and leaf.ndim:
-            for pattern, dimension in RULES.tensor:
-                if re.fullmatch(pattern, name) and leaf.ndim >= -dimension:
-                    if leaf.shape[dimension] % tensor == 0:
-                        spec[dimension] = "tensor"
+        dimension = _tensor_dimension(name, leaf, tensor) if tensor > 1 else None
+        if dimension is not None:
+            spec[dimension] = "tensor"
         for axes in (RULES.parameters, RULES.parameters[:1]) if leaf.size >= 2**12 else ():
             parts = size_of(axes, mesh)
             divisible = [d for d in range(leaf.ndim) if leaf.shape[d] % parts == 0 and spec[d] is None]
@@ -156,3 +162,31 @@ def constrain_parameters(tree):
     if mesh.empty or mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))
+
+
+def gathered(tree, prefix: str = "", dtype: Any = None):
+    """Parameters for use inside jit: whole but for what is split over `tensor`.
+
+    Without this the compiler may spread an activation as it finds a parameter, and exchange the larger of the
+    two.
+
+    Args:
+      tree: of parameters; the dictionary keys on the way to one, joined by dots, are its name.
+      prefix: of the names.
+      dtype: of the computation; kernels are gathered in it.
+    """
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+
+    def one(path, leaf):
+        name = prefix + ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        if dtype is not None and name.endswith((".kernel", ".lora_a", ".lora_b")):
+            leaf = leaf.astype(dtype)
+        spec: list = [None] * leaf.ndim
+        dimension = _tensor_dimension(name, leaf, mesh.shape["tensor"])
+        if dimension is not None:
+            spec[dimension] = "tensor"
+        return jax.lax.with_sharding_constraint(leaf, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(one, tree)

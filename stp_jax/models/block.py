@@ -13,6 +13,7 @@ from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
 from stp_jax.models.rope import rotate
+from stp_jax.sharding import RULES, constrain, size_of
 
 if TYPE_CHECKING:
     from stp_jax.models.dit import DiTConfig
@@ -31,7 +32,7 @@ class Shared(NamedTuple):
 
     cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding
     sin: jax.Array
-    rays: jax.Array | None  # [B, 2F', h, w, E], embedded Plücker rays
+    rays: jax.Array | None  # [B, N, E], embedded Plücker rays
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -40,6 +41,18 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 def merge_heads(x: jax.Array) -> jax.Array:
     return einops.rearrange(x, "b n heads d -> b n (heads d)")
+
+
+def to_tokens(frames: jax.Array, tokens: int) -> jax.Array:
+    """`[B, F, D]` -> `[B, N, D]`: what belongs to a frame, for each of its tokens."""
+    count = frames.shape[1]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or size_of(RULES.tokens, mesh) == 1:
+        return jnp.repeat(frames, tokens // count, axis=1)
+    # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
+    own = jnp.arange(tokens)[:, None] // (tokens // count) == jnp.arange(count)
+    own = constrain(own.astype(frames.dtype), "tokens", None)
+    return jnp.einsum("nf,bfd->bnd", own, frames, precision="highest")
 
 
 class CrossAttention(nnx.Module):
@@ -123,11 +136,9 @@ class Block(nnx.Module):
 
         y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
         if told.frames is not None:
-            frames = told.frames.shape[1]
-            y = einops.rearrange(y, "b (f n) d -> b f n d", f=frames) + told.frames[:, :, None]
-            y = einops.rearrange(y, "b f n d -> b (f n) d")
+            y = y + to_tokens(told.frames, y.shape[1])
         if shared.rays is not None:
-            y = y + einops.rearrange(self.camera(shared.rays), "b f h w d -> b (f h w) d")
+            y = y + self.camera(shared.rays)
         q = split_heads(self.norm_q(self.q(y[:, :out_tokens])), c.heads)
         k, v = split_heads(self.norm_k(self.k(y)), c.heads), split_heads(self.v(y), c.heads)
         q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])

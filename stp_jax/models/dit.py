@@ -22,7 +22,7 @@ from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
-from stp_jax.sharding import constrain
+from stp_jax.sharding import constrain, gathered
 
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -208,6 +208,7 @@ class SpaceTimeDiT(nnx.Module):
                     told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], grid, role=ROLES.index(clip)
                 )
             )
+            rays = constrain(einops.rearrange(rays, "b f h w d -> b (f h w) d"), "batch", "tokens", None)
         elif c.camera == "pose12":
             poses = both(lambda clip: pose12(told[f"{clip}_c2w"]))
         elif c.camera == "pose12_target":
@@ -220,7 +221,11 @@ class SpaceTimeDiT(nnx.Module):
         words = self.text_embedding(told["text"].astype(dtype)) if c.text_dim else None
 
         graph, stacked = nnx.split(self.blocks)
-        blocks = jax.lax.map(lambda state: nnx.merge(graph, state).prepare(poses, moments, words), stacked)
+
+        def prepare(state):
+            return nnx.merge(graph, gathered(state, "blocks.", dtype)).prepare(poses, moments, words)
+
+        blocks = jax.lax.map(prepare, stacked)
         cos, sin = rotary_tables(
             self._frame_positions(frames, target_animation_time, source_animation_time),
             grid,
@@ -281,7 +286,9 @@ class SpaceTimeDiT(nnx.Module):
 
         def run(x, layer, out_tokens):
             state, told = layer
-            y = nnx.merge(graph, state)(x, modulation, conditioning.shared, told, out_tokens)
+            y = nnx.merge(graph, gathered(state, "blocks.", dtype))(
+                x, modulation, conditioning.shared, told, out_tokens
+            )
             return constrain(y, "batch", "tokens", None)
 
         if differentiable:

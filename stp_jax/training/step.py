@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stp_jax.sharding import constrain_parameters
+from stp_jax.sharding import constrain_parameters, gathered
 from stp_jax.training.optimizer import schedule
 from stp_jax.training.state import (
     LOSS,
@@ -44,7 +44,10 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
         chosen = trained(state.params, run.trainable)
 
         def loss_fn(chosen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            return task.loss(bind(graph, state.params | chosen), frozen, batch, key)
+            params = state.params | chosen
+            # Stacked blocks are gathered one by one, where they are used.
+            few = {name: array for name, array in params.items() if not name.startswith("blocks.")}
+            return task.loss(bind(graph, params | gathered(few)), frozen, batch, key)
 
         (loss, metrics), gradients = accumulated(loss_fn, chosen, batch, key, run.accumulate)
         gradients = constrain_parameters(gradients)
