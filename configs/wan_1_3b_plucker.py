@@ -9,8 +9,9 @@ models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
         --out data/wan_latents --frames 81 --size 480 832
     python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
 
-480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 23 GiB,
-split over fsdp. Not yet trained: hours and results are unknown.
+480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 21.5 GiB,
+split over fsdp and sequence. Meshes, pods, LoRA, targets decoded anew instead of cached: docs/scaling.md. Not
+yet trained: hours and results are unknown.
 """
 
 from ml_collections import ConfigDict

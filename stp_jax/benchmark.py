@@ -39,6 +39,7 @@ from tqdm import tqdm
 from stp_jax import flow, pretrained, weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.models.attention import BACKENDS, attention_backend
 from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
@@ -64,6 +65,7 @@ class Settings:
     width: int = 832
     repeats: int = 3
     profile: int = 0  # kernels to list
+    attention: str | None = None  # backend
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
@@ -304,7 +306,8 @@ def measure(name: str, make: Callable[[Settings], Workload], settings: Settings)
     function, program = work.function, None
     start = time.perf_counter()
     if work.one_program:
-        function = jax.jit(function).lower(*work.arguments).compile()
+        with attention_backend(settings.attention):
+            function = jax.jit(function).lower(*work.arguments).compile()
         memory: Any = function.memory_analysis()
         needed = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
         program = sum(getattr(memory, name) for name in needed) / GIB
@@ -429,6 +432,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--guidance", type=number(1, 100), default=5.0, help="of the video by text; 1: none; default 5")
     add("--repeats", type=count, help="runs whose median is taken; default 3")
     add("--profile", type=number(0, 1000, int), default=0, help="also list so many of the costliest kernels")
+    add("--attention", choices=BACKENDS, help="default: what fits the device")
     add("--out", help="write the figures to this JSON file, too")
     add("--small", action="store_true", help="a tiny model and video, for trying it out")
     flags = parser.parse_args(arguments)
@@ -442,7 +446,10 @@ def main(arguments: list[str] | None = None) -> None:
         settings = Settings(dit, VAEConfig(dtype="bfloat16"))
     given = {name: getattr(flags, name) for name in ("frames", "height", "width", "repeats")}
     settings = dataclasses.replace(
-        settings, profile=flags.profile, **{name: value for name, value in given.items() if value}
+        settings,
+        profile=flags.profile,
+        attention=flags.attention,
+        **{name: value for name, value in given.items() if value},
     )
     cell = settings.vae.spatial_stride * settings.dit.patch
     if (settings.frames - 1) % settings.vae.frame_stride or settings.height % cell or settings.width % cell:

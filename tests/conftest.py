@@ -7,7 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
-# Threads of XLA's pool: with fewer than the devices' collectives at a time these wait for each other for ever.
+# Threads of XLA's pool: with fewer than collectives at a time these wait for each other for ever.
 os.environ.setdefault("NPROC", "32")
 
 if os.environ.get("STP_REQUIRE_COMPARISONS"):  # elsewhere the tests that need them are skipped

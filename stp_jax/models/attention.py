@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import importlib.util
 import math
 from collections.abc import Iterator
 
@@ -19,17 +20,31 @@ from stp_jax.sharding import RULES, size_of
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
 SPLASH_BLOCK = 1024  # queries and keys of a block of the TPU kernel
-BACKENDS = ("cudnn", "splash", "xla")
+BACKENDS = ("cudnn", "tokamax", "splash", "xla")
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention_backend", default=None)
 
 
+def fastest_backend(*, differentiable: bool) -> str | None:
+    """What to compute with on this machine, if that depends on whether a gradient is wanted.
+
+    On an H100 tokamax's kernel is 4 % faster forward and cuDNN's 3 % faster with its gradient, measured at 12
+    heads of 128 over 65,520 tokens. tokamax is optional.
+    """
+    if differentiable or jax.default_backend() != "gpu" or importlib.util.find_spec("tokamax") is None:
+        return None
+    return "tokamax"
+
+
 @contextlib.contextmanager
-def attention_backend(name: str) -> Iterator[None]:
-    """What is traced within computes attention this way: to compile for other devices than there are."""
-    if name not in BACKENDS:
+def attention_backend(name: str | None) -> Iterator[None]:
+    """What is traced within computes attention this way, unless an outer context says otherwise.
+
+    `None`: as fits the device.
+    """
+    if name is not None and name not in BACKENDS:
         raise ValueError(f"attention backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    token = _chosen.set(name)
+    token = _chosen.set(_chosen.get() or name)
     try:
         yield
     finally:
@@ -39,8 +54,9 @@ def attention_backend(name: str) -> Iterator[None]:
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, whole_keys: bool = False) -> jax.Array:
     """Full bidirectional softmax attention, scaled by `1 / sqrt(head_dim)`.
 
-    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel, on TPUs the splash kernel where heads are
-    a multiple of 128 wide, elsewhere XLA's own operations with a float32 softmax.
+    On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel (or tokamax's, see `fastest_backend`), on
+    TPUs the splash kernel where heads are a multiple of 128 wide, elsewhere XLA's own operations with a
+    float32 softmax.
 
     Under a mesh each device computes its own videos and heads. Where the `sequence` axis splits the tokens,
     devices first exchange heads for tokens (all-to-all) as far as the number of heads divides, and gather
@@ -106,7 +122,9 @@ def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, *, size: int) -> ja
 def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Attention on one device."""
     backend = _chosen.get() or {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
-    if backend == "cudnn" and q.dtype in (jnp.bfloat16, jnp.float16):
+    if backend in ("cudnn", "tokamax") and q.dtype in (jnp.bfloat16, jnp.float16):
+        if backend == "tokamax":
+            return tokamax_attention(q, k, v)
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if backend == "splash" and q.shape[-1] % 128 == 0:
         return splash_attention(q, k, v)
@@ -127,6 +145,15 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     block = max(1, LOGITS_BYTES // bytes_per_query)
     return jax.lax.map(one_query, q.swapaxes(0, 1), batch_size=block).swapaxes(0, 1)
+
+
+def tokamax_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: tuple[str, ...] = ("mosaic", "cudnn")
+) -> jax.Array:
+    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a word."""
+    import tokamax
+
+    return tokamax.dot_product_attention(q, k, v, implementation=implementation)
 
 
 def splash_attention(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stp_jax.models.attention import keep_attention
+from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, layer_norm, sinusoid, zeros
@@ -283,12 +283,13 @@ class SpaceTimeDiT(nnx.Module):
         graph, stacked = nnx.split(self.blocks)
 
         layers = (stacked, conditioning.blocks)
+        backend = fastest_backend(differentiable=differentiable)
 
         def run(x, layer, out_tokens):
             state, told = layer
-            y = nnx.merge(graph, gathered(state, "blocks.", dtype))(
-                x, modulation, conditioning.shared, told, out_tokens
-            )
+            block = nnx.merge(graph, gathered(state, "blocks.", dtype))
+            with attention_backend(backend):
+                y = block(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)
 
         if differentiable:

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from stp_jax.errors import InputError
+from stp_jax.models import attention as attention_module
 from stp_jax.models import attention as module
-from stp_jax.models.attention import attention, attention_backend, keep_attention, splash_attention
+from stp_jax.models.attention import (
+    attention,
+    attention_backend,
+    keep_attention,
+    splash_attention,
+    tokamax_attention,
+)
 from stp_jax.sharding import make_mesh
 
 
@@ -91,6 +98,19 @@ def test_split_over_a_mesh(sizes, heads, whole_keys):
     arguments = inputs(batch=4 if sizes.get("data", 1) < 8 else 8, heads=heads)
     with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
         check(lambda q, k, v: attention(q, k, v, whole_keys=whole_keys), *arguments)
+
+
+def test_tokamax_takes_the_same_shapes_and_scale():
+    pytest.importorskip("tokamax")  # needs Python 3.12; its GPU kernels need a GPU
+    q, k, v, weight = inputs()
+    check(lambda *x: tokamax_attention(*x, implementation=("xla",)), q, k, v, weight)
+
+
+def test_an_outer_choice_of_the_backend_counts():
+    with attention_backend("splash"), attention_backend("xla"):
+        assert attention_module._chosen.get() == "splash"
+    with attention_backend(None):
+        assert attention_module._chosen.get() is None
 
 
 def test_a_batch_that_does_not_divide_is_computed_everywhere():
