@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grain
 
 
 class HostShare(grain.MapDataset):
-    """Of every batch of all hosts together the part of one host: part h of H, in order.
+    """Of every batch of all hosts together the rows of one host, in order.
 
-    So the batches of all hosts, put one after the other, are those of a single host, row by row; and a run
-    that has seen `first` examples goes on with the next on any number of hosts. (Grain's slices take every
-    H-th example instead.)
+    So the batches of all hosts, put together, are those of a single host, row by row; and a run that has seen
+    `first` examples goes on with the next on any number of hosts. (Grain's slices take every H-th example
+    instead.)
 
     Args:
       parent: all examples in order.
-      batch_size: examples of this host in a batch.
-      index, count: this host's number, and how many hosts there are.
+      batch_size: examples in a batch of all hosts.
+      rows: those of them that this host reads, ascending; None: all.
       first: examples of `parent` to leave out.
     """
 
     def __init__(
-        self, parent: grain.MapDataset, batch_size: int, index: int = 0, count: int = 1, first: int = 0
+        self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int] | None = None, first: int = 0
     ):
         super().__init__(parent)
-        self._batch_size, self._index, self._count, self._first = batch_size, index, count, first
-        whole, rest = divmod(max(0, len(parent) - first), batch_size * count)
-        self._length = whole * batch_size + min(max(0, rest - index * batch_size), batch_size)
+        self._batch_size, self._first = batch_size, first
+        self._rows = range(batch_size) if rows is None else rows
+        whole, rest = divmod(max(0, len(parent) - first), batch_size)
+        self._length = whole * len(self._rows) + sum(row < rest for row in self._rows)
 
     def __len__(self) -> int:
         return self._length
 
+    def place(self, index: int) -> int:
+        """Where in the order of all examples this host's example `index` stands."""
+        batch, row = divmod(index, len(self._rows))
+        return self._first + batch * self._batch_size + self._rows[row]
+
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        batch, row = divmod(index, self._batch_size)
-        place = (batch * self._count + self._index) * self._batch_size + row
-        return self._parent[self._first + place]
+        return self._parent[self.place(index)]
 
     def __str__(self) -> str:
-        return f"HostShare({self._index} of {self._count}, batches of {self._batch_size})"
+        return f"HostShare({len(self._rows)} of each {self._batch_size})"

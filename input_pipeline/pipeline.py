@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,7 @@ def make_dataset(
     split: str,
     seed: int,
     batch_size: int,
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_workers: int = 0,
     read_threads: int | None = None,
     epochs: int | None = None,
@@ -88,9 +88,8 @@ def make_dataset(
       config: as `default_config`.
       split: name of the split, "train" or "test".
       seed: the order, the pairs and the augmentation follow from it.
-      batch_size: examples in a batch of this host. Only the last batch of limited `epochs` may be smaller.
-      host_index: this host's number among `host_count`.
-      host_count: number of hosts.
+      batch_size: examples in a batch of all hosts. Only the last batch of limited `epochs` may be smaller.
+      rows: those of every batch that this host reads, ascending; all by default.
       num_workers: worker processes; 0 reads with threads only.
       read_threads: threads per process; by default one per CPU in all.
       epochs: number of epochs, or None for no end.
@@ -101,11 +100,9 @@ def make_dataset(
       InputError: the data set is missing, empty, or of another kind, or a setting does not fit it.
     """
     check_config(config)
-    if not 0 <= host_index < host_count:
-        raise ValueError(f"host_index {host_index} is not one of {host_count} hosts")
-    share = functools.partial(
-        HostShare, batch_size=batch_size, index=host_index, count=host_count, first=first_example
-    )
+    share = functools.partial(HostShare, batch_size=batch_size, rows=rows, first=first_example)
+    if rows is not None:
+        batch_size = len(rows)
     if config.kind == "latents":
         dataset = _latent_batches(config, split, seed, batch_size, share, epochs)
     else:

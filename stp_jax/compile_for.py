@@ -93,15 +93,14 @@ def load_config(path: str):
 
 
 def make_pod(topology: str, sizes: dict[str, int]):
-    """A mesh over the devices of a topology, neighbours of an axis near each other.
+    """A mesh over the devices of a topology.
 
     Raises:
       InputError: an unknown topology, sizes that do not fill it, or no compiler for TPUs.
     """
     from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh
 
-    from stp_jax.sharding import AXES, make_mesh
+    from stp_jax.sharding import make_mesh
 
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("The compiler for TPUs is missing: pip install 'stp-jax[tpu]'.")
@@ -110,9 +109,7 @@ def make_pod(topology: str, sizes: dict[str, int]):
     except Exception as error:  # the library raises bare exceptions of its runtime
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"--topology {topology}: unknown ({reason}). Name it as v5p:4x4x4.") from None
-    shape = make_mesh(**sizes, devices=pod.devices).shape
-    arranged = topologies.make_mesh(pod, tuple(shape.values()), AXES)
-    return Mesh(arranged.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return make_mesh(**sizes, devices=pod.devices)
 
 
 def abstract_step(config, mesh) -> tuple[Any, tuple]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -80,7 +81,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, sequence: int = 1, tensor: int = 1,
         raise InputError(
             f"config.mesh ({shown}) does not fill the {len(devices)} devices; use -1 for one axis."
         )
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 4)
+    # On a TPU, neighbours along an axis shall be neighbours on the chips' links.
+    arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def size_of(axes: tuple[str, ...], mesh: Any) -> int:
@@ -101,26 +104,31 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, RULES.spec("batch"))
 
 
-def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
-    """Which share of each batch a process reads: (index, count).
+def host_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> list[int]:
+    """The rows of each batch that a process reads: those that its devices hold, ascending.
 
-    Processes that hold the same rows of the batch, on a mesh whose `sequence` or `tensor` axis spans them,
-    have the same index.
-
-    Raises:
-      InputError: a process's rows are no share of equal size.
+    Processes whose devices differ only along `sequence` or `tensor` hold and read the same ones.
     """
     process = jax.process_index() if process is None else process
     shards = size_of(RULES.batch, mesh)
-    by_shard = mesh.devices.reshape(shards, -1)
-    own = sorted({i for i in range(shards) if any(d.process_index == process for d in by_shard[i])})
-    count, left = divmod(shards, len(own))
-    if left or own != list(range(own[0], own[0] + len(own))) or own[0] % len(own):
-        raise InputError(
-            f"config.mesh: process {process} would hold the parts {own} of {shards} of the batch, no even "
-            "share. Let data x fsdp be a multiple of the number of hosts, or that a multiple of data x fsdp."
-        )
-    return own[0] // len(own), count
+    devices, size = mesh.devices.reshape(shards, -1), batch_size // shards
+    own = [i for i in range(shards) if any(d.process_index == process for d in devices[i])]
+    return [row for i in own for row in range(i * size, (i + 1) * size)]
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
+    """A batch of all hosts on their devices, from this host's rows of it (`host_rows`)."""
+    sharding = batch_sharding(mesh)
+    places = {row: place for place, row in enumerate(host_rows(mesh, batch_size))}
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[places[start] : places[start] + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
+
+    return {name: put(array) for name, array in batch.items()}
 
 
 def _tensor_dimension(name: str, leaf, tensor: int) -> int | None:

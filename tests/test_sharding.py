@@ -10,7 +10,14 @@ from jax.sharding import PartitionSpec as P
 from configs import demo
 from stp_jax import cameras
 from stp_jax.errors import InputError
-from stp_jax.sharding import AXES, batch_sharding, host_share, make_mesh, parameter_shardings
+from stp_jax.sharding import (
+    AXES,
+    batch_sharding,
+    global_batch,
+    host_rows,
+    make_mesh,
+    parameter_shardings,
+)
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
 from stp_jax.training.step import make_train_step
@@ -120,25 +127,34 @@ def test_optimizer_state_and_average_are_split_as_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "processes", "shares"),
+    ("sizes", "hosts", "rows"),
     [
-        (dict(data=8), 2, [(0, 2), (1, 2)]),
-        (dict(data=2, fsdp=2, sequence=2), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
-        (dict(data=1, sequence=8), 2, [(0, 1), (0, 1)]),  # both hold all rows
-        (dict(data=2, tensor=4), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        (dict(data=8), [0, 0, 0, 0, 1, 1, 1, 1], [range(8), range(8, 16)]),
+        (dict(data=8), [0, 1, 0, 1, 0, 1, 0, 1], [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]),
+        (dict(data=2, fsdp=2, sequence=2), [0, 0, 1, 1, 1, 1, 2, 2], [range(4), range(4, 12), range(12, 16)]),
+        (dict(data=1, sequence=8), [0, 0, 0, 0, 1, 1, 1, 1], [range(16), range(16)]),  # both hold all rows
+        (dict(data=2, tensor=4), [0, 0, 1, 1, 2, 2, 3, 3], [range(8), range(8), range(8, 16), range(8, 16)]),
     ],
     ids=str,
 )
-def test_each_host_reads_the_rows_that_its_devices_hold(sizes, processes, shares):
+def test_each_host_reads_the_rows_that_its_devices_hold(sizes, hosts, rows):
     class Device:
-        def __init__(self, index):
-            self.process_index = index * processes // 8
+        def __init__(self, host):
+            self.process_index = host
 
-    devices = np.array([Device(i) for i in range(8)])
+    devices = np.array([Device(host) for host in hosts])
     sizes = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1} | sizes
 
     class FakeMesh:
         shape = sizes
 
     FakeMesh.devices = devices.reshape([sizes[axis] for axis in AXES])
-    assert [host_share(FakeMesh, process) for process in range(processes)] == shares
+    assert [host_rows(FakeMesh, 16, process) for process in range(len(rows))] == [list(r) for r in rows]
+
+
+def test_a_batch_from_a_hosts_rows_is_the_batch():
+    mesh = make_mesh(data=2, fsdp=2, sequence=2)
+    batch = {"x": np.arange(24.0).reshape(8, 3)}
+    on_devices = global_batch(batch, mesh, 8)["x"]
+    assert on_devices.sharding.is_equivalent_to(batch_sharding(mesh), 2)
+    np.testing.assert_array_equal(on_devices, batch["x"])

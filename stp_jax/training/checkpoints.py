@@ -62,6 +62,11 @@ def find_damage(folder: Path) -> str | None:
     return f"{changed[0]} does not match its checksum" if changed else None
 
 
+def _trees(state: TrainState) -> dict[str, Any]:
+    """What Orbax stores of a state; it takes no empty trees."""
+    return {name: tree for name, tree in state._asdict().items() if name != "step" and jax.tree.leaves(tree)}
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -162,10 +167,8 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                ema=ocp.args.StandardSave(state.ema),
                 meta=ocp.args.JsonSave(meta),
+                **{name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()},
             ),
         )
         self.latest = step
@@ -177,17 +180,11 @@ class Checkpoints:
 
     def restore(self, like: TrainState) -> TrainState:
         """The latest checkpoint, laid out like `like` (arrays or abstract arrays), whatever mesh wrote it."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            self.latest,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                ema=ocp.args.StandardRestore(abstract.ema),
-            ),
-        )
+        trees = _trees(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
+        restored = self._manager.restore(self.latest, args=ocp.args.Composite(**args))
         step = jax.device_put(jax.numpy.int32(self.latest), like.step.sharding)
-        return TrainState(step=step, params=restored.params, opt_state=restored.opt_state, ema=restored.ema)
+        return like._replace(step=step, **{name: restored[name] for name in trees})
 
     def wait(self) -> None:
         """Returns when the checkpoint being written is whole, or reports that it is not."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -10,22 +12,23 @@ from ml_collections import ConfigDict
 
 from input_pipeline.pipeline import make_dataset
 from stp_jax.distributed import say
-from stp_jax.sharding import batch_sharding, host_share
+from stp_jax.sharding import global_batch, host_rows
 from stp_jax.training.metrics import Writer
 from stp_jax.training.state import PICTURES, VALIDATION, Params, bind, graph_of, random_key
 from stp_jax.training.tasks import Task
 
 
-def read_batches(config: ConfigDict, count: int, batch_size: int, index: int = 0, hosts: int = 1) -> list:
-    """The first batches of held-out examples, always the same."""
+def read_batches(
+    config: ConfigDict, count: int, batch_size: int, rows: Sequence[int] | None = None
+) -> list[dict[str, np.ndarray]]:
+    """The first batches of held-out examples, always the same; of each these rows."""
     iterator = iter(
         make_dataset(
             config.pictures.data,
             split=config.pictures.split,
             seed=config.seed,
-            batch_size=batch_size // hosts,
-            host_index=index,
-            host_count=hosts,
+            batch_size=batch_size,
+            rows=rows,
         )
     )
     batches = [next(iterator) for _ in range(count)]
@@ -60,16 +63,10 @@ class Validation:
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
         run = config.train
-        index, hosts = host_share(mesh)
-        sharding = batch_sharding(mesh)
         self._frozen = frozen
-
-        def put(array: np.ndarray) -> jax.Array:
-            shape = run.batch_size, *array.shape[1:]
-            return jax.make_array_from_process_local_data(sharding, array, shape)
-
-        batches = read_batches(config, run.validation_batches, run.batch_size, index, hosts)
-        self._batches = [{name: put(array) for name, array in batch.items()} for batch in batches]
+        rows = host_rows(mesh, run.batch_size)
+        batches = read_batches(config, run.validation_batches, run.batch_size, rows)
+        self._batches = [global_batch(batch, mesh, run.batch_size) for batch in batches]
         self._keys = [random_key(config.seed, i, VALIDATION) for i in range(run.validation_batches)]
         graph = graph_of(task)
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])

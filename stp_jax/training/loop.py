@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grain
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -22,7 +21,7 @@ from input_pipeline.pipeline import count_examples, make_dataset
 from stp_jax import weights
 from stp_jax.distributed import Agreement, on_host, say
 from stp_jax.errors import InputError
-from stp_jax.sharding import RULES, batch_sharding, host_share, make_mesh, size_of
+from stp_jax.sharding import RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
@@ -63,27 +62,19 @@ class StopRequest:
 
 def device_batches(dataset: grain.IterDataset, mesh: Mesh, batch_size: int) -> grain.DatasetIterator:
     """Batches of all hosts on the devices, made two ahead."""
-    sharding = batch_sharding(mesh)
-
-    def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {
-            name: jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
-            for name, array in batch.items()
-        }
-
-    return iter(grain.experimental.ThreadPrefetchIterDataset(dataset.map(put), prefetch_buffer_size=2))
+    batches = dataset.map(lambda batch: global_batch(batch, mesh, batch_size))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
 
 
 def training_data(config: ConfigDict, seed: int, mesh: Mesh, first_example: int = 0) -> grain.IterDataset:
-    """This host's share of the training batches."""
-    index, hosts = host_share(mesh)
+    """This host's rows of the training batches."""
+    batch_size = config.train.batch_size
     return make_dataset(
         config.data,
         split="train",
         seed=seed,
-        host_index=index,
-        host_count=hosts,
-        batch_size=config.train.batch_size // hosts,
+        batch_size=batch_size,
+        rows=host_rows(mesh, batch_size),
         num_workers=config.train.data_workers,
         first_example=first_example,
     )

@@ -76,7 +76,10 @@ def test_a_backend_is_chosen_by_name(monkeypatch):
         small = inputs(width=64)[:3]  # the kernel takes multiples of 128
         np.testing.assert_allclose(attention(*small), exact(*small, small[0])[0], atol=1e-5)
     assert not np.array_equal(attention(q, k, v), q + 1)
-    with pytest.raises(ValueError, match="choose one of cudnn, splash, xla"), attention_backend("ring"):
+    with (
+        pytest.raises(ValueError, match="choose one of cudnn, tokamax, splash, xla"),
+        attention_backend("ring"),
+    ):
         pass
 
 

@@ -67,15 +67,13 @@ class ToyTask:
         return {}
 
 
-def make_toy_dataset(
-    config, *, split, seed, batch_size, host_index=0, host_count=1, num_workers=0, first_example=0
-):
+def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=0, first_example=0):
     def draw(index, rng):
         return {"x": rng.standard_normal(WIDTH).astype(np.float32)}
 
     examples = grain.MapDataset.range(EXAMPLES).seed(seed).shuffle().repeat().random_map(draw)
-    share = HostShare(examples, batch_size, host_index, host_count, first_example)
-    return share.batch(batch_size).to_iter_dataset()
+    share = HostShare(examples, batch_size, rows, first_example)
+    return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset()
 
 
 def install(patch=setattr) -> None:
