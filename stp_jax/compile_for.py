@@ -266,7 +266,9 @@ def count_collectives(program: str) -> dict[str, tuple[int, float]]:
             kind = match[2]
             found[kind] += 1
             results = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            for dtype, shape in results[-1:]:  # of a started one the operands come first
+            if match[3] and kind != "all-reduce":
+                results = results[len(results) // 2 :]  # of a started one the operands come first
+            for dtype, shape in results:
                 elements = 1
                 for n in filter(None, shape.split(",")):
                     elements *= int(n)
