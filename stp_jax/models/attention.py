@@ -19,6 +19,7 @@ from stp_jax.sharding import RULES, size_of
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
+CROSS_GROUPS = 16  # of queries, at least, in cuDNN's attention to few keys
 SPLASH_BLOCK = 1024  # queries and keys of a block of the TPU kernel
 BACKENDS = ("cudnn", "tokamax", "splash", "xla")
 
@@ -125,11 +126,26 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if backend in ("cudnn", "tokamax") and q.dtype in (jnp.bfloat16, jnp.float16):
         if backend == "tokamax":
             return tokamax_attention(q, k, v)
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        return _cudnn(q, k, v)
     if backend == "splash" and q.shape[-1] % 128 == 0:
         return splash_attention(q, k, v)
     y = _xla(q, k, v)
     return checkpoint_name(y, SAVED) if k.size >= q.size else y
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """cuDNN's kernel; of many queries and few keys in groups of queries.
+
+    Its gradient runs in parallel over blocks of keys alone: those of a prompt would leave most of a GPU idle.
+    """
+    queries = q.shape[1]
+    groups = 1
+    if queries >= CROSS_GROUPS * k.shape[1]:
+        # The kernel's gradient asks for an even number of queries.
+        groups = next((n for n in range(CROSS_GROUPS, queries) if queries % (2 * n) == 0), 1)
+    grouped = q.reshape(q.shape[0] * groups, queries // groups, *q.shape[2:])
+    k, v = (jnp.repeat(x, groups, axis=0) for x in (k, v))
+    return jax.nn.dot_product_attention(grouped, k, v, implementation="cudnn").reshape(q.shape)
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

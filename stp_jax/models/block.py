@@ -142,28 +142,27 @@ class Block(nnx.Module):
         q = split_heads(self.norm_q(self.q(y[:, :out_tokens])), c.heads)
         k, v = split_heads(self.norm_k(self.k(y)), c.heads), split_heads(self.v(y), c.heads)
         q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])
-        a = self.o(merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v)))
-        if c.camera.startswith("pose12"):
-            a = self.projector(a)
-        x = x[:, :out_tokens] + gate1.astype(dtype) * a
+        a = merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v))
+        a = self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1)
+        x = x[:, :out_tokens] + a
         if told.text_keys is not None and told.text_values is not None:
             x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
 
         y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
-        return x + gate2.astype(dtype) * self._feed_forward(y)
+        return x + self._feed_forward(y, gate2)
 
-    def _feed_forward(self, y: jax.Array) -> jax.Array:
-        """`[B, N, D]` -> `[B, N, D]`, in parts if the config says so."""
+    def _feed_forward(self, y: jax.Array, gate: jax.Array) -> jax.Array:
+        """`[B, N, D]` -> `[B, N, D]`, times `gate` `[B, 1, D]`; in parts if the config says so."""
         mesh, parts = jax.sharding.get_abstract_mesh(), self.config.ffn_parts
         # On several devices every part would gather the parameters and reduce their gradient anew.
         if parts == 1 or y.shape[1] % parts or not (mesh.empty or mesh.size == 1):
-            return self.ffn_out(jax.nn.gelu(self.ffn_in(y)))
+            return self.ffn_out(jax.nn.gelu(self.ffn_in(y)), gate)
         graph, state = nnx.split((self.ffn_in, self.ffn_out))
 
         @jax.checkpoint
         def one(state: nnx.State, y: jax.Array) -> jax.Array:
             ffn_in, ffn_out = nnx.merge(graph, state)
-            return ffn_out(jax.nn.gelu(ffn_in(y)))
+            return ffn_out(jax.nn.gelu(ffn_in(y)), gate)
 
         y = einops.rearrange(y, "b (parts n) d -> parts b n d", parts=parts)
         return einops.rearrange(jax.lax.map(lambda y: one(state, y), y), "parts b n d -> b (parts n) d")

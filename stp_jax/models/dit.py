@@ -16,6 +16,7 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
@@ -24,9 +25,24 @@ from stp_jax.models.layers import MLP, Dense, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 from stp_jax.sharding import constrain, gathered
 
+BLOCK_INPUT = "block_input"
+_to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[BLOCK_INPUT],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
+
+
+def offload_inputs(primitive, *avals, **parameters):
+    """A rematerialisation policy: `keep_attention`, with the inputs of the blocks in the host's memory."""
+    return keep_attention(primitive, *avals, **parameters) or _to_host(primitive, *avals, **parameters)
+
+
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
     "attention": keep_attention,
+    "offload": offload_inputs,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -64,9 +80,10 @@ class DiTConfig:
         bfloat16 inference does (978.26 becomes 980). Needed to match its videos.
       lora_rank: of the matrices to train beside the blocks' attention and feed-forward kernels; 0: none.
       dtype: of the computation; norms, softmax and the modulation are float32.
-      remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps outputs
-        and statistics of attention, the best trade of memory for time; `dots` all matrix products of
-        parameters; `full` recomputes everything.
+      remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps their
+        inputs, and outputs and statistics of attention, the best trade of memory for time; `offload` the
+        same, but the inputs in the memory of the host; `dots` all matrix products of parameters; `full` the
+        inputs alone.
       ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
         need less memory; their insides are then always recomputed.
     """
@@ -288,6 +305,7 @@ class SpaceTimeDiT(nnx.Module):
         def run(x, layer, out_tokens):
             state, told = layer
             block = nnx.merge(graph, gathered(state, "blocks.", dtype))
+            x = checkpoint_name(x, BLOCK_INPUT)
             with attention_backend(backend):
                 y = block(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)

@@ -10,6 +10,8 @@ from flax import nnx
 lecun_normal = jax.nn.initializers.lecun_normal()
 zeros = jax.nn.initializers.zeros
 
+LONG_SEQUENCE = 4096  # tokens from which on to multiply a kernel costs less than to multiply its products
+
 
 class Dense(nnx.Module):
     """`x @ kernel + bias`: parameters float32, arithmetic in the dtype of `x`.
@@ -26,11 +28,22 @@ class Dense(nnx.Module):
             self.lora_a = nnx.Param(lecun_normal(rngs.params(), (inputs, lora_rank), jnp.float32))
             self.lora_b = nnx.Param(jnp.zeros((lora_rank, outputs), jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+        """`[B, N, inputs]` -> `[B, N, outputs]`, times `gate`, `[B, 1, outputs]`, if one is given.
+
+        The gate of a long sequence is multiplied into the kernel: it is smaller than the product, which the
+        backward pass would otherwise need, and rematerialisation compute again, for the gate's gradient.
+        """
+        late = gate is not None and x.shape[1] < LONG_SEQUENCE
+
+        def cast(parameter: nnx.Param, gated: bool = True) -> jax.Array:
+            array = parameter[...]
+            return (array if gate is None or late or not gated else array * gate).astype(x.dtype)
+
+        y = x @ cast(self.kernel) + cast(self.bias)
         if self.lora_rank:
-            y = y + (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
-        return y
+            y = y + (x @ cast(self.lora_a, gated=False)) @ cast(self.lora_b)
+        return gate.astype(x.dtype) * y if gate is not None and late else y
 
 
 def merge_lora(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -202,7 +202,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 writer.scalars(step, {"start_seconds": start})
                 meter.restart(step)  # it compiled: that is not the time of a step
             underway.append((metrics, agreed))
-            if len(underway) > STEPS_AHEAD:
+            while len(underway) > (STEPS_AHEAD if step < run.steps else 0):
                 # Reading the numbers of an older step is what keeps the host from running further ahead.
                 numbers, heard = jax.device_get(underway.popleft())
                 agreement.hear(heard)
@@ -210,7 +210,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 skipped = skipped + 1 if numbers["skipped"] else 0
             bar.update()
 
-            if step % run.log_every == 0 and meter.steps:
+            if (step % run.log_every == 0 or step == run.steps) and meter.steps:
                 numbers = meter.numbers(step) | {"elapsed_seconds": elapsed()}
                 writer.scalars(step, numbers)
                 # A time limit may end the run before its last step.

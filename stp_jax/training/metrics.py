@@ -76,18 +76,18 @@ class Meter:
 
     def numbers(self, step: int) -> dict[str, float]:
         """The means of the steps' own numbers; speed, memory, and the share of time spent on other things."""
-        seconds = time.monotonic() - self.started
-        per_step = seconds / max(1, step - self._first)
-        numbers = mean_of(self.steps) | {
-            "step_seconds": per_step,
-            "examples_per_second": self._batch_size / per_step,
-            "data_wait_share": self.waited / seconds,
-        }
-        if self._tokens:
-            numbers["tokens_per_second"] = self._tokens * self._batch_size / per_step
-        if self._flop and self._chip:
-            peak = self._chip.tflops * 1e12 * jax.device_count()
-            numbers["mfu"] = self._flop * self._batch_size / per_step / peak
+        numbers = mean_of(self.steps)
+        if step > self._first:  # else its only step compiled
+            seconds = time.monotonic() - self.started
+            per_step = seconds / (step - self._first)
+            numbers["step_seconds"] = per_step
+            numbers["examples_per_second"] = self._batch_size / per_step
+            numbers["data_wait_share"] = self.waited / seconds
+            if self._tokens:
+                numbers["tokens_per_second"] = self._tokens * self._batch_size / per_step
+            if self._flop and self._chip:
+                peak = self._chip.tflops * 1e12 * jax.device_count()
+                numbers["mfu"] = self._flop * self._batch_size / per_step / peak
         in_use = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
         if max(in_use):
             numbers["device_memory_gib"] = max(in_use) / 2**30
@@ -96,8 +96,9 @@ class Meter:
     def summary(self, numbers: dict[str, float]) -> str:
         """For the progress bar."""
         parts = [f"loss {numbers['loss']:.4f}"] if "loss" in numbers else []
-        parts.append(f"{1000 * numbers['step_seconds']:.0f} ms/step")
-        parts.append(f"{numbers['examples_per_second']:.1f} examples/s")
+        if "step_seconds" in numbers:
+            parts.append(f"{1000 * numbers['step_seconds']:.0f} ms/step")
+            parts.append(f"{numbers['examples_per_second']:.1f} examples/s")
         if "mfu" in numbers:
             parts.append(f"MFU {numbers['mfu']:.0%}")
         if numbers.get("skipped"):

@@ -68,6 +68,20 @@ def test_splash_kernel_with_and_without_padding(queries, keys):
     check(lambda q, k, v: splash_attention(q, k, v, block=128, interpret=True), *arguments)
 
 
+@pytest.mark.parametrize(("queries", "calls"), [(24, 1), (96, 16), (102, 17), (97, 1)])
+def test_many_queries_and_few_keys_go_to_cudnn_in_groups_of_an_even_length(monkeypatch, queries, calls):
+    seen = []
+
+    def dot_product_attention(q, k, v, implementation):
+        seen.append(q.shape)
+        return real(q, k, v)
+
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
+    check(module._cudnn, *inputs(queries=queries, keys=5))
+    assert set(seen) == {(2 * calls, queries // calls, 12, 8)}
+
+
 def test_a_backend_is_chosen_by_name(monkeypatch):
     monkeypatch.setattr(module, "splash_attention", lambda q, k, v: q + 1)
     q, k, v, _ = inputs(width=128)

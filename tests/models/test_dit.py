@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from stp_jax import cameras, weights
-from stp_jax.models import attention
+from stp_jax.models import attention, layers
 from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
@@ -301,13 +301,36 @@ def test_every_pixel_frame_of_the_conditioning_counts(key, frame):
 def test_rematerialisation_changes_no_gradient():
     x = inputs()
     gradients = []
-    for changes in ({}, {"remat": "dots"}, {"remat": "full"}, {"remat": "attention", "ffn_parts": 4}):
+    for changes in (
+        {},
+        {"remat": "dots"},
+        {"remat": "full"},
+        {"remat": "attention", "ffn_parts": 4},
+        {"remat": "offload"},
+    ):
         model = randomised(dataclasses.replace(CONFIG, **changes))
         graph, state = nnx.split(model)
         loss = lambda state, graph=graph: jnp.mean(forward(graph, state, x) ** 2)  # noqa: E731
         gradients.append(jax.jit(jax.grad(loss))(state))
     for other in gradients[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"camera": "pose12", "lora_rank": 2}, {"ffn_parts": 4}], ids=str)
+def test_gates_multiplied_into_kernels_change_nothing_but_the_cost(monkeypatch, changes):
+    model, x = randomised(dataclasses.replace(CONFIG, remat="attention", **changes)), inputs()
+    graph, state = nnx.split(model)
+    results, flops = [], []
+    for threshold in (10**9, 0):
+        monkeypatch.setattr(layers, "LONG_SEQUENCE", threshold)
+        jax.clear_caches()
+        loss = lambda state: jnp.mean(forward(graph, state, x) ** 2)  # noqa: E731
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(state).compile()
+        results.append(compiled(state))
+        flops.append(compiled.cost_analysis()["flops"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), *results)
+    if not changes:
+        assert flops[1] < flops[0]
 
 
 def test_a_gradient_needs_no_further_copy_of_the_parameters():

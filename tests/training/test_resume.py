@@ -164,6 +164,18 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
 
 
+@pytest.mark.parametrize("stopped_at", [8, 9])
+def test_the_last_step_is_logged_however_shortly_before_it_a_run_resumed(
+    tmp_path, toy, monkeypatch, stopped_at
+):
+    with monkeypatch.context() as patch:
+        send(patch, signal.SIGTERM, [stopped_at])
+        loop.train(toy_config(steps=10, log_every=4), tmp_path)
+    loop.train(toy_config(steps=10, log_every=4), tmp_path)
+    assert list(logged(tmp_path, "loss"))[-1] == 10
+    assert all(0 < seconds < 60 for seconds in logged(tmp_path, "step_seconds").values())
+
+
 def test_without_an_average_the_parameters_themselves_are_saved(tmp_path, toy):
     config = toy_config(steps=4)
     config.optimizer.ema_decay = 0.0
