@@ -1,11 +1,15 @@
-"""What the command lines share: mistakes in flags are `InputError`, as all mistakes of a user."""
+"""What the command lines share: flags and configs. Mistakes in them are `InputError`, as all of a user."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
 
@@ -41,3 +45,24 @@ def number(least: float, most: float, kind: type = float) -> Callable[[str], flo
 def count(text: str) -> int:
     """A flag's `type`: a whole number, at least 1."""
     return int(number(1, 10**9, int)(text))
+
+
+def read_config(spec: str) -> ConfigDict:
+    """Runs get_config() of a file, `file.py` or `file.py:argument`. Raises `InputError` where it cannot."""
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config {path}: there is no such file.")
+    module_spec = importlib.util.spec_from_file_location("config", path)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"--config {path} is not a Python file.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"--config {path}: {error}") from None
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config {path} has no function get_config().")
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--config {spec}: {error}") from error

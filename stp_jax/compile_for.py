@@ -18,10 +18,9 @@ import os
 import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from stp_jax.command_line import Parser, count, number
+from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 
 GIB = 2**30
@@ -43,8 +42,8 @@ class Compiled:
     topology: str
     mesh: dict[str, int]
     batch_size: int
-    arguments: float
-    temporaries: float
+    state: float  # parameters, state and batch
+    peak: float  # in use at most, these included
     memory: float  # of the chip
     collectives: dict[str, tuple[int, float]]  # kind -> how many, GiB of their results; loops count once
     floor_seconds: float  # of the step, if every operation ran at the chip's peak
@@ -60,10 +59,9 @@ class Compiled:
                 "  Raise fsdp or sequence in --mesh, take more chips, or lower --batch_size.",
             ]
             return "\n".join(lines)
-        used = self.arguments + self.temporaries
         lines.append(
-            f"  memory of a chip: {self.arguments:.2f} GiB of parameters, state and batch + "
-            f"{self.temporaries:.2f} GiB while it computes = {used:.2f} of {self.memory:.0f} GiB"
+            f"  memory of a chip: at most {self.peak:.2f} of {self.memory:.0f} GiB, "
+            f"{self.state:.2f} of them parameters, state and batch"
         )
         found = [f"{n} {kind} ({size:.2f} GiB)" for kind, (n, size) in self.collectives.items()]
         lines.append(f"  collectives in the program, loops counted once: {', '.join(found) or 'none'}")
@@ -73,23 +71,6 @@ class Compiled:
             f"MFU of {mfu:.0%}; compiled in {self.compile_seconds:.0f} s"
         )
         return "\n".join(lines)
-
-
-def load_config(path: str):
-    """The config of a file such as configs/wan_1_3b_plucker.py.
-
-    Raises:
-      InputError: there is no such file, or it has no get_config().
-    """
-    spec = importlib.util.spec_from_file_location("config_file", path) if path.endswith(".py") else None
-    if spec is None or not Path(path).is_file():
-        raise InputError(f"--config {path}: give a file such as configs/wan_1_3b_plucker.py.")
-    module = importlib.util.module_from_spec(spec)
-    assert spec.loader is not None
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config {path}: it has no get_config().")
-    return module.get_config()
 
 
 def make_pod(topology: str, sizes: dict[str, int]):
@@ -218,8 +199,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
         topology=topology,
         mesh=dict(mesh.shape),
         batch_size=config.train.batch_size,
-        arguments=0.0,
-        temporaries=0.0,
+        state=0.0,
+        peak=0.0,
         memory=known.memory_gib / cores,
         collectives={},
         floor_seconds=flop / mesh.size / (known.tflops * 1e12 / cores),
@@ -237,9 +218,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
                 raise
             return result
     analysis: Any = compiled.memory_analysis()
-    result.arguments = analysis.argument_size_in_bytes / GIB
-    written = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
-    result.temporaries = (analysis.temp_size_in_bytes + written) / GIB
+    result.state = analysis.argument_size_in_bytes / GIB
+    result.peak = analysis.peak_memory_in_bytes / GIB  # its sum of temporaries counts some of them twice
     result.collectives = count_collectives(compiled.as_text())
     result.compile_seconds = time.monotonic() - started
     return result
@@ -301,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--mfu", type=number(0.01, 1), default=0.45, help="assumed for the estimate; default 0.45")
     flags = parser.parse_args(arguments)
     os.environ.update(NO_POD)
-    config = load_config(flags.config)
+    config = read_config(flags.config)
     sizes = {"data": 1} | (parse_mesh(flags.mesh) or config.mesh.to_dict())
     if flags.remat:
         config.model.remat = flags.remat

@@ -15,37 +15,13 @@ scenes. The same command continues an interrupted evaluation.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import signal
 import sys
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stp_jax.command_line import Parser, count, number
+from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.weights import BUNDLED
-
-
-def read_config(spec: str) -> ConfigDict:
-    """Runs get_config() of a file, `file.py` or `file.py:argument`. Raises `InputError` where it cannot."""
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config {path}: there is no such file.")
-    module_spec = importlib.util.spec_from_file_location("config", path)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"--config {path} is not a Python file.")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError(f"--config {path}: {error}") from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config {path} has no function get_config().")
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--config {spec}: {error}") from error
 
 
 def checksum(folder: str) -> str:

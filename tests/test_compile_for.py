@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import wan_1_3b_plucker
 from stp_jax import compile_for
+from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
 from stp_jax.sharding import make_mesh
 
@@ -31,7 +33,7 @@ def get_config():
 
 def tiny_config(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
-    return compile_for.load_config(str(tmp_path / "tiny.py"))
+    return read_config(str(tmp_path / "tiny.py"))
 
 
 @pytest.mark.parametrize("what", [compile_for.abstract_step, compile_for.abstract_velocity])
@@ -73,8 +75,8 @@ REPORT = compile_for.Compiled(
     topology="v5p:2x2x1",
     mesh=dict(data=1, fsdp=2, sequence=2, tensor=1),
     batch_size=2,
-    arguments=3.0,
-    temporaries=5.5,
+    state=3.0,
+    peak=8.5,
     memory=95,
     collectives={"all-gather": (7, 0.5)},
     floor_seconds=2.0,
@@ -84,7 +86,7 @@ REPORT = compile_for.Compiled(
 
 def test_the_report_says_what_fits_and_what_would():
     said = REPORT.report(0.5)
-    assert "fsdp 2 x sequence 2, batch 2" in said and "= 8.50 of 95 GiB" in said
+    assert "fsdp 2 x sequence 2, batch 2" in said and "at most 8.50 of 95 GiB, 3.00 of them" in said
     assert "7 all-gather (0.50 GiB)" in said and "4.00 s at an assumed MFU of 50%" in said
     said = dataclasses.replace(REPORT, over=19.6).report(0.5)
     assert "does NOT fit: 19.6 GiB more than the 95.0 GiB" in said and "Raise fsdp or sequence" in said
@@ -105,7 +107,7 @@ def command(tmp_path, *flags, path=""):
     ("flags", "message"),
     [
         (("--topology", "v5e:2x2", "--mesh", "rows=2"), "--mesh rows=2: give sizes of data, fsdp"),
-        (("--topology", "v5e:2x2", "--config", "nothing.py"), "give a file such as configs/"),
+        (("--topology", "v5e:2x2", "--config", "nothing.py"), "--config nothing.py: there is no such file"),
         (("--mesh", "fsdp=2"), "--topology"),
     ],
 )
@@ -130,6 +132,8 @@ def test_a_small_step_compiles_for_a_pod(tmp_path):
     done = command(tmp_path, "--topology", "v5e:2x2", "--mesh", "fsdp=2", "sequence=2")
     assert done.returncode == 0, done.stderr
     assert "v5e:2x2, fsdp 2 x sequence 2, batch 2" in done.stdout and "of 16 GiB" in done.stdout
+    state, peak = re.search(r"at most ([\d.]+) of 16 GiB, ([\d.]+) of them", done.stdout).groups()[::-1]
+    assert float(state) <= float(peak) < 16
 
 
 @needs_compiler

@@ -2,12 +2,16 @@
 
 import importlib
 import math
+import re
+from pathlib import Path
 
 import jax
 import pytest
 from flax import nnx
 
 from stp_jax.training.tasks import make_config
+
+ROOT = Path(__file__).parent.parent
 
 
 def model_parameters(config_name: str) -> int:
@@ -32,3 +36,30 @@ def test_our_recipes_add_only_their_encoders_to_wan(name, wan, width, layers):
     dense = lambda i, o: i * o + o  # noqa: E731
     encoders = sum(dense(n, 2 * e) + dense(2 * e, e) for n in (rays, waves)) + 2 * e
     assert model_parameters(name) == wan + encoders + layers * 2 * dense(e, width)
+
+
+def test_every_field_that_the_documents_set_by_a_flag_exists():
+    configs = [
+        importlib.import_module(f"configs.{name}").get_config()
+        for name in ("demo", "demo_vae", "wan_1_3b_plucker")
+    ]
+    known = {path for config in configs for path in fields(config)}
+    documents = [p for kind in ("*.md", "*.py", "*.sh", "*.yaml") for p in ROOT.glob(f"**/{kind}")]
+    named = {
+        (path, field)
+        for path in documents
+        if not any(part.startswith(".") or part in ("tests", "runs") for part in path.relative_to(ROOT).parts)
+        for field in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])[= ]", path.read_text())
+    }
+    assert len(named) > 20
+    missing = [
+        f"{path.relative_to(ROOT)}: {field}" for path, field in named if field not in known | {"field"}
+    ]
+    assert not missing, missing
+
+
+def fields(config, before: str = "") -> list[str]:
+    found = []
+    for name, value in config.items():
+        found += [before + name, *(fields(value, f"{before}{name}.") if hasattr(value, "items") else [])]
+    return found

@@ -30,7 +30,8 @@ def fastest_backend(*, differentiable: bool) -> str | None:
     """What to compute with on this machine, if that depends on whether a gradient is wanted.
 
     On an H100 tokamax's kernel is 4 % faster forward and cuDNN's 3 % faster with its gradient, measured at 12
-    heads of 128 over 65,520 tokens. tokamax is optional.
+    heads of 128 over 65,520 tokens. Gradients of tokamax 0.0.17 were wrong besides, by up to 40 % at 1,024
+    tokens on an H200, see docs/benchmarks.md. tokamax is optional.
     """
     if differentiable or jax.default_backend() != "gpu" or importlib.util.find_spec("tokamax") is None:
         return None

@@ -11,7 +11,7 @@ from flax import nnx
 
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, gelu, layer_norm
 from stp_jax.models.rope import rotate
 from stp_jax.sharding import RULES, constrain, size_of
 
@@ -139,8 +139,10 @@ class Block(nnx.Module):
             y = y + to_tokens(told.frames, y.shape[1])
         if shared.rays is not None:
             y = y + self.camera(shared.rays)
-        q = split_heads(self.norm_q(self.q(y[:, :out_tokens])), c.heads)
-        k, v = split_heads(self.norm_k(self.k(y)), c.heads), split_heads(self.v(y), c.heads)
+        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=c.heads), rotary_heads=c.heads)
+        k = self.norm_k(self.k(y, rotary_heads=c.heads), rotary_heads=c.heads)
+        q, k = split_heads(q, c.heads), split_heads(k, c.heads)
+        v = split_heads(self.v(y), c.heads)
         q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])
         a = merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v))
         a = self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1)
@@ -156,13 +158,13 @@ class Block(nnx.Module):
         mesh, parts = jax.sharding.get_abstract_mesh(), self.config.ffn_parts
         # On several devices every part would gather the parameters and reduce their gradient anew.
         if parts == 1 or y.shape[1] % parts or not (mesh.empty or mesh.size == 1):
-            return self.ffn_out(jax.nn.gelu(self.ffn_in(y)), gate)
+            return self.ffn_out(gelu(self.ffn_in(y)), gate)
         graph, state = nnx.split((self.ffn_in, self.ffn_out))
 
         @jax.checkpoint
         def one(state: nnx.State, y: jax.Array) -> jax.Array:
             ffn_in, ffn_out = nnx.merge(graph, state)
-            return ffn_out(jax.nn.gelu(ffn_in(y)), gate)
+            return ffn_out(gelu(ffn_in(y)), gate)
 
         y = einops.rearrange(y, "b (parts n) d -> parts b n d", parts=parts)
         return einops.rearrange(jax.lax.map(lambda y: one(state, y), y), "parts b n d -> b (parts n) d")

@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
-from stp_jax.models.layers import MLP, Dense, layer_norm, sinusoid, zeros
+from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 from stp_jax.sharding import constrain, gathered
 
@@ -144,7 +144,7 @@ class SpaceTimeDiT(nnx.Module):
         self.timestep_embedding = MLP(config.freq_dim, dim, dim, rngs=rngs)
         self.timestep_projection = Dense(dim, 6 * dim, rngs=rngs)
         if config.text_dim:
-            self.text_embedding = MLP(config.text_dim, dim, dim, rngs=rngs, activation=jax.nn.gelu)
+            self.text_embedding = MLP(config.text_dim, dim, dim, rngs=rngs, activation=gelu)
         if config.camera == "plucker":
             self.camera_encoder = PluckerEncoder(
                 config.conditioning_dim, samples=config.ray_samples, scene_scale=config.scene_scale, rngs=rngs

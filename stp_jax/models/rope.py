@@ -57,7 +57,9 @@ def rotary_tables(
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates adjacent pairs of `x` `[B, N, heads, head_dim]`: `(a cos - b sin, a sin + b cos)`."""
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
-    return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape).astype(x.dtype)
+    """Rotates pairs (a, b) of `x` `[B, N, heads, head_dim]`: `(a cos - b sin, a sin + b cos)`.
+
+    Channels are in the order of `layers.pairs_apart`. Wan's pairs are adjacent channels of the parameters.
+    """
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)

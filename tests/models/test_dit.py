@@ -243,6 +243,19 @@ def test_sinusoids_of_large_timesteps_are_those_of_float64():
     np.testing.assert_allclose(jax.jit(lambda t: sinusoid(t, 256))(timesteps), expected, atol=1e-6)
 
 
+def test_the_feed_forward_nonlinearity_rounds_once_in_bfloat16():
+    x = np.asarray(jnp.linspace(-6, 6, 4001, dtype=jnp.bfloat16), np.float64)
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    slope = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+    value = 0.5 * x * (1 + np.tanh(inner))
+    gradient = 0.5 * (1 + np.tanh(inner)) + 0.5 * x * slope / np.cosh(inner) ** 2
+    found, backward = jax.vjp(jax.jit(layers.gelu), jnp.asarray(x, jnp.bfloat16))
+    (found_gradient,) = backward(jnp.ones(x.shape, jnp.bfloat16))
+    half_a_step = 2.0**-8
+    np.testing.assert_allclose(np.asarray(found, np.float64), value, rtol=half_a_step, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found_gradient, np.float64), gradient, rtol=half_a_step, atol=1e-5)
+
+
 def test_the_downsampler_drops_incomplete_groups_and_ignores_every_fourth_frame():
     layer = TemporalDownsampler(64, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).standard_normal((2, 9, 64)).astype(np.float32)

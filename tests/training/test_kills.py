@@ -37,19 +37,21 @@ def train(workdir):
 
 os.waitpid(train(folder + "/straight"), 0)
 draw = random.Random(0)
-killed, longest = 0, 4.0
+killed = done = 0
 while killed < kills:
-    child = train(folder + "/killed")
+    child, ended = train(folder + "/killed"), False
     # From before the first step, through checkpoints being written, to the end.
-    deadline = time.monotonic() + draw.uniform(0.0, longest)
-    while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+    deadline = time.monotonic() + draw.uniform(0.0, 4.0)
+    while time.monotonic() < deadline and not ended:
         time.sleep(0.005)
-    try:
+        ended = os.waitpid(child, os.WNOHANG)[0] == child
+    if ended:  # begin anew
+        os.rename(folder + "/killed", folder + f"/done{done}")
+        done += 1
+    else:
         os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        os.waitpid(child, 0)
         killed += 1
-    except (ProcessLookupError, ChildProcessError):  # it had come to its end: begin anew
-        os.rename(folder + "/killed", folder + f"/done{killed}")
 os.waitpid(train(folder + "/killed"), 0)
 """
 
