@@ -17,13 +17,12 @@ import importlib.util
 import os
 import re
 import time
-from collections import Counter
 from typing import Any
 
+from stp_jax.collectives import GIB, count_collectives
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 
-GIB = 2**30
 # What the compiler asks the machine about, were it part of a pod.
 NO_POD = {
     "JAX_PLATFORMS": "cpu",
@@ -32,7 +31,6 @@ NO_POD = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-COLLECTIVES = ("all-gather", "all-to-all", "reduce-scatter", "all-reduce", "collective-permute")
 
 
 @dataclasses.dataclass
@@ -45,8 +43,9 @@ class Compiled:
     state: float  # parameters, state and batch
     peak: float  # in use at most, these included
     memory: float  # of the chip
-    collectives: dict[str, tuple[int, float]]  # kind -> how many, GiB of their results; loops count once
+    collectives: dict[str, tuple[int, float]]  # kind -> how many in a step, GiB received by them
     floor_seconds: float  # of the step, if every operation ran at the chip's peak
+    link_seconds: float  # of what is received, if all links of the chip brought it
     compile_seconds: float
     over: float = 0.0  # by how much it does not fit
 
@@ -64,12 +63,13 @@ class Compiled:
             f"{self.state:.2f} of them parameters, state and batch"
         )
         found = [f"{n} {kind} ({size:.2f} GiB)" for kind, (n, size) in self.collectives.items()]
-        lines.append(f"  collectives in the program, loops counted once: {', '.join(found) or 'none'}")
-        estimate = self.floor_seconds / mfu
+        lines.append(f"  received in a step: {', '.join(found) or 'nothing'}")
+        estimate = max(self.floor_seconds / mfu, self.link_seconds)
         lines.append(
-            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {estimate:.2f} s at an assumed "
-            f"MFU of {mfu:.0%}; compiled in {self.compile_seconds:.0f} s"
+            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {self.link_seconds:.2f} s of "
+            f"their links meanwhile; {estimate:.2f} s at an assumed MFU of {mfu:.0%}"
         )
+        lines.append(f"  compiled in {self.compile_seconds:.0f} s")
         return "\n".join(lines)
 
 
@@ -204,6 +204,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
         memory=known.memory_gib / cores,
         collectives={},
         floor_seconds=flop / mesh.size / (known.tflops * 1e12 / cores),
+        link_seconds=0.0,
         compile_seconds=0.0,
     )
     started = time.monotonic()
@@ -221,6 +222,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     result.state = analysis.argument_size_in_bytes / GIB
     result.peak = analysis.peak_memory_in_bytes / GIB  # its sum of temporaries counts some of them twice
     result.collectives = count_collectives(compiled.as_text())
+    received = sum(size for _, size in result.collectives.values())
+    result.link_seconds = received * GIB / (known.links * 1e12 / cores)
     result.compile_seconds = time.monotonic() - started
     return result
 
@@ -233,27 +236,6 @@ def excess(message: str) -> float:
     if match := re.search(r"\(([\d.]+)([GMK])\) exceeds available HBM \(([\d.]+)([GMK])\)", message):
         return float(match[1]) / gib[match[2]] - float(match[3]) / gib[match[4]]
     return 0.0
-
-
-def count_collectives(program: str) -> dict[str, tuple[int, float]]:
-    """Of each kind of collective in the text of a compiled program: how many, and GiB of their results."""
-    found: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    sizes = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
-    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-    for line in program.splitlines():
-        if match := pattern.search(line):
-            kind = match[2]
-            found[kind] += 1
-            results = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            if match[3] and kind != "all-reduce":
-                results = results[len(results) // 2 :]  # of a started one the operands come first
-            for dtype, shape in results:
-                elements = 1
-                for n in filter(None, shape.split(",")):
-                    elements *= int(n)
-                size[kind] += elements * sizes.get(dtype, 4)
-    return {kind: (found[kind], size[kind] / GIB) for kind in COLLECTIVES if found[kind]}
 
 
 def parse_mesh(words: list[str]) -> dict[str, int]:

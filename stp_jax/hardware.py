@@ -13,21 +13,22 @@ class Chip(NamedTuple):
     tflops: float  # 10^12 bfloat16 operations a second, dense, of the makers' data sheets
     memory_gib: float
     bandwidth: float  # 10^12 bytes a second from its memory
+    links: float  # 10^12 bytes a second from other chips nearby, over all links
 
 
 # A part of `device_kind`, in lower case -> the chip; the first that is found counts.
 CHIPS = {
-    "h200": Chip(989, 141, 4.8),
-    "h100": Chip(989, 80, 3.35),
-    "a100": Chip(312, 80, 2.0),
-    "tpu7x": Chip(2307, 192, 7.4),
-    "v6 lite": Chip(918, 32, 1.64),
-    "v6e": Chip(918, 32, 1.64),
-    "v5 lite": Chip(197, 16, 0.82),
-    "v5e": Chip(197, 16, 0.82),
-    "v5p": Chip(459, 95, 2.77),
-    "v5": Chip(459, 95, 2.77),
-    "v4": Chip(275, 32, 1.23),
+    "h200": Chip(989, 141, 4.8, 0.45),
+    "h100": Chip(989, 80, 3.35, 0.45),
+    "a100": Chip(312, 80, 2.0, 0.3),
+    "tpu7x": Chip(2307, 192, 7.4, 0.6),
+    "v6 lite": Chip(918, 32, 1.64, 0.4),
+    "v6e": Chip(918, 32, 1.64, 0.4),
+    "v5 lite": Chip(197, 16, 0.82, 0.2),
+    "v5e": Chip(197, 16, 0.82, 0.2),
+    "v5p": Chip(459, 95, 2.77, 0.6),
+    "v5": Chip(459, 95, 2.77, 0.6),
+    "v4": Chip(275, 32, 1.23, 0.3),
 }
 
 

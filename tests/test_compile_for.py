@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from configs import wan_1_3b_plucker
 from stp_jax import compile_for
+from stp_jax.collectives import count_collectives
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
 from stp_jax.sharding import make_mesh
@@ -44,17 +42,9 @@ def test_the_steps_compile_without_any_array(tmp_path, what):
     with jax.set_mesh(mesh):
         step, arguments = what(config, mesh)
         compiled = step.lower(*arguments).compile()
-    found = compile_for.count_collectives(compiled.as_text())
+    found = count_collectives(compiled.as_text())
     assert found["all-gather"][0] > 0 and found["all-to-all"][0] > 0
     assert all(size > 0 for _, size in found.values())
-
-
-def test_collectives_are_counted_with_their_size():
-    mesh = make_mesh(data=8)
-    sharded = NamedSharding(mesh, P("data"))
-    x = jax.ShapeDtypeStruct((8, 1024), jnp.float32, sharding=sharded)
-    program = jax.jit(lambda x: x * 2, out_shardings=NamedSharding(mesh, P())).lower(x).compile().as_text()
-    assert compile_for.count_collectives(program) == {"all-gather": (1, 8 * 1024 * 4 / 2**30)}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +70,7 @@ REPORT = compile_for.Compiled(
     memory=95,
     collectives={"all-gather": (7, 0.5)},
     floor_seconds=2.0,
+    link_seconds=0.3,
     compile_seconds=100.0,
 )
 
@@ -87,7 +78,9 @@ REPORT = compile_for.Compiled(
 def test_the_report_says_what_fits_and_what_would():
     said = REPORT.report(0.5)
     assert "fsdp 2 x sequence 2, batch 2" in said and "at most 8.50 of 95 GiB, 3.00 of them" in said
-    assert "7 all-gather (0.50 GiB)" in said and "4.00 s at an assumed MFU of 50%" in said
+    assert "received in a step: 7 all-gather (0.50 GiB)" in said and "0.30 s of their links" in said
+    assert "4.00 s at an assumed MFU of 50%" in said
+    assert "5.00 s at an assumed" in dataclasses.replace(REPORT, link_seconds=5.0).report(0.5)
     said = dataclasses.replace(REPORT, over=19.6).report(0.5)
     assert "does NOT fit: 19.6 GiB more than the 95.0 GiB" in said and "Raise fsdp or sequence" in said
 

@@ -250,7 +250,7 @@ def test_validation_is_the_loss_of_held_out_batches_with_fixed_noise(tmp_path, t
 
 
 def test_speed_and_its_share_of_the_peak_are_logged(tmp_path, toy, monkeypatch):
-    monkeypatch.setattr(hardware, "chip", lambda kind: hardware.Chip(1e-3, 1, 1))
+    monkeypatch.setattr(hardware, "chip", lambda kind: hardware.Chip(1e-3, 1, 1, 1))
     loop.train(toy_config(steps=6), tmp_path)
     seconds, tokens, mfu = (
         logged(tmp_path, name)[6] for name in ("step_seconds", "tokens_per_second", "mfu")
