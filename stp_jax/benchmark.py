@@ -2,6 +2,7 @@
 
     python -m stp_jax.benchmark                                  # everything, one GPU, some minutes
     python -m stp_jax.benchmark --only decode --chunks 1 4 10 --profile 15
+    python -m stp_jax.benchmark --only video --devices 1 2       # one video on several GPUs
     python -m stp_jax.benchmark --small                          # a tiny model, to try the program on a CPU
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Prints a markdown table.
@@ -34,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stp_jax import flow, pretrained, weights
@@ -44,8 +46,9 @@ from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
 from stp_jax.pretrained import models
-from stp_jax.sampler import Sampler, jax_noise
-from stp_jax.sharding import make_mesh
+from stp_jax.rerender import vae_functions
+from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
+from stp_jax.sharding import make_mesh, parameter_shardings
 
 SPACETIMEPILOT = DiTConfig(
     text_dim=4096, camera="pose12", animation_time="official_conv", rope_frames="stream"
@@ -181,17 +184,22 @@ def decoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array
     )
 
 
-def sampling(settings: Settings, graph: nnx.GraphDef, steps: int, guidance: float | None) -> Callable:
-    """`sample(state, latents of the source) -> latents`, with embedded text on the device."""
+def sampling(
+    settings: Settings, graph: nnx.GraphDef, steps: int, guidance: float | None, mesh: Mesh
+) -> Callable:
+    """`sample(state, latents of the source) -> latents`, with embedded text on the devices."""
     told, sampler = _conditioning_inputs(settings), Sampler(graph)
     words = told.pop("text", None)
     negative = None if guidance is None else words
     sigmas = flow.sampling_sigmas(steps, shift=5.0)
+    paired = at_once(guidance is not None, 1, mesh)
 
     def sample(state, source):
-        conditioning = sampler.condition(state, told, words, negative, latent_size=settings.latent_size)
+        conditioning = sampler.condition(
+            state, told, words, negative, latent_size=settings.latent_size, at_once=paired
+        )
         noise = jax_noise(0, source.shape)
-        return sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance)
+        return sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance, at_once=paired)
 
     return sample
 
@@ -216,23 +224,35 @@ def text_workload(settings: Settings) -> Workload:
     return Workload(embed, arguments, count_flop(embed, *arguments))
 
 
-def video_workload(settings: Settings, chunk: int | None, steps: int, guidance: float | None) -> Workload:
-    """uint8 video to uint8 video."""
+def video_workload(
+    settings: Settings, chunk: int | None, steps: int, guidance: float | None, devices: int
+) -> Workload:
+    """uint8 video to uint8 video, as `Rerenderer` makes it."""
+    tokens = math.prod(settings.latent_size) // settings.dit.patch**2
+    mesh = mesh_for_one_video(jax.devices()[:devices], tokens, guided=guidance is not None, least_tokens=0)
+    if mesh.size != devices:
+        raise InputError(f"--devices {devices}: this video takes {mesh.size} of {len(jax.devices())} devices")
     graph, state = random_state(lambda: SpaceTimeDiT(settings.dit, rngs=nnx.Rngs(0)), settings.dit.dtype)
-    ends = [vae_workload(settings, part, chunk) for part in (encoding, decoding)]
-    encode, decode = (jax.jit(end.function) for end in ends)
-    sample = sampling(settings, graph, steps, guidance)
+    vae_graph, vae = random_state(lambda: VAE(settings.vae, rngs=nnx.Rngs(0)), settings.vae.dtype)
+    state, vae = (jax.device_put(one, parameter_shardings(one, mesh)) for one in (state, vae))
+    encode, decode = vae_functions(vae_graph, chunk=chunk, decode_chunk=chunk)
+    sample = sampling(settings, graph, steps, guidance, mesh)
 
     def rerender(state, vae, video):
-        return decode(vae, sample(state, encode(vae, video)))
+        with jax.set_mesh(mesh):
+            return decode(vae, sample(state, encode(vae, video)))
 
     velocities = steps * (1 if guidance is None else 2)
-    flop = velocities * dit_flop(settings.dit, settings.latent_size) + sum(end.flop for end in ends)
-    return Workload(rerender, (state, *ends[0].arguments), flop, one_program=False)
+    flop = velocities * dit_flop(settings.dit, settings.latent_size)
+    for part in (encoding, decoding):
+        function, x = part(settings, chunk)
+        flop += count_flop(function, vae, x)
+    _, video = encoding(settings, chunk)
+    return Workload(rerender, (state, vae, video), flop, one_program=False)
 
 
 def workloads(
-    only: list[str], chunks: list[int | None], steps: int, guidance: float | None
+    only: list[str], chunks: list[int | None], steps: int, guidance: float | None, devices: list[int]
 ) -> dict[str, Callable[[Settings], Workload]]:
     """What to measure, by name."""
     chosen: dict[str, Callable[[Settings], Workload]] = {}
@@ -244,9 +264,12 @@ def workloads(
             chosen[name] = functools.partial(vae_workload, part=part, chunk=chunk)
     if "text" in only:
         chosen["text encoder, one prompt"] = text_workload
-    if "video" in only:
+    for used in devices if "video" in only else []:
         name = f"video, {steps} steps{'' if guidance is None else ' with guidance'}"
-        chosen[name] = functools.partial(video_workload, chunk=chunks[0], steps=steps, guidance=guidance)
+        name += "" if used == 1 else f", {used} devices"
+        chosen[name] = functools.partial(
+            video_workload, chunk=chunks[0], steps=steps, guidance=guidance, devices=used
+        )
     return chosen
 
 
@@ -272,7 +295,7 @@ def measure_start(
     _, vae = pretrained.load(found["vae"], mesh, settings.vae.dtype)
     with jax.set_mesh(mesh):
         encode, video = encoding(settings, chunk)
-        latents = sampling(settings, dit, 1, guidance)(state, jax.jit(encode)(vae, video))
+        latents = sampling(settings, dit, 1, guidance, mesh)(state, jax.jit(encode)(vae, video))
         jax.block_until_ready(latents)
     return jax.local_devices()[0].device_kind, time.time() - begun
 
@@ -430,6 +453,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--chunks", nargs="+", type=number(0, 10**6, int), default=[1, 2, 4], help=whole)
     add("--steps", type=count, default=20, help="of the video; default 20")
     add("--guidance", type=number(1, 100), default=5.0, help="of the video by text; 1: none; default 5")
+    add("--devices", nargs="+", type=count, default=[1], help="that compute the video; default 1")
     add("--repeats", type=count, help="runs whose median is taken; default 3")
     add("--profile", type=number(0, 1000, int), default=0, help="also list so many of the costliest kernels")
     add("--attention", choices=BACKENDS, help="default: what fits the device")
@@ -461,7 +485,8 @@ def main(arguments: list[str] | None = None) -> None:
     measurements = []
     guidance = flags.guidance if flags.guidance != 1 and settings.dit.text_dim else None
     chunks = [chunk or None for chunk in flags.chunks]
-    for name, make in tqdm(workloads(flags.only, chunks, flags.steps, guidance).items(), unit="measurement"):
+    chosen = workloads(flags.only, chunks, flags.steps, guidance, flags.devices)
+    for name, make in tqdm(chosen.items(), unit="measurement"):
         measured = in_own_process(measure, name, make, settings)
         measurements.append(measured)
         tqdm.write(f"{name}: {measured.seconds:.3f} s, the first time {measured.first_seconds:.0f} s")

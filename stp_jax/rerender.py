@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from stp_jax import flow, pretrained, text, weights
 from stp_jax.cameras import Cameras, relative_to
 from stp_jax.errors import InputError
 from stp_jax.models.tiling import decode_tiled, encode_tiled
-from stp_jax.models.vae import fitting_chunk, to_pixels
+from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
 from stp_jax.official_inputs import pose12, to_official_pixels
-from stp_jax.sampler import Sampler, jax_noise, official_noise
-from stp_jax.sharding import RULES, batch_sharding, make_mesh
+from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
+from stp_jax.sharding import RULES, batch_sharding, constrain_columns, gathered, size_of
 
 # What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
 # the full size on a GPU.
@@ -49,7 +51,8 @@ class Rerenderer:
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.models.tiling`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
-      mesh: a batch is spread over its devices, and filled up where it does not divide; default: one device.
+      mesh: a batch is spread over its devices, and filled up where it does not divide; default: all devices
+        of this machine that a single video can use, see `mesh_for_one_video`.
 
     Raises:
       InputError: missing or damaged weights, of another model, or of models that do not fit together; sizes
@@ -76,7 +79,6 @@ class Rerenderer:
     ):
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
-        self._mesh = mesh or make_mesh(devices=jax.devices()[:1])
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
 
@@ -119,33 +121,34 @@ class Rerenderer:
                 f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
             )
 
+        tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
+        self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
         self._vae = _Resident(dataclasses.replace(vae_files, config=self._vae_config), self._mesh, self.dtype)
         self._dit = _Resident(dataclasses.replace(dit_files, config=self._dit_config), self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)
         chunk = fitting_chunk(self.notes.frames, self.notes.height, self.notes.width)
-        decode_chunk = 1 if on_cpu else chunk  # whose caches are small
-        vae_graph = self._vae.graph
-        finish = to_official_pixels if self.official else to_pixels
-
-        @jax.jit
-        def encode(state, video: jax.Array) -> jax.Array:
-            vae = nnx.merge(vae_graph, state)
-            return encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
-
-        @jax.jit
-        def decode(state, latents: jax.Array) -> jax.Array:
-            vae = nnx.merge(vae_graph, state)
-            if tiled:
-                return finish(decode_tiled(vae, latents, chunk=decode_chunk))
-            return vae.decode(latents, chunk=decode_chunk, finish=finish)
-
-        self._encode, self._decode = encode, decode
+        self._encode, self._decode = vae_functions(
+            self._vae.graph,
+            chunk=chunk,
+            decode_chunk=1 if on_cpu else chunk,  # whose caches are small
+            tiled=tiled,
+            finish=to_official_pixels if self.official else to_pixels,
+        )
 
     @property
     def device(self) -> str:
         """Where and how it computes, for people."""
         kinds = [device.device_kind for device in self._mesh.devices.flat]
         return f"{len(kinds)} x {kinds[0]}, {self.dtype}"
+
+    @property
+    def _guided(self) -> bool:
+        return self.guidance != 1
+
+    def _latent_size(self) -> tuple[int, int, int]:
+        stride = self._vae_config.spatial_stride
+        frames = (self.notes.frames - 1) // self._vae_config.frame_stride + 1
+        return frames, self.notes.height // stride, self.notes.width // stride
 
     @property
     def takes_text(self) -> bool:
@@ -213,26 +216,31 @@ class Rerenderer:
                 progress(what, done / work)
                 done += cost
 
+        embedded = self._embed(prompts, negative_prompt, lambda: report("reading the prompt", 0))
+        paired = at_once(self._guided, len(source_video), self._mesh)
+        put = functools.partial(self._put, paired=paired)
         with jax.set_mesh(self._mesh):
-            words, negative = self._embed(prompts, negative_prompt, lambda: report("reading the prompt", 0))
             report("reading the clip", encode_cost)
-            latents = self._encode(self._vae.state(), self._put(source_video))
+            latents = self._encode(self._vae.state(), put(source_video))
             if self._low_memory:
                 self._vae.leave(latents)
+            words, negative = (None if rows is None else put(rows) for rows in embedded)
             conditioning = self._sampler.condition(
                 self._dit.state(),
-                {name: self._put(np.asarray(array, np.float32)) for name, array in told.items()},
+                {name: put(np.asarray(array, np.float32)) for name, array in told.items()},
                 words,
                 negative,
-                latent_size=latents.shape[1:4],
+                latent_size=self._latent_size(),
+                at_once=paired,
             )
             x = self._sampler.sample(
                 self._dit.state(),
-                self._noise(seed, latents.shape),
+                put(self._noise(seed, latents.shape)),
                 latents,
                 conditioning,
                 sigmas,
-                guidance=None if self.guidance == 1 else self.guidance,
+                guidance=self.guidance if self._guided else None,
+                at_once=paired,
                 progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
             )
             report("painting the frames", decode_cost, x)
@@ -253,28 +261,31 @@ class Rerenderer:
         if self._text_encoder is None:
             return None, None
         negative = text.NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-        guided = [negative] if self.guidance != 1 else []
         report()
+        guided = [negative] if self._guided else []
         embedded = text.embed([*prompts, *guided], self._text_encoder, dtype=self.dtype)
-        words = self._put(embedded[: len(prompts)])
-        return words, self._put(
-            np.broadcast_to(embedded[-1:], embedded[: len(prompts)].shape)
-        ) if guided else None
+        words = embedded[: len(prompts)]
+        return words, np.broadcast_to(embedded[-1:], words.shape) if guided else None
 
-    def _noise(self, seed: int, shape: tuple[int, ...]) -> jax.Array:
+    def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
         if not self.official:
-            return jax.device_put(jax_noise(seed, shape), batch_sharding(self._mesh))
+            return np.asarray(jax_noise(seed, shape))
         noise = official_noise(seed, shape)
         if self.dtype == "bfloat16":
             noise = noise.astype(jnp.bfloat16)
-        return jax.device_put(noise.astype(np.float32), batch_sharding(self._mesh))
+        return noise.astype(np.float32)
 
-    def _put(self, array: np.ndarray) -> jax.Array:
-        """Spreads a batch over the devices; its last entry is repeated until it divides."""
-        shards = math.prod(self._mesh.shape[axis] for axis in RULES.batch)
+    def _put(self, array: np.ndarray, *, paired: bool = False) -> jax.Array:
+        """Brings a batch to the devices; its last entry is repeated until it divides.
+
+        Args:
+          paired: whether two halves of the devices shall have the whole batch, see `sampler.at_once`.
+        """
+        shards = size_of(RULES.batch, self._mesh) // (2 if paired else 1)
         fill = -len(array) % shards
         array = np.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        return jax.device_put(array, batch_sharding(self._mesh))
+        whole = NamedSharding(self._mesh, P())
+        return jax.device_put(array, whole if paired else batch_sharding(self._mesh))
 
     def _check(self, video: np.ndarray, told: tuple[np.ndarray, ...]) -> None:
         batch, frames, size = len(video), self.notes.frames, (self.notes.height, self.notes.width)
@@ -290,6 +301,36 @@ class Rerenderer:
                     f"{'source' if i < 3 else 'target'} {names[i % 3]}: shape {list(np.shape(array))}, not "
                     f"{[batch, frames, *shape]} as the source video asks for."
                 )
+
+
+def vae_functions(
+    graph: nnx.GraphDef[VAE],
+    *,
+    chunk: int | None,
+    decode_chunk: int | None,
+    tiled: bool = False,
+    finish: Callable[[jax.Array], jax.Array] = to_pixels,
+) -> tuple[Callable, Callable]:
+    """Compiled `encode(state, uint8 video) -> latents` and `decode(state, latents) -> finish(video)`.
+
+    Under a mesh all its devices work on one video, each on some of the columns; on tiles all work alike.
+    """
+
+    @jax.jit
+    def encode(state: nnx.State, video: jax.Array) -> jax.Array:
+        vae = nnx.merge(graph, gathered(state))
+        if tiled:
+            return encode_tiled(vae, video, chunk=chunk)
+        return vae.encode(constrain_columns(video, vae.config.spatial_stride), chunk=chunk)
+
+    @jax.jit
+    def decode(state: nnx.State, latents: jax.Array) -> jax.Array:
+        vae = nnx.merge(graph, gathered(state))
+        if tiled:
+            return finish(decode_tiled(vae, latents, chunk=decode_chunk))
+        return vae.decode(constrain_columns(latents), chunk=decode_chunk, finish=finish)
+
+    return encode, decode
 
 
 class _Resident:

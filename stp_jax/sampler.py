@@ -1,17 +1,50 @@
-"""From noise to latents: Euler steps along the velocity that a DiT predicts, with guidance by text."""
+"""From noise to latents: Euler steps along the velocity that a DiT predicts, with guidance by text.
+
+Guidance asks for two velocities in each step, with the prompt and with the negative one. On one device they
+come one after the other; where there are more devices than videos, at the same time on two halves of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from stp_jax import flow
 from stp_jax.models.dit import Conditioning, SpaceTimeDiT
+from stp_jax.sharding import RULES, constrain, make_mesh, size_of
 from stp_jax.torch_noise import torch_randn
+
+WORTH_SPREADING = 2048  # tokens of a target from which on several devices are faster than one
+
+
+def mesh_for_one_video(
+    devices: Sequence[jax.Device], target_tokens: int, *, guided: bool, least_tokens: int = WORTH_SPREADING
+) -> Mesh:
+    """A mesh that computes one video on as many devices as it can.
+
+    With guidance its two halves take a velocity each. Within them the tokens are split: those of the target,
+    and as many of the source, must divide evenly. A video of fewer than `least_tokens` stays on one device.
+    """
+    for count in range(len(devices) if target_tokens >= least_tokens else 1, 0, -1):
+        halves = 2 if guided and count % 2 == 0 else 1
+        if target_tokens % (count // halves) == 0:
+            return make_mesh(data=halves, sequence=count // halves, devices=devices[:count])
+    raise AssertionError("one device always does")
+
+
+def at_once(guided: bool, videos: int, mesh: Mesh) -> bool:
+    """Whether both velocities of guidance are computed at the same time."""
+    return guided and size_of(RULES.batch, mesh) >= 2 * videos
+
+
+def twice(x: jax.Array) -> jax.Array:
+    """`[B, ...]` -> `[2B, ...]`, for both velocities of guidance, each on its devices."""
+    return constrain(jnp.concatenate([x, x]), "batch", *(None,) * (x.ndim - 1))
 
 
 def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
@@ -36,8 +69,12 @@ class Sampler:
     """
 
     def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
-        def condition(state, told, text, negative, latent_size) -> Conditioning:
+        def condition(state, told, text, negative, latent_size, at_once) -> Conditioning:
             model = nnx.merge(graph, state)
+            if at_once:
+                told = jax.tree.map(twice, told)
+                text = constrain(jnp.concatenate([text, negative]), "batch", None, None)
+                return model.condition(**told, text=text, latent_size=latent_size)
             positive = model.condition(**told, text=text, latent_size=latent_size)
             if negative is None:
                 return positive
@@ -46,11 +83,16 @@ class Sampler:
             both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
             return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
 
-        def step(state, x, source, sigma, following, conditioning, guidance) -> jax.Array:
+        def step(state, x, source, sigma, following, conditioning, guidance, at_once) -> jax.Array:
             model = nnx.merge(graph, state)
             timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
             if guidance is None:
                 velocity = model(x, source, timestep, conditioning, differentiable=False)
+            elif at_once:
+                clips = twice(x), None if source is None else twice(source)
+                both = model(*clips, twice(timestep), conditioning, differentiable=False)
+                predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
+                velocity = without + guidance * (predicted - without)
             else:
                 # One after the other: a batch of two would need the memory of two.
                 def told(words) -> jax.Array:
@@ -63,8 +105,8 @@ class Sampler:
                 velocity = without + guidance * (predicted - without)
             return flow.euler_step(x, velocity, sigma, following)
 
-        self._condition = jax.jit(condition, static_argnames="latent_size")
-        self._step = jax.jit(step, donate_argnames="x")
+        self._condition = jax.jit(condition, static_argnames=("latent_size", "at_once"))
+        self._step = jax.jit(step, donate_argnames="x", static_argnames="at_once")
 
     def condition(
         self,
@@ -74,14 +116,16 @@ class Sampler:
         negative: jax.Array | None = None,
         *,
         latent_size: tuple[int, int, int],
+        at_once: bool = False,
     ) -> Conditioning:
         """What `sample` needs to know, computed once; see `SpaceTimeDiT.condition`.
 
         Args:
           told: cameras and animation times by name.
           text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
+          at_once: whether both velocities of guidance are computed at the same time.
         """
-        return self._condition(state, told, text, negative, latent_size=latent_size)
+        return self._condition(state, told, text, negative, latent_size=latent_size, at_once=at_once)
 
     def sample(
         self,
@@ -92,6 +136,7 @@ class Sampler:
         sigmas: np.ndarray,
         *,
         guidance: float | None = None,
+        at_once: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
     ) -> jax.Array:
         """Latents of the target, [B, F', H', W', C] float32.
@@ -103,11 +148,12 @@ class Sampler:
           sigmas: noise levels from 1 down to 0, see `flow.sampling_sigmas`.
           guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022); None: the velocity
             as it is, in half the time.
+          at_once: as for `condition`.
           progress: called before each step with its number and the latents so far.
         """
         x = jnp.array(noise, jnp.float32)  # a copy: each step takes the memory of the one before
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x = self._step(state, x, source, sigma, following, conditioning, guidance)
+            x = self._step(state, x, source, sigma, following, conditioning, guidance, at_once)
         return x

@@ -92,11 +92,35 @@ def size_of(axes: tuple[str, ...], mesh: Any) -> int:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Asks for the layout of an activation inside jit; does nothing where no mesh is set."""
+    """Asks for the layout of an activation inside jit; does nothing where no mesh is set.
+
+    A few videos, too few for the batch axes, are computed on all devices alike.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
+    if names[0] == "batch" and x.shape[0] % size_of(RULES.batch, mesh):
+        names = (None, *names[1:])
     return jax.lax.with_sharding_constraint(x, RULES.spec(*names))
+
+
+def constrain_columns(x: jax.Array, cell: int = 1) -> jax.Array:
+    """Asks for videos or latents `[B, F, H, W, C]` spread over all devices, for layers that look at nearby
+    pixels only: by videos if they divide, and by columns, or by rows, as far as whole cells of pixels do.
+
+    Does nothing where no mesh is set.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    by_videos = x.shape[0] % size_of(RULES.batch, mesh) == 0
+    spec: list = [RULES.batch if by_videos else None, None, None, None, None]
+    for axes in (RULES.tokens,) if by_videos else (RULES.batch + RULES.tokens, RULES.tokens):
+        fitting = [d for d in (3, 2) if x.shape[d] // cell % size_of(axes, mesh) == 0]
+        if fitting:
+            spec[fitting[0]] = axes
+            break
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

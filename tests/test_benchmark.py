@@ -80,14 +80,16 @@ def test_a_small_run_measures_everything(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_video_is_measured_through_all_its_parts():
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_video_is_measured_through_all_its_parts(devices):
     small = benchmark.SMALL
     parts = [benchmark.vae_workload(small, part, 1) for part in (benchmark.encoding, benchmark.decoding)]
-    work = benchmark.video_workload(small, chunk=1, steps=2, guidance=5.0)
+    work = benchmark.video_workload(small, chunk=1, steps=2, guidance=5.0, devices=devices)
     forwards = 4 * dit_flop(small.dit, small.latent_size)
     assert work.flop == pytest.approx(sum(part.flop for part in parts) + forwards)
     result = work.function(*work.arguments)
     assert result.shape == work.arguments[2].shape and result.dtype == jnp.uint8
+    assert len(result.sharding.device_set) == devices
 
 
 @pytest.mark.parametrize("part", [benchmark.encoding, benchmark.decoding])
@@ -113,6 +115,7 @@ def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
     [
         (["--frames", "6"], "4n \\+ 1"),
         (["--height", "33"], "multiples of 16"),
+        (["--only", "video", "--devices", "99"], "takes 8 of 8 devices"),
         (["--config", "configs/none.py"], "no configs/none.py"),
     ],
 )

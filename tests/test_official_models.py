@@ -1,6 +1,7 @@
 """Official files go in, a video comes out: sample.py and Rerenderer on tiny models of published layout."""
 
 import json
+import math
 import re
 
 import jax
@@ -16,6 +17,7 @@ from stp_jax.models.vae import VAEConfig
 from stp_jax.official_inputs import pose12
 from stp_jax.rerender import Rerenderer
 from stp_jax.sampler import official_noise
+from stp_jax.sharding import make_mesh
 from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
 from tests.test_text import write_text_encoder
 
@@ -113,6 +115,20 @@ def test_the_official_rounding_is_on_for_official_weights_in_bfloat16(folders):
     assert model._dit_config.official_rounding and model._vae_config.official_rounding
     plain = Rerenderer(folders["spacetimepilot"], **SIZE, dtype="bfloat16", official_rounding=False)
     assert not plain._dit_config.official_rounding and not plain._vae_config.official_rounding
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sizes"),
+    [(5.0, {"data": 2, "sequence": 2}), (1.0, {"sequence": 6})],
+)
+def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes):
+    devices = jax.devices()[: math.prod(sizes.values())]
+    options = SIZE | {"steps": 2, "guidance": guidance, "dtype": "float32"}
+    videos = [
+        Rerenderer(folders["spacetimepilot"], **options, mesh=mesh)(*inputs(), prompt="a dog", seed=1)
+        for mesh in (None, make_mesh(**{"data": 1} | sizes, devices=devices))
+    ]
+    assert np.abs(np.subtract(*videos, dtype=int)).max() <= 1
 
 
 def test_low_memory_changes_no_pixel(folders):

@@ -1,12 +1,14 @@
 """Sampling is the Euler integration of the guided velocity, step by step."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from stp_jax import flow
-from stp_jax.sampler import Sampler, jax_noise, official_noise
+from stp_jax.sampler import Sampler, jax_noise, mesh_for_one_video, official_noise
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
 STEPS, SHIFT, SIZE = 5, 5.0, (3, 8, 8)
@@ -56,6 +58,23 @@ def test_five_steps_equal_a_loop_in_float64(parts, guidance):
     )
     assert np.abs(np.asarray(result) - expected).max() < 1e-4 * np.abs(expected).max()
     assert seen == list(range(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("devices", "target_tokens", "guided", "sizes"),
+    [
+        (8, 32_760, True, (2, 4)),
+        (8, 32_760, False, (1, 8)),
+        (2, 32_760, True, (2, 1)),
+        (3, 32_760, True, (1, 3)),
+        (1, 32_760, True, (1, 1)),
+        (8, 2_050, False, (1, 5)),  # what the tokens do not divide by is left idle
+        (8, 320, True, (1, 1)),  # not worth it
+    ],
+)
+def test_one_video_takes_as_many_devices_as_it_can(devices, target_tokens, guided, sizes):
+    mesh = mesh_for_one_video(jax.devices()[:devices], target_tokens, guided=guided)
+    assert (mesh.shape["data"], mesh.shape["sequence"]) == sizes and mesh.size == math.prod(sizes)
 
 
 def test_noise_of_a_video_does_not_depend_on_its_batch():

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from stp_jax.models.attention import LOGITS_BYTES
+from stp_jax.sharding import constrain
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Past = Any  # a pytree of arrays; None before the first frame
@@ -131,6 +132,8 @@ class AttentionBlock(nnx.Module):
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
         batch, frames, height, width, channels = x.shape
         positions = height * width
+        # Every position looks at all others: frames are small here, so that each device has them whole.
+        x = constrain(x, "batch", None, None, None, None)
         qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, positions, 1, 3 * channels)
 
         def attend(qkv: jax.Array) -> jax.Array:
