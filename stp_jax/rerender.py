@@ -23,7 +23,7 @@ from stp_jax.models.tiling import decode_tiled, encode_tiled
 from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
 from stp_jax.official_inputs import pose12, to_official_pixels
 from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
-from stp_jax.sharding import RULES, batch_sharding, constrain_columns, gathered, size_of
+from stp_jax.sharding import RULES, batch_sharding, gathered, size_of
 
 # What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
 # the full size on a GPU.
@@ -311,24 +311,19 @@ def vae_functions(
     tiled: bool = False,
     finish: Callable[[jax.Array], jax.Array] = to_pixels,
 ) -> tuple[Callable, Callable]:
-    """Compiled `encode(state, uint8 video) -> latents` and `decode(state, latents) -> finish(video)`.
-
-    Under a mesh all its devices work on one video, each on some of the columns; on tiles all work alike.
-    """
+    """Compiled `encode(state, uint8 video) -> latents` and `decode(state, latents) -> finish(video)`."""
 
     @jax.jit
     def encode(state: nnx.State, video: jax.Array) -> jax.Array:
         vae = nnx.merge(graph, gathered(state))
-        if tiled:
-            return encode_tiled(vae, video, chunk=chunk)
-        return vae.encode(constrain_columns(video, vae.config.spatial_stride), chunk=chunk)
+        return encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
 
     @jax.jit
     def decode(state: nnx.State, latents: jax.Array) -> jax.Array:
         vae = nnx.merge(graph, gathered(state))
         if tiled:
             return finish(decode_tiled(vae, latents, chunk=decode_chunk))
-        return vae.decode(constrain_columns(latents), chunk=decode_chunk, finish=finish)
+        return vae.decode(latents, chunk=decode_chunk, finish=finish)
 
     return encode, decode
 

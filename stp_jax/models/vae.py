@@ -28,6 +28,7 @@ from stp_jax.models.vae_layers import (
     RMSNorm,
     Upsample,
 )
+from stp_jax.sharding import constrain_columns
 
 # Statistics of the latents of Wan2.1's own weights.
 WAN_LATENT_MEAN = (
@@ -199,7 +200,7 @@ class VAE(nnx.Module):
 
     Every method takes `chunk`: None for the whole sequence at once, or a number of latent frames to work on
     at a time, after the first. The result is the same; memory then grows with `chunk`, not with the video's
-    length.
+    length. Under a mesh each device works on some of the columns of a video (`sharding.constrain_columns`).
     """
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
@@ -226,6 +227,7 @@ class VAE(nnx.Module):
           InputError: the shape does not fit.
         """
         self.check_video(video.shape)
+        video = constrain_columns(video, self.config.spatial_stride)
 
         def encode(video: jax.Array, past: Past) -> tuple[jax.Array, Past]:
             video = from_pixels(video) if video.dtype == jnp.uint8 else video
@@ -288,6 +290,8 @@ class VAE(nnx.Module):
             raise InputError(
                 f"latents have shape {z.shape}; the VAE decodes [B, F, H, W, {self.config.z_dim}], none 0"
             )
+
+        z = constrain_columns(z)
 
         def decode(z: jax.Array, past: Past) -> tuple[jax.Array, Past]:
             video, past = self.decoder(self.conv2(z.astype(self.config.dtype)), past)

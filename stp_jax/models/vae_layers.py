@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from stp_jax.models.attention import LOGITS_BYTES
-from stp_jax.sharding import constrain
+from stp_jax.sharding import constrain, constrain_columns
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Past = Any  # a pytree of arrays; None before the first frame
@@ -132,7 +132,7 @@ class AttentionBlock(nnx.Module):
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:
         batch, frames, height, width, channels = x.shape
         positions = height * width
-        # Every position looks at all others: frames are small here, so that each device has them whole.
+        # Every position looks at all others: frames are small here, and each device has them whole.
         x = constrain(x, "batch", None, None, None, None)
         qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, positions, 1, 3 * channels)
 
@@ -142,7 +142,7 @@ class AttentionBlock(nnx.Module):
         # No fused kernel takes heads so wide: every weight is in memory, so few frames at a time.
         at_once = min(len(qkv), max(1, LOGITS_BYTES // (4 * positions**2)))
         y = jax.lax.map(attend, qkv, batch_size=at_once) if at_once < len(qkv) else attend(qkv)
-        return x + self.proj(y.reshape(x.shape)), ()
+        return constrain_columns(x + self.proj(y.reshape(x.shape))), ()
 
 
 class Downsample(nnx.Module):

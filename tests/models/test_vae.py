@@ -1,12 +1,15 @@
 """The VAE against float64 numpy that works as the official one: in pieces, with a cache per convolution."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from stp_jax.errors import InputError
 from stp_jax.models import vae_layers
@@ -19,6 +22,7 @@ from stp_jax.models.vae_layers import (
     Upsample,
     double_size,
 )
+from stp_jax.sharding import make_mesh
 
 TINY = VAEConfig(
     dim=4,
@@ -227,6 +231,27 @@ def test_working_in_chunks_changes_nothing(vae, chunk):
     np.testing.assert_allclose(jitted(vae, "encode", chunk=chunk)(video), latents, atol=1e-4)
     whole = jitted(vae, "decode")(latents)
     np.testing.assert_allclose(jitted(vae, "decode", chunk=chunk)(latents), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "chunk"),
+    [({"data": 2, "sequence": 4}, 1, 1), ({"data": 2, "sequence": 4}, 1, None), ({"sequence": 2}, 2, 1)],
+)
+def test_devices_share_the_pictures_of_a_video(vae, sizes, batch, chunk):
+    mesh = make_mesh(**{"data": 1} | sizes, devices=jax.devices()[: math.prod(sizes.values())])
+    graph, state = nnx.split(vae)
+    video = random_video(5, height=16, width=64, batch=batch).astype(np.float32)
+    latents = np.random.default_rng(2).standard_normal((batch, 2, 2, 8, TINY.z_dim)).astype(np.float32)
+    for method, x in (("encode", video), ("decode", latents)):
+        call = jax.jit(lambda state, x, name=method: getattr(nnx.merge(graph, state), name)(x, chunk=chunk))
+        alone = call.lower(state, x).compile()
+        with jax.set_mesh(mesh):
+            whole = jax.device_put((state, x), NamedSharding(mesh, P()))
+            spread = call.lower(*whole).compile()
+            found = spread(*whole)
+        np.testing.assert_allclose(found, alone(state, x), atol=2e-5)
+        share = spread.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
+        assert share < 1.5 / mesh.size, share  # each looks at its neighbours' edges, too
 
 
 def test_latents_and_pictures_do_not_depend_on_later_frames(vae):
