@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import time
@@ -48,14 +49,16 @@ class Compiled:
     link_seconds: float  # of what is received, if all links of the chip brought it
     compile_seconds: float
     over: float = 0.0  # by how much it does not fit
+    average: float = 0.0  # of the state, what keeping an average of the parameters takes
 
     def report(self, mfu: float) -> str:
         chips = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
         lines = [f"{self.topology}, {chips}, batch {self.batch_size}"]
         if self.over:
             lines += [
-                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip.",
-                "  Raise fsdp or sequence in --mesh, take more chips, or lower --batch_size.",
+                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip, "
+                f"{self.state:.1f} of them parameters, state and batch.",
+                f"  {self.advice()}",
             ]
             return "\n".join(lines)
         lines.append(
@@ -71,6 +74,20 @@ class Compiled:
         )
         lines.append(f"  compiled in {self.compile_seconds:.0f} s")
         return "\n".join(lines)
+
+    def advice(self) -> str:
+        """What would make it fit."""
+        computing = self.memory + self.over - self.state
+        savings = {
+            "twice the chips, as sequence": (self.state + computing) / 2,
+            "twice the chips, as fsdp": self.state / 2,
+            "no average, as config.optimizer.ema_decay=0": self.average,
+        }
+        enough = [f"{what} (saves {size:.1f})" for what, size in savings.items() if size > self.over]
+        if enough:
+            return f"What would make it fit, in GiB: {'; '.join(enough)}."
+        times = 2 ** math.ceil(math.log2((self.memory + self.over) / self.memory))
+        return f"It needs about {times} times the chips, as sequence."
 
 
 def make_pod(topology: str, sizes: dict[str, int]):
@@ -210,6 +227,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     started = time.monotonic()
     with jax.set_mesh(mesh), attention_backend("splash"):
         step, arguments = (abstract_step if what == "train" else abstract_velocity)(config, mesh)
+        result.state = shard_gib(arguments)
+        result.average = shard_gib(arguments[0].ema) if what == "train" else 0.0
         lowered = step.lower(*arguments)
         try:
             compiled = lowered.compile()
@@ -226,6 +245,15 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     result.link_seconds = received * GIB / (known.links * 1e12 / cores)
     result.compile_seconds = time.monotonic() - started
     return result
+
+
+def shard_gib(tree: Any) -> float:
+    """What one device holds of a tree of abstract arrays with shardings."""
+    import jax
+
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
+    shapes = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in leaves]
+    return sum(math.prod(shape) * size for shape, size in shapes) / GIB
 
 
 def excess(message: str) -> float:

@@ -43,6 +43,9 @@ def test_the_steps_compile_without_any_array(tmp_path, what):
         step, arguments = what(config, mesh)
         compiled = step.lower(*arguments).compile()
     found = count_collectives(compiled.as_text())
+    if what is compile_for.abstract_step:  # the other does not need all of its arguments
+        state = compile_for.shard_gib(arguments) * compile_for.GIB
+        assert state == pytest.approx(compiled.memory_analysis().argument_size_in_bytes, rel=0.01)
     assert found["all-gather"][0] > 0 and found["all-to-all"][0] > 0
     assert all(size > 0 for _, size in found.values())
 
@@ -81,8 +84,12 @@ def test_the_report_says_what_fits_and_what_would():
     assert "received in a step: 7 all-gather (0.50 GiB)" in said and "0.30 s of their links" in said
     assert "4.00 s at an assumed MFU of 50%" in said
     assert "5.00 s at an assumed" in dataclasses.replace(REPORT, link_seconds=5.0).report(0.5)
-    said = dataclasses.replace(REPORT, over=19.6).report(0.5)
-    assert "does NOT fit: 19.6 GiB more than the 95.0 GiB" in said and "Raise fsdp or sequence" in said
+    said = dataclasses.replace(REPORT, state=30, average=8, over=5).report(0.5)
+    assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a chip, 30.0 of them parameters" in said
+    assert "as sequence (saves 50.0); twice the chips, as fsdp (saves 15.0); no average" in said
+    said = dataclasses.replace(REPORT, state=30, average=8, over=12).report(0.5)
+    assert "as fsdp (saves 15.0)" in said and "no average" not in said
+    assert "about 4 times the chips" in dataclasses.replace(REPORT, over=200.0).report(0.5)
 
 
 def command(tmp_path, *flags, path=""):
