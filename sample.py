@@ -25,7 +25,7 @@ from tqdm import tqdm
 from stp_jax import animation_time, cameras, user_input, weights
 from stp_jax.command_line import Parser, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.request import LONGEST, Request, read_request
+from stp_jax.request import LONGEST, SAME_CAMERA, Request, read_request
 from stp_jax.results import result_folder, write_results
 
 # JAX and the models are imported after all checks: mistakes, --help and --list need not wait for them.
@@ -159,7 +159,7 @@ def explain_choices() -> str:
         return "\n".join(f"  {name:{width}}{explanation}" for name, explanation in presets.items())
 
     return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
-{table(cameras.PRESETS)}
+{table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: the clock alone changes"})}
   START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
 
 --camera FILE, --source_cameras FILE (OpenCV axes: x right, y down, z forward; metres)
@@ -231,9 +231,10 @@ def main(argv: list[str] | None = None) -> None:
             tiled=flags.tiled,
             low_memory=flags.low_memory,
         )
-        if flags.prompt and not model.takes_text:
-            raise InputError(f"--prompt: {flags.weights} takes no text; leave it out.")
-        print(f"Computing on {model.device}; the first run also compiles.")
+        for name in ("prompt", "negative_prompt"):
+            if getattr(flags, name) and not model.takes_text:
+                raise InputError(f"--{name}: {flags.weights} takes no text; leave it out.")
+        print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender_with_bar(model, request, flags)
         fps = flags.fps or request.clip.fps
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
@@ -252,16 +253,17 @@ def main(argv: list[str] | None = None) -> None:
 
 def read_notes(flags: argparse.Namespace) -> tuple[weights.SamplingNotes, bool]:
     """The size of the videos to make: the flags', or what the weights are for; and if these are official."""
-    official = False
     if not Path(flags.weights).exists():
         raise InputError(f"--weights {flags.weights} does not exist. Give a weights file or a folder.")
     if (Path(flags.weights) / "dit.json").is_file():
         notes = weights.read_sampling_notes(flags.weights)
+        camera = str(weights.read_index(flags.weights, "dit")["config"].get("camera"))
     else:
         from stp_jax import pretrained
 
         found = pretrained.recognise(flags.weights, "dit")
-        notes, official = pretrained.sampling_notes(found), found.config.camera.startswith("pose12")
+        notes, camera = pretrained.sampling_notes(found), found.config.camera
+    official = camera.startswith("pose12")
     width, height = flags.size or (notes.width, notes.height)
     return notes._replace(frames=flags.frames or notes.frames, height=height, width=width), official
 
@@ -279,7 +281,7 @@ def rerender_with_bar(model, request: Request, flags: argparse.Namespace):
             request.clip.frames,
             request.in_world(request.source),
             request.source_animation_time,
-            request.in_world(request.target),
+            None if request.same_camera else request.in_world(request.target),
             request.target_animation_time,
             prompt=flags.prompt or "",
             negative_prompt=flags.negative_prompt,

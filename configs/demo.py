@@ -60,7 +60,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         config.data.kind = "latents"
         config.data.path = "data/latents"
     config.pictures = dict(data=mini, split="test", count=4 if gpu else 2)
-    config.sampling = dict(steps=10, shift=3.0)
+    config.sampling = dict(steps=10, shift=3.0, guidance=1.0)
 
     config.optimizer = dict(
         name="muon",

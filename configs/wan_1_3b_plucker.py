@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     data.update(kind="latents", path="data/wan_latents", frames=81, height=480, width=832)
     config.data = data
     config.pictures = dict(data=data.copy_and_resolve_references(), split="test", count=1)
-    config.sampling = dict(steps=20, shift=5.0)
+    config.sampling = dict(steps=20, shift=5.0, guidance=5.0)
 
     config.optimizer = dict(
         name="adamw",

@@ -463,6 +463,8 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.out and os.path.exists(flags.out):
         raise InputError(f"--out {flags.out}: exists already; name another file")
 
+    if flags.small and flags.config:
+        raise InputError("--small measures a tiny model of its own: leave --config out")
     settings = SMALL
     if not flags.small:
         dit = read_model_config(flags.config) if flags.config else SPACETIMEPILOT

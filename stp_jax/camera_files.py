@@ -66,11 +66,17 @@ def load(path: str | os.PathLike) -> CameraFile:
 def _by_name(data: dict, what: str, where: str) -> list:
     """The poses or the lenses of a camera_data.json, in the order of the cameras' names."""
     try:
-        return [data["cameras"][what][name] for name in sorted(data["cameras"]["extrinsic"].keys())]
+        names = sorted(data["cameras"]["extrinsic"].keys(), key=_by_numbers)
+        return [data["cameras"][what][name] for name in names]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'{where}: "cameras" must have "extrinsic" and "intrinsic", each with an entry for every camera'
         ) from error
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sorts camera_2 before camera_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _blender_to_c2w(w2c: np.ndarray) -> np.ndarray:

@@ -107,6 +107,7 @@ def parse(
     distance: float = DISTANCE,
     reference: np.ndarray | None = None,
     source: str | os.PathLike | None = None,
+    consecutive: bool = False,
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
 
@@ -119,6 +120,8 @@ def parse(
       reference: [4, 4], pose of the source's first camera in the file's world; a file's poses are made
         relative to it. Without it they are taken to be so already.
       source: the file that `reference` is from.
+      consecutive: take the first F poses of an official file, as the official code does, instead of F spread
+        over all.
 
     Raises:
       InputError: as `preset` and `read`.
@@ -128,6 +131,8 @@ def parse(
     if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(path, camera_files.FILE_TYPES):
         return preset(text, frames, intrinsics=intrinsics, distance=distance)
     file = camera_files.load(text)
+    if consecutive and file.official:
+        file = file._replace(poses=file.poses[:frames])
     cameras = _to_cameras(file, frames, intrinsics, (0.0, 1.0))
     if file.official:
         one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path)

@@ -247,8 +247,11 @@ def new_folder(path: Path, needed: int) -> Iterator[Path]:
     Raises:
       InputError: `path` exists or cannot be made; the disk has less than `needed` bytes left.
     """
+    given, path = path, path.resolve()  # a link stays one
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"--out {path}: exists and is not empty; name another folder.")
+        raise InputError(f"--out {given}: exists and is not empty; name another folder.")
+    if path == Path.cwd():
+        raise InputError(f"--out {given} is the folder you are in; name another one.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free

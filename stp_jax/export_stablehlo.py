@@ -22,7 +22,7 @@ from stp_jax.pretrained.layout import lazy_parameters
 from stp_jax.text import LENGTH
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-STRIDES = 4, 8  # video frames and pixels for a latent cell: Wan's VAE
+WAN_STRIDES = 4, 8  # video frames and pixels for a latent cell
 
 RUN_PY = '''"""Calls the exported denoiser once, with noise. Needs jax, numpy and safetensors alone."""
 
@@ -88,6 +88,14 @@ def inputs_of(
     }
 
 
+def _vae_strides(found: Pretrained) -> tuple[int, int]:
+    """Of the VAE that lies beside our own weights, otherwise of Wan's."""
+    if found.layout != "ours" or not (found.path / "vae.json").is_file():
+        return WAN_STRIDES
+    vae = pretrained.recognise(found.path, "vae").config
+    return vae.frame_stride, vae.spatial_stride
+
+
 def export_stablehlo(
     found: Pretrained,
     folder: Path,
@@ -105,7 +113,8 @@ def export_stablehlo(
     Args:
       found: a DiT.
       folder: an empty one.
-      dtype: of the computation and of the kernels; default: as they are stored.
+      dtype: of the computation and of the kernels; default: bfloat16 if they are stored so, or
+        float32.
       batch: videos at a time.
       frames, size: of the video, size as (width, height); default: as the weights say.
 
@@ -119,18 +128,19 @@ def export_stablehlo(
     notes = pretrained.sampling_notes(found)
     frames = frames or notes.frames
     width, height = size or (notes.width, notes.height)
-    cell = STRIDES[1] * found.config.patch
-    if (frames - 1) % STRIDES[0] or height % cell or width % cell:
+    frame_stride, stride = _vae_strides(found)
+    cell = stride * found.config.patch
+    if (frames - 1) % frame_stride or height % cell or width % cell:
         raise InputError(
-            f"{frames} frames of {width} x {height} pixels: the model takes {STRIDES[0]}n + 1 frames and "
+            f"{frames} frames of {width} x {height} pixels: the model takes {frame_stride}n + 1 frames and "
             f"multiples of {cell} pixels."
         )
-    latent_size = (frames - 1) // STRIDES[0] + 1, height // STRIDES[1], width // STRIDES[1]
+    latent_size = (frames - 1) // frame_stride + 1, height // stride, width // stride
     lazy = lazy_parameters(found.rules, found.tensors)
     if dtype is None:
-        dtype = "float32" if lazy["patch_embedding.kernel"].dtype == np.float32 else "bfloat16"
-    config = dataclasses.replace(found.config, dtype=dtype, remat="none")
-    graph, shapes = models.abstract("dit", config)
+        stored = {lazy[name].dtype for name in lazy if name.endswith("kernel")}
+        dtype = "bfloat16" if stored == {np.dtype("bfloat16")} else "float32"
+    graph, shapes = models.abstract("dit", dataclasses.replace(found.config, dtype=dtype, remat="none"))
     kinds = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
     inputs = inputs_of(found, latent_size, batch, frames)
 

@@ -133,9 +133,10 @@ def read_clip(
     Raises:
       InputError: as `read_video`; a video of a single frame; a range that is empty or outside the video.
     """
-    moments = _moments(str(path), *decode.times(path), frames, start, end)
+    count, last = decode.times(path)
+    moments = _moments(str(path), count, last, frames, start, end)
     with contextlib.closing(decode.frames(path, moments[-1])) as timed:
-        return _clip(timed, moments, height, width)
+        return _clip(timed, moments, height, width, fps=(count - 1) / last)
 
 
 def fit_clip(
@@ -151,7 +152,7 @@ def fit_clip(
     """As `read_clip`, for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
     moments = _moments("the video", len(video), (len(video) - 1) / fps, frames, start, end)
     timed = ((i / fps, lambda image=image: image) for i, image in enumerate(video))
-    return _clip(timed, moments, height, width)
+    return _clip(timed, moments, height, width, fps=fps)
 
 
 def read_official_clip(
@@ -211,9 +212,17 @@ def _moments(name: str, count: int, last: float, frames: int, start: float, end:
 
 
 def _clip(
-    timed: Iterable[tuple[float, Callable[[], np.ndarray]]], moments: list[float], height: int, width: int
+    timed: Iterable[tuple[float, Callable[[], np.ndarray]]],
+    moments: list[float],
+    height: int,
+    width: int,
+    *,
+    fps: float,
 ) -> Clip:
-    """Keeps the picture on show at each of the ascending `moments`; makes no other."""
+    """Keeps the picture on show at each of the ascending `moments`; makes no other.
+
+    `fps` is what a clip of a single picture has.
+    """
     pictures: list[np.ndarray] = []
     shown: Callable[[], np.ndarray] | None = None
     size = (0, 0)
@@ -230,7 +239,8 @@ def _clip(
         show_until(seconds)
         shown = picture
     show_until(np.inf)
-    return Clip(np.stack(pictures), (len(moments) - 1) / (moments[-1] - moments[0]), size)
+    span = moments[-1] - moments[0]
+    return Clip(np.stack(pictures), (len(moments) - 1) / span if span else fps, size)
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from stp_jax.cameras import Cameras
 from stp_jax.errors import InputError
 from stp_jax.weights import SamplingNotes
 
+SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
 LONGEST = 3.0  # seconds of a video used by default: a model has few frames to spread over them
 
 
@@ -27,6 +28,7 @@ class Request(NamedTuple):
     source_animation_time: np.ndarray  # [F]
     target_animation_time: np.ndarray
     summary: str  # what was made of the files, for people
+    same_camera: bool = False  # whether the target's path was asked to be the source's
 
     def in_world(self, cameras: Cameras) -> Cameras:
         """`source` or `target` in the world of the source's file, which the official weights depend on."""
@@ -52,7 +54,7 @@ def read_request(
       notes: the size of the model's videos.
       video: any file that FFmpeg reads.
       camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
-        them in the frame of the source's first camera.
+        them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
       clock: of the target, see `animation_time.curve`.
       source_cameras: file with poses spread evenly over the whole video, its first frame to its last; without
         it the camera stands still.
@@ -67,7 +69,9 @@ def read_request(
     """
     frames, height, width = notes.frames, notes.height, notes.width
     moments = animation_time.curve(clock, frames)
-    cameras.parse(camera, frames)  # the lens is not known yet, but mistakes can be told before a long read
+    same_camera = camera == SAME_CAMERA
+    if not same_camera:
+        cameras.parse(camera, frames)  # the lens is not known yet, but mistakes are told before a long read
 
     count, last = decode.times(video)
     if consecutive := official and duration is None:
@@ -86,6 +90,9 @@ def read_request(
         summary.append(
             "  (consecutive frames, as the official code takes them: --duration spreads them evenly)"
         )
+        taken = min(frames, count - round(start * clip.fps))
+        if taken < frames:
+            summary.append(f"  (it has {taken} from there on; the last is repeated {frames - taken} times)")
     elif end < last - 0.05 and not duration:
         summary.append(f"  (its {last:.1f} s are too many: choose with --start and --duration)")
 
@@ -93,12 +100,13 @@ def read_request(
     if source_cameras and consecutive:
         path = cameras.read(source_cameras, intrinsics=lens)
         first = round(start * clip.fps)
-        if len(path.c2w) < first + frames:
+        if len(path.c2w) < first + taken:
             raise InputError(
-                f"{source_cameras}: {len(path.c2w)} poses; frames {first} to {first + frames - 1} need one "
+                f"{source_cameras}: {len(path.c2w)} poses; frames {first} to {first + taken - 1} need one "
                 "each. With --duration, poses are spread evenly over the video."
             )
-        source = Cameras(*(array[first : first + frames] for array in path))
+        places = np.minimum(np.arange(first, first + frames), len(path.c2w) - 1)  # repeats, as the frames do
+        source = Cameras(*(array[places] for array in path))
     elif source_cameras:
         span = (start / last, min(end / last, 1.0))
         source = cameras.read(source_cameras, frames, intrinsics=lens, span=span)
@@ -110,16 +118,20 @@ def read_request(
         else f"Its camera: taken to stand still, with a field of view of {fov:g} degrees"
     )
     source = source._replace(intrinsics=media.fit_intrinsics(source.intrinsics, (h, w), height, width))
-    target = cameras.parse(
-        camera,
-        frames,
-        intrinsics=source.intrinsics[0],
-        distance=distance,
-        reference=source.c2w[0] if source_cameras else None,
-        source=source_cameras,
-    )
     world = source.c2w[0]
-    source = source._replace(c2w=cameras.relative_to(source.c2w, source.c2w[0]))
+    relative = source._replace(c2w=cameras.relative_to(source.c2w, world))
+    target = relative
+    if not same_camera:
+        target = cameras.parse(
+            camera,
+            frames,
+            intrinsics=source.intrinsics[0],
+            distance=distance,
+            reference=world if source_cameras else None,
+            source=source_cameras,
+            consecutive=consecutive,
+        )
     summary.append(f"New camera: {camera}. New clock: {clock}")
     own_clock = np.arange(frames, dtype=np.float32)
-    return Request(clip, (start, end), source, target, world, own_clock, moments, "\n".join(summary))
+    told = "\n".join(summary)
+    return Request(clip, (start, end), relative, target, world, own_clock, moments, told, same_camera)

@@ -84,11 +84,11 @@ class Rerenderer:
 
         dit_files = pretrained.recognise(folder, "dit")
         vae_files = pretrained.recognise(vae or folder, "vae")
-        self.title = dit_files.title
+        self.title = f"{dit_files.title}, {dit_files.path}"
         if not dit_files.config.source:
             raise InputError(
-                f"{folder} is {self.title}, which is told no source video, camera or animation time. It is a "
-                "start for training: see configs/wan_1_3b_plucker.py."
+                f"{folder} is {dit_files.title}, which is told no source video, camera or animation time. It "
+                "is a start for training: see configs/wan_1_3b_plucker.py."
             )
         #: the official weights are sampled the official way: its noise, its poses, its rounding
         self.official = dit_files.config.camera.startswith("pose12")
@@ -109,12 +109,21 @@ class Rerenderer:
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
-        size = {"frames": frames, "height": height, "width": width}
-        self.notes = notes._replace(**{name: value for name, value in size.items() if value is not None})
+        self.notes = notes._replace(
+            frames=notes.frames if frames is None else frames,
+            height=notes.height if height is None else height,
+            width=notes.width if width is None else width,
+        )
         check_size(self.notes, self._vae_config, self._dit_config.patch)
         self._text_encoder: Path | None = None
         if self._dit_config.text_dim:
-            self._text_encoder = pretrained.recognise(text_encoder or folder, "text_encoder").path
+            encoder = pretrained.recognise(text_encoder or folder, "text_encoder")
+            if encoder.config.dim != self._dit_config.text_dim:
+                raise InputError(
+                    f"{encoder.path} is {encoder.title}; {dit_files.title} reads embeddings "
+                    f"{self._dit_config.text_dim} wide. Give the text encoder that it was trained with."
+                )
+            self._text_encoder = encoder.path
             text.find_tokenizer(self._text_encoder)  # its absence is told now
         elif self.guidance != 1:
             raise InputError(
@@ -159,7 +168,7 @@ class Rerenderer:
         source_video: np.ndarray,
         source: Cameras,
         source_animation_time: np.ndarray,
-        target: Cameras,
+        target: Cameras | None,
         target_animation_time: np.ndarray,
         *,
         prompt: str | Sequence[str] = "",
@@ -171,7 +180,8 @@ class Rerenderer:
 
         Args:
           source_video: uint8 [F, H, W, 3], of the size that the model was made for.
-          source, target: cameras of F frames, in one world frame of any choice, metres.
+          source, target: cameras of F frames, in one world frame of any choice, metres. No target: the
+            source's; official models are then told so as in the official Cam x Time evaluation.
           source_animation_time, target_animation_time: [F], in source frames.
           prompt: says what is to be seen, for a model that takes text; a batch may have one for each video.
           negative_prompt: says what is not, where there is guidance; default: `text.NEGATIVE_PROMPT`.
@@ -191,14 +201,17 @@ class Rerenderer:
             return self(*batch, prompt=prompt, negative_prompt=negative_prompt, seed=seed, progress=progress)[
                 0
             ]
-        arrays = (*source, source_animation_time, *target, target_animation_time)
+        arrays = (*source, source_animation_time, *(target or source), target_animation_time)
         self._check(source_video, arrays)
         told = dict(
             zip([f"{clip}_{what}" for clip in ("source", "target") for what in TOLD], arrays, strict=True)
         )
         if self.official:
             told["source_c2w"], told["target_c2w"] = pose12(
-                told["source_c2w"], told["target_c2w"], target_reference=source.c2w[:, :1]
+                source.c2w,
+                None if target is None else target.c2w,
+                scale_source=self.notes.sampling_scaled_poses and target is not None,
+                target_reference=source.c2w[:, :1],
             )
         else:
             reference = source.c2w[:, :1]

@@ -114,7 +114,8 @@ def embed(
       cache: folder; default: stp_jax/text in the user's cache folder.
 
     Raises:
-      InputError: the weights or their tokenizer are missing or damaged; the extra `text` is not installed.
+      InputError: the weights or their tokenizer are missing or damaged, or do not belong together; the extra
+        `text` is not installed.
     """
     folder = Path(cache) if cache else _cache_folder()
     tokens = tokenize(prompts, find_tokenizer(weights))
@@ -125,6 +126,11 @@ def embed(
     missing = [file for file in cached if file not in found]
     if missing:
         encoder = Encoder(weights, dtype)
+        if tokens.ids.max() >= encoder.vocab:
+            raise InputError(
+                f"{find_tokenizer(weights)} does not belong to the text encoder {weights}, which knows "
+                f"{encoder.vocab} tokens: it gives token {tokens.ids.max()}."
+            )
         for file in missing:
             row = files.index(file)
             embedding = encoder(tokens.ids[row : row + 1], tokens.mask[row : row + 1])[0]
@@ -150,6 +156,7 @@ class Encoder:
 
         files = pretrained.recognise(weights, "text_encoder")
         files = dataclasses.replace(files, config=dataclasses.replace(files.config, dtype=dtype))
+        self.vocab = files.config.vocab
         graph, self._state = pretrained.load(files, make_mesh(devices=jax.devices()[:1]), dtype)
         self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
 
@@ -173,21 +180,25 @@ def _digest(ids: np.ndarray, mask: np.ndarray, identity: str, dtype: str) -> str
 
 
 def _read_cached(file: Path) -> np.ndarray | None:
-    if not file.exists():
-        return None
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return arrays["embedding"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        print(f"{file} is damaged and is computed again.", file=sys.stderr)
+        print(f"{file} cannot be read, or is damaged, and is computed again.", file=sys.stderr)
         return None
 
 
 def _write_cached(file: Path, embedding: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, embedding=embedding)
-    os.replace(temporary, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, embedding=embedding)
+        os.replace(temporary, file)
+    except OSError as error:
+        reason = f"{file.parent}: {error.strerror or error}"
+        print(f"The prompt's embedding is not kept for the next run ({reason}).", file=sys.stderr)
 
 
 def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:

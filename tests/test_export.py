@@ -168,6 +168,7 @@ def test_diffusers_loads_the_folders_and_gives_the_same_output(wan, tmp_path, ca
 @pytest.mark.parametrize("which", ["ours", "official"])
 def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsys):
     source = write_tiny_model(tmp_path / "ours") if which == "ours" else official
+    latent_size = (2, 12, 8) if which == "ours" else (2, 6, 4)  # strides of the VAE beside it, or Wan's
     size = ("--frames", 5, "--size", 32, 48, "--batch", 2, "--dtype", "float32")
     out = tmp_path / "out"
     run(capsys, "--weights", source, "--format", "stablehlo", "--out", out, *size)
@@ -185,14 +186,14 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
     @jax.jit
     def expected(inputs):
         told = {k: v for k, v in inputs.items() if k not in ("noisy", "source", "timestep")}
-        conditioning = model.condition(**told, latent_size=(2, 6, 4))
+        conditioning = model.condition(**told, latent_size=latent_size)
         return model(inputs["noisy"], inputs["source"], inputs["timestep"], conditioning)
 
-    assert velocity.shape == (2, 2, 6, 4, 4)
+    assert velocity.shape == (2, *latent_size, 4)
     np.testing.assert_allclose(velocity, expected(inputs), atol=2e-5)
     if which == "ours":  # what a reader without this library does
         example = subprocess.run([sys.executable, out / "run.py"], capture_output=True, text=True)
-        assert "velocity (2, 2, 6, 4, 4) float32" in example.stdout, example.stderr
+        assert "velocity (2, 2, 12, 8, 4) float32" in example.stdout, example.stderr
 
 
 def test_a_folder_with_two_dits_is_not_exported_without_them(official, tmp_path, capsys):
@@ -228,6 +229,23 @@ def test_mistakes_are_one_line_and_leave_nothing(words, official, tmp_path, caps
     assert stop.value.code == 2 and error.count("\n") <= 2
     assert re.search(MISTAKES[words], error), error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_to_an_empty_folder_stays_one_and_the_own_folder_is_refused(
+    official, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    (tmp_path / "dangling").symlink_to("later")
+    for link in ("link", "dangling"):
+        out = tmp_path / link
+        run(capsys, "--weights", official, "--only", "dit", "--format", "official", "--out", out)
+        assert out.is_symlink() and (out / "dit.safetensors").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SystemExit):
+        run(capsys, "--weights", official, "--format", "official", "--out", ".")
+    assert "the folder you are in" in capsys.readouterr().err
 
 
 def test_full_disk_is_noticed_before_anything_is_written(official, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Camera files of the official releases: from a camera's path to each file and back, in float64."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,17 @@ def test_unsound_multicamvideo_files_are_refused_by_frame(tmp_path, frame, value
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match=f"frame {frame}: expected"):
         cameras.read(file, F)
+
+
+def test_cameras_are_ordered_by_their_numbers(tmp_path):
+    c2w = world_path()
+    path = Path(write_blender(tmp_path, c2w))
+    data = json.loads(path.read_text())
+    poses = data["cameras"]["extrinsic"]
+    data["cameras"]["extrinsic"] = {f"camera_{int(name[-3:])}": pose for name, pose in poses.items()}
+    expected = cameras.read(path).c2w
+    path.write_text(json.dumps(data))
+    np.testing.assert_array_equal(cameras.read(path).c2w, expected)
 
 
 def test_unsound_blender_files_are_refused(tmp_path):

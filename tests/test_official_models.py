@@ -1,5 +1,6 @@
 """Official files go in, a video comes out: sample.py and Rerenderer on tiny models of published layout."""
 
+import dataclasses
 import json
 import math
 import re
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import sample
-from stp_jax import cameras, flow, text, weights
+from stp_jax import cameras, export, flow, media, text, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig
 from stp_jax.models.vae import VAEConfig
@@ -19,7 +20,7 @@ from stp_jax.rerender import Rerenderer
 from stp_jax.sampler import official_noise
 from stp_jax.sharding import make_mesh
 from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
-from tests.test_text import write_text_encoder
+from tests.test_text import CONFIG, write_text_encoder, write_tokenizer
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
@@ -131,6 +132,47 @@ def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes):
     assert np.abs(np.subtract(*videos, dtype=int)).max() <= 1
 
 
+def test_without_a_target_the_poses_of_the_source_are_told_unscaled(folders):
+    told = {}
+    model = Rerenderer(folders["spacetimepilot"], **SIZE, steps=1, guidance=1, dtype="float32")
+    condition = model._sampler.condition
+    model._sampler.condition = lambda state, given, *rest, **more: (
+        told.update(given) or condition(state, given, *rest, **more)
+    )
+    video, source, clock, _, target_clock = inputs()
+    model(video, source, clock, None, target_clock)
+    poses = source.c2w.astype(np.float64)
+    expected = poses @ np.linalg.inv(poses[:1])
+    for clip in ("source", "target"):
+        np.testing.assert_allclose(told[f"{clip}_c2w"][0], expected, atol=1e-5)
+    assert np.abs(expected[:, :3, 3]).max() < 0.99  # scaled it would be 1
+
+
+def test_weights_in_our_own_form_are_used_as_the_official_ones(folders, run, tmp_path):
+    official, ours, clip = folders["spacetimepilot"], tmp_path / "ours", tmp_path / "clip.mp4"
+    export.main(["--weights", str(official), "--format", "ours", "--out", str(ours)])
+    media.write_video(clip, inputs()[0].repeat(3, axis=0), 30)
+    encoder = official / "models_t5_umt5-xxl-enc-bf16.safetensors"
+    size = f"--frames {FRAMES} --size {WIDTH} {HEIGHT} --steps 2 --dtype float32"
+    results = []
+    for number, given in enumerate((official, f"{ours} --text_encoder {encoder}")):
+        out = tmp_path / str(number)
+        asked = f"--video {clip} --camera orbit_left --animation_time reverse --out {out}"
+        status, said, error = run(f"{size} --weights {given} {asked}")
+        assert status == 0 and "consecutive frames" in said, error
+        results.append(media.read_video(out / "result.mp4")[0])
+    # A function from the compilation cache may round otherwise; other frames would differ by tens.
+    assert np.abs(np.subtract(*results, dtype=int)).mean() < 1
+
+
+def test_a_text_encoder_of_another_width_is_told_before_anything_is_computed(folders, tmp_path):
+    config = dataclasses.replace(CONFIG, dim=20)
+    save_file(random_tensors("text_encoder", config, "official"), tmp_path / "t5.safetensors")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(InputError, match="a umT5 encoder of width 20; SpaceTimePilot .* embeddings 12 wide"):
+        Rerenderer(folders["spacetimepilot"], text_encoder=tmp_path / "t5.safetensors", **SIZE)
+
+
 def test_low_memory_changes_no_pixel(folders):
     options = SIZE | {"steps": 2, "guidance": 2.0, "dtype": "float32"}
     videos = [
@@ -191,6 +233,7 @@ MISTAKES = {
     "--weights {spacetimepilot} --animation_time official:nothing": "nothing",
     f"--weights {weights.BUNDLED} --prompt dog": "takes no text",
     f"--weights {weights.BUNDLED} --guidance 3": "takes no text",
+    f"--weights {weights.BUNDLED} --negative_prompt dog": "--negative_prompt: .* takes no text",
 }
 
 

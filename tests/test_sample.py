@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from stp_jax import cameras, media, weights
-from stp_jax.request import LONGEST, read_request
+from stp_jax.errors import InputError
+from stp_jax.request import LONGEST, SAME_CAMERA, read_request
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, write_tiny_model
 
 SCRIPT = Path(__file__).parent.parent / "sample.py"
@@ -248,6 +249,7 @@ def test_progress_bar_shows_every_part_of_the_work(capsys):
         source_animation_time=None,
         target=None,
         target_animation_time=None,
+        same_camera=False,
     )
     sample.rerender_with_bar(model, request, sample.parse_flags([]))
     shown = capsys.readouterr().err
@@ -282,7 +284,7 @@ def test_list_explains_every_preset(run):
     assert status == 0
     from stp_jax import animation_time
 
-    for name in [*cameras.PRESETS, *animation_time.PRESETS]:
+    for name in [*cameras.PRESETS, SAME_CAMERA, *animation_time.PRESETS]:
         assert f"\n  {name} " in out
 
 
@@ -321,6 +323,51 @@ def test_long_videos_are_used_in_part_and_it_is_said(files, tmp_path):
     assert made.seconds == (2.0, 2.0 + LONGEST) and "--duration" in made.summary
     made = request(files, video=tmp_path / "long.mp4", start=2.0, duration=8.0)
     assert made.seconds == (2.0, 10.0) and made.clip.fps == pytest.approx((FRAMES - 1) / 8)
+
+
+def test_the_new_camera_may_be_the_sources(files, tmp_path):
+    path = cameras.preset("orbit_left:30:5", FRAMES)
+    np.savez(tmp_path / "path.npz", c2w=path.c2w)
+    made = request(files, camera="source", source_cameras=tmp_path / "path.npz")
+    assert made.same_camera
+    for one, other in zip(made.source, made.target, strict=True):
+        np.testing.assert_array_equal(one, other)
+    still = request(files, camera="source")
+    np.testing.assert_array_equal(still.target.c2w, cameras.preset("static", FRAMES).c2w)
+
+
+def test_official_files_are_taken_frame_by_frame_for_source_and_target(files, tmp_path):
+    c2w = np.tile(np.eye(4), (12, 1, 1))
+    c2w[:, 2, 3] = np.arange(12)
+    np.save(tmp_path / "a_extrinsics.npy", np.linalg.inv(c2w))
+    media.write_video(tmp_path / "clip.mp4", np.zeros((12, 16, 16, 3), np.uint8), 5)
+    given = dict(camera=str(tmp_path / "a_extrinsics.npy"), source_cameras=tmp_path / "a_extrinsics.npy")
+    made = request(files, video=tmp_path / "clip.mp4", official=True, **given)
+    for path in (made.source, made.target):
+        np.testing.assert_allclose(path.c2w[:, 2, 3], np.arange(FRAMES), atol=1e-6)
+    spread = request(files, video=tmp_path / "clip.mp4", official=True, duration=2.2, **given)
+    np.testing.assert_allclose(spread.target.c2w[-1, 2, 3], 11, atol=1e-5)
+
+
+def test_a_video_shorter_than_the_official_frames_is_told_and_its_last_pose_repeated(files, tmp_path):
+    c2w = np.tile(np.eye(4), (3, 1, 1))
+    c2w[:, 2, 3] = np.arange(3)
+    np.save(tmp_path / "a_extrinsics.npy", np.linalg.inv(c2w))
+    media.write_video(tmp_path / "clip.mp4", np.zeros((3, 16, 16, 3), np.uint8), 5)
+    given = dict(video=tmp_path / "clip.mp4", official=True)
+    made = request(files, **given, source_cameras=tmp_path / "a_extrinsics.npy")
+    assert f"the last is repeated {FRAMES - 3} times" in made.summary
+    np.testing.assert_allclose(made.source.c2w[:, 2, 3], [0, 1] + [2] * (FRAMES - 2), atol=1e-6)
+    np.save(tmp_path / "b_extrinsics.npy", np.linalg.inv(c2w[:2]))
+    with pytest.raises(InputError, match="2 poses; frames 0 to 2 need one each"):
+        request(files, **given, source_cameras=tmp_path / "b_extrinsics.npy")
+
+
+def test_a_single_frame_is_a_video(run, tmp_path):
+    status, _, err = run(f"{GOOD} --frames 1 --out one")
+    assert status == 0, err
+    frames, fps = media.read_video(tmp_path / "one/result.mp4")
+    assert len(frames) == 1 and fps > 0
 
 
 def test_source_cameras_follow_the_part_of_the_video(files, tmp_path):

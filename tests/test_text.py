@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 import re
 import sys
 
@@ -115,6 +116,25 @@ def test_a_prompt_is_embedded_once(encoder, tmp_path, monkeypatch, capsys):
     again = text.embed(["a dog", "a"], encoder, dtype="float32", cache=tmp_path)
     assert np.array_equal(again, first[:2]) and "is damaged" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == files
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(encoder, tmp_path, capsys):
+    expected = text.embed(["a dog"], encoder, dtype="float32", cache=tmp_path / "cache")
+    (tmp_path / "file").write_text("")
+    for cache in ("/proc/nowhere", tmp_path / "file/cache"):
+        np.testing.assert_array_equal(text.embed(["a dog"], encoder, dtype="float32", cache=cache), expected)
+        assert "not kept for the next run" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    weights = write_text_encoder(tmp_path)
+    tokenizer = next(tmp_path.rglob("tokenizer.json"))
+    vocabulary = json.loads(tokenizer.read_text())
+    changed = json.dumps(vocabulary).replace('"dog": ', '"dog": 9')
+    assert changed != json.dumps(vocabulary)
+    tokenizer.write_text(changed)
+    with pytest.raises(InputError, match="does not belong to the text encoder"):
+        text.embed(["a dog"], weights, cache=tmp_path / "cache")
 
 
 def test_other_weights_are_not_answered_from_the_cache(tmp_path):

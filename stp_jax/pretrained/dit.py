@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,20 @@ import numpy as np
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig
 from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import LEADING_ONE, SAME, WEIGHT, Rule, count_layers, patches
+from stp_jax.pretrained.layout import (
+    LEADING_ONE,
+    SAME,
+    WEIGHT,
+    Rule,
+    count_layers,
+    patches,
+    positive,
+    positive_int,
+)
 
 LAYOUTS = ("official", "diffusers")
 HEAD_DIM = 128  # of every published model
+PUBLISHED_LAYERS = {1536: 30, 5120: 40}  # by width
 
 # Ours; official; diffusers.
 MODULES = {
@@ -106,13 +117,17 @@ def read_config(
     column = LAYOUTS.index(layout)
 
     def shape(module: str) -> tuple[int, ...]:
-        name = MODULES[module][column].format(n=0) + ".weight"
-        if name not in tensors:
-            raise InputError(f"{where}: {name} is missing. Copy the file again.")
-        return tensors[name].shape
+        name = MODULES[module][column] + ".weight"
+        pattern = re.escape(name).replace(re.escape("{n}"), r"\d+")
+        found = next((tensor for tensor in tensors if re.fullmatch(pattern, tensor)), None)
+        if found is None or len(tensors[found].shape) < 2:
+            problem = "missing" if found is None else "no matrix"
+            raise InputError(f"{where}: {name.format(n=0)} is {problem}. Copy the file again.")
+        return tensors[found].shape
 
-    def has(module: str) -> bool:
-        return len(MODULES[module]) > column and MODULES[module][column].format(n=0) + ".weight" in tensors
+    def has(*families: str) -> bool:
+        pattern = re.compile(rf"blocks\.\d+\.({'|'.join(families)})\.")
+        return any(pattern.match(name) for name in tensors)
 
     weight = shape("patch_embedding")
     if len(weight) != 5 or weight[2] != 1 or weight[3] != weight[4]:
@@ -122,16 +137,18 @@ def read_config(
     dim, channels, patch = weight[0], weight[1], weight[4]
     if any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in tensors):
         raise InputError(f"{where} is an image-to-video model. Give a text-to-video model.")
-    camera, moments = has("blocks.camera"), has("blocks.animation_time.embedding.layer_in")
+    described = described if _is_about(described, dim) else {}
+    moments = has("frame_time_embedding", "temporal_downsampler")
+    camera = moments or has("cam_encoder", "projector")
     return DiTConfig(
         dim=dim,
         ffn_dim=shape("blocks.ffn_in")[0],
-        layers=count_layers(tensors, MODULES["blocks.q"][column] + ".weight"),
+        layers=count_layers(tensors, "blocks.", described, PUBLISHED_LAYERS.get(dim, 0), where),
         heads=_heads(dim, described, where),
         channels=channels,
         patch=patch,
         freq_dim=shape("timestep_embedding.layer_in")[1],
-        eps=described.get("eps", 1e-6),
+        eps=positive(described, "eps", 1e-6, where),
         text_dim=shape("text_embedding.layer_in")[1],
         source=camera,
         camera="none" if not camera else "pose12" if moments else "pose12_target",
@@ -140,12 +157,24 @@ def read_config(
     )
 
 
+def _is_about(described: Mapping[str, Any], dim: int) -> bool:
+    """Whether a config.json is that of a DiT of this width: other models may lie in the same folder."""
+    heads, width = (described.get(name) for name in ("num_attention_heads", "attention_head_dim"))
+    if isinstance(heads, int) and isinstance(width, int):  # as diffusers writes it
+        return heads * width == dim
+    return described.get("dim") == dim  # as Wan does
+
+
 def _heads(dim: int, described: Mapping[str, Any], where: str) -> int:
-    if described.get("dim") == dim and "num_heads" in described:  # as Wan writes it
-        return described["num_heads"]
-    heads = described.get("num_attention_heads", 0)  # as diffusers does
-    if heads * described.get("attention_head_dim", 0) == dim:
-        return heads
+    for name in ("num_heads", "num_attention_heads"):  # as Wan writes it, and diffusers
+        if name in described:
+            heads = positive_int(described, name, where)
+            if dim % heads:
+                raise InputError(
+                    f"{where}: the config.json beside it says {name} {heads}, which does not divide the "
+                    f"model's width {dim}."
+                )
+            return heads
     if dim % HEAD_DIM:
         raise InputError(
             f"{where}: its width {dim} does not tell the number of heads. Put a config.json beside it: "

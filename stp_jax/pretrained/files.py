@@ -22,7 +22,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 
-ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", ".ckpt", ".bin")
+ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", ".ckpt", ".bin", ".bin.index.json")
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -86,7 +86,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _only_file(folder: Path) -> Path:
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    indices = sorted(folder.glob("*.index.json"))
     files = indices or sorted(file for file in folder.iterdir() if file.name.endswith(ENDINGS))
     if len(files) != 1:
         shown = ", ".join(file.name for file in files[:4])
@@ -130,11 +130,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         header = json.loads(bytes(data[8:start]))
         described = {name: value for name, value in header.items() if name != "__metadata__"}
-        entries = {
-            name: (value["dtype"], tuple(map(int, value["shape"])), *map(int, value["data_offsets"]))
-            for name, value in described.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
+        entries = {}
+        for name, value in described.items():
+            first, last = map(int, value["data_offsets"])
+            entries[name] = (str(value["dtype"]), tuple(map(int, value["shape"])), first, last)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InputError(f"{path} is no safetensors file, or its header is damaged. {AGAIN}") from None
     end = start + max((stop for *_, stop in entries.values()), default=0)
     if end > len(data):
@@ -157,7 +157,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
         parts = sorted(set(places.values()))
         outside = [part for part in parts if Path(part).name != part]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is no index of safetensors parts, or damaged. {AGAIN}") from None
+        raise InputError(f"{path} is no index of a model's parts, or damaged. {AGAIN}") from None
     if outside:
         raise InputError(f"{path} names {outside[0]!r}, which is not in its own folder.")
     missing = [part for part in parts if not (path.parent / part).is_file()]
@@ -214,6 +214,8 @@ class _TensorUnpickler(pickle.Unpickler):
             return lambda data, *_: data
         if (module, name) == ("torch", "Size"):
             return tuple
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v3"):  # of types newer than its storages
+            raise InputError("it has tensors of a type not known here, perhaps 8 bits wide: use bfloat16.")
         if module == "torch" and name in TORCH_STORAGES:
             return _StorageType(TORCH_STORAGES[name])
         raise _Refused(f"{module}.{name}")
@@ -256,8 +258,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path} is refused: its pickle asks for {refused}, which is no tensor, and reading it could run "
             "code. Do not load it elsewhere unless you trust its source; ask for safetensors."
         ) from None
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle may fail in any way
         raise InputError(f"{path} is damaged: its pickle cannot be read ({error}). {AGAIN}") from None
     return _tensors_of(structure)
@@ -276,7 +278,11 @@ def _entry(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
 def _tensors_of(structure: Any) -> dict[str, np.ndarray]:
     if not isinstance(structure, dict):
         return {}
-    tensors = {name: value for name, value in structure.items() if isinstance(value, np.ndarray)}
+    tensors = {
+        name: value
+        for name, value in structure.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray)
+    }
     if tensors:
         return tensors
     for wrapper in WRAPPERS:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import mmap
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
@@ -96,7 +99,7 @@ class LazyParameter:
         self._pieces = [piece[None] for piece in pieces] if rule.pieces and rule.stacked else pieces
         self.shape = (sum(map(len, self._pieces)), *self._pieces[0].shape[1:])
         self.ndim = len(self.shape)
-        self.dtype = self._pieces[0].dtype
+        self.dtype = np.result_type(*(piece.dtype for piece in self._pieces))  # one that keeps all values
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -140,10 +143,42 @@ def _memory_map(array: Any) -> mmap.mmap | None:
     return array if hasattr(mmap, "MADV_DONTNEED") else None
 
 
-def count_layers(tensors: Iterable[str], theirs: str) -> int:
-    """How many of the names `theirs`, whose {n} stands for the layer, there are."""
-    pattern = re.escape(theirs).replace(re.escape("{n}"), r"\d+")
-    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
+def count_layers(
+    tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int, where: str
+) -> int:
+    """How many layers a model has: as a config.json says, or as many as the names of its tensors tell.
+
+    Args:
+      tensors: names that begin with `prefix`, the number of a layer and a dot, and others.
+      described: what a config.json beside them says.
+      published: the layers of published models of this size; a file that ends before them is not whole.
+      where: for messages.
+
+    Raises:
+      InputError: config.json says something else than a number of layers.
+    """
+    if "num_layers" in described:
+        return positive_int(described, "num_layers", where)
+    numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
+    sizes = Counter(number[1] for number in numbers if number)
+    # One that lacks a few tensors is a layer, a few tensors of some number are none.
+    return max(published, sum(size > max(sizes.values()) / 2 for size in sizes.values()))
+
+
+def positive_int(described: Mapping[str, Any], name: str, where: str) -> int:
+    """A number that a config.json gives. Raises `InputError` where it is none."""
+    value = described[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{where}: the config.json beside it says {name} {value!r}, which is no count.")
+    return value
+
+
+def positive(described: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    """A number that a config.json may give. Raises `InputError` where it is none."""
+    value = described.get(name, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InputError(f"{where}: the config.json beside it says {name} {value!r}; give a number above 0.")
+    return float(value)
 
 
 def stored_shapes(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -162,7 +197,7 @@ def check(
     where: str,
     allow_missing: Callable[[str], bool] | None = None,
 ) -> None:
-    """Compares names and shapes; reads no tensor.
+    """Compares names, shapes and types; reads no tensor.
 
     Args:
       rules: of the file.
@@ -172,7 +207,8 @@ def check(
       allow_missing: says of a parameter that the rules do not know whether it may be left out.
 
     Raises:
-      InputError: tensors are missing, not known or of another shape; the first of them are named.
+      InputError: tensors are missing, not known, of another shape or no floating-point numbers; the first of
+        them are named.
     """
     rules = [rule for rule in rules if rule.ours in shapes]
     expected = stored_shapes(rules, shapes)
@@ -185,9 +221,19 @@ def check(
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
+    strange = [
+        f"{name} {array.dtype}"
+        for name, array in tensors.items()
+        if name in expected and array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16
+    ]
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("not known", unknown), ("of another shape", misshapen))
+        for what, names in (
+            ("missing", missing),
+            ("not known", unknown),
+            ("of another shape", misshapen),
+            ("no floating-point numbers", strange),
+        )
         if names
     ]
     if problems:

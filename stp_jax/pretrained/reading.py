@@ -19,7 +19,13 @@ from stp_jax.sharding import parameter_shardings
 
 #: how the published models are sampled
 PUBLISHED_NOTES = weights.SamplingNotes(
-    frames=81, height=480, width=832, sampling_steps=20, sampling_shift=5.0, sampling_guidance=5.0
+    frames=81,
+    height=480,
+    width=832,
+    sampling_steps=20,
+    sampling_shift=5.0,
+    sampling_guidance=5.0,
+    sampling_scaled_poses=True,
 )
 
 
@@ -59,8 +65,8 @@ def read(
     if like is None:
         like = models.shapes(found.kind, found.config)
         like = {
-            rule.ours: jax.ShapeDtypeStruct(like[rule.ours].shape, found.tensors[rule.names()[0]].dtype)
-            for rule in found.rules
+            name: jax.ShapeDtypeStruct(like[name].shape, parameter.dtype)
+            for name, parameter in lazy_parameters(found.rules, found.tensors).items()
         }
     if shardings is not None:
         return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing)

@@ -35,23 +35,23 @@ SIGNATURES = {
     r"blocks\.\d+\.pos_embedding\.": ("text_encoder", "official"),
     r"encoder\.block\.\d+\.layer\.": ("text_encoder", "diffusers"),
 }
-# Under which names the models are published, the ones to prefer first; diffusers' folders hold one folder for
-# each model.
+# Under which names the models are published, in groups, the ones to prefer first; diffusers' folders hold one
+# folder for each model.
 PUBLISHED = {
     "dit": (
-        "SpacetimePilot_1.3B_v1.ckpt",
-        "step20000.ckpt",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.safetensors",
+        ("SpacetimePilot_1.3B_v1.ckpt", "step20000.ckpt"),
+        ("diffusion_pytorch_model.safetensors.index.json",),
+        ("diffusion_pytorch_model.safetensors",),
     ),
-    "vae": ("Wan2.1_VAE.pth", "vae/diffusion_pytorch_model.safetensors"),
+    "vae": (("Wan2.1_VAE.pth",), ("vae/diffusion_pytorch_model.safetensors",)),
     "text_encoder": (
-        "models_t5_umt5-xxl-enc-bf16.pth",
-        "text_encoder/model.safetensors.index.json",
-        "text_encoder/model.safetensors",
+        ("models_t5_umt5-xxl-enc-bf16.pth",),
+        ("text_encoder/model.safetensors.index.json", "text_encoder/pytorch_model.bin.index.json"),
+        ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
     ),
 }
 DEPTH = 3  # of folders to look into
+SAMPLED_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +131,9 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
         found = _find_in(path, one)
         if found is not None:
             return found
-    raise InputError(f"{path} holds no weights of {NOUNS[kind or 'dit']}. {_sought(kind or 'dit')}")
+    parts = [file.name for file in _weight_files(path) if _is_part(file)]
+    lost = f" {parts[0]} is a part of a model, whose .index.json is missing." if parts else ""
+    raise InputError(f"{path} holds no weights of {NOUNS[kind or 'dit']}.{lost} {_sought(kind or 'dit')}")
 
 
 def kinds_in(path: str | os.PathLike) -> list[str]:
@@ -150,7 +152,8 @@ def kinds_in(path: str | os.PathLike) -> list[str]:
 
 
 def _sought(kind: str) -> str:
-    return f"Looked for {kind}.json (ours), {', '.join(PUBLISHED[kind])}; give the path of the file."
+    names = [name for group in PUBLISHED[kind] for name in group]
+    return f"Looked for {kind}.json (ours), {', '.join(names)}; give the path of the file."
 
 
 def _find_in(folder: Path, kind: str) -> Path | None:
@@ -158,19 +161,29 @@ def _find_in(folder: Path, kind: str) -> Path | None:
         return folder
     files = list(_weight_files(folder))
     for published in PUBLISHED[kind]:
-        matches = [file for file in files if file.as_posix().endswith(f"/{published}")]
+        endings = tuple(f"/{name}" for name in published)
+        matches = [file for file in files if file.as_posix().endswith(endings)]
         if kind == "dit":
             # The VAE of a diffusers folder has the same name.
             matches = [file for file in matches if file.parent == folder or file.parent.name != "vae"]
         if matches:
             return _only(matches, folder, kind)
-    direct = [file for file in files if file.parent == folder and not _is_part(file)]
-    return _only([file for file in direct if _recognise_file(file).kind == kind], folder, kind)
+    found: dict[Path, str] = {}
+    problem: InputError | None = None
+    for file in files:
+        if file.parent == folder and not _is_part(file):
+            try:
+                found[file] = _recognise_file(file).kind
+            except InputError as error:
+                problem = problem or error
+    if problem and not found:
+        raise problem  # with models beside it, a file of another kind, such as an adapter, does not matter
+    return _only([file for file, of in found.items() if of == kind], folder, kind)
 
 
 def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
-    sizes = {file.stat().st_size for file in files}
-    if len(sizes) > 1:
+    """The file, or the first of several copies of one."""
+    if any(not _same(files[0], other) for other in files[1:]):
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:4])
         raise InputError(
             f"{folder} holds more than one file of {NOUNS[kind]}: {shown}. Give the path of one."
@@ -178,13 +191,34 @@ def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
     return files[0] if files else None
 
 
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files are copies: of their size, and alike in three places, as they may be large."""
+    size = one.stat().st_size
+    if size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        for start in (0, size // 2, max(0, size - SAMPLED_BYTES)):
+            first.seek(start)
+            second.seek(start)
+            if first.read(SAMPLED_BYTES) != second.read(SAMPLED_BYTES):
+                return False
+    return True
+
+
 def _weight_files(folder: Path) -> Iterator[Path]:
     """Files with a weights file's ending, those nearest to the top first."""
     folders = [folder]
     for _ in range(DEPTH + 1):
-        entries = [entry for one in folders for entry in sorted(one.iterdir()) if entry.name[0] != "."]
+        entries = [entry for one in folders for entry in _entries(one) if entry.name[0] != "."]
         yield from (entry for entry in entries if entry.name.endswith(ENDINGS) and entry.is_file())
         folders = [entry for entry in entries if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []
 
 
 def _is_part(file: Path) -> bool:
@@ -217,6 +251,8 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
 
 
 def _recognise_file(path: Path) -> Pretrained:
+    if _is_part(path) and "-of-00001." not in path.name:
+        raise InputError(f"{path} is one part of a model: give the .index.json beside it, or its folder.")
     tensors: Mapping[str, np.ndarray] = open_tensors(path)
     signed = [
         of for signature, of in SIGNATURES.items() if any(re.match(signature, name) for name in tensors)

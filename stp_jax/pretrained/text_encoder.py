@@ -9,7 +9,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.models.text_encoder import TextEncoderConfig
-from stp_jax.pretrained.layout import SAME, WEIGHT, Rule, count_layers
+from stp_jax.pretrained.layout import SAME, WEIGHT, Rule, count_layers, positive
 
 LAYOUTS = ("official", "diffusers")  # diffusers' folders hold transformers' files
 
@@ -35,6 +35,8 @@ NAMES = {
         ("norm.scale", "norm", "encoder.final_layer_norm"),
     )
 }
+PREFIXES = {"official": "blocks.", "diffusers": "encoder.block."}  # of layers
+PUBLISHED_LAYERS = {4096: 24}  # by width
 # transformers stores the embedding once more under this name, or only under it.
 TIED = "encoder.embed_tokens.weight"
 
@@ -89,16 +91,17 @@ def read_config(
 
     vocab, dim = shape("token_embedding")
     buckets, heads = shape("blocks.position_bias")
+    about = described if described.get("d_model") == dim else {}  # it may be another model's
     return TextEncoderConfig(
         vocab=vocab,
         dim=dim,
         attn_dim=shape("blocks.q.kernel")[0],
         heads=heads,
         ffn_dim=shape("blocks.ffn_in.kernel")[0],
-        layers=count_layers(tensors, stored_name("blocks.position_bias", layout)),
+        layers=count_layers(tensors, PREFIXES[layout], about, PUBLISHED_LAYERS.get(dim, 0), where),
         buckets=buckets,
-        max_distance=described.get("relative_attention_max_distance", 128),
-        eps=described.get("layer_norm_epsilon", 1e-6),
+        max_distance=int(positive(described, "relative_attention_max_distance", 128, where)),
+        eps=positive(described, "layer_norm_epsilon", 1e-6, where),
     )
 
 

@@ -99,7 +99,9 @@ def read_config(
     def need(ours: str) -> np.ndarray:
         found = find(ours)
         if found is None:
-            raise InputError(f"{where}: {stored_name(ours, layout)} is missing. Copy the file again.")
+            of_videos = any(len(tensor.shape) == 5 for tensor in tensors.values())
+            hint = "Copy the file again." if of_videos else "It is a VAE of pictures, not of videos."
+            raise InputError(f"{where}: {stored_name(ours, layout)} is missing. {hint}")
         return found
 
     dim, z_dim = len(need("encoder.conv1.kernel")), len(need("conv2.kernel"))

@@ -163,8 +163,10 @@ class DiTTask:
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
     def may_start_random(self, name):
-        # What tells a text-to-video model of cameras and moments. The blocks' projections start at zero.
-        return name.removeprefix("blocks.").startswith(("camera", "animation_time")) or ".lora_" in name
+        # What tells a text-to-video model of cameras and moments. Projections of it start at zero, and the
+        # projector of self-attention as the identity.
+        told = ("camera", "animation_time", "projector")
+        return name.removeprefix("blocks.").startswith(told) or ".lora_" in name
 
     def _vae(self, frozen):
         return bind(self._vae_graph, frozen["vae"])
@@ -236,7 +238,7 @@ class DiTTask:
     def notes(self):
         data, sampling = self.config.data, self.config.sampling
         return weights.SamplingNotes(
-            data.frames, data.height, data.width, sampling.steps, sampling.shift
+            data.frames, data.height, data.width, sampling.steps, sampling.shift, sampling.guidance
         )._asdict()
 
     def companions(self):

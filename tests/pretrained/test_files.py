@@ -260,12 +260,33 @@ def test_a_header_that_lies_is_noticed(tmp_path):
         {"dtype": "Q3", "shape": [1], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [1]},
         {"dtype": "F32", "shape": "all", "data_offsets": [0, 4]},
+        {"dtype": [], "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 4]},
+        {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 4]},
         7,
     ):
         header = json.dumps({"a": entry}).encode()
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
         with pytest.raises(InputError):
             open_tensors(path)
+
+
+def test_a_header_that_never_ends_is_told(tmp_path):
+    header = b"[" * 100_000
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="header is damaged"):
+        open_tensors(tmp_path / "a.safetensors")
+
+
+def test_tensors_without_a_name_are_none(tmp_path):
+    with pytest.raises(InputError, match="holds no tensors"):
+        open_tensors(write_torch(tmp_path / "a.pth", {0: A_TENSOR["a"]}, {"0": VALUES}))
+
+
+def test_tensors_of_newer_types_are_no_attack(tmp_path):
+    narrow = {"a": Global("torch._utils", "_rebuild_tensor_v3")}
+    with pytest.raises(InputError, match="of a type not known here, perhaps 8 bits wide: use bfloat16"):
+        open_tensors(write_torch(tmp_path / "a.pth", narrow, {}))
 
 
 def test_a_folder_without_or_with_several_files(tmp_path):

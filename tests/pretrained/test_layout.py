@@ -117,7 +117,9 @@ def test_writing_is_the_inverse_of_reading(stored, ours, source):
 
 
 class Unreadable:
-    """A tensor that has a shape but must not be touched."""
+    """A tensor that has a shape and a type but must not be touched."""
+
+    dtype = np.dtype(np.float32)
 
     def __init__(self, shape):
         self.shape = shape

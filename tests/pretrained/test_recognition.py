@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from safetensors.numpy import save_file
 from stp_jax import pretrained, weights
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig
-from stp_jax.pretrained import models
+from stp_jax.pretrained import dit, models
+from stp_jax.pretrained.layout import stored_shapes
 from stp_jax.pretrained.text_encoder import TIED
 from stp_jax.sharding import make_mesh
 from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
@@ -57,7 +60,7 @@ def test_files_of_every_kind_and_layout(tmp_path, kind, layout):
 def test_official_model_is_named_and_sampled_as_published(tmp_path):
     found = pretrained.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT), "dit")
     assert found.title == "SpaceTimePilot of width 64"
-    assert pretrained.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0)
+    assert pretrained.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0, True)
 
 
 def test_models_of_a_download_folder_are_found_by_published_name(downloads):
@@ -119,6 +122,115 @@ def test_missing_and_unknown_tensors_are_named_when_a_file_is_recognised(tmp_pat
     write(path, "dit", tensors=tensors)
     with pytest.raises(InputError, match="patch_embedding.weight is missing"):
         pretrained.recognise(path)
+
+
+LOST = {  # pattern of the tensors -> what the message names as missing
+    r"blocks\.1\..*": r"43 missing \(blocks.1",
+    r"blocks\.0\.cam_encoder\.weight": r"1 missing \(blocks.0.cam_encoder.weight\)",
+    r"blocks\.0\.frame_time_embedding\.0\.weight": "1 missing .*frame_time_embedding",
+    r"blocks\.0\.self_attn\.q\.weight": r"1 missing \(blocks.0.self_attn.q.weight\)",
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_what_a_block_lacks_is_named_as_missing(tmp_path, lost):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    kept = {name: array for name, array in tensors.items() if not re.fullmatch(lost, name)}
+    path = write(tmp_path / "x.safetensors", "dit", tensors=kept)
+    (tmp_path / "config.json").write_text(json.dumps(HEADS | {"num_layers": 2}))
+    with pytest.raises(InputError, match=LOST[lost]) as error:
+        pretrained.recognise(path)
+    assert "not known" not in str(error.value)
+
+
+def test_a_published_model_without_its_last_blocks_is_not_whole(tmp_path):
+    config = dataclasses.replace(SPACETIMEPILOT, dim=1536, heads=12, layers=1, ffn_dim=8)
+    shapes = stored_shapes(dit.rules(config, "official"), models.shapes("dit", config))
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    assert dit.read_config(tensors, "official", {}, "x").layers == 30
+    assert dit.read_config(tensors, "official", {"dim": 1536, "num_layers": 1}, "x").layers == 1
+
+
+@pytest.mark.parametrize(
+    ("described", "complaint"),
+    [
+        ({"num_heads": 3}, "num_heads 3, which does not divide the model's width 64"),
+        ({"num_heads": 0}, "num_heads 0, which is no count"),
+        ({"num_heads": "2"}, "num_heads '2', which is no count"),
+        ({"num_layers": None}, "num_layers None, which is no count"),
+        ({"eps": "x"}, "eps 'x'; give a number above 0"),
+    ],
+)
+def test_nonsense_in_a_config_is_told(tmp_path, described, complaint):
+    path = write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT)
+    (tmp_path / "config.json").write_text(json.dumps(HEADS | described))
+    with pytest.raises(InputError, match=complaint):
+        pretrained.recognise(path)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    tensors["head.head.bias"] = tensors["head.head.bias"].astype(np.int8)
+    path = write(tmp_path / "x.safetensors", "dit", tensors=tensors)
+    with pytest.raises(InputError, match=r"1 no floating-point numbers \(head.head.bias int8\)"):
+        pretrained.recognise(path)
+
+
+def test_a_parameter_of_several_types_keeps_every_value(tmp_path):
+    tensors: dict = random_tensors("dit", SPACETIMEPILOT, "official")
+    name = "blocks.0.ffn.0.weight"
+    tensors[name] = tensors[name].astype("bfloat16")
+    read = pretrained.read(pretrained.recognise(write(tmp_path / "x.safetensors", "dit", tensors=tensors)))
+    kernel = read["blocks.ffn_in.kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel[0], tensors[name].astype(np.float32).T)
+    np.testing.assert_array_equal(kernel[1], tensors["blocks.1.ffn.0.weight"].T)
+
+
+def test_two_models_of_equal_size_are_not_mistaken_for_copies(tmp_path):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    for folder, factor in (("a", 1), ("b", 1), ("c", 2)):
+        changed = {name: factor * array for name, array in tensors.items()}
+        write(tmp_path / folder / "diffusion_pytorch_model.safetensors", "dit", tensors=changed)
+    with pytest.raises(InputError, match="more than one file of a DiT: a/"):
+        pretrained.recognise(tmp_path, "dit")
+    shutil.rmtree(tmp_path / "c")
+    assert pretrained.recognise(tmp_path, "dit").path.parent.name == "a"  # b is a copy of it
+    write(tmp_path / "SpacetimePilot_1.3B_v1.ckpt", "dit", SPACETIMEPILOT)
+    assert pretrained.recognise(tmp_path, "dit").path.suffix == ".ckpt"  # Wan's are what it started from
+    write(tmp_path / "step20000.ckpt", "dit")
+    with pytest.raises(InputError, match="SpacetimePilot_1.3B_v1.ckpt, step20000.ckpt. Give the path of one"):
+        pretrained.recognise(tmp_path, "dit")
+
+
+def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
+    write(tmp_path / "a_lora.safetensors", "dit", tensors={"lora.down": np.zeros(3)})
+    with pytest.raises(InputError, match="a_lora.safetensors is no model known here"):
+        pretrained.recognise(tmp_path, "dit")
+    write(tmp_path / "mine.safetensors", "dit", SPACETIMEPILOT)
+    assert pretrained.recognise(tmp_path, "dit").path.name == "mine.safetensors"
+
+
+def test_parts_and_models_of_pictures_are_told_as_such(tmp_path):
+    part = write(tmp_path / "model-00001-of-00002.safetensors", "dit", SPACETIMEPILOT)
+    with pytest.raises(InputError, match="is one part of a model: give"):
+        pretrained.recognise(part, "dit")
+    with pytest.raises(InputError, match="00002.safetensors is a part of a model, whose .index.json is"):
+        pretrained.recognise(tmp_path, "dit")
+    tensors = {"encoder.down_blocks.0.resnets.0.conv1.weight": np.zeros((8, 4, 3, 3), np.float32)}
+    path = write(tmp_path / "other/vae.safetensors", "vae", tensors=tensors)
+    with pytest.raises(InputError, match="It is a VAE of pictures"):
+        pretrained.recognise(path, "vae")
+
+
+def test_text_encoders_saved_by_pytorch_are_found(tmp_path):
+    folder = tmp_path / "text_encoder"
+    write(folder / "pytorch_model-00001-of-00001.bin", "text_encoder", layout="diffusers")
+    names = random_tensors("text_encoder", TINY["text_encoder"], "diffusers")
+    places = {"weight_map": dict.fromkeys(names, "pytorch_model-00001-of-00001.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(places))
+    for given in (tmp_path, folder):
+        assert pretrained.recognise(given, "text_encoder").path.name == "pytorch_model.bin.index.json"
 
 
 def test_nothing_there(tmp_path):
