@@ -20,6 +20,8 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -37,6 +39,10 @@ HEARTBEAT = flags.DEFINE_integer(
 PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of three steps to the work directory.")
 
 LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
+LESS_MEMORY = (
+    "docs/scaling.md tells what makes a run smaller: a larger config.mesh.fsdp or sequence, "
+    "config.train.accumulate, config.model.remat."
+)
 WORKER = "STP_JAX_WORKER"  # set in the environment of the process that trains
 
 
@@ -49,9 +55,17 @@ def parse(argv: list[str]) -> list[str]:
     except InputError:
         raise
     except AttributeError as error:  # a --config.field of an unknown name
+        if place := failing_line(error):
+            raise InputError(f"--config {place}: {error}") from None
+        if "get_config" in str(error):
+            raise InputError("--config: the file has no function get_config().") from None
         reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
         raise InputError(f"the config has no such field: {reason} (its file lists them)") from None
-    except (flags.Error, OSError, SyntaxError) as error:
+    except Exception as error:
+        if place := failing_line(error):
+            raise InputError(f"--config {place}: {type(error).__name__}: {error}") from None
+        if not isinstance(error, (flags.Error, OSError, SyntaxError)):
+            raise
         # At times the message is a whole traceback, with the reason at its end.
         reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()
         raise InputError(f"{reason} (see --help)") from None
@@ -59,6 +73,8 @@ def parse(argv: list[str]) -> list[str]:
         raise InputError(f"unexpected argument {rest[1]} (see --help)")
     if CONFIG.value is None:
         raise InputError("--config is missing: give a file such as configs/demo.py.")
+    if PROCESSES.value > 1 and not COORDINATOR.value:
+        raise InputError(f"--processes={PROCESSES.value} needs --coordinator, host:port of the first one.")
     if not WORKDIR.value:
         raise InputError("--workdir is missing: give the folder of the run, new or to continue.")
     if not flags.FLAGS["verbosity"].present:
@@ -66,12 +82,23 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def failing_line(error: BaseException) -> str:
+    """Where in a config file that was being run an error came from, as file:line; "": nowhere there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    given = {os.path.abspath(word.split("=", 1)[-1].split(":")[0]) for word in sys.argv[1:]}
+    own = [frame for frame in frames if os.path.abspath(frame.filename) in given]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
 def watch() -> int:
     """Runs this very command as a process of its own and gives its exit status.
 
-    JAX ends a process at once when another of the run is gone, with no chance to say anything.
+    JAX ends a process at once when another of the run is gone, with no chance to say anything. The process
+    has a session of its own: what a terminal sends to all must not reach it twice.
     """
-    worker = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {WORKER: "1"})
+    worker = subprocess.Popen(
+        [sys.executable, *sys.argv], env=os.environ | {WORKER: "1"}, start_new_session=True
+    )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: worker.send_signal(number))
     status = worker.wait()
@@ -85,9 +112,17 @@ def watch() -> int:
     return 128 - status if status < 0 else status
 
 
+def end_at_once(message: str) -> NoReturn:
+    """Ends one process of several for a mistake; an orderly exit would wait minutes for the others."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def main(_: list[str]) -> None:
     if COORDINATOR.value and not os.environ.get(WORKER):
         sys.exit(watch())
+    # A shell starts what runs in its background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Only now: --help need not wait for JAX.
     import faulthandler
 
@@ -102,7 +137,16 @@ def main(_: list[str]) -> None:
     connect(COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_seconds=HEARTBEAT.value)
     try:
         stopped_by = train(CONFIG.value, str(WORKDIR.value), profile=PROFILE.value)
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        end_at_once(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            message = f"the devices' memory is too small: {str(error).splitlines()[0][:200]}\n{LESS_MEMORY}"
+            if jax.process_count() == 1:
+                raise InputError(message) from None
+            end_at_once(f"error: {message}")
         if jax.process_count() == 1:
             raise
         print(

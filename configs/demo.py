@@ -49,6 +49,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         rope_frames="animation_time",
         dtype="bfloat16" if gpu else "float32",
         remat="none" if gpu else "full",
+        ffn_parts=1,
+        lora_rank=0,
     )
     # More of the noisy levels, where the scene is decided.
     config.flow = dict(sampling="uniform", shift=3.0, base_tokens=0, weighting="none")

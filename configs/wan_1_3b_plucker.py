@@ -5,8 +5,10 @@ starts so that it changes nothing. With diffusion_pytorch_model.safetensors, Wan
 models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
 
     python -m stp_jax.text --weights models --prompt "" --out models/no_text.npz
-    python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth \
-        --out data/wan_latents --frames 81 --size 480 832
+    for split in train test; do
+        python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth \
+            --out data/wan_latents --frames 81 --size 480 832 --split $split
+    done
     python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
 
 480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 21.5 GiB,

@@ -186,7 +186,7 @@ class LatentCache:
         return make_relative(self.clips_at(sources), self.clips_at(targets))
 
     def _flat(self, name: str) -> np.ndarray:
-        array = self._arrays[name]
+        array = np.asarray(self._arrays[name])  # what is taken from a memory map is no plain array for JAX
         return array.reshape(-1, *array.shape[2:])
 
 

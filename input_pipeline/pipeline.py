@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def make_dataset(
     )
     if num_workers:
         iter_dataset = iter_dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
+            worker_init_fn=ignore_signals,
         )
     if config.kind != "latents":
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
@@ -167,8 +169,15 @@ def make_clips(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     )
     if num_workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        options = grain.MultiprocessingOptions(num_workers=num_workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
     return dataset
+
+
+def ignore_signals(index: int, count: int) -> None:
+    """In a worker: what a terminal or a scheduler tells all processes is for the one that trains."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def count_scenes(config: ConfigDict, split: str) -> int:

@@ -10,6 +10,7 @@ pause=${PAUSE:-10}
 # What is told to this script is told to the command, which then saves and ends; it is not started again.
 told=
 child=
+trap 'told=1; [ -n "$child" ] && kill -INT "$child"' INT
 trap 'told=1; [ -n "$child" ] && kill -TERM "$child"' TERM
 trap 'told=1; [ -n "$child" ] && kill -USR1 "$child"' USR1
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
+from stp_jax.user_input import unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +46,14 @@ def number(least: float, most: float, kind: type = float) -> Callable[[str], flo
 def count(text: str) -> int:
     """A flag's `type`: a whole number, at least 1."""
     return int(number(1, 10**9, int)(text))
+
+
+def check_fields(config: ConfigDict, where: str, known: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Raises `InputError` unless a part of a config has just the fields that are known."""
+    if missing := [name for name in known if name not in config]:
+        raise InputError(f"{where} lacks {', '.join(missing)}. configs/demo.py shows every field.")
+    if strange := [name for name in config if name not in (*known, *optional)]:
+        raise unknown(f"field of {where}", strange[0], [*known, *optional])
 
 
 def read_config(spec: str) -> ConfigDict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -30,6 +32,8 @@ def connect(
         return
     given: dict = {}
     if coordinator != "auto":
+        if not re.fullmatch(r".+:\d{1,5}", coordinator):
+            raise InputError(f"--coordinator {coordinator}: give host:port of the first process, or auto.")
         if processes < 1 or not 0 <= process < processes:
             raise InputError(
                 f"--coordinator {coordinator}: give --processes, how many there are, and --process, which "
@@ -51,17 +55,24 @@ def say(line: str) -> None:
         tqdm.write(line)
 
 
-def on_host(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray | jax.Array]:
-    """Arrays as the first process can read them whole, wherever their parts are; for others nothing."""
+def on_host(arrays: dict[str, jax.Array], dtype: str | None = None) -> dict[str, np.ndarray | jax.Array]:
+    """Arrays as the first process can read them whole, wherever their parts are; for others nothing.
+
+    Args:
+      dtype: of what several processes send, if it shall be cast. No device then holds more than one slice of
+        a stacked array at a time.
+    """
+    found: dict[str, np.ndarray | jax.Array] = {}
     if jax.process_count() == 1:
-        return dict(arrays)
+        return found | arrays  # cast when they are written
     from jax.experimental import multihost_utils
 
-    found: dict[str, np.ndarray | jax.Array] = {}
     for name, array in arrays.items():
-        whole = multihost_utils.process_allgather(array, tiled=True)
+        array = array if dtype is None else array.astype(dtype)
+        slices = list(array) if array.ndim > 2 else [array]
+        whole = [np.asarray(multihost_utils.process_allgather(one, tiled=True)) for one in slices]
         if jax.process_index() == 0:
-            found[name] = np.asarray(whole)
+            found[name] = np.stack(whole) if array.ndim > 2 else whole[0]
     return found
 
 
@@ -75,7 +86,7 @@ def told_by_first(value: float) -> float:
 
 
 class Agreement:
-    """How far a run is and whether it shall stop, the same on all its processes at the same step.
+    """How far a run is and which signal shall stop it, the same on all its processes at the same step.
 
     Processes have clocks and get signals of their own. Each one's wishes go to the devices with every step;
     the largest of them come back some steps later, as the step's other numbers do, and decide.
@@ -83,14 +94,14 @@ class Agreement:
 
     def __init__(self, mesh: Mesh):
         self.alone = jax.process_count() == 1
-        self.progress, self.stop = 0.0, False
+        self.progress, self.signal = 0.0, 0
         self._mesh = mesh
         self._sharding = NamedSharding(mesh, P(AXES))
         self._largest = jax.jit(lambda wishes: wishes.max(0), out_shardings=NamedSharding(mesh, P()))
 
-    def ask(self, progress: float, stop: bool) -> jax.Array | np.ndarray:
-        """This process's wishes; gives what `hear` takes: [progress, stop]."""
-        wishes = np.array([progress, stop], np.float32)
+    def ask(self, progress: float, signal: int) -> jax.Array | np.ndarray:
+        """This process's wishes; gives what `hear` takes: [progress, number of a signal or 0]."""
+        wishes = np.array([progress, signal], np.float32)
         if self.alone:
             return wishes
         local = np.tile(wishes, (len(self._mesh.local_devices), 1))
@@ -99,4 +110,4 @@ class Agreement:
         )
 
     def hear(self, agreed: np.ndarray | jax.Array) -> None:
-        self.progress, self.stop = max(self.progress, float(agreed[0])), self.stop or bool(agreed[1])
+        self.progress, self.signal = max(self.progress, float(agreed[0])), max(self.signal, int(agreed[1]))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  gives numpy its bfloat16
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
@@ -86,12 +87,17 @@ def save_weights(
         part.clear()
 
     limit = part_bytes or PART_BYTES
-    for key, piece in _pieces(parameters, dtype, limit):
-        if part and sum(array.nbytes for array in part.values()) + piece.nbytes > limit:
+    try:
+        for key, piece in _pieces(parameters, dtype, limit):
+            if part and sum(array.nbytes for array in part.values()) + piece.nbytes > limit:
+                write_part()
+            part[key] = piece
+        if part or not parts:
             write_part()
-        part[key] = piece
-    if part or not parts:
-        write_part()
+    except BaseException:
+        for path in folder.glob(f"{name}-*.tmp"):
+            path.unlink()
+        raise
     files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": keys for i, keys in enumerate(parts)}
     old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
     for i, file in enumerate(files):
@@ -106,8 +112,15 @@ def save_weights(
 
 
 def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as the user's other files; the library's own may not."""
-    save_file(tensors, str(path), metadata)
+    """Writes a safetensors file that others may read as the user's other files; the library's own may not.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    try:
+        save_file(tensors, str(path), metadata)
+    except SafetensorError as error:  # the library's own, of a full disk
+        raise OSError(str(error)) from None
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)

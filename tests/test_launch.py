@@ -1,6 +1,9 @@
 """The launch files: what they start is started, and again when its exit status says that this helps."""
 
+import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stp_jax.command_line import read_config
 from tests.training.test_processes import PROGRAM, ROOT
 
 LAUNCH = ROOT / "launch"
@@ -50,7 +54,7 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
         "def get_config(): return toy_config(steps=4, checkpoint_every=2, log_every=1)\n"
     )
     tasks = (
-        "for i in 0 1; do\n"
+        "shift; for i in 0 1; do\n"
         "    export SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 SLURM_STEP_NODELIST=localhost\n"
         '    "$@" & tasks+=($!)\n'
         "done\n"
@@ -58,7 +62,8 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
     )
     script(tmp_path / "srun", tasks)
     script(tmp_path / "scontrol", f"echo $@ >> {tmp_path}/requeued")
-    first = f"[ -e {tmp_path}/once ] || {{ [ $SLURM_PROCID = 0 ] && touch {tmp_path}/once; exit 75; }}\n"
+    once = f"{tmp_path}/once$SLURM_PROCID"
+    first = f"[ -e {once} ] || {{ touch {once}; exit 75; }}\n"
     script(tmp_path / "python", f'{first}shift; exec {sys.executable} {tmp_path}/program.py "$@"')
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -83,6 +88,59 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
     assert "of 2 processes" in done.stdout + done.stderr
     assert len((tmp_path / "requeued").read_text().splitlines()) == 1
     assert (tmp_path / "run/weights/toy.json").exists()
+
+
+def test_under_slurm_a_mistake_of_one_task_ends_the_job_for_good(tmp_path):
+    script(tmp_path / "srun", 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait; exit 137\n')
+    script(tmp_path / "scontrol", f"echo $@ >> {tmp_path}/requeued")
+    script(tmp_path / "python", "[ $SLURM_PROCID = 1 ] && exit 2; exit 75\n")
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "1"}
+    done = subprocess.run([LAUNCH / "slurm.sbatch"], env=environment, cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "requeued").exists()
+    assert not list(tmp_path.glob("*.mistake"))
+
+
+def test_ctrl_c_reaches_the_command_and_ends_it_for_good(tmp_path):
+    start = f"os.execv('{LAUNCH}/again.sh', ['again', './x'])"
+    code = f"import signal, os; signal.signal(signal.SIGINT, signal.SIG_DFL); {start}"
+    (tmp_path / "x").write_text(
+        f"#!{sys.executable}\nimport signal, pathlib, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "pathlib.Path('ready').touch()\n"
+        "try: time.sleep(20)\nexcept KeyboardInterrupt: raise SystemExit(130)\n"
+    )
+    (tmp_path / "x").chmod(0o755)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+
+
+def examples_of_launching():
+    """Devices and flags of every ready-made start of several hosts."""
+    for text, devices in (((LAUNCH / "README.md").read_text(), 16), ((ROOT / "README.md").read_text(), 16)):
+        (line,) = re.findall(r"sbatch launch/slurm.sbatch ([^`\n#]*)", text)
+        yield devices, line.split()
+    for name in ("kubernetes_gpu.yaml", "gke_tpu.yaml"):
+        (job,) = yaml.safe_load((LAUNCH / name).read_text())["spec"]["replicatedJobs"]
+        spec = job["template"]["spec"]
+        (container,) = spec["template"]["spec"]["containers"]
+        (limit,) = container["resources"]["limits"].values()
+        yield spec["parallelism"] * limit, container["args"][0].split()
+
+
+def test_the_examples_fit_the_devices_that_they_ask_for():
+    for devices, words in examples_of_launching():
+        config = read_config(words[words.index("--config") + 1])
+        for word in words:
+            if match := re.fullmatch(r"--config\.(\w+)\.(\w+)=(\d+)", word):
+                config[match[1]][match[2]] = int(match[3])
+        sizes = dict(config.mesh)
+        known = math.prod(size for size in sizes.values() if size != -1)
+        sizes = {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
+        assert math.prod(sizes.values()) == devices, words
+        assert config.train.batch_size % (sizes["data"] * sizes["fsdp"]) == 0, words
 
 
 @pytest.mark.parametrize("name", ["kubernetes_gpu.yaml", "gke_tpu.yaml"])

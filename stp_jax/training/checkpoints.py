@@ -53,12 +53,19 @@ def find_damage(folder: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except ValueError:
         return f"{MANIFEST} is damaged"
+    except OSError as error:
+        return f"{MANIFEST} cannot be read: {error.strerror}"
+    if not isinstance(sums, dict) or not sums:
+        return f"{MANIFEST} is damaged"
     missing = [name for name in sums if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(_sha256, (folder / name for name in sums))
-        changed = [name for name, digest in zip(sums, found, strict=True) if digest != sums[name]]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(_sha256, (folder / name for name in sums))
+            changed = [name for name, digest in zip(sums, found, strict=True) if digest != sums[name]]
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read: {error.strerror}"
     return f"{changed[0]} does not match its checksum" if changed else None
 
 

@@ -59,15 +59,18 @@ class Preview:
 
 
 class Validation:
-    """The loss on some fixed batches with fixed noise, with the averaged weights."""
+    """The loss on some fixed batches with fixed noise, with the averaged weights.
+
+    Batches are worked on in as many parts as those of training.
+    """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
         run = config.train
         self._frozen = frozen
-        rows = host_rows(mesh, run.batch_size)
-        batches = read_batches(config, run.validation_batches, run.batch_size, rows)
-        self._batches = [global_batch(batch, mesh, run.batch_size) for batch in batches]
-        self._keys = [random_key(config.seed, i, VALIDATION) for i in range(run.validation_batches)]
+        size, count = run.batch_size // run.accumulate, run.validation_batches * run.accumulate
+        batches = read_batches(config, count, size, host_rows(mesh, size))
+        self._batches = [global_batch(batch, mesh, size) for batch in batches]
+        self._keys = [random_key(config.seed, i, VALIDATION) for i in range(count)]
         graph = graph_of(task)
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
 

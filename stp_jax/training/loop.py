@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from input_pipeline.pipeline import count_examples, make_dataset
 from stp_jax import weights
-from stp_jax.distributed import Agreement, on_host, say
+from stp_jax.command_line import check_fields
+from stp_jax.distributed import Agreement, on_host, say, told_by_first
 from stp_jax.errors import InputError
-from stp_jax.sharding import RULES, global_batch, host_rows, make_mesh, size_of
+from stp_jax.sharding import AXES, RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
@@ -29,26 +30,34 @@ from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import Params, bind, graph_of, init_state, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
-from stp_jax.training.workdir import check_workdir, write_config
+from stp_jax.training.workdir import check_workdir, locked, write_config
 
 # Steps that may be on their way on the device before the host waits: enough to never leave the device idle.
 STEPS_AHEAD = 2
 PROFILED = range(10, 13)  # steps of a run that --profile traces
+RUN_FIELDS = (  # of config.train
+    *("steps", "seconds", "batch_size", "accumulate", "trainable", "data_workers", "max_skipped"),
+    *("validate_every", "validation_batches", "log_every", "pictures_every", "checkpoint_every"),
+    *("keep_checkpoints", "export_every", "export_dtype"),
+)
 
 
 class StopRequest:
     """Turns Ctrl-C, SIGTERM and SIGUSR1 into a wish that the loop grants after the step in hand.
 
     A second Ctrl-C aborts at once.
+
+    Attributes:
+      number: of the signal that came, 0 before one does.
     """
 
     def __init__(self):
-        self.signal: signal.Signals | None = None
+        self.number = 0
 
     def _note(self, number, _frame) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        self.number = number
 
     def __enter__(self) -> StopRequest:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -81,11 +90,25 @@ def training_data(config: ConfigDict, seed: int, mesh: Mesh, first_example: int 
 
 
 def check_run(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `InputError` for numbers of `config.train` that make no sense on this mesh."""
+    """Raises `InputError` for fields and numbers of `config` that make no sense, on this mesh."""
     run = config.train
-    for field in ("steps", "batch_size", "log_every", "keep_checkpoints", "accumulate", "max_skipped"):
-        if run[field] < 1:
-            raise InputError(f"config.train.{field} is {run[field]}; it must be at least 1.")
+    check_fields(run, "config.train", RUN_FIELDS)
+    counts = ["steps", "batch_size", "log_every", "keep_checkpoints", "accumulate", "max_skipped"]
+    counts += ["validation_batches"] if run.validate_every else []
+    for where, part, names in (
+        ("config.train", run, counts),
+        ("config.pictures", config.pictures, ["count"] if run.pictures_every else []),
+        ("config.sampling", config.get("sampling", {}), ["steps"] if "sampling" in config else []),
+    ):
+        for name in names:
+            if part[name] < 1:
+                raise InputError(f"{where}.{name} is {part[name]}; it must be at least 1.")
+    try:
+        jax.numpy.dtype(run.export_dtype)
+    except TypeError:
+        raise InputError(
+            f"config.train.export_dtype is {run.export_dtype!r}; choose float32, bfloat16 or float16."
+        ) from None
     shards = size_of(RULES.batch, mesh)
     if run.batch_size % (shards * run.accumulate):
         parts = f" in {run.accumulate} parts" if run.accumulate > 1 else ""
@@ -111,35 +134,42 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
     """
     started = time.monotonic()
     workdir, run = Path(workdir), config.train
+    check_fields(config.mesh, "config.mesh", [], optional=AXES)
     mesh = make_mesh(**config.mesh)
     check_run(config, mesh)
     with jax.set_mesh(mesh), StopRequest() as stop, contextlib.ExitStack() as cleanup:
-        check_workdir(workdir, config)
+        changed = check_workdir(workdir, config)
+        if jax.process_index() == 0:
+            cleanup.enter_context(locked(workdir, say))
         task = make_task(config)
         optimizer = make_optimizer(config.optimizer)
         step_fn = make_train_step(task, optimizer, config)
         frozen = jax.device_put(task.frozen, NamedSharding(mesh, P()))
         training_data(config, config.seed, mesh)  # a mistake in the data is told now
-        preview = Preview(task, config, frozen, mesh)
+        preview = Preview(task, config, frozen, mesh) if run.pictures_every else None
         validation = Validation(task, config, frozen, mesh) if run.validate_every else None
         checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=say)
-        init_from = config.init_from if checkpoints.latest is None else ""
+        resumed = checkpoints.latest is not None
+        init_from = "" if resumed else config.init_from
         average = config.optimizer.ema_decay > 0
         state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable, average)
-        first, elapsed_before, best = 0, 0.0, math.inf
-        if checkpoints.latest is not None:
+        first, elapsed_before, best, order_from = 0, 0.0, math.inf, 0
+        examples = count_examples(config.data, "train")
+        if resumed:
             state = checkpoints.restore(state)
             meta = checkpoints.meta()
             first, elapsed_before, best = meta["step"], meta["elapsed_seconds"], meta["best"] or math.inf
+            order_from = meta["order_from"]
             say(f"Continuing {workdir} at step {first}.")
-        seen = first * run.batch_size
-        examples = count_examples(config.data, "train")
-        if checkpoints.latest is not None and meta["epoch_examples"] != examples:
-            say(
-                f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training goes "
-                "on with the first of the new order."
-            )
-            seen = 0
+            if changed:
+                say(f"The config has changed: {'; '.join(changed)}.")
+            if meta["epoch_examples"] != examples:
+                say(
+                    f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training "
+                    "goes on with the first of the new order."
+                )
+                order_from = first
+        seen = (first - order_from) * run.batch_size
         batches = device_batches(training_data(config, config.seed, mesh, seen), mesh, run.batch_size)
         describe(task, state.params, trained(state.params, run.trainable))
 
@@ -154,16 +184,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
 
         def ended(step: int) -> bool:
             if agreement.alone:
-                agreement.hear(agreement.ask(progress(step), stop.signal is not None))
-            return step >= run.steps or agreement.progress >= 1 or agreement.stop
+                agreement.hear(agreement.ask(progress(step), stop.number))
+            return step >= run.steps or agreement.progress >= 1 or agreement.signal > 0
 
         def save(step: int) -> bool:
             meta = {"step": step, "elapsed_seconds": elapsed(), "epoch_examples": examples}
-            return checkpoints.save(state, meta | {"best": best if math.isfinite(best) else None})
+            finite = best if math.isfinite(best) else None
+            return checkpoints.save(state, meta | {"order_from": order_from, "best": finite})
 
-        def export(step: int, folder: str = "weights", **more) -> None:
+        def export(step: int, folder: str = "weights", **more) -> bool:
             notes = {"steps": step, "batch_size": run.batch_size, "seconds": round(elapsed())} | more
-            export_weights(task, config, state.averaged(), workdir / folder, notes, mesh)
+            written = True
+            try:
+                export_weights(task, config, state.averaged(), workdir / folder, notes, mesh)
+            except OSError as error:
+                say(f"Weights of step {step} are NOT written to {workdir / folder}: {error}")
+                written = False
+            return bool(told_by_first(written))
 
         # Only now: a mistake found above leaves the folder free for another config.
         if jax.process_index() == 0:
@@ -177,86 +214,113 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             smoothing=0.05,
             disable=jax.process_index() > 0,
         )
+        cleanup.callback(bar.close)
         meter = Meter(run.batch_size, task.tokens, task.flop)
         underway: collections.deque = collections.deque()
-        skipped, step = 0, first
+        in_a_row, skipped, step, tracing = 0, 0, first, False
         meter.restart(step)
 
-        while not ended(step):
-            before = time.monotonic()
-            batch = next(batches)
-            meter.waited += time.monotonic() - before
-            if profile and step - first == PROFILED.start:
-                jax.profiler.start_trace(workdir / "profile")
-            agreed = agreement.ask(progress(step), stop.signal is not None)
-            state, metrics = step_fn(state, frozen, batch, agreed[0])
-            step += 1
-            if profile and step - first == PROFILED.stop:
-                jax.block_until_ready(metrics)
-                jax.profiler.stop_trace()
-                say(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
-            if step == first + 1:
-                jax.block_until_ready(metrics)
-                start = elapsed() - elapsed_before
-                say(f"First step after {start:.0f} s.")
-                writer.scalars(step, {"start_seconds": start})
-                meter.restart(step)  # it compiled: that is not the time of a step
-            underway.append((metrics, agreed))
-            while len(underway) > (STEPS_AHEAD if step < run.steps else 0):
-                # Reading the numbers of an older step is what keeps the host from running further ahead.
-                numbers, heard = jax.device_get(underway.popleft())
-                agreement.hear(heard)
-                meter.steps.append(numbers)
-                skipped = skipped + 1 if numbers["skipped"] else 0
-            bar.update()
+        try:
+            while not ended(step):
+                before = time.monotonic()
+                batch = next(batches)
+                meter.waited += time.monotonic() - before
+                if profile and step - first == PROFILED.start:
+                    jax.profiler.start_trace(workdir / "profile")
+                    tracing = True
+                agreed = agreement.ask(progress(step), stop.number)
+                state, metrics = step_fn(state, frozen, batch, agreed[0])
+                step += 1
+                if tracing and step - first == PROFILED.stop:
+                    jax.block_until_ready(metrics)
+                    jax.profiler.stop_trace()
+                    profile = tracing = False
+                    say(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
+                if step == first + 1:
+                    jax.block_until_ready(metrics)
+                    start = elapsed() - elapsed_before
+                    say(f"First step after {start:.0f} s.")
+                    writer.scalars(step, {"start_seconds": start})
+                    meter.restart(step)  # it compiled: that is not the time of a step
+                underway.append((metrics, agreed))
+                while len(underway) > (STEPS_AHEAD if step < run.steps else 0):
+                    # Reading the numbers of an older step is what keeps the host from running further ahead.
+                    numbers, heard = jax.device_get(underway.popleft())
+                    agreement.hear(heard)
+                    meter.steps.append(numbers)
+                    in_a_row = in_a_row + 1 if numbers["skipped"] else 0
+                    skipped += int(numbers["skipped"])
+                bar.update()
 
-            if (step % run.log_every == 0 or step == run.steps) and meter.steps:
-                numbers = meter.numbers(step) | {"elapsed_seconds": elapsed()}
-                writer.scalars(step, numbers)
-                # A time limit may end the run before its last step.
-                bar.total = max(step, round(step / progress(step)))
-                bar.set_postfix_str(meter.summary(numbers))
-                meter.restart(step)
-            if skipped >= run.max_skipped:
+                if (step % run.log_every == 0 or step == run.steps) and meter.steps:
+                    numbers = meter.numbers(step) | {"elapsed_seconds": elapsed()}
+                    writer.scalars(step, numbers)
+                    # A time limit may end the run before its last step.
+                    bar.total = max(step, round(step / progress(step)))
+                    bar.set_postfix_str(meter.summary(numbers))
+                    meter.restart(step)
+                if in_a_row >= run.max_skipped:
+                    raise InputError(
+                        f"The loss or its gradient was not finite for {in_a_row} steps in a row, to step "
+                        f"{step}; they changed nothing, and what was before is saved.\nLook for NaN in the "
+                        "data, or lower config.optimizer.learning_rate or raise warmup_steps in a new run "
+                        "from these weights."
+                    )
+
+                # A run that is about to end does this once more in any case.
+                before, last = time.monotonic(), step >= run.steps or (agreement.alone and ended(step))
+                if preview and step % run.pictures_every == 0 and not last:
+                    preview.write(writer, state.averaged(), step)
+                if validation and step % run.validate_every == 0:
+                    loss = validation.loss(state.averaged())
+                    writer.scalars(step, {"validation/loss": loss})
+                    if not math.isfinite(loss):
+                        say(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
+                    if loss < best and export(step, "best", validation_loss=loss):
+                        best = loss
+                if run.checkpoint_every and step % run.checkpoint_every == 0 and not last:
+                    save(step)
+                if run.export_every and step % run.export_every == 0 and not last:
+                    export(step)
+                meter.started += time.monotonic() - before  # nor is this the time of a step
+        except Exception:
+            # A mistake in the data costs no work. Of several processes the others may be elsewhere; that the
+            # loss is not finite all of them find at the same step.
+            lost = any(array.is_deleted() for array in jax.tree.leaves(state))  # by a step that failed
+            if (agreement.alone or in_a_row >= run.max_skipped) and not lost and checkpoints.latest != step:
                 save(step)
                 checkpoints.close()
-                raise InputError(
-                    f"The loss or its gradient was not finite for {skipped} steps in a row, to step {step}; "
-                    "they changed nothing, and what was before is saved.\nLook for NaN in the data, or lower "
-                    "config.optimizer.learning_rate or raise warmup_steps in a new run from these weights."
-                )
-
-            # A run that is about to end does this once more in any case.
-            before, last = time.monotonic(), step >= run.steps or (agreement.alone and ended(step))
-            if run.pictures_every and step % run.pictures_every == 0 and not last:
-                preview.write(writer, state.averaged(), step)
-            if validation and step % run.validate_every == 0:
-                loss = validation.loss(state.averaged())
-                writer.scalars(step, {"validation/loss": loss})
-                if loss < best:
-                    best = loss
-                    export(step, "best", validation_loss=loss)
-            if run.checkpoint_every and step % run.checkpoint_every == 0 and not last:
-                save(step)
-            if run.export_every and step % run.export_every == 0 and not last:
-                export(step)
-            meter.started += time.monotonic() - before  # nor is this the time of a step
+            raise
 
         bar.close()
-        stopped_by = stop.signal or (signal.SIGTERM if agreement.stop else None)
+        # Whatever came to only some of the processes, all know now.
+        agreement.hear(jax.device_get(agreement.ask(progress(step), stop.number)))
+        stopped_by = signal.Signals(agreement.signal) if agreement.signal else None
+        if skipped:
+            say(f"{skipped} of these steps were skipped, as their loss or gradient was not finite.")
+        if tracing:
+            jax.profiler.stop_trace()
+        if profile:
+            say(f"The run was too short for a whole trace: that takes {PROFILED.stop} steps.")
         if checkpoints.latest != step:
             save(step)
         checkpoints.close()
+        exported = True
         if not stopped_by:
-            if run.pictures_every:
+            if preview:
                 preview.write(writer, state.averaged(), step)
-            export(step)
+            exported = export(step)
         batches.close()
         if checkpoints.latest != step:
             saved = "no step" if checkpoints.latest is None else f"step {checkpoints.latest}"
             raise InputError(
                 f"Step {step} could not be saved, {saved} is: the last lines above say why.\n"
                 "The same command goes on from there."
+            )
+        if not exported:
+            raise InputError(
+                f"Step {step} is saved, but its weights could not be written to {workdir / 'weights'}.\n"
+                "Free some space there; the same command writes them."
             )
     if stopped_by:
         say(f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue.")
@@ -281,7 +345,7 @@ def export_weights(
     """Writes the model, and the frozen ones that it needs, as weights that `sample.py` reads."""
     model = bind(graph_of(task), params)
     fields = task.final_config(model, training_data(config, config.seed + 1, mesh))
-    whole = on_host(task.to_export(params))
+    whole = on_host(task.to_export(params), config.train.export_dtype)
     if jax.process_index() > 0:
         return
     weights.save_weights(

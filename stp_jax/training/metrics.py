@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from stp_jax import hardware
+from stp_jax.distributed import say
+from stp_jax.errors import InputError
 from stp_jax.media import write_video
 from stp_jax.pictures import contact_sheet, side_by_side
 
@@ -23,39 +30,71 @@ class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
 
     After a run was killed, steps since its last checkpoint are run again and appear twice in `metrics.jsonl`,
-    with equal numbers.
+    with equal numbers. A full disk costs numbers and pictures, never the run: it is told, once until writing
+    works again.
+
+    Raises:
+      InputError: the work directory cannot be written to begin with.
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        self._active = jax.process_index() == 0
-        if self._active:
-            self._workdir = Path(workdir)
+        self._active, self._works = jax.process_index() == 0, True
+        if not self._active:
+            return
+        self._workdir = Path(workdir)
+        try:
             (self._workdir / "pictures").mkdir(parents=True, exist_ok=True)
+            (self._workdir / "tensorboard").mkdir(exist_ok=True)
             self._lines = open(self._workdir / "metrics.jsonl", "a", buffering=1)
-            self._tensorboard = SummaryWriter(str(self._workdir / "tensorboard"))
+            # Of tensorboardX's own writer a full disk kills a thread, and what is added then waits for ever.
+            self._events = EventsWriter(str(self._workdir / "tensorboard" / "events"))
+        except OSError as error:
+            raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        if self._active:
+        if not self._active:
+            return
+        with self._written():
             self._lines.write(json.dumps({"step": step} | values) + "\n")
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._add(step, summary.scalar(name, value))
 
     def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
         """Of uint8 videos `[F, H, W, 3]` by label: `pictures/<step>.png`, a contact sheet, and
         `pictures/<step>.mp4`, the videos side by side."""
-        if self._active:
+        if not self._active:
+            return
+        with self._written():
             sheet = self._workdir / "pictures" / f"{step:08d}.png"
             video = sheet.with_suffix(".mp4")
             for path in (sheet, video):
                 path.unlink(missing_ok=True)  # of the same step, before the run was killed
             contact_sheet(sheet, videos)
             write_video(video, side_by_side(videos), FPS)
-            self._tensorboard.add_image("preview", np.asarray(Image.open(sheet)), step, dataformats="HWC")
+            picture = np.asarray(Image.open(sheet))
+            self._add(step, summary.image("preview", picture, dataformats="HWC"))
 
     def close(self) -> None:
-        if self._active:
+        if not self._active:
+            return
+        with self._written():
             self._lines.close()
-            self._tensorboard.close()
+            self._events.close()
+
+    def _add(self, step: int, content: Any) -> None:
+        self._events.write_event(Event(summary=content, step=step, wall_time=time.time()))
+        self._events.flush()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+            self._works = True
+        except (OSError, InputError) as error:
+            if self._works:
+                reason = str(error).splitlines()[0]
+                say(f"Numbers or pictures could not be written ({reason}); training goes on.")
+            self._works = False
 
 
 class Meter:

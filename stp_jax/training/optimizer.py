@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -10,9 +11,20 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from stp_jax.command_line import check_fields
 from stp_jax.errors import InputError
 
 SCHEDULES = ("cosine", "linear", "constant")
+FIELDS = (
+    *("name", "learning_rate", "weight_decay", "b1", "b2", "clip"),
+    *("warmup_steps", "schedule", "decay_from", "ema_decay"),
+)
+MUON_FIELDS = ("muon_parameters", "adam_learning_rate")
+RANGES = (  # field, least value, and what it must be below
+    *(("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("warmup_steps", 0, math.inf)),
+    *(("b1", 0, 1), ("b2", 0, 1), ("decay_from", 0, 1), ("ema_decay", 0, 1)),
+    ("adam_learning_rate", 0, math.inf),
+)
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
@@ -27,16 +39,32 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
     Args:
       config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression), b1,
-        b2, clip.
+        b2, clip (0: none).
 
     Raises:
-      InputError: an unknown optimizer or schedule.
+      InputError: an unknown optimizer, schedule or field; a number that makes no sense.
     """
+    needed = FIELDS + (MUON_FIELDS if config.get("name") == "muon" else ())
+    check_fields(config, "config.optimizer", needed, optional=MUON_FIELDS)
+    for name, least, below in RANGES:
+        if not least <= config.get(name, least) < below:
+            raise InputError(
+                f"config.optimizer.{name} is {config[name]}; it must be at least {least:g}"
+                f"{'' if below == math.inf else f' and below {below:g}'}."
+            )
+    if config.learning_rate <= 0:
+        raise InputError(f"config.optimizer.learning_rate is {config.learning_rate}; it must be above 0.")
     if config.schedule not in SCHEDULES:
         known = ", ".join(SCHEDULES)
         raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {known}.")
     if config.name == "muon":
-        chosen = re.compile(config.muon_parameters)
+        try:
+            chosen = re.compile(config.muon_parameters)
+        except re.error as error:
+            pattern = config.muon_parameters
+            raise InputError(
+                f"config.optimizer.muon_parameters {pattern!r} is no regular expression: {error}."
+            ) from None
 
         def matrices(params: dict[str, jax.Array]) -> dict[str, MuonDimensionNumbers | None]:
             return {
@@ -62,7 +90,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         )
     else:
         raise InputError(f"config.optimizer.name is {config.name!r}; choose muon or adamw.")
-    return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+    return optax.chain(optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(), inner)
 
 
 def _matrix(kernel: jax.Array | optax.MaskedNode) -> MuonDimensionNumbers | None:

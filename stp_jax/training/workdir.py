@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +21,11 @@ from stp_jax.errors import InputError
 FREE_FIELDS = (
     *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
     *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "train.validate_every"),
-    *("train.max_skipped", "train.data_workers", "mesh", "pictures", "sampling"),
+    *("train.max_skipped", "train.data_workers", "train.accumulate", "mesh", "pictures", "sampling"),
+    *("model.remat", "model.ffn_parts"),  # how, not what, is computed
+    *("data.path", "data.source_latents", "vae", "text", "init_from"),  # files may have moved
 )
+LOCK_SECONDS = 60  # a job that is started again may find the one before still ending
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -27,8 +35,11 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
     """Makes the work directory, or checks that the run in it has the same config.
+
+    Returns:
+      What may differ and does, for people.
 
     Raises:
       InputError: the folder cannot be written, or belongs to a run with another config (the difference is
@@ -40,7 +51,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             pass
         path = workdir / "config.json"
         if not path.exists():
-            return
+            return []
         old = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder you may write to.") from None
@@ -48,21 +59,71 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
     old, new = _flat(old), _flat(json.loads(config.to_json_best_effort()))
     free = tuple(f"{field}." for field in FREE_FIELDS)
-    changed = [
-        f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
+    differences = {
+        name: f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
-    ]
+        if old.get(name) != new.get(name)
+    }
+    changed = [told for name, told in differences.items() if not f"{name}.".startswith(free)]
     if changed:
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise InputError(
             f"--workdir {workdir} holds a run with another config: {'; '.join(changed[:8])}{more}.\n"
             "Give a new --workdir, or the old config to continue that run."
         )
+    return list(differences.values())
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Keeps other runs out of the work directory; waits a while for one that is just ending.
+
+    The system lets go of the lock however the process ends.
+
+    Raises:
+      InputError: another run uses it, or it cannot be written.
+    """
+    path, deadline = workdir / "lock", None
+    while True:
+        try:
+            file = open(path, "a+")
+        except OSError as error:
+            raise InputError(f"--workdir {workdir}: {error.strerror}. Give one you may write to.") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            if deadline is None:
+                deadline = time.monotonic() + LOCK_SECONDS
+                report(f"--workdir {workdir} is in use ({holder}); waiting for {LOCK_SECONDS} s.")
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"--workdir {workdir} is in use by another run ({holder}): stop that one first."
+                ) from None
+            time.sleep(0.5)
+            continue
+        except OSError:  # a file system without locks
+            pass
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()  # its holder has just removed it
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json at once or not at all."""
+    """Writes config.json at once or not at all. Raises `InputError` where it cannot."""
     temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
-    os.replace(temporary, workdir / "config.json")
+    try:
+        temporary.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
+        os.replace(temporary, workdir / "config.json")
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None

@@ -50,16 +50,49 @@ def test_config_that_is_no_python_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return undefined", "config.py:2: NameError: name 'undefined'"),
+        ("import nowhere", "config.py:1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("x = 1", "the file has no function get_config()"),
+        ("def get_config():\n    import math\n    return math.no", "config.py:3: module 'math' has no"),
+    ],
+)
+def test_faults_of_a_config_are_told_with_their_line(tmp_path, text, message):
+    (tmp_path / "config.py").write_text(text)
+    done = run(["--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")])
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--processes=2", "--process=1"], "--processes=2 needs --coordinator"),
+        (["--coordinator=localhost", "--processes=2", "--process=1"], "give host:port of the first process"),
+    ],
+)
+def test_half_a_word_about_other_processes_is_refused(tmp_path, flags, message):
+    done = subprocess.run(
+        [sys.executable, "train.py", *DEMO, "--workdir", str(tmp_path / "run"), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
     ("outcome", "status"),
     [
         ("return None", 0),
         ("return signal.SIGINT", 0),
         ("return signal.SIGTERM", 143),
         ("raise KeyboardInterrupt", 130),
+        ("raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')", 2),
     ],
 )
 def test_exit_status_says_how_the_run_ended(tmp_path, outcome, status):
-    imports = "import signal\nimport stp_jax.training.loop as loop"
+    imports = "import jax, signal\nimport stp_jax.training.loop as loop"
     done = run(
         [*DEMO, "--workdir", str(tmp_path)], f"{imports}\ndef train(*_, **__): {outcome}\nloop.train = train"
     )

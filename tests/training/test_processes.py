@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stp_jax import weights
+from input_pipeline.latents import LatentCache
+from stp_jax import cameras, weights
+from tests.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -98,6 +100,23 @@ class Run:
             time.sleep(0.1)
         raise TimeoutError("no checkpoint was written")
 
+    def start_mistaken(self, count: int) -> list[subprocess.Popen]:
+        """As `start`, but the second process finds a mistake in its data."""
+        program = PROGRAM.replace("# Unlike runpy", MISTAKE + "# Unlike runpy")
+        (self.folder / "program.py").write_text(program)
+        return self.start(count, train__steps=100_000)
+
+
+MISTAKE = """
+from stp_jax.errors import InputError
+again = HostShare.__getitem__
+def mistaken(self, index):
+    if "--process=1" in sys.argv and index > 40:
+        raise InputError("scene_000123: damaged")
+    return again(self, index)
+HostShare.__getitem__ = mistaken
+"""
+
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     return [(process.wait(), process.communicate()[1]) for process in processes]
@@ -165,6 +184,89 @@ def test_a_killed_process_ends_the_others_with_advice_and_more_go_on(tmp_path, s
     for status, errors in finish(run.start(4)):
         assert status == 0, errors
     assert_same(tmp_path / "run", straight)
+
+
+def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_told(tmp_path):
+    run = Run(tmp_path)
+    begun = time.monotonic()
+    (first, told), (second, errors) = finish(run.start_mistaken(2))
+    assert (first, second) == (75, 2), errors
+    assert "error: scene_000123: damaged" in errors and "another process" not in errors
+    assert "another process of this run is gone" in told
+    assert time.monotonic() - begun < 120  # a barrier would have waited for five minutes
+    assert run.saved()
+
+
+def test_ctrl_c_to_one_process_ends_all_alike(tmp_path):
+    run = Run(tmp_path)
+    processes = run.start(2, train__steps=100_000)
+    run.wait_for_a_checkpoint()
+    processes[0].send_signal(signal.SIGINT)
+    for status, errors in finish(processes):
+        assert status == 0, errors
+    assert run.saved()[-1] < 100_000 and not (tmp_path / "run/weights").exists()
+
+
+def test_the_real_model_trains_on_latents_in_two_processes_as_in_one(tmp_path):
+    write_latents(tmp_path / "latents")
+    write_tiny_model(tmp_path / "model")
+    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+    program += PROGRAM[PROGRAM.index("# Unlike runpy") :]
+    run = Run(tmp_path)
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "config.py").write_text(DIT_CONFIG.format(folder=tmp_path))
+    for count, workdir in ((1, "one"), (2, "two")):
+        for status, errors in finish(run.start(count, workdir)):
+            assert status == 0, errors
+    one, two = run.losses("one"), run.losses("two")
+    assert one.keys() == two.keys() and one
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
+    parameters = weights.read_weights(tmp_path / "one/weights", "dit")
+    for name, array in weights.read_weights(tmp_path / "two/weights", "dit").items():
+        np.testing.assert_allclose(array, parameters[name], atol=1e-5, err_msg=name)
+    assert list((tmp_path / "two/pictures").glob("*.png"))
+
+
+DIT_CONFIG = """
+from configs import demo
+def get_config():
+    config = demo.get_config()
+    config.vae = "{folder}/model"
+    config.model.update(dim=48, ffn_dim=96, layers=1, channels=4, freq_dim=32, conditioning_dim=16, heads=2)
+    config.optimizer.update(name="adamw")
+    for data in (config.data, config.pictures.data):
+        data.update(kind="latents", path="{folder}/latents", frames=5, height=32, width=32)
+    config.pictures.count = 1
+    config.sampling.steps = 2
+    config.train.update(steps=3, batch_size=4, log_every=1, pictures_every=3, export_dtype="float32")
+    config.train.checkpoint_every = 0
+    return config
+"""
+
+
+def write_latents(folder: Path) -> None:
+    """A latent cache of noise for the tiny model."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        cache = LatentCache.create(
+            folder / split,
+            scenes=4,
+            clips=4,
+            frames=5,
+            latent_shape=(2, 8, 8, 4),
+            clips_per_path=2,
+            meta={"vae": {"temporal_downsample": (True, True)}, "seed": 0, "flip": False}
+            | {"permute_channels": False},
+        )
+        for row in range(4):
+            path = cameras.preset("orbit_left", 5)
+            cache.write(
+                row,
+                rng.standard_normal((4, 2, 8, 8, 4), np.float32),
+                c2w=np.broadcast_to(path.c2w, (4, 5, 4, 4)),
+                intrinsics=np.broadcast_to(path.intrinsics, (4, 5, 4)),
+                animation_time=rng.uniform(0, 4, (4, 5)).astype(np.float32),
+            )
 
 
 @pytest.mark.parametrize("flags", [["--processes=2"], ["--processes=2", "--process=2"]])

@@ -9,14 +9,15 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from stp_jax import hardware, weights
 from stp_jax.errors import InputError
 from stp_jax.sharding import make_mesh
-from stp_jax.training import loop
+from stp_jax.training import loop, metrics, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import init_state
+from stp_jax.training.state import INIT, init_state, random_key
 from tests.training.toy import ToyTask, toy_config
 
 
@@ -289,3 +290,139 @@ def test_a_run_that_cannot_be_saved_says_so_at_its_end_and_keeps_its_weights(
         loop.train(toy_config(checkpoint_every=4), tmp_path)
     assert "Checkpoint 4 is NOT written" in capsys.readouterr().out
     assert exported(tmp_path)
+
+
+def test_after_the_data_grew_the_position_is_counted_from_there(tmp_path, toy, monkeypatch):
+    def positions(config, seed, mesh, first_example=0):
+        begun.append(first_example)
+        return real(config, seed, mesh, first_example)
+
+    begun: list[int] = []
+    real = loop.training_data
+    loop.train(toy_config(steps=4), tmp_path)
+    monkeypatch.setattr(loop, "count_examples", lambda config, split: 99)
+    monkeypatch.setattr(loop, "training_data", positions)
+    for steps in (6, 9):
+        loop.train(toy_config(steps=steps), tmp_path)
+    assert [place for place in begun if place] == [2 * 8]  # 6 - 4 steps of the new order; before, its first
+
+
+def test_a_mistake_in_the_data_costs_no_work(tmp_path, straight, monkeypatch):
+    def breaking(config, seed, mesh, first_example=0):
+        dataset = real(config, seed, mesh, first_example)
+        left = iter(range(5))
+
+        def check(batch):
+            if next(left, None) is None:
+                raise InputError("scene_000123: damaged")
+            return batch
+
+        return dataset.map(check)
+
+    real = loop.training_data
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_data", breaking)
+        with pytest.raises(InputError, match="scene_000123"):
+            loop.train(toy_config(log_every=5), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
+    loop.train(toy_config(log_every=5), tmp_path)  # the data is mended
+    for name, array in exported(straight).items():
+        np.testing.assert_array_equal(array, exported(tmp_path)[name])
+
+
+def no_space(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straight, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.EventsWriter, "flush", no_space)
+        patch.setattr(metrics, "contact_sheet", no_space)
+        loop.train(toy_config(log_every=1, pictures_every=2), tmp_path)
+    assert capsys.readouterr().out.count("could not be written (") == 1
+    for name, array in exported(straight).items():
+        np.testing.assert_array_equal(array, exported(tmp_path)[name])
+
+
+def test_weights_that_cannot_be_written_are_told_and_written_later(tmp_path, straight, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "save_file", no_space)
+        with pytest.raises(InputError, match="Step 10 is saved, but its weights could not be written"):
+            loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
+    told = capsys.readouterr().out
+    assert "Weights of step 4 are NOT written" in told and "No space left on device" in told
+    loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
+    for name, array in exported(straight).items():
+        np.testing.assert_array_equal(array, exported(tmp_path)[name])
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_work_directory_in_use_is_refused_until_it_is_free(tmp_path, toy, monkeypatch, capsys):
+    monkeypatch.setattr(workdir, "LOCK_SECONDS", 1)
+    with workdir.locked(tmp_path, print):
+        with pytest.raises(InputError, match=rf"is in use by another run \(process {os.getpid()} on "):
+            loop.train(toy_config(steps=2), tmp_path)
+        assert "waiting for 1 s" in capsys.readouterr().out
+    loop.train(toy_config(steps=2), tmp_path)
+    assert exported(tmp_path)
+
+
+def test_a_run_may_go_on_in_more_parts_and_elsewhere(tmp_path, toy, capsys):
+    config = toy_config(steps=2, batch_size=16)
+    loop.train(config, tmp_path)
+    config.data.path = "moved"
+    config.train.update(steps=4, accumulate=2)
+    loop.train(config, tmp_path)
+    told = capsys.readouterr().out
+    assert "data.path was none, is moved" in told and "train.accumulate was 1, is 2" in told
+
+
+def test_held_out_scenes_are_needed_only_where_they_are_shown_or_measured(tmp_path, toy, monkeypatch):
+    monkeypatch.setattr(loop, "Preview", None)
+    monkeypatch.setattr(loop, "Validation", None)
+    loop.train(toy_config(steps=2), tmp_path)
+
+
+def test_a_trace_of_a_short_run_is_told_to_be_none(tmp_path, toy, capsys):
+    loop.train(toy_config(steps=11), tmp_path, profile=True)
+    assert "too short for a whole trace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train.export_dtype", "bf16", "export_dtype is 'bf16'; choose float32"),
+        ("train.validation_batches", 0, "validation_batches is 0"),
+        ("train.learning_rate", 3, "unknown field of config.train 'learning_rate'"),
+        ("pictures.count", 0, "config.pictures.count is 0"),
+        ("sampling.steps", 0, "config.sampling.steps is 0"),
+        ("mesh.seq", 1, "unknown field of config.mesh 'seq'"),
+        ("optimizer.learning_rate", -1.0, "learning_rate is -1.0; it must be above 0"),
+        ("optimizer.clip", -1.0, "clip is -1.0; it must be at least 0"),
+        ("optimizer.decay_from", 1.0, "decay_from is 1.0; it must be at least 0 and below 1"),
+        ("optimizer.muon_parameters", "(", "is no regular expression"),
+        ("optimizer.momentum", 0.9, "unknown field of config.optimizer 'momentum'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, toy, field, value, message):
+    config = toy_config(validate_every=1, pictures_every=1)
+    part, name = field.split(".")
+    with config.unlocked():
+        config[part][name] = value
+    with pytest.raises(InputError, match=message):
+        loop.train(config, tmp_path)
+
+
+def test_a_field_that_is_not_there_is_named(tmp_path, toy):
+    config = toy_config()
+    del config.train.accumulate
+    with pytest.raises(InputError, match="config.train lacks accumulate"):
+        loop.train(config, tmp_path)
+
+
+def test_no_clipping_is_no_vanishing(tmp_path, toy):
+    config = toy_config(steps=3)
+    config.optimizer.clip = 0.0
+    loop.train(config, tmp_path)
+    start = weights.flatten(ToyTask().init(nnx.Rngs(random_key(config.seed, 0, INIT))))
+    assert all(np.abs(array - start[name]).max() > 0 for name, array in exported(tmp_path).items())
