@@ -123,20 +123,23 @@ def main(_: list[str]) -> None:
         sys.exit(watch())
     # A shell starts what runs in its background deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Only now: --help need not wait for JAX.
-    import faulthandler
-
-    import jax
-
-    from stp_jax.distributed import connect
-    from stp_jax.hardware import use_compilation_cache
-    from stp_jax.training.loop import train
-
-    use_compilation_cache()
-    faulthandler.disable()  # the stacks of all threads say nothing when JAX ends a process
-    connect(COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_seconds=HEARTBEAT.value)
     try:
+        # Only now: --help need not wait for JAX.
+        import faulthandler
+
+        import jax
+
+        from stp_jax.distributed import connect
+        from stp_jax.hardware import use_compilation_cache
+        from stp_jax.training.loop import train
+
+        use_compilation_cache()
+        faulthandler.disable()  # the stacks of all threads say nothing when JAX ends a process
+        connect(COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_seconds=HEARTBEAT.value)
         stopped_by = train(CONFIG.value, str(WORKDIR.value), profile=PROFILE.value)
+    except KeyboardInterrupt:
+        print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except InputError as error:
         if jax.process_count() == 1:
             raise
@@ -153,9 +156,6 @@ def main(_: list[str]) -> None:
             f"Process {jax.process_index()}: {str(error).splitlines()[0][:200]}", file=sys.stderr, flush=True
         )
         os.abort()  # an orderly exit would wait for the others; `watch` says the rest
-    except KeyboardInterrupt:
-        print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     if stopped_by in (signal.SIGTERM, signal.SIGUSR1):
         sys.exit(128 + stopped_by)
 

@@ -1,11 +1,20 @@
 """All tests run on the CPU, as eight simulated devices: sharded code can be compared with unsharded."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny models run for milliseconds and compile for seconds: without LLVM's optimisations the suite is faster.
 flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
+# Many tests compile what others have compiled, in processes of their own, too.
+cache = tempfile.mkdtemp(prefix="stp_jax_tests_")
+atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # Threads of XLA's pool: with fewer than collectives at a time these wait for each other for ever.
 os.environ.setdefault("NPROC", "32")

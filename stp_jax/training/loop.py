@@ -287,7 +287,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             # A mistake in the data costs no work. Of several processes the others may be elsewhere; that the
             # loss is not finite all of them find at the same step.
             lost = any(array.is_deleted() for array in jax.tree.leaves(state))  # by a step that failed
-            if (agreement.alone or in_a_row >= run.max_skipped) and not lost and checkpoints.latest != step:
+            alike = agreement.alone or in_a_row >= run.max_skipped
+            if alike and not lost and step > first and checkpoints.latest != step:
                 save(step)
                 checkpoints.close()
             raise

@@ -23,7 +23,7 @@ MUON_FIELDS = ("muon_parameters", "adam_learning_rate")
 RANGES = (  # field, least value, and what it must be below
     *(("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("warmup_steps", 0, math.inf)),
     *(("b1", 0, 1), ("b2", 0, 1), ("decay_from", 0, 1), ("ema_decay", 0, 1)),
-    ("adam_learning_rate", 0, math.inf),
+    *(("learning_rate", 0, math.inf), ("adam_learning_rate", 0, math.inf)),
 )
 
 
@@ -52,8 +52,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
                 f"config.optimizer.{name} is {config[name]}; it must be at least {least:g}"
                 f"{'' if below == math.inf else f' and below {below:g}'}."
             )
-    if config.learning_rate <= 0:
-        raise InputError(f"config.optimizer.learning_rate is {config.learning_rate}; it must be above 0.")
     if config.schedule not in SCHEDULES:
         known = ", ".join(SCHEDULES)
         raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {known}.")

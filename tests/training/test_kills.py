@@ -41,7 +41,7 @@ killed = done = 0
 while killed < kills:
     child, ended = train(folder + "/killed"), False
     # From before the first step, through checkpoints being written, to the end.
-    deadline = time.monotonic() + draw.uniform(0.0, 4.0)
+    deadline = time.monotonic() + draw.uniform(0.0, 3.0)
     while time.monotonic() < deadline and not ended:
         time.sleep(0.005)
         ended = os.waitpid(child, os.WNOHANG)[0] == child

@@ -71,7 +71,8 @@ class Run:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} "
+            "--xla_backend_optimization_level=0",
         }
         return [
             subprocess.Popen(

@@ -397,7 +397,7 @@ def test_a_trace_of_a_short_run_is_told_to_be_none(tmp_path, toy, capsys):
         ("pictures.count", 0, "config.pictures.count is 0"),
         ("sampling.steps", 0, "config.sampling.steps is 0"),
         ("mesh.seq", 1, "unknown field of config.mesh 'seq'"),
-        ("optimizer.learning_rate", -1.0, "learning_rate is -1.0; it must be above 0"),
+        ("optimizer.learning_rate", -1.0, "learning_rate is -1.0; it must be at least 0"),
         ("optimizer.clip", -1.0, "clip is -1.0; it must be at least 0"),
         ("optimizer.decay_from", 1.0, "decay_from is 1.0; it must be at least 0 and below 1"),
         ("optimizer.muon_parameters", "(", "is no regular expression"),
