@@ -14,10 +14,12 @@ import pytest
 
 from input_pipeline.latents import LatentCache
 from stp_jax import cameras, weights
+from stp_jax.distributed import connect
+from stp_jax.errors import InputError
 from tests.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
-STEPS = 40
+STEPS = 16
 
 # The train.py of the repository with the toy task; every example read is noted.
 PROGRAM = f"""
@@ -270,15 +272,7 @@ def write_latents(folder: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("flags", [["--processes=2"], ["--processes=2", "--process=2"]])
-def test_numbers_that_make_no_sense_are_refused(tmp_path, flags):
-    run = Run(tmp_path)
-    command = [sys.executable, str(tmp_path / "program.py"), "--config", str(tmp_path / "config.py")]
-    done = subprocess.run(
-        [*command, "--workdir", str(tmp_path / "run"), "--coordinator=localhost:1", *flags],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NOTES": str(run.folder / "n")},
-    )
-    assert done.returncode == 2 and "give --processes, how many there are" in done.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("numbers", [(2, -1), (2, 2), (0, 0)])
+def test_numbers_that_make_no_sense_are_refused(numbers):
+    with pytest.raises(InputError, match="give --processes, how many there are, and --process"):
+        connect("localhost:1", *numbers)
