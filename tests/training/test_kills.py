@@ -35,13 +35,15 @@ def train(workdir):
         os._exit(0)
     return child
 
+begun = time.monotonic()
 os.waitpid(train(folder + "/straight"), 0)
+longest = 0.6 * (time.monotonic() - begun)  # later ones find what this one compiled
 draw = random.Random(0)
 killed = done = 0
 while killed < kills:
     child, ended = train(folder + "/killed"), False
     # From before the first step, through checkpoints being written, to the end.
-    deadline = time.monotonic() + draw.uniform(0.0, 3.0)
+    deadline = time.monotonic() + draw.uniform(0.0, longest)
     while time.monotonic() < deadline and not ended:
         time.sleep(0.005)
         ended = os.waitpid(child, os.WNOHANG)[0] == child

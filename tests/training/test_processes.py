@@ -268,6 +268,11 @@ def write_latents(folder: Path) -> None:
             )
 
 
+def test_a_coordinator_without_a_port_is_refused():
+    with pytest.raises(InputError, match="give host:port of the first process, or auto"):
+        connect("localhost", 2, 1)
+
+
 @pytest.mark.parametrize("numbers", [(2, -1), (2, 2), (0, 0)])
 def test_numbers_that_make_no_sense_are_refused(numbers):
     with pytest.raises(InputError, match="give --processes, how many there are, and --process"):
