@@ -159,7 +159,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             state = checkpoints.restore(state)
             meta = checkpoints.meta()
             first, elapsed_before, best = meta["step"], meta["elapsed_seconds"], meta["best"] or math.inf
-            order_from = meta["order_from"]
+            order_from = meta.get("order_from", 0)  # older checkpoints know no other order
             say(f"Continuing {workdir} at step {first}.")
             if changed:
                 say(f"The config has changed: {'; '.join(changed)}.")

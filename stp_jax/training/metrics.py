@@ -58,6 +58,7 @@ class Writer:
             self._lines.write(json.dumps({"step": step} | values) + "\n")
             for name, value in values.items():
                 self._add(step, summary.scalar(name, value))
+            self._events.flush()
 
     def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
         """Of uint8 videos `[F, H, W, 3]` by label: `pictures/<step>.png`, a contact sheet, and
@@ -73,6 +74,7 @@ class Writer:
             write_video(video, side_by_side(videos), FPS)
             picture = np.asarray(Image.open(sheet))
             self._add(step, summary.image("preview", picture, dataformats="HWC"))
+            self._events.flush()
 
     def close(self) -> None:
         if not self._active:
@@ -83,7 +85,6 @@ class Writer:
 
     def _add(self, step: int, content: Any) -> None:
         self._events.write_event(Event(summary=content, step=step, wall_time=time.time()))
-        self._events.flush()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
