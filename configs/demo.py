@@ -77,6 +77,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         schedule="linear",
         decay_from=0.3,
         ema_decay=0.999 if gpu else 0.98,
+        ema_every=1,
     )
     config.train = dict(
         steps=150_000 if gpu else 60,

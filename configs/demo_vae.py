@@ -74,6 +74,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         schedule="cosine",
         decay_from=0.0,
         ema_decay=0.999 if gpu else 0.98,
+        ema_every=1,
     )
     config.train = dict(
         steps=20_000 if gpu else 40,

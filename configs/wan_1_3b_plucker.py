@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
         schedule="constant",
         decay_from=0.0,
         ema_decay=0.999,
+        ema_every=10,  # steps; in between it waits in the host's memory
     )
     config.train = dict(
         steps=20_000,

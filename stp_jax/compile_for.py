@@ -49,7 +49,7 @@ class Compiled:
     link_seconds: float  # of what is received, if all links of the chip brought it
     compile_seconds: float
     over: float = 0.0  # by how much it does not fit
-    average: float = 0.0  # of the state, what keeping an average of the parameters takes
+    average: float = 0.0  # of the state, an average of the parameters kept on the devices
 
     def report(self, mfu: float) -> str:
         chips = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
@@ -81,7 +81,7 @@ class Compiled:
         savings = {
             "twice the chips, as sequence": (self.state + computing) / 2,
             "twice the chips, as fsdp": self.state / 2,
-            "no average, as config.optimizer.ema_decay=0": self.average,
+            "the average in the hosts' memory, as config.optimizer.ema_every=10": self.average,
         }
         enough = [f"{what} (saves {size:.1f})" for what, size in savings.items() if size > self.over]
         if enough:
@@ -115,7 +115,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
     import jax
     import jax.numpy as jnp
 
-    from stp_jax.sharding import batch_sharding, parameter_shardings
+    from stp_jax.sharding import batch_sharding
     from stp_jax.training.optimizer import make_optimizer
     from stp_jax.training.state import abstract_state
     from stp_jax.training.step import make_train_step
@@ -123,15 +123,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
 
     task = DiTTask(config, load=False)
     optimizer = make_optimizer(config.optimizer)
-    state = abstract_state(task, optimizer, config.train.trainable, config.optimizer.ema_decay > 0)
-
-    def placed(tree, shardings):
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            tree,
-            shardings,
-        )
-
+    state = abstract_state(task, optimizer, mesh, config.train.trainable, average=False)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frozen = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), task.frozen
@@ -143,7 +135,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
     }
     progress = jax.ShapeDtypeStruct((), jnp.float32)
     step = make_train_step(task, optimizer, config)
-    return step, (placed(state, parameter_shardings(state, mesh)), frozen, batch, progress)
+    return step, (state, frozen, batch, progress)
 
 
 def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
@@ -200,6 +192,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     from stp_jax import hardware
     from stp_jax.models.attention import attention_backend
     from stp_jax.training.loop import check_run
+    from stp_jax.training.state import trained
     from stp_jax.training.tasks import DiTTask
 
     if config.task != "dit" or config.data.kind != "latents":
@@ -227,8 +220,10 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     started = time.monotonic()
     with jax.set_mesh(mesh), attention_backend("splash"):
         step, arguments = (abstract_step if what == "train" else abstract_velocity)(config, mesh)
-        result.state = shard_gib(arguments)
-        result.average = shard_gib(arguments[0].ema) if what == "train" else 0.0
+        if what == "train" and config.optimizer.ema_decay and config.optimizer.ema_every == 1:
+            # Beside the program that is compiled here, but on the devices all the same.
+            result.average = shard_gib(trained(arguments[0].params, config.train.trainable))
+        result.state = result.average + shard_gib(arguments)
         lowered = step.lower(*arguments)
         try:
             compiled = lowered.compile()
@@ -238,8 +233,10 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
                 raise
             return result
     analysis: Any = compiled.memory_analysis()
-    result.state = analysis.argument_size_in_bytes / GIB
-    result.peak = analysis.peak_memory_in_bytes / GIB  # its sum of temporaries counts some of them twice
+    result.state = result.average + analysis.argument_size_in_bytes / GIB
+    result.peak = (
+        result.average + analysis.peak_memory_in_bytes / GIB
+    )  # its sum of temporaries counts some of them twice
     result.collectives = count_collectives(compiled.as_text())
     received = sum(size for _, size in result.collectives.values())
     result.link_seconds = received * GIB / (known.links * 1e12 / cores)

@@ -163,8 +163,16 @@ def _tensor_dimension(name: str, leaf, tensor: int) -> int | None:
     return None
 
 
-def parameter_shardings(tree, mesh: Mesh):
+def _name(path, prefix: str | None) -> str:
+    """The dotted name of a parameter: the last dictionary key on the way to it, or all after a prefix."""
+    keys = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+    return "".join(keys[-1:]) if prefix is None else prefix + ".".join(keys)
+
+
+def parameter_shardings(tree, mesh: Mesh, prefix: str | None = None):
     """One sharding per leaf of a tree whose dictionaries have parameters' names as keys.
+
+    With a `prefix`, a name is that and the keys of nested dictionaries, joined by dots.
 
     What the rules name is split over `tensor`; the largest other dimension that divides over the axes of
     `Rules.parameters`. Small leaves are not split.
@@ -173,8 +181,7 @@ def parameter_shardings(tree, mesh: Mesh):
 
     def one(path, leaf) -> NamedSharding:
         spec: list = [None] * leaf.ndim
-        name = next((key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey)), "")
-        dimension = _tensor_dimension(name, leaf, tensor) if tensor > 1 else None
+        dimension = _tensor_dimension(_name(path, prefix), leaf, tensor) if tensor > 1 else None
         if dimension is not None:
             spec[dimension] = "tensor"
         for axes in (RULES.parameters, RULES.parameters[:1]) if leaf.size >= 2**12 else ():
@@ -188,35 +195,38 @@ def parameter_shardings(tree, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def constrain_parameters(tree):
+def constrain_parameters(tree, prefix: str | None = None):
     """Asks for the layout of `parameter_shardings` inside jit; does nothing where no mesh is set."""
     mesh: Any = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return tree
-    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh, prefix))
 
 
-def gathered(tree, prefix: str = "", dtype: Any = None):
+def cast_kernels(tree, dtype: jax.typing.DTypeLike):
+    """Parameters with those that multiply activations, kernels and LoRA's matrices, in this dtype."""
+
+    def one(path, leaf):
+        return leaf.astype(dtype) if _name(path, None) in ("kernel", "lora_a", "lora_b") else leaf
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def gathered(tree, prefix: str = ""):
     """Parameters for use inside jit: whole but for what is split over `tensor`.
 
     Without this the compiler may spread an activation as it finds a parameter, and exchange the larger of the
     two.
 
-    Args:
-      tree: of parameters; the dictionary keys on the way to one, joined by dots, are its name.
-      prefix: of the names.
-      dtype: of the computation; kernels are gathered in it.
+    Names are as in `parameter_shardings`.
     """
     mesh: Any = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return tree
 
     def one(path, leaf):
-        name = prefix + ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
-        if dtype is not None and name.endswith((".kernel", ".lora_a", ".lora_b")):
-            leaf = leaf.astype(dtype)
         spec: list = [None] * leaf.ndim
-        dimension = _tensor_dimension(name, leaf, mesh.shape["tensor"])
+        dimension = _tensor_dimension(_name(path, prefix), leaf, mesh.shape["tensor"])
         if dimension is not None:
             spec[dimension] = "tensor"
         return jax.lax.with_sharding_constraint(leaf, P(*spec))

@@ -145,7 +145,8 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # The kernel's gradient asks for an even number of queries.
         groups = next((n for n in range(CROSS_GROUPS, queries) if queries % (2 * n) == 0), 1)
     grouped = q.reshape(q.shape[0] * groups, queries // groups, *q.shape[2:])
-    k, v = (jnp.repeat(x, groups, axis=0) for x in (k, v))
+    # Each group adds to the gradients of keys and values: in float32.
+    k, v = (jnp.repeat(x.astype(jnp.float32), groups, axis=0).astype(x.dtype) for x in (k, v))
     return jax.nn.dot_product_attention(grouped, k, v, implementation="cudnn").reshape(q.shape)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stp_jax import cameras
-from stp_jax.models.layers import MLP, Dense, lecun_normal, sinusoid, zeros
+from stp_jax.models.layers import MLP, Dense, add_bias, lecun_normal, sinusoid, zeros
 
 
 def group_frames(x: jax.Array) -> jax.Array:
@@ -112,7 +112,7 @@ class Conv1D(nnx.Module):
         y = jax.lax.conv_general_dilated(
             x, kernel, (2,), [(len(kernel) - 1, 0)], dimension_numbers=("NWC", "WIO", "NWC")
         )
-        return y + self.bias[...].astype(x.dtype)
+        return add_bias(y, self.bias[...])
 
 
 class OfficialConvEncoder(nnx.Module):

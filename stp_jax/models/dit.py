@@ -9,6 +9,7 @@ ReCamMaster, and plain Wan2.1 text-to-video.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
-from stp_jax.sharding import constrain, gathered
+from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered
 
 BLOCK_INPUT = "block_input"
 _to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -240,7 +241,9 @@ class SpaceTimeDiT(nnx.Module):
         graph, stacked = nnx.split(self.blocks)
 
         def prepare(state):
-            return nnx.merge(graph, gathered(state, "blocks.", dtype)).prepare(poses, moments, words)
+            return nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks.")).prepare(
+                poses, moments, words
+            )
 
         blocks = jax.lax.map(prepare, stacked)
         cos, sin = rotary_tables(
@@ -274,8 +277,8 @@ class SpaceTimeDiT(nnx.Module):
           source: clean latents of the source video, same shape; None for a model without a source.
           timestep: `[B]` in [0, 1000].
           conditioning: from `condition`.
-          differentiable: False computes only what is read of the last block and reads the blocks' parameters
-            where they are; a gradient through such indexing would touch all of them in every block.
+          differentiable: False reads the blocks' parameters where they are; a gradient through such indexing
+            would touch all of them in every block.
 
         Returns:
           Velocity `[B, F', H', W', C]` float32.
@@ -298,27 +301,33 @@ class SpaceTimeDiT(nnx.Module):
 
         tokens, target_tokens = x.shape[1], frames * (height // p) * (width // p)
         graph, stacked = nnx.split(self.blocks)
-
-        layers = (stacked, conditioning.blocks)
         backend = fastest_backend(differentiable=differentiable)
 
         def run(x, layer, out_tokens):
             state, told = layer
-            block = nnx.merge(graph, gathered(state, "blocks.", dtype))
+            block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
             x = checkpoint_name(x, BLOCK_INPUT)
             with attention_backend(backend):
                 y = block(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)
 
+        # Past the last block only target tokens are read, so only they need queries: exact, and free.
         if differentiable:
-            # All blocks alike: to split off the last would copy the parameters, and their gradient again.
-            policy = REMAT_POLICIES[c.remat]
-            body = jax.checkpoint(
-                lambda x, layer: (run(x, layer, tokens), None), policy=policy, prevent_cse=False
+            # To split off the last block copies parameters and gradient, so in the computation's dtype.
+            kernels = cast_kernels(stacked, dtype)
+            first, last = (
+                (
+                    constrain_parameters(jax.tree.map(lambda a, at=at: a[at], kernels), "blocks."),
+                    jax.tree.map(lambda a, at=at: a[at], conditioning.blocks),
+                )
+                for at in (slice(-1), -1)
             )
-            x, _ = jax.lax.scan(body, x, layers)
+            remat = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[c.remat], static_argnums=2)
+            inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
+            x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, tokens), None), x, first)
+            x = remat(run)(x, last, target_tokens)
         else:
-            # Past the last block only target tokens are read, so only they need queries: exact, and free.
+            layers = (stacked, conditioning.blocks)
             at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
             x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), tokens), x)
             x = run(x, at(c.layers - 1), target_tokens)

@@ -43,15 +43,27 @@ class Dense(nnx.Module):
         """
         late = gate is not None and x.shape[1] < LONG_SEQUENCE
 
-        def cast(parameter: nnx.Param) -> jax.Array:
+        def own(parameter: nnx.Param) -> jax.Array:
             array = parameter[...]
             array = array if gate is None or late else array * gate
-            return (pairs_apart(array, rotary_heads) if rotary_heads else array).astype(x.dtype)
+            return pairs_apart(array, rotary_heads) if rotary_heads else array
 
-        y = x @ cast(self.kernel) + cast(self.bias)
+        y = add_bias(x @ own(self.kernel).astype(x.dtype), own(self.bias))
         if self.lora_rank:
-            y = y + (x @ self.lora_a[...].astype(x.dtype)) @ cast(self.lora_b)
-        return gate.astype(x.dtype) * y if gate is not None and late else y
+            y = y + (x @ self.lora_a[...].astype(x.dtype)) @ own(self.lora_b).astype(x.dtype)
+        return (gate * y).astype(x.dtype) if gate is not None and late else y
+
+
+def spread(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
+    """`x` broadcast to a shape and rounded only then, so that its gradient is summed in the precision of `x`.
+
+    In bfloat16 a sum of ones over many tokens ends at some thousands: each would be too small to count.
+    """
+    return jnp.broadcast_to(x, shape).astype(dtype)
+
+
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    return y + spread(bias, y.shape, y.dtype)
 
 
 def pairs_apart(array: jax.Array, heads: int) -> jax.Array:

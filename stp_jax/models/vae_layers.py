@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from stp_jax.models.attention import LOGITS_BYTES
+from stp_jax.models.layers import add_bias
 from stp_jax.sharding import constrain, constrain_columns
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -51,12 +52,12 @@ class Conv(nnx.Module):
         self, x: jax.Array, *, stride: int = 1, frame_stride: int = 1, padding: Padding = ((0, 0), (0, 0))
     ) -> jax.Array:
         """x [B, F, H, W, in], padded by the caller along F and, with `padding`, by zeros along H and W."""
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
         if kernel.ndim == 5:
             x = side_by_side(x, len(kernel), frame_stride)
             kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
         if kernel.shape[:2] == (1, 1):
-            return x @ kernel[0, 0] + bias
+            return add_bias(x @ kernel[0, 0], bias)
         y = jax.lax.conv_general_dilated(
             x.reshape(-1, *x.shape[2:]),
             kernel,
@@ -64,7 +65,7 @@ class Conv(nnx.Module):
             padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y.reshape(*x.shape[:2], *y.shape[1:]) + bias
+        return add_bias(y.reshape(*x.shape[:2], *y.shape[1:]), bias)
 
 
 class CausalConv(Conv):

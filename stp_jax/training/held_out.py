@@ -37,10 +37,13 @@ def read_batches(
 
 
 class Preview:
-    """Pictures and figures on one fixed batch, with the averaged weights and the same noise each time."""
+    """Pictures and figures on one fixed batch, with the averaged weights and the same noise each time.
+
+    Frozen weights that training does not need are on the devices only meanwhile; so for `Validation`.
+    """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
-        self._task, self._frozen, self._seed = task, frozen, config.seed
+        self._task, self._frozen, self._seed = task, task.frozen | frozen, config.seed
         everywhere = NamedSharding(mesh, P())
         (batch,) = read_batches(config, 1, config.pictures.count)
         self._batch = jax.device_put(batch, everywhere)
@@ -66,7 +69,8 @@ class Validation:
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
         run = config.train
-        self._frozen = frozen
+        self._frozen = task.frozen_for(config.pictures.data) | frozen
+        self._on_devices = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
         size, count = run.batch_size // run.accumulate, run.validation_batches * run.accumulate
         batches = read_batches(config, count, size, host_rows(mesh, size))
         self._batches = [global_batch(batch, mesh, size) for batch in batches]
@@ -75,8 +79,9 @@ class Validation:
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
 
     def loss(self, params: Params) -> float:
+        frozen = self._on_devices(self._frozen)
         losses = [
-            self._loss(params, self._frozen, batch, key)
+            self._loss(params, frozen, batch, key)
             for batch, key in zip(self._batches, self._keys, strict=True)
         ]
         return float(np.mean(jax.device_get(losses)))

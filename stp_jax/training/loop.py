@@ -27,7 +27,7 @@ from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Params, bind, graph_of, init_state, trained
+from stp_jax.training.state import Average, Params, abstract_state, bind, graph_of, init_state, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 from stp_jax.training.workdir import check_workdir, locked, write_config
@@ -144,19 +144,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         task = make_task(config)
         optimizer = make_optimizer(config.optimizer)
         step_fn = make_train_step(task, optimizer, config)
-        frozen = jax.device_put(task.frozen, NamedSharding(mesh, P()))
+        frozen = jax.device_put(task.frozen_for(config.data), NamedSharding(mesh, P()))
         training_data(config, config.seed, mesh)  # a mistake in the data is told now
         preview = Preview(task, config, frozen, mesh) if run.pictures_every else None
         validation = Validation(task, config, frozen, mesh) if run.validate_every else None
         checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=say)
         resumed = checkpoints.latest is not None
-        init_from = "" if resumed else config.init_from
-        average = config.optimizer.ema_decay > 0
-        state = init_state(task, optimizer, config.seed, mesh, init_from, run.trainable, average)
+        averaging = config.optimizer.ema_decay > 0
+        average = Average(config.optimizer)
         first, elapsed_before, best, order_from = 0, 0.0, math.inf, 0
         examples = count_examples(config.data, "train")
         if resumed:
-            state = checkpoints.restore(state)
+            state = checkpoints.restore(abstract_state(task, optimizer, mesh, run.trainable, averaging))
             meta = checkpoints.meta()
             first, elapsed_before, best = meta["step"], meta["elapsed_seconds"], meta["best"] or math.inf
             order_from = meta.get("order_from", 0)  # older checkpoints know no other order
@@ -169,6 +168,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                     "goes on with the first of the new order."
                 )
                 order_from = first
+        else:
+            state = init_state(task, optimizer, config.seed, mesh, config.init_from, run.trainable, averaging)
+        state = average.place(state)
         seen = (first - order_from) * run.batch_size
         batches = device_batches(training_data(config, config.seed, mesh, seen), mesh, run.batch_size)
         describe(task, state.params, trained(state.params, run.trainable))
@@ -229,8 +231,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                     jax.profiler.start_trace(workdir / "profile")
                     tracing = True
                 agreed = agreement.ask(progress(step), stop.number)
-                state, metrics = step_fn(state, frozen, batch, agreed[0])
+                stepped, metrics = step_fn(state._replace(ema={}), frozen, batch, agreed[0])
                 step += 1
+                state = average.take(stepped._replace(ema=state.ema), step)
                 if tracing and step - first == PROFILED.stop:
                     jax.block_until_ready(metrics)
                     jax.profiler.stop_trace()

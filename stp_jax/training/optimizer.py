@@ -17,12 +17,12 @@ from stp_jax.errors import InputError
 SCHEDULES = ("cosine", "linear", "constant")
 FIELDS = (
     *("name", "learning_rate", "weight_decay", "b1", "b2", "clip"),
-    *("warmup_steps", "schedule", "decay_from", "ema_decay"),
+    *("warmup_steps", "schedule", "decay_from", "ema_decay", "ema_every"),
 )
 MUON_FIELDS = ("muon_parameters", "adam_learning_rate")
 RANGES = (  # field, least value, and what it must be below
     *(("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("warmup_steps", 0, math.inf)),
-    *(("b1", 0, 1), ("b2", 0, 1), ("decay_from", 0, 1), ("ema_decay", 0, 1)),
+    *(("b1", 0, 1), ("b2", 0, 1), ("decay_from", 0, 1), ("ema_decay", 0, 1), ("ema_every", 1, math.inf)),
     *(("learning_rate", 0, math.inf), ("adam_learning_rate", 0, math.inf)),
 )
 

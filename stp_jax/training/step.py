@@ -19,7 +19,6 @@ from stp_jax.training.state import (
     graph_of,
     random_key,
     trained,
-    update_ema,
 )
 from stp_jax.training.tasks import Batch, Task
 
@@ -29,13 +28,13 @@ Metrics = dict[str, jax.Array]
 def make_train_step(task: Task, optimizer: optax.GradientTransformation, config: Any) -> Callable:
     """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is used up.
 
-    A step whose loss or gradient is not finite changes nothing but the number of steps: `metrics["skipped"]`
-    is 1 then.
+    The state comes and goes without its average, which `Average` keeps. A step whose loss or gradient is not
+    finite changes nothing but the number of steps: `metrics["skipped"]` is 1 then.
 
     Args:
       task: what is trained.
       optimizer: from `make_optimizer`.
-      config: seed, optimizer (schedule, ema_decay), train (accumulate, trainable).
+      config: seed, optimizer (schedule), train (accumulate, trainable).
     """
     graph, run = graph_of(task), config.train
 
@@ -56,11 +55,10 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
         updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
         rate = schedule(config.optimizer, state.step, progress)
         new = optax.apply_updates(chosen, jax.tree.map(lambda u: rate * u, updates))
-        ema = update_ema(state.ema, new, state.step, config.optimizer.ema_decay)
-        new, opt_state, ema = jax.tree.map(
+        new, opt_state = jax.tree.map(
             lambda after, before: jnp.where(finite, after, before),
-            (new, opt_state, ema),
-            (chosen, state.opt_state, state.ema),
+            (new, opt_state),
+            (chosen, state.opt_state),
         )
         metrics = {
             "loss": loss,
@@ -69,7 +67,7 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
             "skipped": 1.0 - finite,
         } | metrics
         # The next step must find the state laid out as this one did.
-        return constrain_parameters(TrainState(state.step + 1, state.params | new, opt_state, ema)), metrics
+        return constrain_parameters(TrainState(state.step + 1, state.params | new, opt_state, {})), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 

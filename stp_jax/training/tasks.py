@@ -40,6 +40,9 @@ class Task(Protocol):
     def may_start_random(self, name: str) -> bool:
         """Whether the weights that training starts from may lack this parameter."""
 
+    def frozen_for(self, data: ConfigDict) -> dict[str, Any]:
+        """What `loss` reads of `frozen` on examples of this kind of data."""
+
     def loss(
         self, model: Any, frozen: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -168,6 +171,9 @@ class DiTTask:
         told = ("camera", "animation_time", "projector")
         return name.removeprefix("blocks.").startswith(told) or ".lora_" in name
 
+    def frozen_for(self, data):
+        return {name: value for name, value in self.frozen.items() if name != "vae" or data.kind != "latents"}
+
     def _vae(self, frozen):
         return bind(self._vae_graph, frozen["vae"])
 
@@ -273,6 +279,9 @@ class VAETask:
 
     def may_start_random(self, name):
         return False
+
+    def frozen_for(self, data):
+        return self.frozen
 
     def _video(self, batch):
         return from_pixels(jnp.concatenate([batch["source_video"], batch["target_video"]]))

@@ -22,7 +22,7 @@ FREE_FIELDS = (
     *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
     *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "train.validate_every"),
     *("train.max_skipped", "train.data_workers", "train.accumulate", "mesh", "pictures", "sampling"),
-    *("model.remat", "model.ffn_parts"),  # how, not what, is computed
+    *("model.remat", "model.ffn_parts", "optimizer.ema_every"),  # how, not what, is computed
     *("data.path", "data.source_latents", "vae", "text", "init_from"),  # files may have moved
 )
 LOCK_SECONDS = 60  # a job that is started again may find the one before still ending

@@ -110,4 +110,4 @@ def test_unknown_choices_are_refused(change):
 def test_ema_follows_fast_at_first_and_slowly_later():
     one, zero = {"w": jnp.ones(1)}, {"w": jnp.zeros(1)}
     average = lambda step: float(update_ema(zero, one, jnp.int32(step), 0.99)["w"][0])  # noqa: E731
-    np.testing.assert_allclose([average(0), average(10), average(10_000)], [0.9, 9 / 20, 0.01], rtol=1e-4)
+    np.testing.assert_allclose([average(1), average(11), average(10_000)], [0.9, 9 / 20, 0.01], rtol=1e-4)

@@ -25,6 +25,11 @@ def exported(workdir):
     return weights.read_weights(workdir / "weights", "toy")
 
 
+def random_parameters(config):
+    state = init_state(ToyTask(), make_optimizer(config.optimizer), config.seed, make_mesh())
+    return {name: np.asarray(array, np.float64) for name, array in state.params.items()}
+
+
 def logged(workdir, name):
     lines = [json.loads(line) for line in open(workdir / "metrics.jsonl")]
     return {line["step"]: line[name] for line in lines if name in line}
@@ -190,6 +195,35 @@ def test_without_an_average_the_parameters_themselves_are_saved(tmp_path, toy):
     assert not restored.ema
     for array, param in zip(saved, restored.params.values(), strict=True):
         np.testing.assert_array_equal(array, param)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_average_is_that_of_the_parameters_after_every_so_many_steps(tmp_path, toy, monkeypatch, every):
+    seen, real = [], loop.Average.take
+
+    def take(self, state, step):
+        seen.append({name: np.asarray(array, np.float64) for name, array in state.params.items()})
+        taken = real(self, state, step)
+        assert {a.sharding.memory_kind for a in taken.ema.values()} == {
+            "device" if every == 1 else "pinned_host"
+        }
+        return taken
+
+    monkeypatch.setattr(loop.Average, "take", take)
+    config = toy_config(steps=7)
+    config.optimizer.ema_every = every
+    with monkeypatch.context() as patch:
+        send(patch, signal.SIGTERM, [5])
+        loop.train(config, tmp_path)
+    loop.train(config, tmp_path)
+    assert len(seen) == 7
+    expected = exported_at_start = random_parameters(config)
+    for step in range(every, 8, every):
+        d = min(config.optimizer.ema_decay, step / (9 + step)) ** every
+        expected = {name: d * e + (1 - d) * seen[step - 1][name] for name, e in expected.items()}
+    for name, array in exported(tmp_path).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)
+        assert not np.allclose(array, exported_at_start[name])
 
 
 def test_not_a_number_in_the_data_is_skipped_and_counted(tmp_path, toy, monkeypatch):

@@ -43,6 +43,9 @@ class ToyTask:
     def may_start_random(self, name):
         return False
 
+    def frozen_for(self, data):
+        return self.frozen
+
     def loss(self, model, frozen, batch, key):
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
         loss = jnp.mean(jnp.square(model(batch["x"] + noise) - batch["x"] - frozen["shift"]))
@@ -104,6 +107,7 @@ def toy_config(**train) -> ConfigDict:
         schedule="cosine",
         decay_from=0.0,
         ema_decay=0.99,
+        ema_every=1,
     )
     config.train = dict(
         steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, export_dtype="float32"
