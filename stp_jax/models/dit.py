@@ -314,14 +314,11 @@ class SpaceTimeDiT(nnx.Module):
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
         if differentiable:
             # To split off the last block copies parameters and gradient, so in the computation's dtype.
-            kernels = cast_kernels(stacked, dtype)
-            first, last = (
-                (
-                    constrain_parameters(jax.tree.map(lambda a, at=at: a[at], kernels), "blocks."),
-                    jax.tree.map(lambda a, at=at: a[at], conditioning.blocks),
-                )
-                for at in (slice(-1), -1)
-            )
+            layers = (cast_kernels(stacked, dtype), conditioning.blocks)
+            first, last = (jax.tree.map(lambda a, at=at: a[at], layers) for at in (slice(-1), -1))
+            first, last = ((constrain_parameters(p, "blocks."), told) for p, told in (first, last))
+            # Else sums over tokens in the gradient are put off until it is joined to that of the others.
+            last = jax.lax.optimization_barrier(last)
             remat = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[c.remat], static_argnums=2)
             inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
             x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, tokens), None), x, first)
