@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -73,10 +74,12 @@ def write_scene(folder: Path, seed: int, frames: int, height: int, width: int) -
     (folder / "camera_data.json").write_text(json.dumps(described))
 
 
-def prepare(work: Path, config, vae: VAEConfig, scenes: int) -> None:
-    """Writes data set, latent caches, VAE and the embedding of a prompt, unless they are there."""
-    if (work / "prepared").exists():
+def prepare(prepared: Path, config, vae: VAEConfig, scenes: int) -> None:
+    """Writes data set, latent caches, VAE and the embedding of a prompt, unless the folder is there."""
+    if prepared.exists():
         return
+    work = prepared.with_name("preparing")
+    shutil.rmtree(work, ignore_errors=True)  # was interrupted
     data = config.data
     size = data.frames, data.height, data.width
     seeds = [*range(scenes), 1_000_000]  # the last is of the test split
@@ -107,23 +110,23 @@ def prepare(work: Path, config, vae: VAEConfig, scenes: int) -> None:
             cache.write(clips["row"], noise, **known)
     write_random_model(work / "vae", "vae", vae)
     np.savez(work / "text.npz", embeddings=np.zeros((1, TEXT_TOKENS, config.model.text_dim), np.float32))
-    (work / "prepared").touch()
+    work.rename(prepared)
 
 
-def data_flags(work: Path, run: str) -> dict[str, object]:
+def data_flags(prepared: Path, run: str) -> dict[str, object]:
     """What a run reads, as fields of `config.data`."""
     if run in ("latents", "again"):
-        return dict(kind="latents", path=work / "latents")
-    flags = dict(kind="cam_x_time", path=work / "data", scenes_at_once=2, cached_scenes=2)
-    return flags | (dict(source_latents=work / "latents") if run == "targets" else {})
+        return dict(kind="latents", path=prepared / "latents")
+    flags = dict(kind="cam_x_time", path=prepared / "data", scenes_at_once=2, cached_scenes=2)
+    return flags | (dict(source_latents=prepared / "latents") if run == "targets" else {})
 
 
 def train(work: Path, run: str, steps: int, flags: list[str]) -> list[dict]:
     """The lines of metrics of a run of `train.py`, killed after so many steps."""
     workdir = work / "runs" / f"{run}_{time.strftime('%H%M%S')}"
-    fields = {f"data.{name}": value for name, value in data_flags(work, run).items()}
+    fields = {f"data.{name}": value for name, value in data_flags(work / "prepared", run).items()}
     fields |= {f"pictures.{name}": value for name, value in fields.items()}
-    fields |= {"init_from": "", "vae": work / "vae", "text": work / "text.npz"}
+    fields |= {"init_from": "", "vae": work / "prepared/vae", "text": work / "prepared/text.npz"}
     quiet = ("log_every=1", "pictures_every=0", "validate_every=0", "checkpoint_every=0", "batch_size=1")
     command = [sys.executable, "train.py", "--config=configs/wan_1_3b_plucker.py", f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
@@ -164,7 +167,9 @@ def row(run: str, lines: list[dict]) -> str:
 
 def feed(work: Path, run: str, config, seconds: float) -> str:
     data = config.data.copy_and_resolve_references()
-    data.update({name: str(v) if isinstance(v, Path) else v for name, v in data_flags(work, run).items()})
+    data.update(
+        {name: str(v) if isinstance(v, Path) else v for name, v in data_flags(work / "prepared", run).items()}
+    )
     examples = iter(make_dataset(data, split="train", seed=0, batch_size=1))
     next(examples)
     begun, done = time.perf_counter(), 0
@@ -202,7 +207,7 @@ def main() -> None:
         for part in ("data", "pictures.data"):
             fields |= {f"{part}.{name}": value for name, value in small.items()}
         flags = [f"--config.{name}={value}" for name, value in fields.items()] + flags
-    prepare(work, config, vae, given.scenes)
+    prepare(work / "prepared", config, vae, given.scenes)
     rows = []
     for run in given.runs:
         if run == "feed":

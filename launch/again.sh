@@ -17,7 +17,9 @@ trap 'told=1; [ -n "$child" ] && kill -USR1 "$child"' USR1
 for ((start = 0; start <= most; start++)); do
     "$@" &
     child=$!
-    while kill -0 "$child" 2>/dev/null; do  # a signal ends `wait` before the command has ended
+    wait "$child"
+    status=$?
+    while kill -0 "$child" 2>/dev/null; do  # a signal ended `wait` before the command has ended
         wait "$child"
         status=$?
     done

@@ -86,9 +86,12 @@ def test_the_report_says_what_fits_and_what_would():
     assert "5.00 s at an assumed" in dataclasses.replace(REPORT, link_seconds=5.0).report(0.5)
     said = dataclasses.replace(REPORT, state=30, average=8, over=5).report(0.5)
     assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a chip, 30.0 of them parameters" in said
-    assert "as sequence (saves 50.0); twice the chips, as fsdp (saves 15.0); no average" in said
+    assert (
+        "as sequence (saves 50.0); twice the chips, as fsdp (saves 15.0); the average in the hosts' memory"
+        in said
+    )
     said = dataclasses.replace(REPORT, state=30, average=8, over=12).report(0.5)
-    assert "as fsdp (saves 15.0)" in said and "no average" not in said
+    assert "as fsdp (saves 15.0)" in said and "average" not in said
     assert "about 4 times the chips" in dataclasses.replace(REPORT, over=200.0).report(0.5)
 
 

@@ -37,6 +37,14 @@ def test_a_command_is_run_again_only_while_that_helps(tmp_path, statuses, last, 
     assert len((tmp_path / "starts").read_text().splitlines()) == starts
 
 
+def test_a_command_that_ends_before_it_is_waited_for_is_run_again(tmp_path):
+    (tmp_path / "slow").write_text("trap 'sleep 0.1' DEBUG\n")  # before every line of the scripts
+    script(tmp_path / "run", "exit 75")
+    settings = {"PAUSE": "0", "MOST": "1", "BASH_ENV": str(tmp_path / "slow")}
+    done = subprocess.run([LAUNCH / "again.sh", "./run"], cwd=tmp_path, env=os.environ | settings)
+    assert done.returncode == 75
+
+
 def test_a_signal_reaches_the_command_and_ends_it_for_good(tmp_path):
     script(tmp_path / "run", "trap 'sleep 0.5; exit 143' TERM; touch ready; while :; do sleep 0.1; done")
     process = subprocess.Popen([LAUNCH / "again.sh", "./run"], cwd=tmp_path)

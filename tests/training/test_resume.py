@@ -197,6 +197,13 @@ def test_without_an_average_the_parameters_themselves_are_saved(tmp_path, toy):
         np.testing.assert_array_equal(array, param)
 
 
+def test_a_run_goes_on_without_a_second_state_beside_the_one_it_reads(tmp_path, toy, monkeypatch):
+    loop.train(toy_config(steps=2), tmp_path)
+    monkeypatch.delattr(loop, "init_state")  # would make one
+    loop.train(toy_config(steps=4), tmp_path)
+    assert list(logged(tmp_path, "loss"))[-1] == 4
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_average_is_that_of_the_parameters_after_every_so_many_steps(tmp_path, toy, monkeypatch, every):
     seen, real = [], loop.Average.take
