@@ -2,8 +2,9 @@
 
     python train.py --config configs/wan_14b_plucker.py --workdir runs/wan_14b
 
-Put the parts of Wan2.1-T2V-14B with their index into models/wan_14b/. Parameters, their average and the
-optimizer's state take 216 GiB, split over fsdp and sequence. Not yet trained: hours and results are unknown.
+Put the parts of Wan2.1-T2V-14B with their index into models/wan_14b/. Parameters and the optimizer's state
+take 162 GiB, split over fsdp and sequence, and the average 54 GiB of the hosts' memory. Not yet trained:
+hours and results are unknown.
 """
 
 from ml_collections import ConfigDict

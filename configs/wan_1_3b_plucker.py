@@ -11,10 +11,11 @@ models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
     done
     python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
 
-480 x 832 pixels, 81 frames, 65,520 tokens. Parameters, their average and the optimizer's state take 21.5 GiB,
-split over fsdp and sequence. One video on one H100 takes 6.4 s a step and 47.5 GiB, and with
---config.model.remat=offload --config.optimizer.ema_decay=0 6.6 s and 35.9 GiB. Meshes, pods, LoRA, targets
-decoded anew instead of cached: docs/scaling.md. Not yet trained: hours and results are unknown.
+480 x 832 pixels, 81 frames, 65,520 tokens. Parameters and the optimizer's state take 16.1 GiB, split over
+fsdp and sequence, and the average 5.4 GiB of the host's memory. One video on one H100 takes 6.4 s a step and
+43.5 GiB, with --config.model.ffn_parts=2 40.0 GiB and 1 % more time, with --config.model.remat=offload 36.2
+GiB and 2 % more; two H100s do 97 % of that each. Meshes, pods, LoRA, targets decoded anew instead of cached:
+docs/scaling.md. Not yet trained: hours and results are unknown.
 """
 
 from ml_collections import ConfigDict

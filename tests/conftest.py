@@ -11,9 +11,10 @@ flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 # Many tests compile what others have compiled, in processes of their own, too.
-cache = tempfile.mkdtemp(prefix="stp_jax_tests_")
-atexit.register(shutil.rmtree, cache, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+if "PYTEST_XDIST_WORKER" not in os.environ:  # which works in what the process that started it made
+    cache = tempfile.mkdtemp(prefix="stp_jax_tests_")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # Threads of XLA's pool: with fewer than collectives at a time these wait for each other for ever.
@@ -23,3 +24,7 @@ if os.environ.get("STP_REQUIRE_COMPARISONS"):  # elsewhere the tests that need t
     import diffusers  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "training" not in item.path.parts)  # the longest first

@@ -54,7 +54,8 @@ def real_step(batch_size=8, heads=4):
     rng = np.random.default_rng(0)
     task = DiTTask(config, load=False)  # latents need no VAE
     task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
-    latents, path = (batch_size, 2, 8, 8, 4), cameras.preset("orbit_left", FRAMES)
+    # 12 tokens of the target, 24 together: only these divide by 8.
+    latents, path = (batch_size, 2, 4, 6, 4), cameras.preset("orbit_left", FRAMES)
     batch = {}
     for clip in ("source", "target"):
         batch[f"{clip}_latents"] = rng.standard_normal(latents).astype(np.float32)

@@ -24,7 +24,7 @@ from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
-from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered
+from stp_jax.sharding import RULES, cast_kernels, constrain, constrain_parameters, gathered, size_of
 
 BLOCK_INPUT = "block_input"
 _to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -312,6 +312,9 @@ class SpaceTimeDiT(nnx.Module):
             return constrain(y, "batch", "tokens", None)
 
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
+        mesh = jax.sharding.get_abstract_mesh()
+        splits = 1 if mesh.empty else size_of(RULES.tokens, mesh)
+        last_tokens = tokens if target_tokens % splits else target_tokens
         if differentiable:
             # To split off the last block copies parameters and gradient, so in the computation's dtype.
             layers = (cast_kernels(stacked, dtype), conditioning.blocks)
@@ -322,12 +325,12 @@ class SpaceTimeDiT(nnx.Module):
             remat = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[c.remat], static_argnums=2)
             inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
             x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, tokens), None), x, first)
-            x = remat(run)(x, last, target_tokens)
+            x = remat(run)(x, last, last_tokens)
         else:
             layers = (stacked, conditioning.blocks)
             at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
             x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), tokens), x)
-            x = run(x, at(c.layers - 1), target_tokens)
+            x = run(x, at(c.layers - 1), last_tokens)
 
         shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
         y = self.head((layer_norm(x, c.eps) * (1 + scale) + shift).astype(dtype))
