@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -311,10 +312,11 @@ class SpaceTimeDiT(nnx.Module):
                 y = block(x, modulation, conditioning.shared, told, out_tokens)
             return constrain(y, "batch", "tokens", None)
 
-        # Past the last block only target tokens are read, so only they need queries: exact, and free.
+        # Past the last block only target tokens are read, so only they need queries: exact, and free. A few
+        # more where cuDNN's gradient would not take an odd number, or it would not divide over the devices.
         mesh = jax.sharding.get_abstract_mesh()
-        splits = 1 if mesh.empty else size_of(RULES.tokens, mesh)
-        last_tokens = tokens if target_tokens % splits else target_tokens
+        multiple = math.lcm(2, 1 if mesh.empty else size_of(RULES.tokens, mesh))
+        last_tokens = min(tokens, math.ceil(target_tokens / multiple) * multiple)
         if differentiable:
             # To split off the last block copies parameters and gradient, so in the computation's dtype.
             layers = (cast_kernels(stacked, dtype), conditioning.blocks)
