@@ -234,9 +234,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
             return result
     analysis: Any = compiled.memory_analysis()
     result.state = result.average + analysis.argument_size_in_bytes / GIB
-    result.peak = (
-        result.average + analysis.peak_memory_in_bytes / GIB
-    )  # its sum of temporaries counts some of them twice
+    # The sum of temporaries would count some of them twice.
+    result.peak = result.average + analysis.peak_memory_in_bytes / GIB
     result.collectives = count_collectives(compiled.as_text())
     received = sum(size for _, size in result.collectives.values())
     result.link_seconds = received * GIB / (known.links * 1e12 / cores)

@@ -62,8 +62,21 @@ def spread(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) ->
     return jnp.broadcast_to(x, shape).astype(dtype)
 
 
+@jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    return y + spread(bias, y.shape, y.dtype)
+    """`y + bias` in the dtype of `y`; the gradient to the bias is summed as that of `spread`.
+
+    To the compiler it looks like any other bias, which it adds in the kernel of the product before.
+    """
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, summed = jax.vjp(lambda bias: spread(bias, gradient.shape, bias.dtype), bias)
+    return gradient, *summed(gradient.astype(bias.dtype))
+
+
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _add_bias_backward)
 
 
 def pairs_apart(array: jax.Array, heads: int) -> jax.Array:

@@ -103,6 +103,12 @@ def check_run(config: ConfigDict, mesh: Mesh) -> None:
         for name in names:
             if part[name] < 1:
                 raise InputError(f"{where}.{name} is {part[name]}; it must be at least 1.")
+    averaged = config.optimizer.get("ema_decay") and config.optimizer.get("ema_every", 1)
+    if averaged and averaged > run.steps:
+        raise InputError(
+            f"config.optimizer.ema_every is {averaged}: in a run of {run.steps} steps the average would "
+            "never be taken."
+        )
     try:
         jax.numpy.dtype(run.export_dtype)
     except TypeError:

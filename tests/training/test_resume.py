@@ -323,6 +323,13 @@ def test_parts_that_do_not_divide_are_refused(tmp_path, toy, change, message):
         loop.train(toy_config(**change), tmp_path)
 
 
+def test_an_average_that_would_never_be_taken_is_refused(tmp_path, toy):
+    config = toy_config(steps=4)
+    config.optimizer.ema_every = 5
+    with pytest.raises(InputError, match="ema_every is 5: in a run of 4 steps"):
+        loop.train(config, tmp_path)
+
+
 def test_a_run_that_cannot_be_saved_says_so_at_its_end_and_keeps_its_weights(
     tmp_path, toy, monkeypatch, capsys
 ):
