@@ -49,6 +49,7 @@ from tests.training.toy import toy_config
 def get_config():
     config = toy_config(steps={STEPS}, checkpoint_every=2, log_every=1)
     config.optimizer.schedule = "constant"  # whatever the number of steps
+    config.optimizer.ema_every = 2  # the average waits in the hosts' memory
     return config
 """
 
