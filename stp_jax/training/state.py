@@ -14,7 +14,7 @@ from flax import nnx
 from stp_jax import pretrained, weights
 from stp_jax.distributed import say
 from stp_jax.errors import InputError
-from stp_jax.sharding import parameter_shardings
+from stp_jax.sharding import constrain_parameters, parameter_shardings
 
 if TYPE_CHECKING:
     from stp_jax.training.tasks import Task
@@ -163,10 +163,11 @@ class Average:
 
     def __init__(self, config: Any):
         self._every = config.ema_every
-        self._update = jax.jit(
-            lambda ema, params, step: update_ema(ema, params, step, config.ema_decay, config.ema_every),
-            donate_argnums=0,
-        )
+
+        def update(ema: Params, params: Params, step: jax.Array) -> Params:
+            return constrain_parameters(update_ema(ema, params, step, config.ema_decay, config.ema_every))
+
+        self._update = jax.jit(update, donate_argnums=0)
 
     def place(self, state: TrainState) -> TrainState:
         """The state with its average where that waits."""
@@ -176,11 +177,12 @@ class Average:
         """The state after `step` steps, with its average; the one before is used up."""
         if not state.ema or step % self._every:
             return state
-        if self._every > 1:  # beside the memory that a step needs there would be no room for the average
-            jax.block_until_ready(state.params)
+        if self._every == 1:
+            return state._replace(ema=self._update(state.ema, state.params, state.step))
+        jax.block_until_ready(state.params)  # beside the memory that a step needs there may be no room for it
         ema = in_memory(state.ema, "device")
         state = self.place(state._replace(ema=self._update(ema, state.params, state.step)))
-        return jax.block_until_ready(state) if self._every > 1 else state
+        return jax.block_until_ready(state)
 
 
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float, every: int = 1) -> Params:
