@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> list[str]:
             raise InputError("--config: the file has no function get_config().") from None
         reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
         raise InputError(f"the config has no such field: {reason} (its file lists them)") from None
-    except Exception as error:
+    except Exception as error:  # a config's file may raise anything, absl often only a bare message
         if place := failing_line(error):
             raise InputError(f"--config {place}: {type(error).__name__}: {error}") from None
         if not isinstance(error, (flags.Error, OSError, SyntaxError)):

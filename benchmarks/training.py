@@ -165,11 +165,9 @@ def row(run: str, lines: list[dict]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def feed(work: Path, run: str, config, seconds: float) -> str:
+def feed(prepared: Path, run: str, config, seconds: float) -> str:
     data = config.data.copy_and_resolve_references()
-    data.update(
-        {name: str(v) if isinstance(v, Path) else v for name, v in data_flags(work / "prepared", run).items()}
-    )
+    data.update({name: str(v) if isinstance(v, Path) else v for name, v in data_flags(prepared, run).items()})
     examples = iter(make_dataset(data, split="train", seed=0, batch_size=1))
     next(examples)
     begun, done = time.perf_counter(), 0
@@ -212,7 +210,7 @@ def main() -> None:
     for run in given.runs:
         if run == "feed":
             for kind in ("targets", "videos"):
-                print(feed(work, kind, config, given.feed_seconds), flush=True)
+                print(feed(work / "prepared", kind, config, given.feed_seconds), flush=True)
         else:
             rows.append(row(run, train(work, run, given.steps, flags)))
             print(rows[-1], flush=True)

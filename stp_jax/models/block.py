@@ -11,7 +11,7 @@ from flax import nnx
 
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, gelu, layer_norm, spread
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, gelu, layer_norm
 from stp_jax.models.rope import rotate
 from stp_jax.sharding import RULES, constrain, size_of
 
@@ -48,9 +48,8 @@ def to_tokens(frames: jax.Array, tokens: int) -> jax.Array:
     count = frames.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or size_of(RULES.tokens, mesh) == 1:
-        each = (*frames.shape[:2], tokens // count, frames.shape[2])
-        each_token = spread(frames.astype(jnp.float32)[:, :, None], each, frames.dtype)
-        return einops.rearrange(each_token, "b f n d -> b (f n) d")
+        # Repeated in float32, so that the gradient is summed in it.
+        return jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1).astype(frames.dtype)
     # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
     own = jnp.arange(tokens)[:, None] // (tokens // count) == jnp.arange(count)
     own = constrain(own.astype(frames.dtype), "tokens", None)

@@ -54,25 +54,18 @@ class Dense(nnx.Module):
         return (gate * y).astype(x.dtype) if gate is not None and late else y
 
 
-def spread(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
-    """`x` broadcast to a shape and rounded only then, so that its gradient is summed in the precision of `x`.
-
-    In bfloat16 a sum of ones over many tokens ends at some thousands: each would be too small to count.
-    """
-    return jnp.broadcast_to(x, shape).astype(dtype)
-
-
 @jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """`y + bias` in the dtype of `y`; the gradient to the bias is summed as that of `spread`.
+    """`y + bias` in the dtype of `y`, with the gradient to the bias summed in the dtype of the bias.
 
-    To the compiler it looks like any other bias, which it adds in the kernel of the product before.
+    In bfloat16 a sum of ones over many tokens ends at some thousands: each would be too small to count.
+    Forward it looks to the compiler like any other bias, added in the kernel of the product before.
     """
     return y + bias.astype(y.dtype)
 
 
 def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    _, summed = jax.vjp(lambda bias: spread(bias, gradient.shape, bias.dtype), bias)
+    _, summed = jax.vjp(lambda bias: jnp.broadcast_to(bias, gradient.shape), bias)
     return gradient, *summed(gradient.astype(bias.dtype))
 
 
