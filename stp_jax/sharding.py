@@ -91,17 +91,20 @@ def size_of(axes: tuple[str, ...], mesh: Any) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Asks for the layout of an activation inside jit; does nothing where no mesh is set.
+def batch_axes(videos: int, mesh: Any) -> tuple[str, ...] | None:
+    """Axes over which so many videos are split; a few that do not divide are computed on all devices alike."""
+    return None if videos % size_of(RULES.batch, mesh) else RULES.batch
 
-    A few videos, too few for the batch axes, are computed on all devices alike.
-    """
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Asks for the layout of an activation inside jit; does nothing where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    if names[0] == "batch" and x.shape[0] % size_of(RULES.batch, mesh):
-        names = (None, *names[1:])
-    return jax.lax.with_sharding_constraint(x, RULES.spec(*names))
+    spec = RULES.spec(*names)
+    if names[0] == "batch":
+        spec = P(batch_axes(x.shape[0], mesh), *spec[1:])
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def constrain_columns(x: jax.Array, cell: int = 1) -> jax.Array:
@@ -113,9 +116,8 @@ def constrain_columns(x: jax.Array, cell: int = 1) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    by_videos = x.shape[0] % size_of(RULES.batch, mesh) == 0
-    spec: list = [RULES.batch if by_videos else None, None, None, None, None]
-    for axes in (RULES.tokens,) if by_videos else (RULES.batch + RULES.tokens, RULES.tokens):
+    spec: list = [batch_axes(x.shape[0], mesh), None, None, None, None]
+    for axes in (RULES.tokens,) if spec[0] else (RULES.batch + RULES.tokens, RULES.tokens):
         fitting = [d for d in (3, 2) if x.shape[d] // cell % size_of(axes, mesh) == 0]
         if fitting:
             spec[fitting[0]] = axes

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from stp_jax.errors import InputError
-from stp_jax.sharding import RULES, size_of
+from stp_jax.sharding import RULES, batch_axes, size_of
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
@@ -92,8 +92,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, whole_keys: bool = Fa
                 f"config.mesh.sequence is {sequence}: it does not divide the {tokens} tokens of a video. "
                 f"Sizes that do: 1, {', '.join(map(str, fitting[:12]))}."
             )
-    # A few pictures for a preview are computed on all devices alike.
-    batch = None if q.shape[0] % size_of(RULES.batch, mesh) else RULES.batch
+    batch = batch_axes(q.shape[0], mesh)
     own = P(batch, RULES.tokens, RULES.heads, None)
     keys = P(batch, None, RULES.heads, None) if whole_keys else own
     local = _local if whole_keys or sequence == 1 else functools.partial(_over_sequence, size=sequence)
