@@ -137,16 +137,25 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """cuDNN's kernel; of many queries and few keys in groups of queries.
 
     Its gradient runs in parallel over blocks of keys alone: those of a prompt would leave most of a GPU idle.
+    Of queries and keys it takes even numbers only, so some are added where need be, and those keys masked.
     """
-    queries = q.shape[1]
+    queries, keys = q.shape[1], k.shape[1]
     groups = 1
-    if queries >= CROSS_GROUPS * k.shape[1]:
-        # The kernel's gradient asks for an even number of queries.
-        groups = next((n for n in range(CROSS_GROUPS, queries) if queries % (2 * n) == 0), 1)
-    grouped = q.reshape(q.shape[0] * groups, queries // groups, *q.shape[2:])
+    if queries >= CROSS_GROUPS * keys:
+        fitting = (n for n in range(CROSS_GROUPS, 2 * CROSS_GROUPS) if queries % (2 * n) == 0)
+        groups = next(fitting, CROSS_GROUPS)
+    multiples = (2 * groups, 2, 2)
+    q, k, v = (
+        jnp.pad(x, ((0, 0), (0, -x.shape[1] % n), (0, 0), (0, 0)))
+        for x, n in zip((q, k, v), multiples, strict=True)
+    )
+    batch = q.shape[0]
+    grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
     # Each group adds to the gradients of keys and values: in float32.
     k, v = (jnp.repeat(x.astype(jnp.float32), groups, axis=0).astype(x.dtype) for x in (k, v))
-    return jax.nn.dot_product_attention(grouped, k, v, implementation="cudnn").reshape(q.shape)
+    lengths = jnp.full(batch * groups, keys) if keys % 2 else None
+    y = jax.nn.dot_product_attention(grouped, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
+    return y.reshape(q.shape)[:, :queries]
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -313,9 +313,9 @@ class SpaceTimeDiT(nnx.Module):
             return constrain(y, "batch", "tokens", None)
 
         # Past the last block only target tokens are read, so only they need queries: exact, and free. A few
-        # more where cuDNN's gradient would not take an odd number, or it would not divide over the devices.
+        # more where these would not divide over the devices.
         mesh = jax.sharding.get_abstract_mesh()
-        multiple = math.lcm(2, 1 if mesh.empty else size_of(RULES.tokens, mesh))
+        multiple = 1 if mesh.empty else size_of(RULES.tokens, mesh)
         last_tokens = min(tokens, math.ceil(target_tokens / multiple) * multiple)
         if differentiable:
             # To split off the last block copies parameters and gradient, so in the computation's dtype.

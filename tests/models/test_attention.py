@@ -68,18 +68,23 @@ def test_splash_kernel_with_and_without_padding(queries, keys):
     check(lambda q, k, v: splash_attention(q, k, v, block=128, interpret=True), *arguments)
 
 
-@pytest.mark.parametrize(("queries", "calls"), [(24, 1), (96, 16), (102, 17), (97, 1)])
-def test_many_queries_and_few_keys_go_to_cudnn_in_groups_of_an_even_length(monkeypatch, queries, calls):
+@pytest.mark.parametrize(
+    ("queries", "keys", "groups", "length"),
+    [(24, 6, 1, 24), (7, 7, 1, 8), (96, 6, 16, 6), (102, 6, 17, 6), (97, 6, 16, 8), (1021, 5, 16, 64)],
+)
+def test_cudnn_gets_even_numbers_and_many_queries_of_few_keys_in_groups(
+    monkeypatch, queries, keys, groups, length
+):
     seen = []
 
-    def dot_product_attention(q, k, v, implementation):
-        seen.append(q.shape)
-        return real(q, k, v)
+    def dot_product_attention(q, k, v, *, implementation, **lengths):
+        seen.append((q.shape[:2], k.shape[:2]))
+        return real(q, k, v, **lengths)
 
     real = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    check(module._cudnn, *inputs(queries=queries, keys=5))
-    assert set(seen) == {(2 * calls, queries // calls, 12, 8)}
+    check(module._cudnn, *inputs(queries=queries, keys=keys))
+    assert set(seen) == {((2 * groups, length), (2 * groups, keys + keys % 2))}
 
 
 def test_a_backend_is_chosen_by_name(monkeypatch):
