@@ -23,8 +23,8 @@ def count_collectives(program: str) -> dict[str, tuple[int, float]]:
     """Of each kind of collective: how many run in one execution, and GiB that each device receives by them.
 
     Sizes are those of the usual algorithms: around a ring of n devices each one receives (n - 1) / n of a
-    gathered or exchanged array, and twice as much of a reduced one. Loops run as often as their condition
-    says if that compares with one constant, as those of `jax.lax.scan` do, otherwise once.
+    gathered or exchanged array, and twice as much of a reduced one. Loops run as often as the compiler notes,
+    or as their condition says if that compares with one constant, as of `jax.lax.scan`, otherwise once.
 
     Args:
       program: `compiled.as_text()`.
@@ -73,7 +73,10 @@ def _runs(computations: dict[str, tuple[bool, list[str]]]) -> dict[str, int]:
             times = 1
             if " while(" in line:
                 condition = re.search(r"condition=%?([\w.\-]+)", line)
-                times = _trips(computations[condition[1]][1]) if condition else 1
+                if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+                    times = int(noted[1])
+                elif condition:
+                    times = _trips(computations[condition[1]][1])
             for other in called:
                 callers[other].append((name, times))
     known: dict[str, int] = {}
@@ -93,11 +96,11 @@ def _trips(condition: list[str]) -> int:
 
 
 def _result_bytes(result: str, kind: str, *, started: bool) -> int:
-    """Of the type of a result, as `(f32[8,1024]{1,0}, u32[])`."""
+    """Of the type of a result, as `(f32[8,1024]{1,0}, u32[])`, or with all operands `((..), (..))`."""
     arrays = [(dtype, dims) for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result) if dtype in BYTES]
-    if started and kind == "collective-permute":
+    if started and kind == "collective-permute" and not result.startswith("(("):
         arrays = arrays[1:2]  # operand, result, and what it synchronises with
-    elif started and kind != "all-reduce":
+    elif started and (kind != "all-reduce" or result.startswith("((")):
         arrays = arrays[len(arrays) // 2 :]  # operands come first
     return sum(BYTES[dtype] * math.prod(map(int, filter(None, dims.split(",")))) for dtype, dims in arrays)
 

@@ -1,12 +1,13 @@
-r"""Compiles the real train step, or the sampling step, for a pod that is not there: will it fit, how fast?
+r"""Compiles the real train step, or the sampling step, for devices that are not there: will it fit, how fast?
 
     python -m stp_jax.compile_for --topology v5p:4x4x4 --config configs/wan_1_3b_plucker.py
     python -m stp_jax.compile_for --topology v6e:8x8 --config configs/wan_14b_plucker.py \
         --mesh fsdp=16 sequence=4
+    python -m stp_jax.compile_for --topology gpu:8 --config configs/wan_14b_plucker.py --mesh sequence=8
 
-Any machine does, with `pip install -e '.[tpu]'`: the compiler for TPUs needs none. It takes some minutes and
-a few GiB. Topologies are named as Cloud TPU names them: v4, v5e, v5p, v6e, tpu7x and the chips along each
-axis.
+For TPUs any machine does, with `pip install -e '.[tpu]'`: their compiler needs none. It takes some minutes
+and a few GiB. Topologies are named as Cloud TPU names them: v4, v5e, v5p, v6e, tpu7x and the chips along each
+axis. `gpu:8` are eight GPUs such as the one of this machine, joined by NVLink; their compiler needs one.
 """
 
 from __future__ import annotations
@@ -36,40 +37,40 @@ NO_POD = {
 
 @dataclasses.dataclass
 class Compiled:
-    """What the compiler says of one program, for each chip; sizes in GiB."""
+    """What the compiler says of one program, for each device; sizes in GiB."""
 
     topology: str
     mesh: dict[str, int]
     batch_size: int
     state: float  # parameters, state and batch
     peak: float  # in use at most, these included
-    memory: float  # of the chip
+    memory: float  # of the device
     collectives: dict[str, tuple[int, float]]  # kind -> how many in a step, GiB received by them
-    floor_seconds: float  # of the step, if every operation ran at the chip's peak
-    link_seconds: float  # of what is received, if all links of the chip brought it
+    floor_seconds: float  # of the step, if every operation ran at the device's peak
+    link_seconds: float  # of what is received, if all links of the device brought it
     compile_seconds: float
     over: float = 0.0  # by how much it does not fit
     average: float = 0.0  # of the state, an average of the parameters kept on the devices
 
     def report(self, mfu: float) -> str:
-        chips = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
-        lines = [f"{self.topology}, {chips}, batch {self.batch_size}"]
+        devices = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
+        lines = [f"{self.topology}, {devices}, batch {self.batch_size}"]
         if self.over:
             lines += [
-                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a chip, "
-                f"{self.state:.1f} of them parameters, state and batch.",
+                f"  does NOT fit: {self.over:.1f} GiB more than the {self.memory:.1f} GiB of a "
+                f"device, {self.state:.1f} of them parameters, state and batch.",
                 f"  {self.advice()}",
             ]
             return "\n".join(lines)
         lines.append(
-            f"  memory of a chip: at most {self.peak:.2f} of {self.memory:.0f} GiB, "
+            f"  memory of a device: at most {self.peak:.2f} of {self.memory:.0f} GiB, "
             f"{self.state:.2f} of them parameters, state and batch"
         )
         found = [f"{n} {kind} ({size:.2f} GiB)" for kind, (n, size) in self.collectives.items()]
         lines.append(f"  received in a step: {', '.join(found) or 'nothing'}")
         estimate = max(self.floor_seconds / mfu, self.link_seconds)
         lines.append(
-            f"  step: {self.floor_seconds:.2f} s at the peak of the chips, {self.link_seconds:.2f} s of "
+            f"  step: {self.floor_seconds:.2f} s at the peak of the devices, {self.link_seconds:.2f} s of "
             f"their links meanwhile; {estimate:.2f} s at an assumed MFU of {mfu:.0%}"
         )
         lines.append(f"  compiled in {self.compile_seconds:.0f} s")
@@ -79,34 +80,48 @@ class Compiled:
         """What would make it fit."""
         computing = self.memory + self.over - self.state
         savings = {
-            "twice the chips, as sequence": (self.state + computing) / 2,
-            "twice the chips, as fsdp": self.state / 2,
+            "twice the devices, as sequence": (self.state + computing) / 2,
+            "twice the devices, as fsdp": self.state / 2,
             "the average in the hosts' memory, as config.optimizer.ema_every=10": self.average,
         }
         enough = [f"{what} (saves {size:.1f})" for what, size in savings.items() if size > self.over]
         if enough:
             return f"What would make it fit, in GiB: {'; '.join(enough)}."
         times = 2 ** math.ceil(math.log2((self.memory + self.over) / self.memory))
-        return f"It needs about {times} times the chips, as sequence."
+        return f"It needs about {times} times the devices, as sequence."
+
+
+def gpus_of(topology: str) -> int:
+    """How many GPUs such as that of this machine are meant; 0: TPUs are."""
+    match = re.fullmatch(r"gpu:(\d+)", topology)
+    return int(match[1]) if match else 0
 
 
 def make_pod(topology: str, sizes: dict[str, int]):
     """A mesh over the devices of a topology.
 
     Raises:
-      InputError: an unknown topology, sizes that do not fill it, or no compiler for TPUs.
+      InputError: an unknown topology, sizes that do not fill it, or no compiler for it here.
     """
+    import jax
     from jax.experimental import topologies
 
     from stp_jax.sharding import make_mesh
 
+    if count := gpus_of(topology):
+        if jax.default_backend() != "gpu":
+            raise InputError(f"--topology {topology} needs a GPU of that kind; JAX sees none here.")
+        pod = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{count}")
+        return make_mesh(**sizes, devices=pod.devices)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("The compiler for TPUs is missing: pip install 'stp-jax[tpu]'.")
     try:
         pod = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # the library raises bare exceptions of its runtime
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"--topology {topology}: unknown ({reason}). Name it as v5p:4x4x4.") from None
+        raise InputError(
+            f"--topology {topology}: unknown ({reason}). Name it as v5p:4x4x4 or gpu:8."
+        ) from None
     return make_mesh(**sizes, devices=pod.devices)
 
 
@@ -204,6 +219,9 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     if known is None:
         raise InputError(f"--topology {topology}: nothing is known of {kind}; add it to stp_jax/hardware.py.")
     cores = 2 if "7x" in kind.lower() else 1  # of a tpu7x chip each is a device with half of everything
+    memory, backend = known.memory_gib / cores, "splash"
+    if gpus_of(topology):  # XLA_PYTHON_CLIENT_MEM_FRACTION leaves less than there is
+        memory, backend = jax.local_devices()[0].memory_stats()["bytes_limit"] / GIB, "cudnn"
     flop = DiTTask(config, load=False).flop * config.train.batch_size / (3 if what == "sample" else 1)
     result = Compiled(
         topology=topology,
@@ -211,14 +229,14 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
         batch_size=config.train.batch_size,
         state=0.0,
         peak=0.0,
-        memory=known.memory_gib / cores,
+        memory=memory,
         collectives={},
         floor_seconds=flop / mesh.size / (known.tflops * 1e12 / cores),
         link_seconds=0.0,
         compile_seconds=0.0,
     )
     started = time.monotonic()
-    with jax.set_mesh(mesh), attention_backend("splash"):
+    with jax.set_mesh(mesh), attention_backend(backend):
         step, arguments = (abstract_step if what == "train" else abstract_velocity)(config, mesh)
         if what == "train" and config.optimizer.ema_decay and config.optimizer.ema_every == 1:
             # Beside the program that is compiled here, but on the devices all the same.
@@ -236,6 +254,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     result.state = result.average + analysis.argument_size_in_bytes / GIB
     # The sum of temporaries would count some of them twice.
     result.peak = result.average + analysis.peak_memory_in_bytes / GIB
+    result.over = max(0.0, result.peak - memory)  # compilers for GPUs do not refuse it
     result.collectives = count_collectives(compiled.as_text())
     received = sum(size for _, size in result.collectives.values())
     result.link_seconds = received * GIB / (known.links * 1e12 / cores)
@@ -277,16 +296,19 @@ def parse_mesh(words: list[str]) -> dict[str, int]:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.compile_for", description=__doc__)
     add = parser.add_argument
-    add("--topology", required=True, help="such as v5p:4x4x4")
+    add("--topology", required=True, help="such as v5p:4x4x4, or gpu:8")
     add("--config", required=True, metavar="FILE", help="such as configs/wan_1_3b_plucker.py")
     add("--mesh", nargs="+", default=[], metavar="AXIS=SIZE", help="default: as the config says")
-    add("--batch_size", type=count, help="of all chips together; default: one video for each share of it")
+    add("--batch_size", type=count, help="of all devices together; default: one video for each share of it")
     add("--accumulate", type=count, default=1, help="parts of the batch, one after the other")
     add("--remat", help="policy, see DiTConfig; default: as the config says")
     add("--sample", action="store_true", help="a velocity for sampling instead of the train step")
     add("--mfu", type=number(0.01, 1), default=0.45, help="assumed for the estimate; default 0.45")
     flags = parser.parse_args(arguments)
-    os.environ.update(NO_POD)
+    if gpus_of(flags.topology):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    else:
+        os.environ.update(NO_POD)
     config = read_config(flags.config)
     sizes = {"data": 1} | (parse_mesh(flags.mesh) or config.mesh.to_dict())
     if flags.remat:

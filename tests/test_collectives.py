@@ -83,3 +83,31 @@ def test_a_collective_in_pieces_is_one():
         "all-reduce": (1, pytest.approx(2 * 8 * KIB * 3 / 4)),
         "collective-permute": (1, pytest.approx(KIB)),
     }
+
+
+# As a GPU's compiler writes them: operands beside results, and how often a loop runs.
+GPU_PROGRAM = """
+%body (p: (s32[], f32[256])) -> (s32[], f32[256]) {
+  %r = ((f32[256]{0}), f32[256]{0}) all-reduce-start(%x), replica_groups=[2,4]<=[8], to_apply=%add
+  %s = ((f32[256]{0}, f32[512]{0}), (f32[64]{0}, f32[128]{0})) reduce-scatter-start(%x, %y), replica_groups=[2,4]<=[8]
+}
+
+%condition (p: (s32[], f32[256])) -> pred[] {
+  ROOT %lt = pred[] fusion(%p), kind=kLoop, calls=%compare
+}
+
+ENTRY %main (p: f32[256]) -> f32[] {
+  %w = (s32[], f32[256]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"40"}}
+  %p = ((bf16[512]{0}, f32[256]{0}), (bf16[512]{0}, f32[256]{0})) collective-permute-start(%y, %z)
+  %g = ((f32[256]{0}), f32[1024]{0}) all-gather-start(%y), replica_groups=[2,4]<=[8], dimensions={0}
+}
+"""  # noqa: E501
+
+
+def test_operands_beside_results_do_not_count_and_loops_run_as_often_as_noted():
+    assert count_collectives(GPU_PROGRAM) == {
+        "all-gather": (1, pytest.approx(4 * KIB * 3 / 4)),
+        "reduce-scatter": (40, pytest.approx(40 * 0.75 * KIB * 3)),
+        "all-reduce": (40, pytest.approx(2 * 40 * KIB * 3 / 4)),
+        "collective-permute": (1, pytest.approx(2 * KIB)),
+    }

@@ -85,14 +85,14 @@ def test_the_report_says_what_fits_and_what_would():
     assert "4.00 s at an assumed MFU of 50%" in said
     assert "5.00 s at an assumed" in dataclasses.replace(REPORT, link_seconds=5.0).report(0.5)
     said = dataclasses.replace(REPORT, state=30, average=8, over=5).report(0.5)
-    assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a chip, 30.0 of them parameters" in said
+    assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a device, 30.0 of them parameters" in said
     assert (
-        "as sequence (saves 50.0); twice the chips, as fsdp (saves 15.0); the average in the hosts' memory"
+        "as sequence (saves 50.0); twice the devices, as fsdp (saves 15.0); the average in the hosts' memory"
         in said
     )
     said = dataclasses.replace(REPORT, state=30, average=8, over=12).report(0.5)
     assert "as fsdp (saves 15.0)" in said and "average" not in said
-    assert "about 4 times the chips" in dataclasses.replace(REPORT, over=200.0).report(0.5)
+    assert "about 4 times the devices" in dataclasses.replace(REPORT, over=200.0).report(0.5)
 
 
 def command(tmp_path, *flags, path=""):
@@ -112,6 +112,7 @@ def command(tmp_path, *flags, path=""):
         (("--topology", "v5e:2x2", "--mesh", "rows=2"), "--mesh rows=2: give sizes of data, fsdp"),
         (("--topology", "v5e:2x2", "--config", "nothing.py"), "--config nothing.py: there is no such file"),
         (("--mesh", "fsdp=2"), "--topology"),
+        (("--topology", "gpu:8", "--mesh", "fsdp=8"), "gpu:8 needs a GPU of that kind; JAX sees none here"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, flags, message):
