@@ -10,9 +10,10 @@ On one GPU, with rendered scenes (configs/demo_vae.py makes the data and the VAE
         --clips_per_scene 32 --workers 6 --batch_size 32 --flip --permute_channels
     python train.py --config configs/demo.py:gpu --workdir runs/demo --config.vae=runs/demo_vae/weights
 
-One H100, 1,000 scenes: 43 ms a step. With --config.train.seconds=530 (12,149 steps) the loss is 0.24 and
-still falling; on held-out scenes 18.9 dB in camera control and 18.7 dB in both at once, 4.9 and 4.7 dB
-above the better baseline (docs/demo_model.md). All 150,000 steps take 1.8 hours and have not been tried.
+One H100, 1,000 scenes: 43 to 48 ms a step. With --config.train.seconds=530 (12,149 steps) the loss is 0.24,
+after 1,200 s more from those weights (24,436 steps) 0.21 and still falling; on held-out scenes 19.3 dB in
+camera control and 19.2 dB in both at once, 5.3 and 5.2 dB above the better baseline (docs/demo_model.md). All
+150,000 steps take 2 hours and have not been tried.
 """
 
 from pathlib import Path
