@@ -92,7 +92,7 @@ def size_of(axes: tuple[str, ...], mesh: Any) -> int:
 
 
 def batch_axes(videos: int, mesh: Any) -> tuple[str, ...] | None:
-    """Axes over which so many videos are split; too few to divide, all devices compute them alike."""
+    """Axes over which so many videos are split: none if they do not divide; all devices compute them then."""
     return None if videos % size_of(RULES.batch, mesh) else RULES.batch
 
 

@@ -153,7 +153,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
     # Each group adds to the gradients of keys and values: in float32.
     k, v = (jnp.repeat(x.astype(jnp.float32), groups, axis=0).astype(x.dtype) for x in (k, v))
-    lengths = jnp.full(batch * groups, keys) if keys % 2 else None
+    lengths = jnp.full(batch * groups, keys, jnp.int32) if keys % 2 else None
     y = jax.nn.dot_product_attention(grouped, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
     return y.reshape(q.shape)[:, :queries]
 
