@@ -1,12 +1,15 @@
-"""What a step of training costs, by running `train.py` itself for some steps; and how fast the data comes.
+r"""What a step of training costs, by running `train.py` itself for some steps; and how fast the data comes.
 
     python benchmarks/training.py --work /tmp/benchmark                  # one GPU, about 10 minutes
     python benchmarks/training.py --work /tmp/benchmark --runs feed      # the data alone, no GPU
     python benchmarks/training.py --work /tmp/benchmark --small          # a tiny model, to try it on a CPU
     python benchmarks/training.py --work /tmp/benchmark -- --config.mesh.fsdp=2 --config.train.batch_size=2
+    python benchmarks/training.py --work /tmp/benchmark --config configs/wan_14b_plucker.py --runs latents \
+        -- --config.mesh.fsdp=1 --config.mesh.sequence=8
 
-Takes configs/wan_1_3b_plucker.py with random weights, on videos of moving noise, 81 frames of 832 x 480,
-stored as H.264 in the records of a data set. Whatever follows `--` goes to train.py. Runs:
+Takes configs/wan_1_3b_plucker.py, or another config like it, with random weights, on videos of moving noise,
+81 frames of 832 x 480, stored as H.264 in the records of a data set. Whatever follows `--` goes to train.py.
+Runs:
 
     latents   source and target from a latent cache; the compilation cache is empty
     again     the same once more, with what the first run compiled
@@ -35,12 +38,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from configs.wan_1_3b_plucker import get_config
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import count_scenes, default_config, make_clips, make_dataset
 from stp_jax.benchmark import SMALL, write_random_model
-from stp_jax.command_line import Parser, count
+from stp_jax.command_line import Parser, count, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.media import write_video
 from stp_jax.models.dit import TEXT_TOKENS
@@ -121,14 +123,14 @@ def data_flags(prepared: Path, run: str) -> dict[str, object]:
     return flags | (dict(source_latents=prepared / "latents") if run == "targets" else {})
 
 
-def train(work: Path, run: str, steps: int, flags: list[str]) -> list[dict]:
+def train(work: Path, run: str, steps: int, config: str, flags: list[str]) -> list[dict]:
     """The lines of metrics of a run of `train.py`, killed after so many steps."""
     workdir = work / "runs" / f"{run}_{time.strftime('%H%M%S')}"
     fields = {f"data.{name}": value for name, value in data_flags(work / "prepared", run).items()}
     fields |= {f"pictures.{name}": value for name, value in fields.items()}
     fields |= {"init_from": "", "vae": work / "prepared/vae", "text": work / "prepared/text.npz"}
     quiet = ("log_every=1", "pictures_every=0", "validate_every=0", "checkpoint_every=0", "batch_size=1")
-    command = [sys.executable, "train.py", "--config=configs/wan_1_3b_plucker.py", f"--workdir={workdir}"]
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     command += [f"--config.train.{flag}" for flag in quiet] + flags
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(work / "compiled")}
@@ -186,6 +188,9 @@ def main() -> None:
     flags = words[split + 1 :]
     parser = Parser(prog="python benchmarks/training.py", description=__doc__)
     parser.add_argument("--work", required=True, type=Path, help="folder for data and runs, some GiB")
+    parser.add_argument(
+        "--config", default=str(ROOT / "configs/wan_1_3b_plucker.py"), help="default: 1.3B size"
+    )
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="default: all")
     parser.add_argument("--steps", type=count, default=8, help="timed in each run; default 8")
     parser.add_argument("--scenes", type=count, default=8, help="of the data set; default 8")
@@ -195,7 +200,7 @@ def main() -> None:
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
 
-    config, vae = get_config(), VAEConfig()
+    config, vae = read_config(given.config), VAEConfig()
     if given.small:
         small = dict(frames=SMALL.frames, height=SMALL.height, width=SMALL.width)
         config.data.update(small)
@@ -212,7 +217,7 @@ def main() -> None:
             for kind in ("targets", "videos"):
                 print(feed(work / "prepared", kind, config, given.feed_seconds), flush=True)
         else:
-            rows.append(row(run, train(work, run, given.steps, flags)))
+            rows.append(row(run, train(work, run, given.steps, str(Path(given.config).resolve()), flags)))
             print(rows[-1], flush=True)
     if rows:
         print("\n| run | first step, s | step, s | MFU | waiting for data | memory, GiB |")
