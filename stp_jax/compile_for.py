@@ -178,7 +178,6 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
         name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=rows)
         for name, (shape, dtype) in task.example_shapes().items()
     }
-    frozen = {name: leaf for name, leaf in task.frozen.items() if name == "text"}
 
     def velocity(params, frozen, batch, timestep):
         model = nnx.merge(graph, models.state_of(params))
@@ -187,14 +186,14 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
         return model(latents, batch["source_latents"], timestep, conditioning, differentiable=False)
 
     timestep = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=rows)
-    return jax.jit(velocity), (params, frozen, batch, timestep)
+    return jax.jit(velocity), (params, task.frozen, batch, timestep)
 
 
 def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train") -> Compiled:
     """Compiles one step of `config` for a topology.
 
     Args:
-      topology: as `v5p:4x4x4`.
+      topology: as `v5p:4x4x4` or `gpu:8`.
       config: of a DiT that trains on latents.
       sizes: of the mesh, by axis; one may be -1.
       what: `train` or `sample`.

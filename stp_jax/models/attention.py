@@ -133,6 +133,11 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return checkpoint_name(y, SAVED) if k.size >= q.size else y
 
 
+def _padded(x: jax.Array, multiple: int) -> jax.Array:
+    """`[B, N, heads, head_dim]` with zeros behind its tokens, up to a multiple of so many."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, 0), (0, 0)))
+
+
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """cuDNN's kernel; of many queries and few keys in groups of queries.
 
@@ -144,11 +149,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if queries >= CROSS_GROUPS * keys:
         fitting = (n for n in range(CROSS_GROUPS, 2 * CROSS_GROUPS) if queries % (2 * n) == 0)
         groups = next(fitting, CROSS_GROUPS)
-    multiples = (2 * groups, 2, 2)
-    q, k, v = (
-        jnp.pad(x, ((0, 0), (0, -x.shape[1] % n), (0, 0), (0, 0)))
-        for x, n in zip((q, k, v), multiples, strict=True)
-    )
+    q, k, v = _padded(q, 2 * groups), _padded(k, 2), _padded(v, 2)
     batch = q.shape[0]
     grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
     # Each group adds to the gradients of keys and values: in float32.
@@ -201,9 +202,8 @@ def splash_attention(
 
     def prepare(x: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         """[B, heads, N, head_dim] with whole blocks of tokens, and 0 for tokens, 1 for padding."""
-        padding = -x.shape[1] % block
-        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2)
-        return x, (jnp.arange(x.shape[2]) >= x.shape[2] - padding).astype(jnp.int32)
+        tokens, x = x.shape[1], _padded(x, block)
+        return x.swapaxes(1, 2), (jnp.arange(x.shape[1]) >= tokens).astype(jnp.int32)
 
     q, q_segments = prepare(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), block_q)
     k, kv_segments = prepare(k, block_kv)
