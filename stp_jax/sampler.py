@@ -25,16 +25,14 @@ WORTH_SPREADING = 2048  # tokens of a target from which on several devices are f
 def mesh_for_one_video(
     devices: Sequence[jax.Device], target_tokens: int, *, guided: bool, least_tokens: int = WORTH_SPREADING
 ) -> Mesh:
-    """A mesh that computes one video on as many devices as it can.
+    """A mesh that computes one video on all devices, if it is worth it.
 
-    With guidance its two halves take a velocity each. Within them the tokens are split: those of the target,
-    and as many of the source, must divide evenly. A video of fewer than `least_tokens` stays on one device.
+    With guidance two halves of an even number take a velocity each; within them the tokens are split. A video
+    of fewer than `least_tokens` stays on one device.
     """
-    for count in range(len(devices) if target_tokens >= least_tokens else 1, 0, -1):
-        halves = 2 if guided and count % 2 == 0 else 1
-        if target_tokens % (count // halves) == 0:
-            return make_mesh(data=halves, sequence=count // halves, devices=devices[:count])
-    raise AssertionError("one device always does")
+    count = len(devices) if target_tokens >= least_tokens else 1
+    halves = 2 if guided and count % 2 == 0 else 1
+    return make_mesh(data=halves, sequence=count // halves, devices=devices[:count])
 
 
 def at_once(guided: bool, videos: int, mesh: Mesh) -> bool:

@@ -68,11 +68,11 @@ def test_five_steps_equal_a_loop_in_float64(parts, guidance):
         (2, 32_760, True, (2, 1)),
         (3, 32_760, True, (1, 3)),
         (1, 32_760, True, (1, 1)),
-        (8, 2_050, False, (1, 5)),  # what the tokens do not divide by is left idle
+        (8, 2_050, False, (1, 8)),  # though the tokens do not divide by it
         (8, 320, True, (1, 1)),  # not worth it
     ],
 )
-def test_one_video_takes_as_many_devices_as_it_can(devices, target_tokens, guided, sizes):
+def test_one_video_takes_all_devices_if_it_is_worth_it(devices, target_tokens, guided, sizes):
     mesh = mesh_for_one_video(jax.devices()[:devices], target_tokens, guided=guided)
     assert (mesh.shape["data"], mesh.shape["sequence"]) == sizes and mesh.size == math.prod(sizes)
 

@@ -17,6 +17,7 @@ from stp_jax.sharding import (
     global_batch,
     host_rows,
     make_mesh,
+    padded_tokens,
     parameter_shardings,
 )
 from stp_jax.training.optimizer import make_optimizer
@@ -43,6 +44,22 @@ def test_mesh_that_does_not_fill_the_devices_is_refused(sizes):
         make_mesh(**sizes)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "sizes", "padded"),
+    [
+        (65_520, {}, 65_520),
+        (65_520, {"data": 4, "tensor": 2}, 65_520),
+        (65_520, {"sequence": 4, "data": 2}, 65_536),  # 16,380 of a device are no multiple of 16
+        (65_520, {"sequence": 8}, 65_536),
+        (30, {"sequence": 8}, 128),
+    ],
+    ids=str,
+)
+def test_every_device_gets_as_many_tokens_and_a_multiple_that_fast_kernels_take(tokens, sizes, padded):
+    with jax.set_mesh(make_mesh(**{"data": 1} | sizes, devices=None if sizes else jax.devices()[:1])):
+        assert padded_tokens(tokens) == padded
+
+
 def real_step(batch_size=8, heads=4):
     """The real train step of a small text-taking DiT on latents: its state, batch, and compiled function."""
     config = demo.get_config()
@@ -54,8 +71,8 @@ def real_step(batch_size=8, heads=4):
     rng = np.random.default_rng(0)
     task = DiTTask(config, load=False)  # latents need no VAE
     task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
-    # 12 tokens of the target, 24 together: only these divide by 8.
-    latents, path = (batch_size, 2, 4, 6, 4), cameras.preset("orbit_left", FRAMES)
+    # 18 tokens of the target, 36 together: neither divides by 8.
+    latents, path = (batch_size, 2, 6, 6, 4), cameras.preset("orbit_left", FRAMES)
     batch = {}
     for clip in ("source", "target"):
         batch[f"{clip}_latents"] = rng.standard_normal(latents).astype(np.float32)

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,9 @@ def attention_backend(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, whole_keys: bool = False) -> jax.Array:
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, keys: int | None = None, whole_keys: bool = False
+) -> jax.Array:
     """Full bidirectional softmax attention, scaled by `1 / sqrt(head_dim)`.
 
     On NVIDIA GPUs in 16-bit precision it runs cuDNN's fused kernel (or tokamax's, see `fastest_backend`), on
@@ -65,41 +68,35 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, whole_keys: bool = Fa
     keys and values over what is left of the axis: 12 heads on 8 devices make 2 groups of 4.
 
     Args:
-      q: `[B, N, heads, head_dim]`.
+      q: `[B, N, heads, head_dim]`; `sequence` divides N, and M but for `whole_keys`.
       k, v: `[B, M, heads, head_dim]`.
+      keys: so many of the M are attended to, the others are padding; default: all.
       whole_keys: whether every device has all keys and values, as those of a prompt.
 
     Returns:
       `[B, N, heads, head_dim]` in the dtype of `q`.
 
     Raises:
-      InputError: the mesh does not divide the heads or the tokens.
+      InputError: the mesh does not divide the heads.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _local(q, k, v)
+        return _local(q, k, v, keys)
     sequence, tensor = size_of(RULES.tokens, mesh), size_of(RULES.heads, mesh)
     heads = q.shape[2]
     if heads % tensor:
         raise InputError(
             f"config.mesh.tensor is {tensor}: it does not divide the {heads} heads of the model."
         )
-    split = [q.shape[1]] if whole_keys else [q.shape[1], k.shape[1]]
-    for tokens in split:
-        if tokens % sequence:
-            fitting = [n for n in range(2, 65) if all(count % n == 0 for count in split)]
-            raise InputError(
-                f"config.mesh.sequence is {sequence}: it does not divide the {tokens} tokens of a video. "
-                f"Sizes that do: 1, {', '.join(map(str, fitting[:12]))}."
-            )
     batch = batch_axes(q.shape[0], mesh)
     own = P(batch, RULES.tokens, RULES.heads, None)
-    keys = P(batch, None, RULES.heads, None) if whole_keys else own
+    other = P(batch, None, RULES.heads, None) if whole_keys else own
     local = _local if whole_keys or sequence == 1 else functools.partial(_over_sequence, size=sequence)
-    return jax.shard_map(local, in_specs=(own, keys, keys), out_specs=own, check_vma=False)(q, k, v)
+    local = functools.partial(local, keys=keys)
+    return jax.shard_map(local, in_specs=(own, other, other), out_specs=own, check_vma=False)(q, k, v)
 
 
-def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, *, size: int) -> jax.Array:
+def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None, *, size: int) -> jax.Array:
     """Attention of one device's tokens `[B, N / size, heads, head_dim]` to those of all."""
     (axis,) = RULES.tokens
     exchanging = math.gcd(size, q.shape[2])  # neighbours that exchange heads for tokens
@@ -117,11 +114,12 @@ def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, *, size: int) -> ja
         return jax.lax.all_gather(x, axis, axis=1, tiled=True, axis_index_groups=same_heads)
 
     q, k, v = (exchange(x, 2, 1) for x in (q, k, v))
-    return exchange(_local(q, gather(k), gather(v)), 1, 2)
+    return exchange(_local(q, gather(k), gather(v), keys), 1, 2)
 
 
-def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _local(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None = None) -> jax.Array:
     """Attention on one device."""
+    k, v = k[:, :keys], v[:, :keys]
     backend = _chosen.get() or {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
     if backend in ("cudnn", "tokamax") and q.dtype in (jnp.bfloat16, jnp.float16):
         if backend == "tokamax":
@@ -130,7 +128,7 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if backend == "splash" and q.shape[-1] % 128 == 0:
         return splash_attention(q, k, v)
     y = _xla(q, k, v)
-    return checkpoint_name(y, SAVED) if k.size >= q.size else y
+    return checkpoint_name(y, SAVED) if worth_keeping(q, k) else y
 
 
 def _padded(x: jax.Array, multiple: int) -> jax.Array:
@@ -220,12 +218,20 @@ def splash_attention(
             block_q_dq=block_q,
             block_kv_dq=block_kv,
         ),
-        residual_checkpoint_name=SAVED if k.size >= q.size else None,
+        residual_checkpoint_name=SAVED if worth_keeping(q, k) else None,
         interpret=interpret,
     )
     segments = kernels.SegmentIds(q_segments, kv_segments)
     y = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
     return y[:, :, :queries].swapaxes(1, 2)
+
+
+def worth_keeping(q: Any, k: Any) -> bool:
+    """Whether attention costs much more than its output: self-attention does, that to a prompt does not.
+
+    Told apart by the sizes. Of self-attention some queries may be padding, and no keys.
+    """
+    return 2 * k.size > q.size
 
 
 def keep_attention(primitive, *avals, **parameters) -> bool:
@@ -236,6 +242,5 @@ def keep_attention(primitive, *avals, **parameters) -> bool:
     of the others the name given to what they save.
     """
     if "dot_product_attention_fwd" in primitive.name:
-        queries, keys = avals[:2]
-        return keys.size >= queries.size
+        return worth_keeping(*avals[:2])
     return primitive.name == "name" and parameters.get("name") == SAVED

@@ -30,7 +30,7 @@ class BlockConditioning(NamedTuple):
 class Shared(NamedTuple):
     """What all blocks are told alike."""
 
-    cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding
+    cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding; N: tokens and padding
     sin: jax.Array
     rays: jax.Array | None  # [B, N, E], embedded Plücker rays
 
@@ -43,15 +43,19 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return einops.rearrange(x, "b n heads d -> b n (heads d)")
 
 
-def to_tokens(frames: jax.Array, tokens: int) -> jax.Array:
-    """`[B, F, D]` -> `[B, N, D]`: what belongs to a frame, for each of its tokens."""
+def to_tokens(frames: jax.Array, tokens: int, padded: int) -> jax.Array:
+    """`[B, F, D]` -> `[B, padded, D]`: what belongs to a frame, for each of its tokens.
+
+    `tokens` are those of all frames; past them are zeros.
+    """
     count = frames.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or size_of(RULES.tokens, mesh) == 1:
         # Repeated in float32, so that the gradient is summed in it.
-        return jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1).astype(frames.dtype)
+        own = jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1).astype(frames.dtype)
+        return jnp.pad(own, ((0, 0), (0, padded - tokens), (0, 0)))
     # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
-    own = jnp.arange(tokens)[:, None] // (tokens // count) == jnp.arange(count)
+    own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
     own = constrain(own.astype(frames.dtype), "tokens", None)
     return jnp.einsum("nf,bfd->bnd", own, frames, precision="highest")
 
@@ -124,12 +128,19 @@ class Block(nnx.Module):
         return BlockConditioning(frames, keys, values)
 
     def __call__(
-        self, x: jax.Array, modulation: jax.Array, shared: Shared, told: BlockConditioning, out_tokens: int
+        self,
+        x: jax.Array,
+        modulation: jax.Array,
+        shared: Shared,
+        told: BlockConditioning,
+        *,
+        tokens: int,
+        out_tokens: int,
     ) -> jax.Array:
         """The first `out_tokens` tokens, `[B, out_tokens, D]`, of `x` `[B, N, D]`.
 
-        `modulation` `[B, 6, D]` comes from the timestep. Every token serves as key and value; only those
-        asked for serve as query.
+        `modulation` `[B, 6, D]` comes from the timestep. The first `tokens` of the N serve as keys and
+        values, the others are padding; only those asked for serve as queries.
         """
         c, dtype = self.config, x.dtype
         mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
@@ -137,7 +148,7 @@ class Block(nnx.Module):
 
         y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
         if told.frames is not None:
-            y = y + to_tokens(told.frames, y.shape[1])
+            y = y + to_tokens(told.frames, tokens, y.shape[1])
         if shared.rays is not None:
             y = y + self.camera(shared.rays)
         q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=c.heads), rotary_heads=c.heads)
@@ -145,7 +156,7 @@ class Block(nnx.Module):
         q, k = split_heads(q, c.heads), split_heads(k, c.heads)
         v = split_heads(self.v(y), c.heads)
         q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])
-        a = merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v))
+        a = merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v, keys=tokens))
         a = self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1)
         x = x[:, :out_tokens] + a
         if told.text_keys is not None and told.text_values is not None:

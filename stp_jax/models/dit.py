@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
-from stp_jax.sharding import RULES, cast_kernels, constrain, constrain_parameters, gathered, size_of
+from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
 
 BLOCK_INPUT = "block_input"
 _to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -227,7 +226,8 @@ class SpaceTimeDiT(nnx.Module):
                     told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], grid, role=ROLES.index(clip)
                 )
             )
-            rays = constrain(einops.rearrange(rays, "b f h w d -> b (f h w) d"), "batch", "tokens", None)
+            rays = _pad_tokens(einops.rearrange(rays, "b f h w d -> b (f h w) d"))
+            rays = constrain(rays, "batch", "tokens", None)
         elif c.camera == "pose12":
             poses = both(lambda clip: pose12(told[f"{clip}_c2w"]))
         elif c.camera == "pose12_target":
@@ -252,7 +252,7 @@ class SpaceTimeDiT(nnx.Module):
             grid,
             c.dim // c.heads,
         )
-        return Conditioning(Shared(cos, sin, rays), blocks)
+        return Conditioning(Shared(_pad_tokens(cos), _pad_tokens(sin), rays), blocks)
 
     def _frame_positions(self, frames: int, *moments: Any) -> jax.Array:
         """`[B or 1, frames of target and source]`, see `DiTConfig.rope_frames`."""
@@ -291,16 +291,14 @@ class SpaceTimeDiT(nnx.Module):
         if c.source:
             assert source is not None
             latents = jnp.concatenate([latents, source.astype(dtype)], axis=1)
-        x = self.patch_embedding(
-            einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
-        )
-        x = constrain(x, "batch", "tokens", None)
+        patches = einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
+        tokens, target_tokens = patches.shape[1], frames * (height // p) * (width // p)
+        x = constrain(self.patch_embedding(_pad_tokens(patches)), "batch", "tokens", None)
         if c.official_rounding:
             timestep = timestep.astype(jnp.bfloat16)
         t = self.timestep_embedding(sinusoid(timestep, c.freq_dim))
         modulation = self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim)
 
-        tokens, target_tokens = x.shape[1], frames * (height // p) * (width // p)
         graph, stacked = nnx.split(self.blocks)
         backend = fastest_backend(differentiable=differentiable)
 
@@ -309,14 +307,11 @@ class SpaceTimeDiT(nnx.Module):
             block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
             x = checkpoint_name(x, BLOCK_INPUT)
             with attention_backend(backend):
-                y = block(x, modulation, conditioning.shared, told, out_tokens)
+                y = block(x, modulation, conditioning.shared, told, tokens=tokens, out_tokens=out_tokens)
             return constrain(y, "batch", "tokens", None)
 
-        # Past the last block only target tokens are read, so only they need queries: exact, and free. A few
-        # more where these would not divide over the devices.
-        mesh = jax.sharding.get_abstract_mesh()
-        multiple = 1 if mesh.empty else size_of(RULES.tokens, mesh)
-        last_tokens = min(tokens, math.ceil(target_tokens / multiple) * multiple)
+        # Past the last block only target tokens are read, so only they need queries: exact, and free.
+        all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
         if differentiable:
             # To split off the last block copies parameters and gradient, so in the computation's dtype.
             layers = (cast_kernels(stacked, dtype), conditioning.blocks)
@@ -326,12 +321,12 @@ class SpaceTimeDiT(nnx.Module):
             last = jax.lax.optimization_barrier(last)
             remat = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[c.remat], static_argnums=2)
             inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
-            x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, tokens), None), x, first)
+            x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, all_tokens), None), x, first)
             x = remat(run)(x, last, last_tokens)
         else:
             layers = (stacked, conditioning.blocks)
             at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
-            x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), tokens), x)
+            x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), all_tokens), x)
             x = run(x, at(c.layers - 1), last_tokens)
 
         shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
@@ -341,6 +336,12 @@ class SpaceTimeDiT(nnx.Module):
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
         )
         return y.astype(jnp.float32)
+
+
+def _pad_tokens(x: jax.Array) -> jax.Array:
+    """`[B, N, ...]` with zeros behind its tokens, as many as `padded_tokens` says."""
+    padding = padded_tokens(x.shape[1]) - x.shape[1]
+    return jnp.pad(x, ((0, 0), (0, padding), *((0, 0),) * (x.ndim - 2)))
 
 
 def dit_flop(config: DiTConfig, latent_size: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> float:
