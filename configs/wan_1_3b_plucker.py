@@ -14,7 +14,7 @@ models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
 480 x 832 pixels, 81 frames, 65,520 tokens. Parameters and the optimizer's state take 16.1 GiB, split over
 fsdp and sequence, and the average 5.4 GiB of the host's memory. One video on one H100 takes 6.35 s a step and
 41 GiB, with --config.model.ffn_parts=2 6.4 s and 38 GiB, with --config.model.remat=offload 6.5 s and 35 GiB;
-two H100s do 97 % of that each. Meshes, pods, LoRA, targets decoded anew instead of cached:
+two or four GPUs do 97 % of that each. Meshes, pods, LoRA, targets decoded anew instead of cached:
 docs/scaling.md. Not yet trained: hours and results are unknown.
 """
 

@@ -205,6 +205,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
 
     from stp_jax import hardware
     from stp_jax.models.attention import attention_backend
+    from stp_jax.models.dit import dit_flop
     from stp_jax.training.loop import check_run
     from stp_jax.training.state import trained
     from stp_jax.training.tasks import DiTTask
@@ -221,7 +222,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     memory, backend = known.memory_gib / cores, "splash"
     if gpus_of(topology):  # XLA_PYTHON_CLIENT_MEM_FRACTION leaves less than there is
         memory, backend = jax.local_devices()[0].memory_stats()["bytes_limit"] / GIB, "cudnn"
-    flop = DiTTask(config, load=False).flop * config.train.batch_size / (3 if what == "sample" else 1)
+    task = DiTTask(config, load=False)
+    flop = task.flop if what == "train" else dit_flop(task.model_config, task.latent_size())
     result = Compiled(
         topology=topology,
         mesh=dict(mesh.shape),
@@ -230,7 +232,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
         peak=0.0,
         memory=memory,
         collectives={},
-        floor_seconds=flop / mesh.size / (known.tflops * 1e12 / cores),
+        floor_seconds=flop * config.train.batch_size / mesh.size / (known.tflops * 1e12 / cores),
         link_seconds=0.0,
         compile_seconds=0.0,
     )

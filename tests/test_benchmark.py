@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from configs import demo
 from stp_jax import benchmark
 from stp_jax.errors import InputError
 from stp_jax.models.dit import DiTConfig, dit_flop
+from stp_jax.pretrained import models
+from stp_jax.training.state import trained
+from stp_jax.training.tasks import DiTTask
 
 TINY = DiTConfig(
     dim=24, ffn_dim=40, layers=3, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
@@ -56,9 +60,33 @@ def test_operations_are_counted_as_xla_counts_them():
 def test_formula_of_the_dit_counts_every_product_of_its_forward_pass(change):
     dim = 32 if "camera" in change and change["camera"] == "pose12" else 24
     config = dataclasses.replace(TINY, dim=dim, **change)
-    settings = dataclasses.replace(benchmark.SMALL, dit=config)
+    settings = dataclasses.replace(benchmark.SMALL, dit=config, height=64, width=64)  # no padding: 48 tokens
     work = benchmark.dit_workload(settings)
     assert work.flop == benchmark.count_flop(work.function, *work.arguments)
+
+
+def test_of_a_train_step_gradients_of_what_is_not_trained_are_not_counted():
+    model_config = dataclasses.replace(TINY, dim=240, ffn_dim=400, layers=24)
+    settings = dataclasses.replace(benchmark.SMALL, dit=model_config, height=64, width=64)
+    _, noisy, source, conditioning = benchmark.dit_workload(settings).arguments
+    graph, params = models.abstract("dit", model_config)
+
+    def gradients(trained, frozen):
+        def total(trained):
+            model = nnx.merge(graph, models.state_of(frozen | trained))
+            return model(noisy, source, jnp.ones(1), conditioning).sum()
+
+        return jax.grad(total)(trained)
+
+    for pattern in (".*", r"blocks\.[qkvo]\..*", r"blocks\.camera\..*"):
+        chosen = trained(params, pattern)
+        counted = benchmark.count_flop(gradients, chosen, params)
+        config = demo.get_config()
+        config.model.update(dataclasses.asdict(model_config))
+        config.train.trainable = pattern
+        config.data.update(frames=settings.frames, height=settings.height, width=settings.width)
+        # The formula takes latents and rays to need gradients, too.
+        assert DiTTask(config, load=False).flop == pytest.approx(counted, rel=0.01)
 
 
 def test_random_models_have_matrices_in_the_chosen_precision_and_vectors_in_float32():

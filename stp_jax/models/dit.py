@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import einops
@@ -344,29 +344,48 @@ def _pad_tokens(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, padding), *((0, 0),) * (x.ndim - 2)))
 
 
-def dit_flop(config: DiTConfig, latent_size: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> float:
+def dit_flop(
+    config: DiTConfig, latent_size: tuple[int, int, int], *, trained: Container[str] | None = None
+) -> float:
     """Multiplications and additions in the matrix products of one forward pass of one video.
 
-    What is computed once per video (keys and values of the text, embedded cameras) is not counted, but the
-    projection of the rays in each block is.
+    What is computed once per video (keys and values of the text, embedded cameras) is not counted, nor what
+    LoRA adds, but the projection of the rays in each block is.
+
+    Args:
+      config: of the model.
+      latent_size: (F', H', W') of the latents.
+      trained: names of parameters; if given, a train step of them is counted, without recomputation: each
+        product, and the two that make its gradients, or one to a kernel that is not trained.
     """
     c = config
     frames, height, width = latent_size
     target = frames * (height // c.patch) * (width // c.patch)
     tokens = 2 * target if c.source else target
-    token_values = c.channels * c.patch**2
-
-    def block(queries: int) -> int:
-        per_query = 2 * c.dim**2 + 2 * tokens * c.dim + 2 * c.dim * c.ffn_dim  # q, o; attention; feed-forward
-        if c.text_dim:
-            per_query += 2 * c.dim**2 + 2 * text_tokens * c.dim
-        if c.camera.startswith("pose12"):
-            per_query += c.dim**2
-        per_key = 2 * c.dim**2
-        if c.camera == "plucker":
-            per_key += c.conditioning_dim * c.dim
-        return 2 * (queries * per_query + tokens * per_key)
-
-    ends = 2 * c.dim * token_values * (tokens + target)
-    timestep = 2 * (c.freq_dim * c.dim + 7 * c.dim**2)
-    return float((c.layers - 1) * block(tokens) + block(target) + ends + timestep)
+    queries, keys = (c.layers - 1) * tokens + target, c.layers * tokens  # of all blocks
+    values = c.channels * c.patch**2
+    kernels = {
+        "patch_embedding": tokens * values * c.dim,
+        "timestep_embedding.layer_in": c.freq_dim * c.dim,
+        "timestep_embedding.layer_out": c.dim**2,
+        "timestep_projection": 6 * c.dim**2,
+        "blocks.q": queries * c.dim**2,
+        "blocks.k": keys * c.dim**2,
+        "blocks.v": keys * c.dim**2,
+        "blocks.o": queries * c.dim**2,
+        "blocks.ffn_in": queries * c.dim * c.ffn_dim,
+        "blocks.ffn_out": queries * c.dim * c.ffn_dim,
+        "head": target * c.dim * values,
+    }
+    attention = 2 * queries * tokens * c.dim
+    if c.text_dim:
+        kernels |= {f"blocks.cross_attn.{name}": queries * c.dim**2 for name in "qo"}
+        attention += 2 * queries * TEXT_TOKENS * c.dim
+    if c.camera == "plucker":
+        kernels["blocks.camera"] = keys * c.conditioning_dim * c.dim
+    elif c.camera != "none":
+        kernels["blocks.projector"] = queries * c.dim**2
+    if trained is None:
+        return 2.0 * (attention + sum(kernels.values()))
+    of_kernels = sum((3 if f"{name}.kernel" in trained else 2) * count for name, count in kernels.items())
+    return 2.0 * (3 * attention + of_kernels)

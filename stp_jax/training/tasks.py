@@ -19,8 +19,9 @@ from stp_jax.errors import InputError
 from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
+from stp_jax.pretrained import models
 from stp_jax.text import read_embeddings
-from stp_jax.training.state import Params, bind
+from stp_jax.training.state import Params, bind, trained
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 
 Batch = dict[str, jax.Array]
@@ -139,7 +140,7 @@ class DiTTask:
                 self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
         self.tokens, self.flop = self._cost()
 
-    def _latent_size(self) -> tuple[int, int, int]:
+    def latent_size(self) -> tuple[int, int, int]:
         data, stride = self.config.data, self.vae_config.spatial_stride
         frames = (data.frames - 1) // self.vae_config.frame_stride + 1
         return frames, data.height // stride, data.width // stride
@@ -150,7 +151,7 @@ class DiTTask:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
         for clip in ("source", "target"):
             shapes |= {
-                f"{clip}_latents": ((*self._latent_size(), self.vae_config.z_dim), jnp.float16),
+                f"{clip}_latents": ((*self.latent_size(), self.vae_config.z_dim), jnp.float16),
                 f"{clip}_c2w": ((frames, 4, 4), jnp.float32),
                 f"{clip}_intrinsics": ((frames, 4), jnp.float32),
                 f"{clip}_animation_time": ((frames,), jnp.float32),
@@ -158,9 +159,11 @@ class DiTTask:
         return shapes
 
     def _cost(self) -> tuple[int, float]:
-        size = self._latent_size()
+        size = self.latent_size()
         target = math.prod(size) // self.model_config.patch**2
-        return (2 if self.model_config.source else 1) * target, 3 * dit_flop(self.model_config, size)
+        chosen = trained(models.shapes("dit", self.model_config), self.config.train.trainable)
+        tokens = (2 if self.model_config.source else 1) * target
+        return tokens, dit_flop(self.model_config, size, trained=chosen)
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
