@@ -3,9 +3,9 @@
     python train.py --config configs/wan_14b_plucker.py --workdir runs/wan_14b
 
 Put the parts of Wan2.1-T2V-14B with their index into models/wan_14b/. Parameters and the optimizer's state
-take 162 GiB, split over fsdp and sequence, and the average 54 GiB of the hosts' memory. One video on four H200s
-(--config.mesh.fsdp=1 --config.mesh.sequence=4 --config.train.batch_size=1) takes 8.9 s a step and 81 GiB of
-each, by LoRA 7.4 s and 39 GiB. Not yet trained: hours and results are unknown.
+take 162 GiB, split over fsdp and sequence, and the average 54 GiB of the hosts' memory. One video on four
+H200s (--config.mesh.fsdp=1 --config.mesh.sequence=4 --config.train.batch_size=1) takes 8.9 s a step and 81
+GiB of each, by LoRA 7.4 s and 39 GiB. Not yet trained: hours and results are unknown.
 """
 
 from ml_collections import ConfigDict
