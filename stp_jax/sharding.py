@@ -26,7 +26,7 @@ from stp_jax.errors import InputError
 AXES = ("data", "fsdp", "sequence", "tensor")
 # Tokens of a device come in multiples of this. In 16 bits a row of, say, 16,380 tokens is no multiple of the
 # 16 bytes that the fast kernels of NVIDIA GPUs need: gradients of parameters took 3 times as long.
-TOKEN_MULTIPLE = 16
+TOKEN_MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,9 +49,10 @@ def test_mesh_that_does_not_fill_the_devices_is_refused(sizes):
     [
         (65_520, {}, 65_520),
         (65_520, {"data": 4, "tensor": 2}, 65_520),
-        (65_520, {"sequence": 4, "data": 2}, 65_536),  # 16,380 of a device are no multiple of 16
+        (65_520, {"sequence": 2, "data": 4}, 65_520),
+        (65_520, {"sequence": 4, "data": 2}, 65_536),  # 16,380 of a device are no multiple of 8
         (65_520, {"sequence": 8}, 65_536),
-        (30, {"sequence": 8}, 128),
+        (30, {"sequence": 8}, 64),
     ],
     ids=str,
 )

@@ -388,7 +388,7 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
     monkeypatch.setattr(attention, "_local", lambda q, *rest: queries.add(q.shape[1]) or real(q, *rest))
     jax.clear_caches()
     run(model, x)
-    assert queries == {64, 32}  # 54 and 27, filled up to multiples of 16
+    assert queries == {56, 32}  # 54 and 27, filled up to multiples of 8
 
 
 def test_the_form_for_sampling_predicts_the_same():
