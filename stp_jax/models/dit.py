@@ -1,9 +1,9 @@
 """The space-time DiT: Wan2.1's video transformer over target and source tokens, told cameras and moments.
 
-Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them.
-Everything that does not depend on the timestep is computed once per video by `condition`. The same class, by
-its config alone, is the demo's model, our recipes at 1.3B and 14B, the official SpaceTimePilot and
-ReCamMaster, and plain Wan2.1 text-to-video.
+Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them,
+and padding last (`sharding.padded_tokens`). Everything that does not depend on the timestep is computed once
+per video by `condition`. The same class, by its config alone, is the demo's model, our recipes at 1.3B and
+14B, the official SpaceTimePilot and ReCamMaster, and plain Wan2.1 text-to-video.
 """
 
 from __future__ import annotations
