@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from stp_jax.errors import InputError
+from stp_jax.models.layers import fill_up
 from stp_jax.sharding import RULES, batch_axes, size_of
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
@@ -131,11 +132,6 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None = None) ->
     return checkpoint_name(y, SAVED) if worth_keeping(q, k) else y
 
 
-def _padded(x: jax.Array, multiple: int) -> jax.Array:
-    """`[B, N, heads, head_dim]` with zeros behind its tokens, up to a multiple of so many."""
-    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, 0), (0, 0)))
-
-
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """cuDNN's kernel; of many queries and few keys in groups of queries.
 
@@ -147,7 +143,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if queries >= CROSS_GROUPS * keys:
         fitting = (n for n in range(CROSS_GROUPS, 2 * CROSS_GROUPS) if queries % (2 * n) == 0)
         groups = next(fitting, CROSS_GROUPS)
-    q, k, v = _padded(q, 2 * groups), _padded(k, 2), _padded(v, 2)
+    q, k, v = fill_up(q, 2 * groups), fill_up(k, 2), fill_up(v, 2)
     batch = q.shape[0]
     grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
     # Each group adds to the gradients of keys and values: in float32.
@@ -200,7 +196,7 @@ def splash_attention(
 
     def prepare(x: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         """[B, heads, N, head_dim] with whole blocks of tokens, and 0 for tokens, 1 for padding."""
-        tokens, x = x.shape[1], _padded(x, block)
+        tokens, x = x.shape[1], fill_up(x, block)
         return x.swapaxes(1, 2), (jnp.arange(x.shape[1]) >= tokens).astype(jnp.int32)
 
     q, q_segments = prepare(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), block_q)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, gelu, layer_norm
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, fill_up, gelu, layer_norm
 from stp_jax.models.rope import rotate
 from stp_jax.sharding import RULES, constrain, size_of
 
@@ -53,7 +53,7 @@ def to_tokens(frames: jax.Array, tokens: int, padded: int) -> jax.Array:
     if mesh.empty or size_of(RULES.tokens, mesh) == 1:
         # Repeated in float32, so that the gradient is summed in it.
         own = jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1).astype(frames.dtype)
-        return jnp.pad(own, ((0, 0), (0, padded - tokens), (0, 0)))
+        return fill_up(own, padded)
     # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
     own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
     own = constrain(own.astype(frames.dtype), "tokens", None)

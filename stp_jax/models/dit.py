@@ -22,7 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
-from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, sinusoid, zeros
+from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
 
@@ -340,8 +340,7 @@ class SpaceTimeDiT(nnx.Module):
 
 def _pad_tokens(x: jax.Array) -> jax.Array:
     """`[B, N, ...]` with zeros behind its tokens, as many as `padded_tokens` says."""
-    padding = padded_tokens(x.shape[1]) - x.shape[1]
-    return jnp.pad(x, ((0, 0), (0, padding), *((0, 0),) * (x.ndim - 2)))
+    return fill_up(x, padded_tokens(x.shape[1]))
 
 
 def dit_flop(

@@ -149,6 +149,11 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
     return y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
 
 
+def fill_up(x: jax.Array, multiple: int) -> jax.Array:
+    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of so many."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), *((0, 0),) * (x.ndim - 2)))
+
+
 def cos_sin(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of `positions * frequencies` as if the product were taken in float64.
 
