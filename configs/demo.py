@@ -50,6 +50,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         rope_frames="animation_time",
         dtype="bfloat16" if gpu else "float32",
         remat="none" if gpu else "full",
+        unroll=gpu,
+        fused=gpu,
         ffn_parts=1,
         lora_rank=0,
     )
@@ -69,6 +71,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         name="muon",
         muon_parameters=r"blocks\..*\.kernel",
         learning_rate=3e-3,
+        muon_dtype="bfloat16" if gpu else "float32",
         adam_learning_rate=1e-3,
         weight_decay=0.05,
         b1=0.9,

@@ -65,6 +65,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         name="muon",
         muon_parameters=r"(?!decoder\.head_conv).*\.kernel",
         learning_rate=5e-3,
+        muon_dtype="bfloat16" if gpu else "float32",
         adam_learning_rate=2e-3,
         weight_decay=0.01,
         b1=0.9,

@@ -368,7 +368,11 @@ def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, floa
                         for event in line.events:
                             seconds[event.name] += event.duration_ns / 1e9
                             calls[event.name] += 1
-    return [(f"{calls[name]} x {name}", spent) for name, spent in seconds.most_common(most)]
+    busy = ("all kernels", sum(seconds.values()))
+    return [
+        (f"{calls[name] or sum(calls.values())} x {name}", spent)
+        for name, spent in [busy, *seconds.most_common(most)]
+    ]
 
 
 def count_flop(function: Callable, *arguments) -> float:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stp_jax.models import fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, fill_up, gelu, layer_norm
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, add_bias, fill_up, gelu, layer_norm, pairs_apart
 from stp_jax.models.rope import rotate
 from stp_jax.sharding import RULES, constrain, size_of
 
@@ -146,24 +147,44 @@ class Block(nnx.Module):
         mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
 
-        y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
+        fast = c.fused and fused.available(dtype)
+        row_major = fused.row_major if fast else lambda x: x
+        if fast:
+            x, y = fused.modulated_norm(x, None, None, shift1[:, 0], scale1[:, 0], c.eps)
+        else:
+            y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
         if told.frames is not None:
             y = y + to_tokens(told.frames, tokens, y.shape[1])
         if shared.rays is not None:
             y = y + self.camera(shared.rays)
-        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=c.heads), rotary_heads=c.heads)
-        k = self.norm_k(self.k(y, rotary_heads=c.heads), rotary_heads=c.heads)
-        q, k = split_heads(q, c.heads), split_heads(k, c.heads)
-        v = split_heads(self.v(y), c.heads)
-        q = rotate(q, shared.cos[:, :out_tokens], shared.sin[:, :out_tokens])
-        a = merge_heads(attention(q, rotate(k, shared.cos, shared.sin), v, keys=tokens))
-        a = self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1)
-        x = x[:, :out_tokens] + a
-        if told.text_keys is not None and told.text_values is not None:
-            x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
+        q, k, v = self._queries_keys_values(row_major(y), shared, out_tokens)
+        a, x = merge_heads(attention(q, k, v, keys=tokens)), x[:, :out_tokens]
+        if fast:
+            a, gate = row_major(self.o(a)), gate1[:, 0]
+            x, y = fused.modulated_norm(x, a, gate, shift2[:, 0], scale2[:, 0], c.eps)
+        else:
+            x = x + (self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1))
+            if told.text_keys is not None and told.text_values is not None:
+                x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
+            y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
+        return row_major(x + self._feed_forward(y, gate2))
 
-        y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
-        return x + self._feed_forward(y, gate2)
+    def _queries_keys_values(
+        self, y: jax.Array, shared: Shared, out_tokens: int
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of `y` `[B, N, D]`: queries of the first `out_tokens`, keys, values, `[B, .., heads, head_dim]`."""
+        heads, cos, sin = self.config.heads, shared.cos, shared.sin
+        if self.config.fused and fused.available(y.dtype) and out_tokens == y.shape[1]:
+            kernels = [pairs_apart(layer.kernel[...], heads) for layer in (self.q, self.k)]
+            biases = [pairs_apart(layer.bias[...], heads) for layer in (self.q, self.k)]
+            kernel = jnp.concatenate([*kernels, self.v.kernel[...]], 1).astype(y.dtype)
+            qkv = add_bias(y @ kernel, jnp.concatenate([*biases, self.v.bias[...]]))
+            scales = jnp.stack([pairs_apart(norm.scale[...], heads) for norm in (self.norm_q, self.norm_k)])
+            return fused.norm_rotate(qkv, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
+        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=heads), rotary_heads=heads)
+        k = self.norm_k(self.k(y, rotary_heads=heads), rotary_heads=heads)
+        q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(self.v(y), heads)
+        return rotate(q, cos[:, :out_tokens], sin[:, :out_tokens]), rotate(k, cos, sin), v
 
     def _feed_forward(self, y: jax.Array, gate: jax.Array) -> jax.Array:
         """`[B, N, D]` -> `[B, N, D]`, times `gate` `[B, 1, D]`; in parts if the config says so."""

@@ -85,6 +85,11 @@ class DiTConfig:
         inputs, and outputs and statistics of attention, the best trade of memory for time; `offload` the
         same, but the inputs in the memory of the host; `dots` all matrix products of parameters; `full` the
         inputs alone.
+      unroll: whether a training step is compiled as one piece of code for each block instead of one loop over
+        all. A loop with `remat="none"` writes every activation into a stack, which takes half of the step of
+        a small model; unrolled code of a deep one takes minutes to compile.
+      fused: whether norms and rotary embeddings run as kernels of our own where there are any, see
+        `stp_jax.models.fused`: faster for small models.
       ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
         need less memory; their insides are then always recomputed.
     """
@@ -108,6 +113,8 @@ class DiTConfig:
     official_rounding: bool = False
     dtype: str = "bfloat16"
     remat: str = "none"
+    unroll: bool = False
+    fused: bool = False
     ffn_parts: int = 1
     lora_rank: int = 0
 
@@ -116,6 +123,8 @@ class DiTConfig:
             if getattr(self, field) not in known:
                 chosen = getattr(self, field)
                 raise ValueError(f"model.{field} is {chosen!r}; choose one of {', '.join(known)}")
+        if self.fused and (self.lora_rank or self.text_dim or self.camera.startswith("pose12")):
+            raise ValueError("model.fused has no kernels for lora_rank, text_dim and the pose12 cameras")
         if self.ffn_parts < 1:
             raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
         if self.dim % self.heads:
@@ -246,7 +255,7 @@ class SpaceTimeDiT(nnx.Module):
                 poses, moments, words
             )
 
-        blocks = jax.lax.map(prepare, stacked)
+        blocks = jax.vmap(prepare)(stacked) if c.unroll else jax.lax.map(prepare, stacked)
         cos, sin = rotary_tables(
             self._frame_positions(frames, target_animation_time, source_animation_time),
             grid,
@@ -312,19 +321,12 @@ class SpaceTimeDiT(nnx.Module):
 
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
         all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
-        if differentiable:
-            # To split off the last block copies parameters and gradient, so in the computation's dtype.
-            layers = (cast_kernels(stacked, dtype), conditioning.blocks)
-            first, last = (jax.tree.map(lambda a, at=at: a[at], layers) for at in (slice(-1), -1))
-            first, last = ((constrain_parameters(p, "blocks."), told) for p, told in (first, last))
-            # Else sums over tokens in the gradient are put off until it is joined to that of the others.
-            last = jax.lax.optimization_barrier(last)
-            remat = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[c.remat], static_argnums=2)
-            inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
-            x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, all_tokens), None), x, first)
-            x = remat(run)(x, last, last_tokens)
+        layers = (stacked, conditioning.blocks)
+        if differentiable and c.unroll:
+            x = self._run_unrolled(run, x, layers, all_tokens, last_tokens)
+        elif differentiable:
+            x = self._run_looped(run, x, layers, all_tokens, last_tokens)
         else:
-            layers = (stacked, conditioning.blocks)
             at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
             x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), all_tokens), x)
             x = run(x, at(c.layers - 1), last_tokens)
@@ -336,6 +338,41 @@ class SpaceTimeDiT(nnx.Module):
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
         )
         return y.astype(jnp.float32)
+
+    def _run_unrolled(
+        self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int
+    ) -> jax.Array:
+        """All blocks, each with code of its own; `layers` have a leading `[L]`."""
+        if self.config.remat != "none":
+            policy = REMAT_POLICIES[self.config.remat]
+            run = jax.checkpoint(run, policy=policy, static_argnums=2)
+        leaves, structure = jax.tree.flatten(layers)
+        each = [jax.tree.unflatten(structure, layer) for layer in zip(*map(_unstack, leaves), strict=True)]
+        for layer in each[:-1]:
+            x = run(x, layer, all_tokens)
+        return run(x, each[-1], last_tokens)
+
+    def _run_looped(
+        self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int
+    ) -> jax.Array:
+        """All blocks but the last in a loop, then the last, with rematerialisation."""
+        stacked, told = layers
+        # To split off the last block copies parameters and gradient, so in the computation's dtype.
+        layers = (cast_kernels(stacked, jnp.dtype(self.config.dtype)), told)
+        first, last = (jax.tree.map(lambda a, at=at: a[at], layers) for at in (slice(-1), -1))
+        first, last = ((constrain_parameters(p, "blocks."), told) for p, told in (first, last))
+        # Else sums over tokens in the gradient are put off until it is joined to that of the others.
+        last = jax.lax.optimization_barrier(last)
+        policy = REMAT_POLICIES[self.config.remat]
+        remat = functools.partial(jax.checkpoint, policy=policy, static_argnums=2)
+        inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
+        x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, all_tokens), None), x, first)
+        return remat(run)(x, last, last_tokens)
+
+
+def _unstack(x: jax.Array) -> list[jax.Array]:
+    """`[L, ...]` -> L of `[...]`; its gradient is one concatenation, that of indexing a sum of L stacks."""
+    return [part[0] for part in jax.lax.split(x, (1,) * len(x))]
 
 
 def _pad_tokens(x: jax.Array) -> jax.Array:

@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
 
 from stp_jax.command_line import check_fields
 from stp_jax.errors import InputError
+from stp_jax.training.muon import orthogonalize
 
+MUON_MOMENTUM = 0.95
 SCHEDULES = ("cosine", "linear", "constant")
 FIELDS = (
     *("name", "learning_rate", "weight_decay", "b1", "b2", "clip"),
     *("warmup_steps", "schedule", "decay_from", "ema_decay", "ema_every"),
 )
-MUON_FIELDS = ("muon_parameters", "adam_learning_rate")
+MUON_FIELDS = ("muon_parameters", "muon_dtype", "adam_learning_rate")
 RANGES = (  # field, least value, and what it must be below
     *(("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("warmup_steps", 0, math.inf)),
     *(("b1", 0, 1), ("b2", 0, 1), ("decay_from", 0, 1), ("ema_decay", 0, 1), ("ema_every", 1, math.inf)),
@@ -64,19 +65,16 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
                 f"config.optimizer.muon_parameters {pattern!r} is no regular expression: {error}."
             ) from None
 
-        def matrices(params: dict[str, jax.Array]) -> dict[str, MuonDimensionNumbers | None]:
-            return {
-                name: _matrix(array) if chosen.fullmatch(name) else None for name, array in params.items()
-            }
-
-        inner = muon(
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            consistent_rms=0.2,
-            adam_learning_rate=config.adam_learning_rate,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=matrices,
+        muon = optax.chain(
+            optax.trace(MUON_MOMENTUM, nesterov=True),
+            orthogonalize(config.muon_dtype),
+            optax.add_decayed_weights(config.weight_decay),
+            optax.scale_by_learning_rate(config.learning_rate),
+        )
+        adam = optax.nadamw(config.adam_learning_rate, b1=config.b1, b2=config.b2, weight_decay=0.0)
+        inner = optax.partition(
+            {"muon": muon, "adam": adam},
+            lambda params: {name: "muon" if chosen.fullmatch(name) else "adam" for name in params},
         )
     elif config.name == "adamw":
         inner = optax.adamw(
@@ -89,14 +87,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     else:
         raise InputError(f"config.optimizer.name is {config.name!r}; choose muon or adamw.")
     return optax.chain(optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(), inner)
-
-
-def _matrix(kernel: jax.Array | optax.MaskedNode) -> MuonDimensionNumbers | None:
-    if isinstance(kernel, optax.MaskedNode):  # optax asks again about what it leaves to Adam
-        return None
-    if kernel.ndim > 3:
-        return MuonDimensionNumbers(reduction_axis=tuple(range(kernel.ndim - 1)), output_axis=kernel.ndim - 1)
-    return MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
 
 def schedule(config: Any, step: jax.Array, progress: jax.Array) -> jax.Array:

@@ -98,6 +98,7 @@ def toy_config(**train) -> ConfigDict:
         name="muon",
         muon_parameters=r"blocks\..*kernel",
         learning_rate=0.02,
+        muon_dtype="float32",
         adam_learning_rate=0.01,
         weight_decay=0.01,
         b1=0.9,

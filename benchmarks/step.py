@@ -1,0 +1,128 @@
+r"""What a training step of a small model costs, without its data, and in which kernels the time is spent.
+
+    python benchmarks/step.py                                                # configs/demo.py:gpu on one GPU
+    python benchmarks/step.py --profile 40 -- --config.model.dim=768 --config.model.layers=12
+    python benchmarks/step.py --devices 4 -- --config.train.batch_size=256   # 64 pairs on each of four GPUs
+
+Builds the train step that `train.py` would run, on random latents which are on the devices already; the
+optimizer and the average are included. Whatever follows `--` are fields of the config. Prints the median of
+five timings, TFLOP/s of the model's matrix products (no recomputation counted), the memory of the compiled
+step, and with `--profile` the costliest kernels. benchmarks/training.py measures `train.py` itself, with its
+data.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stp_jax.benchmark import costliest_kernels
+from stp_jax.command_line import Parser, count, number, read_config
+from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.sharding import batch_sharding, make_mesh
+from stp_jax.training.optimizer import make_optimizer
+from stp_jax.training.state import Average, init_state
+from stp_jax.training.step import make_train_step
+from stp_jax.training.tasks import DiTTask
+
+ROOT = Path(__file__).resolve().parent.parent
+GIB = 2**30
+
+
+def set_fields(config, flags: list[str]) -> None:
+    """Applies `--config.a.b=value` to a config.
+
+    Raises:
+      InputError: another flag, an unknown field, or a value of another type.
+    """
+    for flag in flags:
+        name, equals, text = flag.removeprefix("--config.").partition("=")
+        *parents, field = name.split(".")
+        try:
+            part = config
+            for parent in parents:
+                part = part[parent]
+            value = text if isinstance(part[field], str) else json.loads(text.lower())
+            part[field] = value
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{flag}: give --config.FIELD=VALUE with a field of the config") from None
+        if not equals or not flag.startswith("--config."):
+            raise InputError(f"{flag}: give --config.FIELD=VALUE with a field of the config")
+
+
+def random_batch(task: DiTTask, batch_size: int, mesh) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    batch = {
+        name: rng.standard_normal((batch_size, *shape)).astype(dtype)
+        for name, (shape, dtype) in task.example_shapes().items()
+    }
+    return jax.device_put(batch, batch_sharding(mesh))
+
+
+def measure(config, devices: int, steps: int, profile: int, hlo: str | None) -> None:
+    mesh = make_mesh(devices, devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        task, optimizer = DiTTask(config, load=False), make_optimizer(config.optimizer)
+        average = Average(config.optimizer)
+        state = average.place(init_state(task, optimizer, 0, mesh))
+        parameters = sum(array.size for array in state.params.values())
+        batch = random_batch(task, config.train.batch_size, mesh)
+        step_fn: Any = make_train_step(task, optimizer, config)
+        started = time.perf_counter()
+        compiled = step_fn.lower(state._replace(ema={}), {}, batch, 0.0).compile()
+        compile_seconds = time.perf_counter() - started
+        if hlo:
+            Path(hlo).write_text(compiled.as_text())
+
+        def run(steps: int) -> float:
+            """Seconds a step; as in training, the host does not wait for each."""
+            nonlocal state
+            begun = time.perf_counter()
+            for number in range(1, steps + 1):
+                stepped, metrics = compiled(state._replace(ema={}), {}, batch, 0.0)
+                state = average.take(stepped._replace(ema=state.ema), number)
+            jax.block_until_ready((state, metrics))
+            return (time.perf_counter() - begun) / steps
+
+        run(3)
+        seconds = statistics.median(run(steps) for _ in range(5))
+        flop = task.flop * config.train.batch_size / devices
+        temporary = compiled.memory_analysis().temp_size_in_bytes / GIB
+        cells = (
+            f"{config.model.dim} x {config.model.layers}, {parameters / 1e6:.1f} M parameters",
+            f"{config.train.batch_size} pairs on {devices} x {jax.devices()[0].device_kind}",
+            f"{1e3 * seconds:.1f} ms",
+            f"{flop / seconds / 1e12:.0f} TFLOP/s",
+            f"{temporary:.1f} GiB",
+            f"compiled in {compile_seconds:.0f} s",
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
+        for kernel, spent in costliest_kernels(lambda: run(1), profile) if profile else []:
+            print(f"  {1e3 * spent:9.3f} ms  {kernel[:150]}")
+
+
+@exit_on_input_error
+def main() -> None:
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    parser = Parser(prog="python benchmarks/step.py", description=__doc__)
+    parser.add_argument("--config", default=f"{ROOT / 'configs/demo.py'}:gpu")
+    parser.add_argument("--devices", type=count, default=1)
+    parser.add_argument("--steps", type=count, default=10, help="timed together, five times; default 10")
+    parser.add_argument("--profile", type=number(0, 10000, int), default=0, help="kernels to list")
+    parser.add_argument("--hlo", help="write the compiled program's text to this file")
+    given = parser.parse_args(words[:split])
+    config = read_config(given.config)
+    set_fields(config, words[split + 1 :])
+    measure(config, given.devices, given.steps, given.profile, given.hlo)
+
+
+if __name__ == "__main__":
+    main()
