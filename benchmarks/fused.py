@@ -60,7 +60,10 @@ def exact_norm_rotate(qkv, scales, cos, sin):
 
 def inputs(name: str, videos: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    normal = lambda *shape: np.float32(rng.standard_normal(shape))  # noqa: E731
+
+    def normal(*shape: int) -> np.ndarray:
+        return np.asarray(rng.standard_normal(shape), np.float32)
+
     if name == "modulated_norm":
         return [normal(videos, TOKENS, WIDTH) for _ in range(2)] + [normal(videos, WIDTH) for _ in range(3)]
     angles = normal(videos, TOKENS, WIDTH // HEADS // 2)
