@@ -173,9 +173,10 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
         y = self._attention_input(x, shift1, scale1, shared, told, tokens)
         cameras = shared.cameras
-        order = {} if cameras is not None else {"rotary_heads": c.heads}
-        q = split_heads(self.norm_q(self.q(y[:, :out_tokens], **order), **order), c.heads)
-        k = split_heads(self.norm_k(self.k(y, **order), **order), c.heads)
+        heads = c.heads if cameras is None else 0
+        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=heads), rotary_heads=heads)
+        k = self.norm_k(self.k(y, rotary_heads=heads), rotary_heads=heads)
+        q, k = split_heads(q, c.heads), split_heads(k, c.heads)
         v = split_heads(self.v(y), c.heads)
         if first_values is not None:
             v = v + self.value_residual[...].astype(dtype) * (first_values - v)
