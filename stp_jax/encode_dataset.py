@@ -25,6 +25,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from input_pipeline.latents import LatentCache
+from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
@@ -70,12 +71,14 @@ def encode_dataset(
     split: str = "train",
     seed: int = 0,
     passes: int = 1,
+    scenes: int | None = None,
     clips_per_scene: int = 64,
     clips_per_path: int = 4,
     frames: int = 17,
     size: Sequence[int] = (128, 128),
     flip: bool = False,
     permute_channels: bool = False,
+    rules: str = "grid",
     workers: int = 0,
     batch_size: int | None = None,
 ) -> None:
@@ -87,7 +90,9 @@ def encode_dataset(
     """
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, height=size[0], width=size[1], flip=flip)
-    config.permute_channels = permute_channels
+    config.update(permute_channels=permute_channels, rules=rules)
+    if rules == "static" and clips_per_path > 1:
+        raise InputError("--rules static: all clips show one moment; give --clips_per_path 1.")
     vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (size[0] * size[1])))
     meta = {
         "vae": dataclasses.asdict(pretrained.recognise(vae, "vae").config),
@@ -95,6 +100,8 @@ def encode_dataset(
         "flip": flip,
         "permute_channels": permute_channels,
     }
+    if rules != "grid":
+        meta["rules"] = rules
     latent_frames = (frames - 1) // vae_config.frame_stride + 1
     stride = vae_config.spatial_stride
     if (frames - 1) % vae_config.frame_stride:
@@ -105,9 +112,10 @@ def encode_dataset(
         make_clips, config, split=split, seed=seed, clips=clips_per_scene, clips_per_path=clips_per_path
     )
     next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
+    total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
-        scenes=passes * count_scenes(config, split),
+        scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
         latent_shape=(latent_frames, size[0] // stride, size[1] // stride, vae_config.z_dim),
@@ -152,12 +160,20 @@ def main() -> None:
     add("--split", default="train")
     add("--seed", type=number(0, 2**31 - 1, int), default=0, help="the clips drawn follow from it")
     add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")
+    add("--scenes", type=count, help="only so many scenes, counted over all passes (default: all)")
     add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")
     add("--clips_per_path", type=count, default=4, help="of these, clips that share a camera path")
     add("--frames", type=count, default=17, help="frames per clip, 4n + 1")
     add("--size", type=count, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
     add("--flip", action="store_true", help="mirror half of the scenes")
     add("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
+    add(
+        "--rules",
+        default="grid",
+        choices=RULES,
+        help="grid: camera and animation time drawn apart; synchronised: as videos of moving cameras, warped "
+        "with their poses; static: one moment of each scene and pass (default: %(default)s)",
+    )
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
     )

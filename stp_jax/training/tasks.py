@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any, Protocol
@@ -16,7 +17,8 @@ from ml_collections import ConfigDict
 
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
+from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT
+from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
 from stp_jax.pretrained import models
@@ -54,6 +56,9 @@ class Task(Protocol):
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
+
+    def with_flow(self, flow: ConfigDict) -> Task:
+        """The same task with other noise levels in its loss."""
 
     def to_export(self, params: Params) -> Params:
         """The parameters as others use them."""
@@ -160,10 +165,10 @@ class DiTTask:
 
     def _cost(self) -> tuple[int, float]:
         size = self.latent_size()
-        target = math.prod(size) // self.model_config.patch**2
         chosen = trained(models.shapes("dit", self.model_config), self.config.train.trainable)
-        tokens = (2 if self.model_config.source else 1) * target
-        return tokens, dit_flop(self.model_config, size, trained=chosen)
+        return sum(self.model_config.clip_tokens(size).values()), dit_flop(
+            self.model_config, size, trained=chosen
+        )
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
@@ -171,7 +176,7 @@ class DiTTask:
     def may_start_random(self, name):
         # What tells a text-to-video model of cameras and moments. Projections of it start at zero, and the
         # projector of self-attention as the identity.
-        told = ("camera", "animation_time", "projector")
+        told = ("camera", "animation_time", "projector", "value_residual")
         return name.removeprefix("blocks.").startswith(told) or ".lora_" in name
 
     def frozen_for(self, data):
@@ -238,6 +243,12 @@ class DiTTask:
 
         return {"source": video("source"), "target": video("target"), "sample": decode(sample)}
 
+    def with_flow(self, flow):
+        other = copy.copy(self)
+        other.config = self.config.copy_and_resolve_references()
+        other.config.flow = flow
+        return other
+
     def to_export(self, params):
         return merge_lora(params)
 
@@ -301,6 +312,9 @@ class VAETask:
     def show(self, videos):
         names = ("target", "reconstruction")
         return _rows(videos, names), {"psnr": psnr(videos["reconstruction"], videos["target"])}
+
+    def with_flow(self, flow):
+        raise InputError("config.train.validation: a VAE has no noise levels.")
 
     def to_export(self, params):
         return params
