@@ -1,15 +1,15 @@
-"""Measures a model on the held-out scenes of a data set, beside baselines.
+"""Measures models on the held-out scenes of a data set, beside baselines and beside each other.
 
     python -m stp_jax.evaluate --config configs/demo.py
-    python -m stp_jax.evaluate --config configs/demo.py --weights runs/demo/weights --out runs/demo/evaluation
+    python -m stp_jax.evaluate --config configs/demo.py --weights runs/a/weights runs/b/weights
 
 Three groups of cases (stp_jax/evaluation/cases.py): time control, camera control, both. Two baselines:
 the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
-the ground truth put through the VAE alone, which no model in its latents can be expected to beat. PSNR is of
-each whole video, then averaged over scenes.
+the ground truth put through the VAE alone, which no model in its latents can be expected to beat. Every mean
+over scenes has a 95 % interval, and so has every difference of two models.
 
-The folder --out gets table.txt, metrics.json, per_scene.csv, and contact sheets and videos of the first
-scenes. The same command continues an interrupted evaluation.
+The folder --out gets table.txt, metrics.json, CSV files, plots, and contact sheets and videos of the first
+scenes; docs/evaluation.md says what is in them. The same command continues an interrupted evaluation.
 """
 
 from __future__ import annotations
@@ -17,31 +17,73 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.weights import BUNDLED
 
 
-def checksum(folder: str) -> str:
-    """Tells the weights in a folder from any others."""
+def checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """Tells a model's tensors from any others."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(path.read_bytes())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> None:
+def labels_of(folders: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """A short name for each folder of weights: the last parts of its path that no other has.
+
+    The last part counts only where it is not `weights`, as train.py calls every run's folder.
+
+    Args:
+      taken: names that mean something else.
+
+    Raises:
+      InputError: two folders are the same.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"--weights: {folder} is given twice.")
+    parts = [(path.parent if path.name == "weights" else path).parts for path in paths]
+    lengths = [1] * len(parts)
+
+    def label(i: int) -> str:
+        # In full where there is nothing to the left: then only the end can differ.
+        return "/".join(parts[i][-lengths[i] :]) if lengths[i] <= len(parts[i]) else str(paths[i])
+
+    while True:
+        labels = [label(i) for i in range(len(parts))]
+        found = Counter([*labels, *taken])
+        shared = [i for i, one in enumerate(labels) if found[one] > 1 and lengths[i] <= len(parts[i])]
+        if not shared:
+            return labels
+        for i in shared:
+            lengths[i] += 1
+
+
+def _parser() -> Parser:
     parser = Parser(prog="python -m stp_jax.evaluate", description=__doc__)
     parser.add_argument(
         "--config", required=True, help="file with get_config(); `pictures` names the held-out data"
     )
     parser.add_argument(
-        "--weights", default=str(BUNDLED), help="folder that train.py wrote (default: the bundled model)"
+        "--weights",
+        nargs="+",
+        default=[str(BUNDLED)],
+        metavar="FOLDER",
+        help="folders that train.py wrote, or of official weights (default: the bundled model)",
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
+    parser.add_argument("--split", help="of the data set, such as a validation split (default: the config's)")
     parser.add_argument("--scenes", type=count, default=32, help="held-out scenes (default: %(default)s)")
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
@@ -52,10 +94,20 @@ def main(argv: list[str] | None = None) -> None:
         "--sheets", type=number(0, 10**9, int), default=4, help="scenes to show as contact sheets and videos"
     )
     parser.add_argument(
+        "--measures",
+        nargs="*",
+        metavar="NAME",
+        help="what to measure beside PSNR, SSIM and LPIPS, see docs/evaluation.md (default: all that can be)",
+    )
+    parser.add_argument(
         "--out", default="runs/evaluation", help="new folder for the results (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+    return parser
 
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -63,34 +115,70 @@ def main(argv: list[str] | None = None) -> None:
     if args.data:
         data.path = args.data
 
-    from stp_jax.evaluation.run import evaluate  # only now: --help need not wait for JAX
+    from stp_jax.evaluation.measures import choose  # only now: --help need not wait for JAX
+    from stp_jax.evaluation.run import evaluate
     from stp_jax.hardware import use_compilation_cache
-    from stp_jax.rerender import Rerenderer
 
     use_compilation_cache()
-    model = Rerenderer(args.weights, steps=args.steps)
-    print(f"{args.weights} on {model.device}, {model.steps} steps")
-    settings = {
-        "weights": {"folder": args.weights, "checksum": checksum(args.weights)},
-        "sampling": {"steps": model.steps, "shift": model.shift, "dtype": model.dtype},
-    }
+    measures, left_out = choose(args.measures)
+    models, settings = read_models(args.weights, args.steps)
+    for name, reason in left_out.items():
+        print(f"{name} is left out: {reason}")
     try:
         table = evaluate(
-            model,
-            model.reconstruct,
+            models,
             data=data,
-            split=config.pictures.split,
+            split=args.split or config.pictures.split,
             scenes=args.scenes,
             seed=args.seed,
             batch_size=args.batch_size,
             sheets=args.sheets,
             out=args.out,
-            settings=settings,
+            settings={"weights": settings},
+            measures=measures,
+            left_out=left_out,
         )
     except KeyboardInterrupt:
         print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(f"{table}\n\nResults: {args.out}")
+
+
+def read_models(folders: Sequence[str], steps: int | None) -> tuple[list[Any], dict[str, Any]]:
+    """The models in folders of weights, and by label what their figures depend on, as JSON values.
+
+    All of them are on the device together, once each has been needed.
+
+    Args:
+      steps: of sampling; default: as each model's notes say.
+
+    Raises:
+      InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
+    """
+    from stp_jax.evaluation.rows import BASELINES, CEILING, TRUTH
+    from stp_jax.evaluation.scores import Model, size_text
+    from stp_jax.pretrained import recognise
+    from stp_jax.rerender import Rerenderer
+
+    models: list[Model] = []
+    settings: dict[str, Any] = {}
+    for folder, label in zip(folders, labels_of(folders, (*BASELINES, CEILING, TRUTH)), strict=True):
+        model = Rerenderer(folder, steps=steps)
+        vae = checksum(recognise(folder, "vae").tensors)
+        size = (model.notes.frames, model.notes.height, model.notes.width)
+        if models and models[0].size and size != models[0].size:
+            raise InputError(
+                f"--weights {folder}: its videos are {size_text(size)}, those of {folders[0]} "
+                f"{size_text(models[0].size)}."
+            )
+        models.append(Model(label, model, model.reconstruct, vae, size))
+        settings[label] = {
+            "folder": folder,
+            "checksums": {"dit": checksum(recognise(folder, "dit").tensors), "vae": vae},
+            "sampling": {"steps": model.steps, "shift": model.shift, "dtype": model.dtype},
+        }
+        print(f"{label}: {folder} on {model.device}, {model.steps} steps")
+    return models, settings
 
 
 if __name__ == "__main__":

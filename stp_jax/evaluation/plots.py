@@ -1,0 +1,101 @@
+"""Plots of an evaluation: points with their 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stp_jax.evaluation.cases import GROUPS
+from stp_jax.evaluation.rows import unique
+from stp_jax.evaluation.summary import Summary
+from stp_jax.media import new_file
+
+# A method and its mean, low and high in each group.
+Series = Mapping[str, Sequence[tuple[float, ...]]]
+_MARKERS = "osD^vP*X"
+
+
+def plot_points(axes: Axes, groups: Sequence[str], series: Series) -> None:
+    """Draws methods side by side in each group; what is infinite or missing is not drawn."""
+    for number, (method, points) in enumerate(series.items()):
+        shift = (number - (len(series) - 1) / 2) * 0.8 / len(series)
+        drawn = [(i + shift, *point) for i, point in enumerate(points) if math.isfinite(point[0])]
+        if not drawn:
+            continue
+        # A point without an interval gets none drawn.
+        below = [0 if math.isnan(low) else max(mean - low, 0) for _, mean, low, _ in drawn]
+        above = [0 if math.isnan(high) else max(high - mean, 0) for _, mean, _, high in drawn]
+        axes.errorbar(
+            [x for x, *_ in drawn],
+            [mean for _, mean, *_ in drawn],
+            yerr=(below, above),
+            fmt=_MARKERS[number % len(_MARKERS)],
+            capsize=3,
+            label=method,
+        )
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def plot_metrics(folder: Path, summary: Summary) -> None:
+    """Writes `<metric>.png` for each metric by group, and differences.png of the PSNR.
+
+    Raises:
+      InputError: a file exists, or cannot be written.
+    """
+    for metric in summary.metrics:
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        series = {
+            method: [summary.means[group][method][metric.name][:3] for group in GROUPS]
+            for method in summary.methods
+        }
+        plot_points(axes, GROUPS, series)
+        axes.set(title=f"{metric.title}: mean over scenes, 95 % interval", ylabel=metric.title)
+        _finish(figure, folder / f"{metric.name}.png")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    found: dict[str, dict[str, tuple]] = {}
+    for difference in summary.differences:
+        if difference.metric == "psnr":
+            against = difference.against if difference.against in summary.models else "the better baseline"
+            name = f"{difference.method} beside {against}"
+            found.setdefault(name, {})[difference.group] = difference.estimate[:3]
+    plot_points(axes, GROUPS, {name: [points[g] for g in GROUPS] for name, points in found.items()})
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(title="Differences in PSNR, scene by scene, 95 % interval", ylabel="dB")
+    _finish(figure, folder / "differences.png")
+
+
+def plot_measure(path: Path, title: str, summary: dict[str, Any]) -> None:
+    """Writes a PNG with one plot for each figure of a measure's summary, by group; see `Measure.summarise`.
+
+    Raises:
+      InputError: `path` exists or cannot be written.
+    """
+    groups = list(summary)
+    methods = unique(method for group in summary.values() for method in group)
+    names = unique(name for group in summary.values() for own in group.values() for name in own)
+    figure = Figure(figsize=(8, 3.6 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        series = {}
+        for method in methods:
+            found = [summary[group].get(method, {}).get(name) for group in groups]
+            series[method] = [(f["mean"], *f["interval"]) if f else (math.nan,) * 3 for f in found]
+        plot_points(axes, groups, series)
+        axes.set(title=f"{title}: {name}", ylabel=name)
+    _finish(figure, path)
+
+
+def _finish(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=110)
