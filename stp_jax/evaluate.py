@@ -115,15 +115,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.data:
         data.path = args.data
 
-    from stp_jax.evaluation.measures import choose  # only now: --help need not wait for JAX
+    from stp_jax.evaluation.measures import known_measures, select  # only now: --help need not wait for JAX
     from stp_jax.evaluation.run import evaluate
     from stp_jax.hardware import use_compilation_cache
 
     use_compilation_cache()
-    measures, left_out = choose(args.measures)
+    measures = known_measures() if args.measures is None else select(args.measures)
     models, settings = read_models(args.weights, args.steps)
-    for name, reason in left_out.items():
-        print(f"{name} is left out: {reason}")
     try:
         table = evaluate(
             models,
@@ -136,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
             out=args.out,
             settings={"weights": settings},
             measures=measures,
-            left_out=left_out,
+            need_measures=args.measures is not None,
         )
     except KeyboardInterrupt:
         print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.shots import Scene
-from stp_jax.errors import InputError
 from stp_jax.evaluation.cases import COPY, GROUPS, TIME, Case
 from stp_jax.evaluation.intervals import estimate
 from stp_jax.evaluation.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
@@ -35,8 +34,13 @@ class Measure:
     name: str
     title: str
 
-    def available(self) -> str | None:
-        """Why it cannot be measured here, such as a package that is missing; None where it can."""
+    def available(self, scene: Scene, frames: int) -> str | None:
+        """Why it cannot be measured, such as a package that is missing; None where it can.
+
+        Args:
+          scene: the first one.
+          frames: of each video.
+        """
         return None
 
     def measure(
@@ -103,31 +107,15 @@ class Measure:
             plot_measure(folder / f"{self.name}.png", self.title, summary)
 
 
-def known_measures() -> dict[str, Measure]:
-    """Every measure there is, by name, whether it is available or not."""
-    measures: list[Measure] = []
-    return {measure.name: measure for measure in measures}
+def known_measures() -> list[Measure]:
+    """Every measure there is, whether it is available or not."""
+    return []
 
 
-def choose(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
-    """The measures to take, and why others are left out, by name.
-
-    Args:
-      names: those that the user wants, which must be available; None is every one that is.
-
-    Raises:
-      InputError: a name is unknown, or a measure that was asked for is not available.
-    """
-    known = known_measures()
-    chosen, left_out = [], {}
-    for name in known if names is None else unique(names):
+def select(names: Sequence[str]) -> list[Measure]:
+    """The measures of these names. Raises `InputError` where there is none of a name."""
+    known = {measure.name: measure for measure in known_measures()}
+    for name in names:
         if name not in known:
             raise unknown("measure", name, list(known))
-        reason = known[name].available()
-        if reason is None:
-            chosen.append(known[name])
-        elif names is not None:
-            raise InputError(f"--measures {name}: {reason}")
-        else:
-            left_out[name] = reason
-    return chosen, left_out
+    return [known[name] for name in unique(names)]

