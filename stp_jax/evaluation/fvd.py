@@ -4,8 +4,9 @@ Unterthiner et al., Towards accurate generative models of video, 2018: the Fréc
 Gaussians that are fitted to the features of either set; here, as there, the 400 logits of I3D. It judges sets
 and not pairs: whether the videos look real and move as real ones do, not whether each shows what it should.
 
-The estimate falls with the number of clips: below about 2,000 it says nothing by itself, and cannot be
-compared with that of sets of another size. It is therefore named FVD-small, with its number of clips, see `title`.
+The estimate falls as the number of clips grows: below about 2,000 it says little by itself, and cannot be
+compared with that of sets of another size. It is therefore named FVD-small, with its number of clips, see
+`title`.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
     `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`, with means m and unbiased covariances S (Dowson and Landau,
     1982). With centred features X = A sqrt(N - 1), S = A^T A, the trace of the root is the sum of the
-    singular values of A1 A2^T. So no root of a matrix is computed, and covariances may be singular, as they are with
-    fewer than D + 1 clips.
+    singular values of A1 A2^T. So no root of a matrix is computed, and covariances may be singular, as they
+    are with fewer than D + 1 clips.
 
     Raises:
       InputError: a set has fewer than two clips, which have no covariance.
