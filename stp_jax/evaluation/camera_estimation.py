@@ -1,0 +1,130 @@
+"""Which camera a picture of a known scene was taken with: analysis by synthesis.
+
+At 128 pixels there are few features to match, but a rendered scene can be rendered again from any pose. Each
+picture is compared with the scene from poses along its rig, then aligned from the best of them, see
+`stp_jax.evaluation.alignment`. The estimator is given pictures and the scene: never where a camera ought to be.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from stp_jax import cameras
+from stp_jax.errors import InputError
+from stp_jax.evaluation.alignment import Level, Renderer, align, reduce
+
+LEVELS = (Level(4, 2.0, 10, 1e-3), Level(2, 1.5, 8, 3e-4))
+CANDIDATE_TIMES = 3  # candidates are this many grid times apart
+STARTS = 2  # poses from which a picture is aligned
+_SMALL, _SMALL_BLUR = 16, 1.0  # pixels of the pictures in which candidates are compared
+_BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0])  # pixels at 128, tried for each picture
+
+
+class SceneRenderer(Renderer, Protocol):
+    """`input_pipeline.render.views.SceneViews`, which documents the attributes."""
+
+    c2w: np.ndarray
+    intrinsics: np.ndarray
+    times: int
+    size: int
+
+
+class Estimate(NamedTuple):
+    """What is found for N pictures."""
+
+    c2w: np.ndarray  # float64 [N, 4, 4], in the scene's world
+    grid_time: np.ndarray  # int [N]: roughly, to know what moves and hides the scenery
+    blur: np.ndarray  # [N]: of the picture against a rendering, pixels
+    cost: np.ndarray  # [N]: what is left of the difference; compare pictures of one video with it
+
+
+class CameraEstimator:
+    """Estimates cameras of pictures of one scene.
+
+    Args:
+      views: the scene.
+    """
+
+    def __init__(self, views: SceneRenderer):
+        self._views = views
+        poses = _between(views.c2w, views.intrinsics)
+        times = np.arange(0, views.times, CANDIDATE_TIMES)
+        which = np.repeat(np.arange(len(poses.c2w)), len(times))
+        self._poses, self._camera, self._time = poses, which, np.tile(times, len(poses.c2w))
+        pictures = views.pictures(self._time, poses.c2w[which], poses.intrinsics[which])
+        self._small = _centred(reduce(pictures, views.size // _SMALL, _SMALL_BLUR))
+
+    def estimate(self, frames: np.ndarray, intrinsics: np.ndarray | None = None) -> Estimate:
+        """The cameras of N pictures, each found for itself.
+
+        Args:
+          frames: uint8 or float [N, H, W, 3], 0 .. 255, of the size of the scene's pictures.
+          intrinsics: [N, 4], the lens, which is not estimated; by default that of the rig's first camera.
+
+        Raises:
+          InputError: frames of another size.
+        """
+        views = self._views
+        if frames.shape[1:] != (views.size, views.size, 3):
+            raise InputError(
+                f"camera fidelity: frames of shape {list(frames.shape[1:])}, but the scene's pictures are "
+                f"[{views.size}, {views.size}, 3]"
+            )
+        count = len(frames)
+        lens = np.tile(views.intrinsics[0], (count, 1)) if intrinsics is None else intrinsics
+        start, times = self._candidates(frames)  # [STARTS, N]
+        first = align(
+            views,
+            np.tile(frames, (STARTS, 1, 1, 1)),
+            times.ravel(),
+            self._poses.c2w[start.ravel()],
+            np.tile(lens, (STARTS, 1)),
+            LEVELS[0],
+            np.zeros(STARTS * count),
+        )
+        cost = first.cost.reshape(STARTS, count)
+        best = (cost.argmin(0), np.arange(count))
+        c2w, time = first.c2w.reshape(STARTS, count, 4, 4)[best], times[best]
+        blur = self._blur_of(frames, time, c2w, lens)
+        for level in LEVELS[1:]:
+            c2w, cost = align(views, frames, time, c2w, lens, level, blur)
+        return Estimate(c2w, time, blur, cost)
+
+    def _candidates(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each picture the most similar poses and the best time of each, both int [STARTS, N]."""
+        small = _centred(reduce(frames, self._views.size // _SMALL, _SMALL_BLUR))
+        distance = np.square(small).sum(1)[:, None] + np.square(self._small).sum(1) - 2 * small @ self._small.T
+        distance = distance.reshape(len(frames), len(self._poses.c2w), -1)
+        pose = np.argsort(distance.min(2), 1)[:, :STARTS].T
+        return pose, self._time[distance.argmin(2)[np.arange(len(frames)), pose]]
+
+    def _blur_of(self, frames: np.ndarray, times, c2w: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """How much a rendering must be blurred to be most like each picture, [N] in pixels."""
+        pixels = _BLURS * self._views.size / 128
+        rendered = self._views.pictures(times, c2w, lens)
+        target = reduce(frames, 2)
+        errors = [np.abs(reduce(rendered, 2, blur / 2) - target).mean((1, 2, 3)) for blur in pixels]
+        return pixels[np.argmin(errors, 0)]
+
+
+def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
+    """Poses half-way between a rig's cameras, and half a step before the first and behind the last.
+
+    So no candidate is a camera that a ground truth was filmed with: an estimator that began with the answer
+    would show too small an error on it.
+    """
+    half = 0.5 / (len(c2w) - 1)
+    middles, lens = cameras.resample(cameras.Cameras(c2w, intrinsics), len(c2w) - 1, (half, 1 - half))
+    middles = middles.astype(np.float64)
+    # A step on from an end is as the step to it.
+    ends = [end @ np.linalg.inv(middle) @ end for end, middle in ((c2w[0], middles[0]), (c2w[-1], middles[-1]))]
+    return cameras.Cameras(
+        np.stack([ends[0], *middles, ends[1]]), np.stack([intrinsics[0], *lens, intrinsics[-1]])
+    )
+
+
+def _centred(small: np.ndarray) -> np.ndarray:
+    """[N, 16, 16, 3] -> [N, 768]: without each picture's mean colour."""
+    return (small - small.mean((1, 2), keepdims=True)).reshape(len(small), -1)
