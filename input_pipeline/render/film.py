@@ -35,22 +35,33 @@ class Film:
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
 
     def shoot(
-        self, index: int, c2w: np.ndarray | None = None, intrinsics: np.ndarray | None = None
+        self,
+        index: int,
+        c2w: np.ndarray | None = None,
+        intrinsics: np.ndarray | None = None,
+        *,
+        stride: int = 1,
     ) -> np.ndarray:
         """uint8 [C, H, W, 3]: what C cameras see at grid time `index`.
 
         Args:
           c2w, intrinsics: [C, 4, 4] and [C, 4], in the scene's world; by default the cameras of the rig.
+          stride: divides height and width: smaller pictures are drawn faster.
         """
         self._show(index)
         pictures = []
         for strip in self._strips(c2w, intrinsics):
-            colours, _ = self._read(*strip)
+            colours, _ = self._read(*strip, stride)
             pictures.append(_cut(np.asarray(Image.fromarray(colours).reduce(OVERSAMPLE)), len(strip[0])))
         return np.concatenate(pictures)
 
     def measure(
-        self, index: int, c2w: np.ndarray | None = None, intrinsics: np.ndarray | None = None
+        self,
+        index: int,
+        c2w: np.ndarray | None = None,
+        intrinsics: np.ndarray | None = None,
+        *,
+        stride: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Depth, and what moves, at grid time `index`; arguments as for `shoot`.
 
@@ -65,12 +76,12 @@ class Film:
             self._geoms.flags[flag] = 1
         moves, depth, moving = self._moves(), [], []
         for strip in self._strips(c2w, intrinsics):
-            colours, buffer = self._read(*strip, depth=True)
+            colours, buffer = self._read(*strip, stride, depth=True)
             number = colours @ np.array([1, 256, 65536])  # 0 in the sky, else 1 + the geom's
             inverse = np.where(number == 0, 0, 1 / NEAR - buffer * (1 / NEAR - 1 / FAR))
             with np.errstate(divide="ignore"):
                 depth.append(_cut((1 / _samples(inverse).mean(0)).astype(np.float32), len(strip[0])))
-            moving.append(_cut(_samples(moves[number]).any(0), len(strip[0])))
+            moving.append(_cut(np.any(_samples(moves[number]), axis=0), len(strip[0])))
         for flag in flags:
             self._geoms.flags[flag] = 0
         return np.concatenate(depth), np.concatenate(moving)
@@ -102,14 +113,15 @@ class Film:
             yield c2w[c : c + self._abreast], intrinsics[c : c + self._abreast]
 
     def _read(
-        self, c2w: np.ndarray, intrinsics: np.ndarray, depth: bool = False
+        self, c2w: np.ndarray, intrinsics: np.ndarray, stride: int, depth: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws cameras side by side: RGB and depth buffer of all samples, lowest row first."""
+        width, height = self._width // stride, self._height // stride
         for place, camera in enumerate(zip(c2w, intrinsics, strict=True)):
             self._aim(*camera)
-            here = mujoco.MjrRect(place * self._width, 0, self._width, self._height)
+            here = mujoco.MjrRect(place * width, 0, width, height)
             mujoco.mjr_render(here, self._geoms, self._context)
-        shape = (self._height, len(c2w) * self._width)
+        shape = (height, len(c2w) * width)
         colours = np.empty((*shape, 3), np.uint8)
         buffer = np.empty(shape if depth else (0, 0), np.float32)
         rect = mujoco.MjrRect(0, 0, shape[1], shape[0])

@@ -59,30 +59,35 @@ class SceneViews:
         self.times, self.size = settings.times, settings.size
         self._film = film.Film(drawn, settings.size, settings.size)
 
-    def pictures(self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    def pictures(
+        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
+    ) -> np.ndarray:
         """uint8 [N, H, W, 3] of N cameras, each at its own time.
 
         Args:
           grid_times: int [N], 0 .. times - 1: animation times in half source frames.
           c2w, intrinsics: [N, 4, 4] in the scene's world, and [N, 4].
+          stride: divides height and width; smaller pictures are drawn faster.
         """
-        pictures = np.empty((len(c2w), self.size, self.size, 3), np.uint8)
+        pictures = np.empty((len(c2w), self.size // stride, self.size // stride, 3), np.uint8)
         for time, which in _by_time(grid_times):
-            pictures[which] = self._film.shoot(time, c2w[which], intrinsics[which])
+            pictures[which] = self._film.shoot(time, c2w[which], intrinsics[which], stride=stride)
         return pictures
 
     def geometry(
-        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray
+        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """Depth, float32 [N, H, W] in metres, infinite in the sky; and what moves, bool [N, H, W].
 
         Arguments as for `pictures`. What moves are figures and bodies of the physics, as against ground,
         scenery and sky; their shadows do not count.
         """
-        depth = np.empty((len(c2w), self.size, self.size), np.float32)
+        depth = np.empty((len(c2w), self.size // stride, self.size // stride), np.float32)
         moving = np.empty(depth.shape, bool)
         for time, which in _by_time(grid_times):
-            depth[which], moving[which] = self._film.measure(time, c2w[which], intrinsics[which])
+            depth[which], moving[which] = self._film.measure(
+                time, c2w[which], intrinsics[which], stride=stride
+            )
         return depth, moving
 
     def __enter__(self) -> SceneViews:

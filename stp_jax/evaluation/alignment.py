@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-MOST_LIKELY_ERROR = (3.0, 30.0)  # levels of 255, least and most: beyond about that, a pixel counts less
+LIKELY_ERROR = 10.0  # levels of 255: pixels that differ by more count less (Cauchy's robust loss)
 DAMPING = (1e-3, 10.0, 1e5)  # at the start; factor after a failed step; where a frame is given up
 LONGEST_STEP = 0.2  # radians and metres
 
@@ -21,17 +21,19 @@ LONGEST_STEP = 0.2  # radians and metres
 class Renderer(Protocol):
     """What `input_pipeline.render.views.SceneViews` does: N cameras, each at its own grid time."""
 
-    def pictures(self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray: ...
+    def pictures(
+        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
+    ) -> np.ndarray: ...
 
     def geometry(
-        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray
+        self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Level(NamedTuple):
     """A step of the way from coarse to fine."""
 
-    stride: int  # pictures are reduced by this factor,
+    stride: int  # pictures are reduced by this factor (even),
     sigma: float  # then blurred, in reduced pixels
     iterations: int  # at most
     tolerance: float  # of a step, as radians and as a part of the scene's depth: smaller ones end the level
@@ -108,25 +110,25 @@ class _Step(NamedTuple):
     gradient: np.ndarray  # [N, 6]
 
 
-def _linearise(renderer, target, scale, blur, level, grid_times, c2w, intrinsics) -> _Step:
-    rendered = reduce(renderer.pictures(grid_times, c2w, intrinsics), level.stride, blur)
-    depth, moving = renderer.geometry(grid_times, c2w, intrinsics)
-    valid = np.clip(1 - 5 * reduce(moving, level.stride, np.maximum(blur, 1)), 0, 1)
+def _linearise(renderer, target, blur, level, grid_times, c2w, intrinsics) -> _Step:
+    # Pictures twice as fine as the level: drawn faster than whole ones, and averaged like the target.
+    rendered = reduce(renderer.pictures(grid_times, c2w, intrinsics, stride=level.stride // 2), 2, blur)
+    depth, moving = renderer.geometry(grid_times, c2w, intrinsics, stride=level.stride)
+    valid = np.clip(1 - 5 * reduce(moving, 1, np.maximum(blur, 1)), 0, 1)
     difference = target - rendered
-    weight = valid / (np.einsum("nhwc,nhwc->nhw", difference, difference) / (3 * scale[:, None, None] ** 2) + 1)
+    weight = valid / (np.einsum("nhwc,nhwc->nhw", difference, difference) / (3 * LIKELY_ERROR**2) + 1)
     # A model may be brighter or of another tint than the scene: weighted means do not count.
     total = weight.sum((1, 2))[:, None] + 1e-6
     mean = np.einsum("nhw,nhwc->nc", weight, difference) / total
     difference = difference - mean[:, None, None]
-    squares = np.einsum("nhwc,nhwc->nhw", difference, difference) / (3 * scale[:, None, None] ** 2)
+    squares = np.einsum("nhwc,nhwc->nhw", difference, difference) / (3 * LIKELY_ERROR**2)
     area = valid.sum((1, 2)) + 1e-6
-    cost = scale**2 * (valid * np.log1p(squares)).sum((1, 2)) / area
+    cost = LIKELY_ERROR**2 * (valid * np.log1p(squares)).sum((1, 2)) / area
     weight = valid / (1 + squares)
     down, right = np.gradient(rendered, axis=(1, 2))
     slope = np.stack([right, down], -1)  # [N, h, w, 3, 2]
-    inverse = reduce(1 / depth, level.stride)
     # The picture at the new pose, at a fixed pixel, is what has moved there: hence the minus.
-    jacobian = -(slope @ picture_motion(inverse, intrinsics))  # [N, h, w, 3, 6]
+    jacobian = -(slope @ picture_motion(1 / depth, intrinsics))  # [N, h, w, 3, 6]
     total = weight.sum((1, 2))[:, None, None] + 1e-6
     jacobian -= (np.einsum("nhw,nhwcp->ncp", weight, jacobian) / total)[:, None, None]
     count = len(target)
@@ -159,24 +161,20 @@ def align(
       frames: [N, H, W, 3], 0 .. 255.
       grid_times: int [N], at which the scene is rendered.
       c2w, intrinsics: [N, 4, 4] to begin with, in the scene's world, and [N, 4].
-      blur: [N] of the pictures, as they are: standard deviation of a Gaussian, in pixels. Renderings get it, too.
+      blur: [N] of the pictures, as they are: standard deviation of a Gaussian, in pixels. Renderings get the
+        same.
     """
     target = reduce(frames, level.stride, level.sigma)
     widths = np.hypot(level.sigma, blur / level.stride)
     c2w = np.array(c2w, np.float64)
-    state, active = None, np.arange(len(c2w))
-    damping = np.full(len(c2w), DAMPING[0])
-    twist = np.zeros((len(c2w), 6))
-    scale = np.full(len(c2w), 10.0)
+    count = len(c2w)
+    active, twist, damping = np.arange(count), np.zeros((count, 6)), np.full(count, DAMPING[0])
+    state = _Step(np.full(count, np.inf), np.zeros((count, 6, 6)), np.zeros((count, 6)))
     for _ in range(level.iterations + 1):
         trial = c2w[active] @ exponential(twist[active])
         lens, times = intrinsics[active], grid_times[active]
-        new = _linearise(renderer, target[active], scale[active], widths[active], level, times, trial, lens)
-        if state is None:
-            state = _Step(*new)
-            better = np.ones(len(active), bool)
-        else:
-            better = new.cost < state.cost[active]
+        new = _linearise(renderer, target[active], widths[active], level, times, trial, lens)
+        better = new.cost < state.cost[active]
         which = active[better]
         c2w[which] = trial[better]
         for old, value in zip(state, new, strict=True):

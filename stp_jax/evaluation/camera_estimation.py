@@ -2,7 +2,7 @@
 
 At 128 pixels there are few features to match, but a rendered scene can be rendered again from any pose. Each
 picture is compared with the scene from poses along its rig, then aligned from the best of them, see
-`stp_jax.evaluation.alignment`. The estimator is given pictures and the scene: never where a camera ought to be.
+`stp_jax.evaluation.alignment`. The estimator is given pictures and the scene, never the commanded camera.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from stp_jax import cameras
 from stp_jax.errors import InputError
 from stp_jax.evaluation.alignment import Level, Renderer, align, reduce
 
-LEVELS = (Level(4, 2.0, 10, 1e-3), Level(2, 1.5, 8, 3e-4))
+# The first from all starts of a picture, the others from the best.
+LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 8, 1e-3), Level(2, 1.5, 8, 3e-4))
 CANDIDATE_TIMES = 3  # candidates are this many grid times apart
 STARTS = 2  # poses from which a picture is aligned
 _SMALL, _SMALL_BLUR = 16, 1.0  # pixels of the pictures in which candidates are compared
+_NEAR_TIMES = np.array([0, -1, 1])  # grid times tried around the candidate's
 _BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0])  # pixels at 128, tried for each picture
 
 
@@ -87,26 +89,32 @@ class CameraEstimator:
         cost = first.cost.reshape(STARTS, count)
         best = (cost.argmin(0), np.arange(count))
         c2w, time = first.c2w.reshape(STARTS, count, 4, 4)[best], times[best]
-        blur = self._blur_of(frames, time, c2w, lens)
-        for level in LEVELS[1:]:
-            c2w, cost = align(views, frames, time, c2w, lens, level, blur)
-        return Estimate(c2w, time, blur, cost)
+        c2w, _ = align(views, frames, time, c2w, lens, LEVELS[1], np.zeros(count))
+        time, blur = self._refine(frames, time, c2w, lens)
+        c2w, cost_left = align(views, frames, time, c2w, lens, LEVELS[2], blur)
+        return Estimate(c2w, time, blur, cost_left)
 
     def _candidates(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each picture the most similar poses and the best time of each, both int [STARTS, N]."""
         small = _centred(reduce(frames, self._views.size // _SMALL, _SMALL_BLUR))
-        distance = np.square(small).sum(1)[:, None] + np.square(self._small).sum(1) - 2 * small @ self._small.T
+        distance = (
+            np.square(small).sum(1)[:, None] + np.square(self._small).sum(1) - 2 * small @ self._small.T
+        )
         distance = distance.reshape(len(frames), len(self._poses.c2w), -1)
         pose = np.argsort(distance.min(2), 1)[:, :STARTS].T
         return pose, self._time[distance.argmin(2)[np.arange(len(frames)), pose]]
 
-    def _blur_of(self, frames: np.ndarray, times, c2w: np.ndarray, lens: np.ndarray) -> np.ndarray:
-        """How much a rendering must be blurred to be most like each picture, [N] in pixels."""
-        pixels = _BLURS * self._views.size / 128
-        rendered = self._views.pictures(times, c2w, lens)
-        target = reduce(frames, 2)
-        errors = [np.abs(reduce(rendered, 2, blur / 2) - target).mean((1, 2, 3)) for blur in pixels]
-        return pixels[np.argmin(errors, 0)]
+    def _refine(self, frames: np.ndarray, times, c2w: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The grid time near `times` and the blur in pixels that make renderings most like the pictures."""
+        views, pixels = self._views, _BLURS * self._views.size / 128
+        near = np.clip(times + _NEAR_TIMES[:, None], 0, views.times - 1)  # [T, N]
+        target, errors = reduce(frames, 2), []
+        for shown in near:
+            rendered = reduce(views.pictures(shown, c2w, lens), 2)
+            blurred = [reduce(rendered, 1, blur / 2) for blur in pixels]
+            errors.append([np.abs(picture - target).mean((1, 2, 3)) for picture in blurred])
+        best = np.reshape(errors, (-1, len(frames))).argmin(0)
+        return near[best // len(pixels), np.arange(len(frames))], pixels[best % len(pixels)]
 
 
 def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
@@ -119,7 +127,9 @@ def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
     middles, lens = cameras.resample(cameras.Cameras(c2w, intrinsics), len(c2w) - 1, (half, 1 - half))
     middles = middles.astype(np.float64)
     # A step on from an end is as the step to it.
-    ends = [end @ np.linalg.inv(middle) @ end for end, middle in ((c2w[0], middles[0]), (c2w[-1], middles[-1]))]
+    ends = [
+        end @ np.linalg.inv(middle) @ end for end, middle in ((c2w[0], middles[0]), (c2w[-1], middles[-1]))
+    ]
     return cameras.Cameras(
         np.stack([ends[0], *middles, ends[1]]), np.stack([intrinsics[0], *lens, intrinsics[-1]])
     )

@@ -32,7 +32,7 @@ class Motion(NamedTuple):
 
 
 class CameraScores(NamedTuple):
-    """One video. `absolute` compares poses as they are, `relative` after each path's first is made the world."""
+    """One video; `absolute` compares poses as they are, `relative` those relative to each path's first."""
 
     rotation_absolute: np.ndarray  # [F] degrees
     rotation_relative: np.ndarray  # [F]; 0 in the first frame
@@ -100,8 +100,8 @@ def summary(scores: Sequence[CameraScores]) -> dict[str, float]:
 
     Keys: rotation_absolute, rotation_relative, rotation_first (degrees); translation_absolute,
     translation_relative, translation_first (metres), each also with `_of_extent` (by the scene's extent);
-    first_within_15, first_within_30 (shares of videos); rotation_gain, translation_gain (from the source's first
-    camera), rotation_gain_from_first, translation_gain_from_first (from the clip's first frame).
+    first_within_15, first_within_30 (shares of videos); rotation_gain, translation_gain (from the source's
+    first camera), rotation_gain_from_first, translation_gain_from_first (from the clip's first frame).
     """
     figures: dict[str, float] = {}
     for kind in ("rotation", "translation"):
@@ -117,7 +117,10 @@ def summary(scores: Sequence[CameraScores]) -> dict[str, float]:
     for limit in WITHIN:
         share = np.mean([s.rotation_absolute[0] < limit for s in scores])
         figures[f"first_within_{limit:.0f}"] = float(share)
-    for ending, motions in (("", [s.from_source for s in scores]), ("_from_first", [s.from_first for s in scores])):
+    for ending, motions in (
+        ("", [s.from_source for s in scores]),
+        ("_from_first", [s.from_first for s in scores]),
+    ):
         figures[f"rotation_gain{ending}"] = rotation_gain(motions)
         figures[f"translation_gain{ending}"] = translation_gain(motions)
     return figures
