@@ -153,14 +153,16 @@ def read_models(folders: Sequence[str], steps: int | None) -> tuple[list[Any], d
     Raises:
       InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
     """
-    from stp_jax.evaluation.rows import BASELINES, CEILING, TRUTH
+    from stp_jax.evaluation.rows import BASELINES, CEILING, DEGRADED, TRUTH
     from stp_jax.evaluation.scores import Model, size_text
     from stp_jax.pretrained import recognise
     from stp_jax.rerender import Rerenderer
 
     models: list[Model] = []
     settings: dict[str, Any] = {}
-    for folder, label in zip(folders, labels_of(folders, (*BASELINES, CEILING, TRUTH)), strict=True):
+    for folder, label in zip(
+        folders, labels_of(folders, (*BASELINES, CEILING, TRUTH, DEGRADED)), strict=True
+    ):
         model = Rerenderer(folder, steps=steps)
         vae = checksum(recognise(folder, "vae").tensors)
         size = (model.notes.frames, model.notes.height, model.notes.width)

@@ -76,3 +76,20 @@ def difference(values: np.ndarray, others: np.ndarray) -> Estimate:
     """The mean over scenes of `values - others`, both [S] in one order of scenes, and its interval."""
     with np.errstate(invalid="ignore"):  # of two infinite values there is no difference
         return estimate(np.asarray(values, np.float64) - np.asarray(others, np.float64))
+
+
+def slope(products: np.ndarray, squares: np.ndarray) -> Estimate:
+    """The slope through 0 of y against x by least squares over all scenes, and its interval.
+
+    Args:
+      products, squares: each scene's sums of x * y and of x * x, [S]; NaN is a scene without any.
+    """
+    count = int((~np.isnan(squares)).sum())
+    if not count or not np.nansum(squares) > 1e-6:  # nothing moves
+        return Estimate(float("nan"), float("nan"), float("nan"), count)
+    mean = float(np.nansum(products) / np.nansum(squares))
+    if count == 1:
+        return Estimate(mean, float("nan"), float("nan"), count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = resampled_means(products) / resampled_means(squares)
+    return Estimate(mean, *interval(np.where(np.isfinite(slopes), slopes, np.nan)), count)

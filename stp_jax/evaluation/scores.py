@@ -12,8 +12,19 @@ from input_pipeline.shots import Scene
 from stp_jax.cameras import Cameras
 from stp_jax.evaluation import metrics
 from stp_jax.evaluation.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
+from stp_jax.evaluation.disturb import degrade
 from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.rows import CEILING, NEAREST, SOURCE, TRUTH, WHOLE_SCENE, Row, Values, unique
+from stp_jax.evaluation.rows import (
+    CEILING,
+    DEGRADED,
+    NEAREST,
+    SOURCE,
+    TRUTH,
+    WHOLE_SCENE,
+    Row,
+    Values,
+    unique,
+)
 
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 
@@ -112,11 +123,8 @@ def evaluate_scene(
             source, target = joined["source_video"][i], joined["target_video"][i]
             own = {method: video[i] for method, video in videos.items()}
             values = _picture_values(own, target, lpips)
-            measured = {label: own[label] for label in labels} | {TRUTH: target}
-            for method, video in measured.items() if measures else ():
-                figures: Values = {}
-                for measure in measures:
-                    figures |= _named(measure, measure.measure(scene, case, source, target, video))
+            measured = {label: own[label] for label in labels}
+            for method, figures in _measure(scene, case, source, target, measured, measures).items():
                 values[method] = values.get(method, {}) | figures
             rows = [Row(scene.name, case.group, case.mode, *pair) for pair in values.items()]
             yield Outcome(case, source, target, own, rows)
@@ -137,6 +145,28 @@ def compare_scene(
         if values:
             rows.append(Row(scene.name, WHOLE_SCENE, WHOLE_SCENE, method, values))
     return rows
+
+
+def _measure(
+    scene: Scene,
+    case: Case,
+    source: np.ndarray,
+    target: np.ndarray,
+    videos: dict[str, np.ndarray],
+    measures: Sequence[Measure],
+) -> dict[str, Values]:
+    """What the measures find in the videos of the models, in the ground truth, and in it degraded."""
+    shown = videos | {TRUTH: target}
+    level = metrics.psnr(next(iter(videos.values())), target)
+    if np.isfinite(level) and any(measure.degraded for measure in measures):
+        shown[DEGRADED] = degrade(target, level)
+    values: dict[str, Values] = {}
+    for method, video in shown.items():
+        for measure in measures:
+            if method != DEGRADED or measure.degraded:
+                found = _named(measure, measure.measure(scene, case, source, target, video))
+                values[method] = values.get(method, {}) | found
+    return {method: found for method, found in values.items() if found}
 
 
 def _named(measure: Measure, values: Values) -> Values:

@@ -62,7 +62,7 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
     config = write_config(tmp_path / "config.py", data)
     folders = [str(tmp_path / "runs" / name / "weights") for name in "ab"]
     command = ["--config", config, "--weights", *folders, "--out", str(tmp_path / "out")]
-    main([*command, "--scenes", "1", "--sheets", "1", "--split", "test"])
+    main([*command, "--scenes", "1", "--sheets", "1", "--split", "test", "--measures", "time", "disentanglement"])
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(result["settings"]["weights"]) == ["a", "b"]
     for label, steps in (("a", STEPS), ("b", 1)):
@@ -75,7 +75,13 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
     assert len(pairs) == 3 * 3 and pairs[2] == ("b", "a")
     output = capsys.readouterr().out
     assert (tmp_path / "out" / "table.txt").read_text().strip() in output and "20 videos" in output
-    assert (tmp_path / "out" / "plots" / "metrics.png").exists()
+    # Noise has a clock, too: that of the ground truth is found.
+    truth = result["measures"]["time"][BOTH]["ground truth"]
+    assert truth["mean_absolute_error_frames"]["mean"] < 0.05
+    assert result["measures"]["time"]["bullet time"]["ground truth"]["spread_frames"]["mean"] < 0.05
+    assert result["measures"]["disentanglement"]["whole scene"]["a"]
+    plots = sorted(path.name for path in (tmp_path / "out" / "plots").iterdir())
+    assert plots == ["disentanglement.png", "metrics.png", "time.png", "time_curves.png"]
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--scenes", "1"])
     assert exit_.value.code == 2 and "complete evaluation" in capsys.readouterr().err
