@@ -2,6 +2,7 @@
 
     python -m stp_jax.evaluate --config configs/demo.py
     python -m stp_jax.evaluate --config configs/demo.py --weights runs/a/weights runs/b/weights
+    python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --weights models
 
 Three groups of cases (stp_jax/evaluation/cases.py): time control, camera control, both. Two baselines:
 the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
@@ -14,6 +15,7 @@ scenes; docs/evaluation.md says what is in them. The same command continues an i
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import signal
 import sys
@@ -72,8 +74,10 @@ def labels_of(folders: Sequence[str], taken: Sequence[str]) -> list[str]:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m stp_jax.evaluate", description=__doc__)
-    parser.add_argument(
-        "--config", required=True, help="file with get_config(); `pictures` names the held-out data"
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--config", help="file with get_config(); `pictures` names the held-out data")
+    data.add_argument(
+        "--cam_x_time", metavar="FOLDER", help="the published Cam x Time evaluation set, instead of a config"
     )
     parser.add_argument(
         "--weights",
@@ -84,7 +88,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
     parser.add_argument("--split", help="of the data set, such as a validation split (default: the config's)")
-    parser.add_argument("--scenes", type=count, default=32, help="held-out scenes (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=count, help="held-out scenes (default: 32, of the Cam x Time set all)"
+    )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
@@ -108,6 +114,15 @@ def _parser() -> Parser:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
+    try:
+        table = _on_cam_x_time(args) if args.cam_x_time else _on_held_out_scenes(args)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    print(f"{table}\n\nResults: {args.out}")
+
+
+def _on_held_out_scenes(args: argparse.Namespace) -> str:
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -122,37 +137,57 @@ def main(argv: list[str] | None = None) -> None:
     use_compilation_cache()
     measures = known_measures() if args.measures is None else select(args.measures)
     models, settings = read_models(args.weights, args.steps)
-    try:
-        table = evaluate(
-            models,
-            data=data,
-            split=args.split or config.pictures.split,
-            scenes=args.scenes,
-            seed=args.seed,
-            batch_size=args.batch_size,
-            sheets=args.sheets,
-            out=args.out,
-            settings={"weights": settings},
-            measures=measures,
-            need_measures=args.measures is not None,
-        )
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    print(f"{table}\n\nResults: {args.out}")
+    return evaluate(
+        models,
+        data=data,
+        split=args.split or config.pictures.split,
+        scenes=args.scenes or 32,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        sheets=args.sheets,
+        out=args.out,
+        settings={"weights": settings},
+        measures=measures,
+        need_measures=args.measures is not None,
+    )
 
 
-def read_models(folders: Sequence[str], steps: int | None) -> tuple[list[Any], dict[str, Any]]:
+def _on_cam_x_time(args: argparse.Namespace) -> str:
+    for flag in ("data", "split", "measures"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
+
+    from stp_jax.evaluation.cam_x_time_run import evaluate_cam_x_time
+    from stp_jax.hardware import use_compilation_cache
+
+    use_compilation_cache()
+    models, settings = read_models(args.weights, args.steps, official=True)
+    return evaluate_cam_x_time(
+        models,
+        args.cam_x_time,
+        scenes=args.scenes,
+        sheets=args.sheets,
+        out=args.out,
+        settings={"weights": settings},
+        seed=args.seed,
+    )
+
+
+def read_models(
+    folders: Sequence[str], steps: int | None, *, official: bool = False
+) -> tuple[list[Any], dict[str, Any]]:
     """The models in folders of weights, and by label what their figures depend on, as JSON values.
 
     All of them are on the device together, once each has been needed.
 
     Args:
       steps: of sampling; default: as each model's notes say.
+      official: whether official models are sampled as in their evaluation.
 
     Raises:
       InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
     """
+    from stp_jax.evaluation.cam_x_time_folder import OFFICIAL_SAMPLING
     from stp_jax.evaluation.rows import BASELINES, CEILING, DEGRADED, TRUTH
     from stp_jax.evaluation.scores import Model, size_text
     from stp_jax.pretrained import recognise
@@ -163,7 +198,10 @@ def read_models(folders: Sequence[str], steps: int | None) -> tuple[list[Any], d
     for folder, label in zip(
         folders, labels_of(folders, (*BASELINES, CEILING, TRUTH, DEGRADED)), strict=True
     ):
-        model = Rerenderer(folder, steps=steps)
+        options: dict[str, Any] = {}
+        if official and recognise(folder, "dit").config.camera.startswith("pose12"):
+            options = dict(OFFICIAL_SAMPLING)
+        model = Rerenderer(folder, **(options | ({} if steps is None else {"steps": steps})))
         vae = checksum(recognise(folder, "vae").tensors)
         size = (model.notes.frames, model.notes.height, model.notes.width)
         if models and models[0].size and size != models[0].size:
@@ -175,7 +213,13 @@ def read_models(folders: Sequence[str], steps: int | None) -> tuple[list[Any], d
         settings[label] = {
             "folder": folder,
             "checksums": {"dit": checksum(recognise(folder, "dit").tensors), "vae": vae},
-            "sampling": {"steps": model.steps, "shift": model.shift, "dtype": model.dtype},
+            "sampling": {
+                "steps": model.steps,
+                "shift": model.shift,
+                "guidance": model.guidance,
+                "dtype": model.dtype,
+                "tiled": bool(options.get("tiled")),
+            },
         }
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
     return models, settings

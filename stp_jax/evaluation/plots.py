@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stp_jax.evaluation.cases import GROUPS
 from stp_jax.evaluation.rows import unique
 from stp_jax.evaluation.summary import Summary
 from stp_jax.media import new_file
@@ -49,14 +48,15 @@ def plot_metrics(path: Path, summary: Summary) -> None:
     Raises:
       InputError: `path` exists or cannot be written.
     """
+    groups = list(summary.means)
     figure = Figure(figsize=(13, 12), layout="constrained")
     places = figure.subplots(3, 2)
     for axes, metric in zip(places.flat, summary.metrics, strict=False):
         series = {
-            method: [summary.means[group][method][metric.name][:3] for group in GROUPS]
+            method: [summary.means[group][method][metric.name][:3] for group in groups]
             for method in summary.methods
         }
-        plot_points(axes, GROUPS, series)
+        plot_points(axes, groups, series)
         axes.set(title=metric.title)
     figure.legend(*places[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     differences, empty = places[2]
@@ -67,7 +67,7 @@ def plot_metrics(path: Path, summary: Summary) -> None:
             against = difference.against if difference.against in summary.models else "the better baseline"
             name = f"{difference.method} beside {against}"
             found.setdefault(name, {})[difference.group] = difference.estimate[:3]
-    plot_points(differences, GROUPS, {name: [points[g] for g in GROUPS] for name, points in found.items()})
+    plot_points(differences, groups, {name: [points[g] for g in groups] for name, points in found.items()})
     differences.axhline(0, color="black", linewidth=0.8)
     differences.set(title="Differences in PSNR, scene by scene, dB")
     empty.legend(*differences.get_legend_handles_labels(), loc="center left")

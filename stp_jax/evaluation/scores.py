@@ -122,7 +122,7 @@ def evaluate_scene(
         for i, case in enumerate(batch):
             source, target = joined["source_video"][i], joined["target_video"][i]
             own = {method: video[i] for method, video in videos.items()}
-            values = _picture_values(own, target, lpips)
+            values = picture_values(own, target, lpips)
             measured = {label: own[label] for label in labels}
             for method, figures in _measure(scene, case, source, target, measured, measures).items():
                 values[method] = values.get(method, {}) | figures
@@ -194,7 +194,7 @@ def _videos(models: Sequence[Model], batch: Sequence[Case], joined: dict[str, An
     }
 
 
-def _picture_values(
+def picture_values(
     videos: dict[str, np.ndarray], target: np.ndarray, lpips: Lpips | None
 ) -> dict[str, Values]:
     """PSNR, SSIM and LPIPS of each method's video."""

@@ -90,7 +90,7 @@ def summarise(rows: Sequence[Row], models: Sequence[str], methods: Sequence[str]
     means: dict[str, Any] = {}
     best: dict[str, str] = {}
     differences: list[Difference] = []
-    for group in GROUPS:
+    for group in [group for group in GROUPS if any(row.group == group for row in rows)]:
         own = [row for row in rows if row.group == group]
         modes = unique(row.mode for row in own)
         cases[group] = {mode: estimates([row for row in own if row.mode == mode]) for mode in modes}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stp_jax.evaluation.cases import COPY, GROUPS, TIME
+from stp_jax.evaluation.cases import COPY, TIME
 from stp_jax.evaluation.intervals import Estimate
 from stp_jax.evaluation.rows import Row, number_names
 from stp_jax.evaluation.summary import Metric, Summary, is_clear
@@ -24,9 +24,9 @@ def text(summary: Summary) -> str:
 
 def _by_group(summary: Summary, metric: Metric) -> str:
     label = max(len(metric.title), *map(len, summary.methods)) + 2
-    lines = [metric.title.ljust(label) + "".join(group.ljust(24) for group in GROUPS)]
+    lines = [metric.title.ljust(label) + "".join(group.ljust(24) for group in summary.means)]
     for method in summary.methods:
-        cells = [_cell(summary.means[group][method][metric.name], metric.digits) for group in GROUPS]
+        cells = [_cell(summary.means[group][method][metric.name], metric.digits) for group in summary.means]
         lines.append(method.ljust(label) + "".join(cell.ljust(24) for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 

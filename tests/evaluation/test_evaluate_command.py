@@ -53,7 +53,7 @@ def get_config():
     return str(path)
 
 
-def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
+def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, without_lpips):
     monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
     for name in ("runs/a/weights", "runs/b/weights"):
         write_tiny_model(tmp_path / name)
@@ -62,12 +62,25 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
     config = write_config(tmp_path / "config.py", data)
     folders = [str(tmp_path / "runs" / name / "weights") for name in "ab"]
     command = ["--config", config, "--weights", *folders, "--out", str(tmp_path / "out")]
-    main([*command, "--scenes", "1", "--sheets", "1", "--split", "test", "--measures", "time", "disentanglement"])
+    main(
+        [
+            *command,
+            "--scenes",
+            "1",
+            "--sheets",
+            "1",
+            "--split",
+            "test",
+            "--measures",
+            "time",
+            "disentanglement",
+        ]
+    )
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(result["settings"]["weights"]) == ["a", "b"]
     for label, steps in (("a", STEPS), ("b", 1)):
         settings = result["settings"]["weights"][label]
-        assert settings["sampling"] == {"steps": steps, "shift": SHIFT, "dtype": "float32"}
+        assert settings["sampling"].items() >= {"steps": steps, "shift": SHIFT, "dtype": "float32"}.items()
         assert all(3 < result["means"][group][label]["psnr"]["mean"] < 20 for group in (TIME, CAMERA, BOTH))
     checksums = [result["settings"]["weights"][label]["checksums"] for label in "ab"]
     assert checksums[0] == checksums[1] and CEILING in result["means"][BOTH]  # one VAE, one ceiling
