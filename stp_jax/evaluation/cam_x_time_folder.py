@@ -161,8 +161,8 @@ def moments(mode: str, frames: int) -> np.ndarray:
 def _stride(frames: int) -> int:
     if frames < 2 or (FRAMES - 1) % (frames - 1):
         raise InputError(
-            f"a model of {frames} frames cannot be evaluated on Cam x Time, whose videos have {FRAMES}: give it "
-            "all of them, or every n-th: 41, 21, 17, 9 or 5."
+            f"a model of {frames} frames cannot be evaluated on Cam x Time, whose videos have {FRAMES}: "
+            "give it all of them, or every n-th: 41, 21, 17, 9 or 5."
         )
     return (FRAMES - 1) // (frames - 1)
 

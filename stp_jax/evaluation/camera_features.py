@@ -7,7 +7,7 @@ carry everything and need nothing but numpy. Where a camera only turns there is 
 reconstruct: rotations are then averaged over all matched pairs, and translations are not known.
 
 The estimate sees the video and its lens, never the path that was commanded. It is to be read beside the
-estimator's own error on videos of known cameras. At 128 pixels features are few and coarse.
+estimator's own error on videos of known cameras. At 128 pixels features are too few and too coarse.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ NOT_INSTALLED = (
 MIN_FRAMES = 3
 MIN_TURN = 1.0  # degrees; a commanded path that turns less has no gain
 _ALL_PAIRS = 33  # frames up to which every pair is matched; of longer videos those near in time
-_MAX_ERROR = 2.0  # pixels that a match may be off
+_MAX_ERROR = 2 / 832  # of the picture's width that a match may be off; at least a pixel
+_MIN_MATCHES = 50  # of a pair, for its rotation to count: with fewer it was off by tens of degrees
 _PARALLAX = 0.2  # share of the pairs that must show depth for a reconstruction
 
 
@@ -72,8 +73,11 @@ def load() -> Callable[[np.ndarray, np.ndarray], CameraPath] | None:
 def estimate(video: np.ndarray, intrinsics: np.ndarray) -> CameraPath:
     """The camera path of a video of a scene that mostly stands still.
 
+    Where the camera only turns, rotations alone are found, of the frames that are connected by at least 50
+    matches. Where it moves, and half of the frames or fewer can be reconstructed, the others are not found.
+
     Args:
-      video: uint8 [F, H, W, 3].
+      video: uint8 [F, H, W, 3]. Time grows with the pairs that are matched: of 81 frames take every fourth.
       intrinsics: its lens, [4] or [F, 4], divided by width and height; taken as known.
 
     Raises:
@@ -85,8 +89,8 @@ def estimate(video: np.ndarray, intrinsics: np.ndarray) -> CameraPath:
     with tempfile.TemporaryDirectory() as folder, _quiet():
         place = Path(folder)
         names = _match(place, video, intrinsics)
-        rotations, depth_share = _pair_rotations(place, names)
-        if depth_share >= _PARALLAX:
+        rotations, parallax = _pair_rotations(place, names)
+        if parallax >= _PARALLAX:
             poses = _reconstruct(place, names)
             if len(poses) > len(video) / 2:
                 return _path(poses, len(video), parallax=True)
@@ -138,7 +142,7 @@ def _match(place: Path, video: np.ndarray, intrinsics: np.ndarray) -> dict[int, 
             camera.has_prior_focal_length = True
             opened.update_camera(camera)
     checks = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True, detect_watermark=False)
-    checks.ransac.max_error = _MAX_ERROR
+    checks.ransac.max_error = max(1.0, _MAX_ERROR * width)
     checks.ransac.random_seed = 0
     if len(video) <= _ALL_PAIRS:
         pycolmap.match_exhaustive(database, verification_options=checks)
@@ -150,9 +154,10 @@ def _match(place: Path, video: np.ndarray, intrinsics: np.ndarray) -> dict[int, 
 def _pair_rotations(
     place: Path, names: dict[int, int]
 ) -> tuple[dict[tuple[int, int], tuple[np.ndarray, int]], float]:
-    """Of each matched pair of frames (a, b): the rotation from a's camera to b's, and the number of matches.
+    """The pairs of frames between which the camera only turned, and the share of pairs with parallax.
 
-    Also the share of the pairs that one homography of a turning camera does not explain.
+    Of a pair (a, b): the rotation from a's camera to b's, and the number of matches. With parallax a pair's
+    rotation is too uncertain without a reconstruction: on small videos it was off by many degrees.
     """
     import pycolmap
 
@@ -162,13 +167,15 @@ def _pair_rotations(
         pairs, geometries = opened.read_two_view_geometries()
     rotations, deep = {}, 0
     for pair, geometry in zip(pairs, geometries, strict=True):
-        if geometry.cam2_from_cam1 is None or not len(geometry.inlier_matches):
+        if geometry.cam2_from_cam1 is None or len(geometry.inlier_matches) < _MIN_MATCHES:
+            continue
+        if geometry.config not in flat:
+            deep += 1
             continue
         first, second = (names[image] for image in pycolmap.pair_id_to_image_pair(pair))
         matrix = geometry.cam2_from_cam1.rotation.matrix()
         rotations[first, second] = (matrix, len(geometry.inlier_matches))
-        deep += geometry.config not in flat
-    return rotations, deep / max(len(rotations), 1)
+    return rotations, deep / max(deep + len(rotations), 1)
 
 
 def _reconstruct(place: Path, names: dict[int, int]) -> dict[int, np.ndarray]:
