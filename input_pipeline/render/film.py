@@ -88,6 +88,7 @@ class Film:
 
     def _show(self, index: int) -> None:
         model, data = self._scene.model, self._scene.data
+        self._gl.make_current()  # another film may have been opened or closed since
         self._scene.show(index)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._geoms)

@@ -16,7 +16,7 @@ from stp_jax.errors import InputError
 from stp_jax.evaluation.alignment import Level, Renderer, align, reduce
 
 # The first from all starts of a picture, the others from the best.
-LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 8, 1e-3), Level(2, 1.5, 8, 3e-4))
+LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 6, 1e-3), Level(2, 1.5, 8, 3e-4))
 CANDIDATE_TIMES = 3  # candidates are this many grid times apart
 STARTS = 2  # poses from which a picture is aligned
 _SMALL, _SMALL_BLUR = 16, 1.0  # pixels of the pictures in which candidates are compared
@@ -74,25 +74,36 @@ class CameraEstimator:
                 f"camera fidelity: frames of shape {list(frames.shape[1:])}, but the scene's pictures are "
                 f"[{views.size}, {views.size}, 3]"
             )
+        lens = np.tile(views.intrinsics[0], (len(frames), 1)) if intrinsics is None else intrinsics
+        return self._polished(frames, self._roughly(frames, lens), lens)
+
+    def _roughly(self, frames: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """c2w [N, 4, 4] by alignment of small pictures, from the best of several starts each."""
         count = len(frames)
-        lens = np.tile(views.intrinsics[0], (count, 1)) if intrinsics is None else intrinsics
         start, times = self._candidates(frames)  # [STARTS, N]
-        first = align(
-            views,
-            np.tile(frames, (STARTS, 1, 1, 1)),
-            times.ravel(),
-            self._poses.c2w[start.ravel()],
-            np.tile(lens, (STARTS, 1)),
-            LEVELS[0],
-            np.zeros(STARTS * count),
-        )
-        cost = first.cost.reshape(STARTS, count)
-        best = (cost.argmin(0), np.arange(count))
-        c2w, time = first.c2w.reshape(STARTS, count, 4, 4)[best], times[best]
-        c2w, _ = align(views, frames, time, c2w, lens, LEVELS[1], np.zeros(count))
-        time, blur = self._refine(frames, time, c2w, lens)
-        c2w, cost_left = align(views, frames, time, c2w, lens, LEVELS[2], blur)
-        return Estimate(c2w, time, blur, cost_left)
+        several, poses = np.tile(frames, (STARTS, 1, 1, 1)), self._poses.c2w[start.ravel()]
+        lenses, sharp = np.tile(lens, (STARTS, 1)), np.zeros(STARTS * count)
+        first = align(self._views, several, times.ravel(), poses, lenses, LEVELS[0], sharp)
+        best = first.cost.reshape(STARTS, count).argmin(0), np.arange(count)
+        c2w = first.c2w.reshape(STARTS, count, 4, 4)[best]
+        return align(self._views, frames, times[best], c2w, lens, LEVELS[1], sharp[:count]).c2w
+
+    def _polished(self, frames: np.ndarray, c2w: np.ndarray, lens: np.ndarray) -> Estimate:
+        """Aligns again with the right moment and blur; the better the pose is known, the better these are."""
+        views, count = self._views, len(frames)
+        every = np.repeat(np.arange(0, views.times, CANDIDATE_TIMES)[:, None], count, 1)
+        time, _ = self._most_alike(frames, every, c2w, lens, np.zeros(1), 4)
+        blur, cost = np.full(count, -1.0), np.zeros(count)
+        for _ in range(2):
+            near = np.clip(time + _NEAR_TIMES[:, None], 0, views.times - 1)
+            new_time, new_blur = self._most_alike(frames, near, c2w, lens, _BLURS * views.size / 128, 2)
+            changed = np.flatnonzero((new_time != time) | (new_blur != blur))
+            time, blur = new_time, new_blur
+            if len(changed):
+                some, shown, poses, lenses = (array[changed] for array in (frames, time, c2w, lens))
+                found = align(views, some, shown, poses, lenses, LEVELS[2], blur[changed])
+                c2w[changed], cost[changed] = found
+        return Estimate(c2w, time, blur, cost)
 
     def _candidates(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each picture the most similar poses and the best time of each, both int [STARTS, N]."""
@@ -104,17 +115,27 @@ class CameraEstimator:
         pose = np.argsort(distance.min(2), 1)[:, :STARTS].T
         return pose, self._time[distance.argmin(2)[np.arange(len(frames)), pose]]
 
-    def _refine(self, frames: np.ndarray, times, c2w: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The grid time near `times` and the blur in pixels that make renderings most like the pictures."""
-        views, pixels = self._views, _BLURS * self._views.size / 128
-        near = np.clip(times + _NEAR_TIMES[:, None], 0, views.times - 1)  # [T, N]
-        target, errors = reduce(frames, 2), []
-        for shown in near:
-            rendered = reduce(views.pictures(shown, c2w, lens), 2)
-            blurred = [reduce(rendered, 1, blur / 2) for blur in pixels]
-            errors.append([np.abs(picture - target).mean((1, 2, 3)) for picture in blurred])
-        best = np.reshape(errors, (-1, len(frames))).argmin(0)
-        return near[best // len(pixels), np.arange(len(frames))], pixels[best % len(pixels)]
+    def _most_alike(
+        self,
+        frames: np.ndarray,
+        times: np.ndarray,
+        c2w: np.ndarray,
+        lens: np.ndarray,
+        blurs: np.ndarray,
+        stride: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of times [T, N] and blurs in pixels, those that make renderings most like the pictures, [N] each.
+
+        The time matters for the pose: what moves throws shadows on what stands still.
+        """
+        count, target = len(frames), reduce(frames, stride)
+        errors = np.empty((count, len(times), len(blurs)))
+        for t, shown in enumerate(times):
+            rendered = self._views.pictures(shown, c2w, lens, stride=stride).astype(np.float32)
+            for b, blur in enumerate(blurs):
+                errors[:, t, b] = np.abs(reduce(rendered, 1, blur / stride) - target).mean((1, 2, 3))
+        best = errors.reshape(count, -1).argmin(1)
+        return times[best // len(blurs), np.arange(count)], blurs[best % len(blurs)]
 
 
 def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
