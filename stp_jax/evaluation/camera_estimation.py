@@ -13,13 +13,15 @@ import numpy as np
 
 from stp_jax import cameras
 from stp_jax.errors import InputError
-from stp_jax.evaluation.alignment import Level, Renderer, align, reduce
+from stp_jax.evaluation.alignment import Level, Renderer, align, exponential, reduce
+from stp_jax.evaluation.matching import ShiftedComparison
 
 # The first from all starts of a picture, the others from the best.
 LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 6, 1e-3), Level(2, 1.5, 8, 3e-4))
 CANDIDATE_TIMES = 3  # candidates are this many grid times apart
 STARTS = 2  # poses from which a picture is aligned
-_SMALL, _SMALL_BLUR = 16, 1.0  # pixels of the pictures in which candidates are compared
+SHIFTS = 8  # pixels of 32, up, down, left and right: candidates are compared as if they were turned so far
+_SMALL, _SMALL_BLUR = 32, 1.5  # pixels of the pictures in which candidates are compared
 _NEAR_TIMES = np.array([0, -1, 1])  # grid times tried around the candidate's
 _BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0])  # pixels at 128, tried for each picture
 
@@ -46,7 +48,7 @@ class CameraEstimator:
     """Estimates cameras of pictures of one scene.
 
     Args:
-      views: the scene.
+      views: the scene, in pictures whose size is a multiple of 64.
     """
 
     def __init__(self, views: SceneRenderer):
@@ -54,9 +56,9 @@ class CameraEstimator:
         poses = _between(views.c2w, views.intrinsics)
         times = np.arange(0, views.times, CANDIDATE_TIMES)
         which = np.repeat(np.arange(len(poses.c2w)), len(times))
-        self._poses, self._camera, self._time = poses, which, np.tile(times, len(poses.c2w))
-        pictures = views.pictures(self._time, poses.c2w[which], poses.intrinsics[which])
-        self._small = _centred(reduce(pictures, views.size // _SMALL, _SMALL_BLUR))
+        self._poses, self._time = poses, np.tile(times, len(poses.c2w))
+        pictures = views.pictures(self._time, poses.c2w[which], poses.intrinsics[which], stride=2)
+        self._compare = ShiftedComparison(reduce(pictures, views.size // 2 // _SMALL, _SMALL_BLUR), SHIFTS)
 
     def estimate(self, frames: np.ndarray, intrinsics: np.ndarray | None = None) -> Estimate:
         """The cameras of N pictures, each found for itself.
@@ -80,10 +82,10 @@ class CameraEstimator:
     def _roughly(self, frames: np.ndarray, lens: np.ndarray) -> np.ndarray:
         """c2w [N, 4, 4] by alignment of small pictures, from the best of several starts each."""
         count = len(frames)
-        start, times = self._candidates(frames)  # [STARTS, N]
-        several, poses = np.tile(frames, (STARTS, 1, 1, 1)), self._poses.c2w[start.ravel()]
+        poses, times = self._candidates(frames, lens)
+        several = np.tile(frames, (STARTS, 1, 1, 1))
         lenses, sharp = np.tile(lens, (STARTS, 1)), np.zeros(STARTS * count)
-        first = align(self._views, several, times.ravel(), poses, lenses, LEVELS[0], sharp)
+        first = align(self._views, several, times.ravel(), poses.reshape(-1, 4, 4), lenses, LEVELS[0], sharp)
         best = first.cost.reshape(STARTS, count).argmin(0), np.arange(count)
         c2w = first.c2w.reshape(STARTS, count, 4, 4)[best]
         return align(self._views, frames, times[best], c2w, lens, LEVELS[1], sharp[:count]).c2w
@@ -105,15 +107,27 @@ class CameraEstimator:
                 c2w[changed], cost[changed] = found
         return Estimate(c2w, time, blur, cost)
 
-    def _candidates(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each picture the most similar poses and the best time of each, both int [STARTS, N]."""
-        small = _centred(reduce(frames, self._views.size // _SMALL, _SMALL_BLUR))
-        distance = (
-            np.square(small).sum(1)[:, None] + np.square(self._small).sum(1) - 2 * small @ self._small.T
-        )
-        distance = distance.reshape(len(frames), len(self._poses.c2w), -1)
-        pose = np.argsort(distance.min(2), 1)[:, :STARTS].T
-        return pose, self._time[distance.argmin(2)[np.arange(len(frames)), pose]]
+    def _candidates(self, frames: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Most similar poses, turned to fit each picture, [STARTS, N, 4, 4], and their times, [STARTS, N]."""
+        count = len(frames)
+        small = reduce(frames, self._views.size // _SMALL, _SMALL_BLUR)
+        difference = np.empty((count, len(self._time)))
+        shift = np.empty(difference.shape, np.int64)
+        for n, picture in enumerate(small):
+            of_shifts = self._compare(picture).reshape(len(self._time), -1)
+            shift[n] = of_shifts.argmin(1)
+            difference[n] = of_shifts.min(1)
+        by_pose = difference.reshape(count, len(self._poses.c2w), -1)
+        pose = np.argsort(by_pose.min(2), 1)[:, :STARTS].T  # [STARTS, N]
+        rows = np.arange(count)
+        best = pose * by_pose.shape[2] + by_pose.argmin(2)[rows, pose]
+        down, right = np.divmod(shift[rows, best], 2 * SHIFTS + 1)
+        # Where things lie farther right than in the candidate, the camera has turned left.
+        yaw, pitch = (SHIFTS - right) / (_SMALL * lens[:, 0]), (down - SHIFTS) / (_SMALL * lens[:, 1])
+        turn = np.zeros((STARTS * count, 6))
+        turn[:, 3], turn[:, 4] = pitch.ravel(), yaw.ravel()
+        turned = self._poses.c2w[pose] @ exponential(turn).reshape(STARTS, count, 4, 4)
+        return turned, self._time[best]
 
     def _most_alike(
         self,
@@ -154,8 +168,3 @@ def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
     return cameras.Cameras(
         np.stack([ends[0], *middles, ends[1]]), np.stack([intrinsics[0], *lens, intrinsics[-1]])
     )
-
-
-def _centred(small: np.ndarray) -> np.ndarray:
-    """[N, 16, 16, 3] -> [N, 768]: without each picture's mean colour."""
-    return (small - small.mean((1, 2), keepdims=True)).reshape(len(small), -1)

@@ -13,6 +13,7 @@ from stp_jax.evaluation import alignment, camera_fidelity
 from stp_jax.evaluation.camera_estimation import CameraEstimator
 from stp_jax.evaluation.camera_fidelity import camera_scores, extent_of, rotation_error, summary
 from stp_jax.evaluation.disturb import degrade
+from stp_jax.evaluation.matching import ShiftedComparison
 from stp_jax.evaluation.metrics import psnr
 
 try:
@@ -68,6 +69,16 @@ def test_a_camera_turned_by_3_degrees_is_measured_as_3_degrees(scene, estimator)
     np.testing.assert_allclose(scores.rotation_absolute, 3.0, atol=0.3)
     assert scores.translation_absolute.max() < 0.1
     assert rotation_error(found.c2w, filmed).max() < 0.3
+
+
+@needs_opengl
+def test_a_camera_far_off_the_rig_is_found(scene, estimator):
+    c2w, lens = scene.c2w[[5]].copy(), scene.intrinsics[:1]
+    c2w[:, :3, 3] += [0.1, -0.2, 0.2]
+    filmed = turned(turned(c2w, 8.0, "y"), -6.0, "x")
+    found = estimator.estimate(scene.pictures(np.array([9]), filmed, lens))
+    assert rotation_error(found.c2w, filmed)[0] < 0.3
+    assert np.linalg.norm((found.c2w - filmed)[:, :3, 3]) < 0.05
 
 
 @needs_opengl
@@ -166,6 +177,19 @@ def test_a_camera_that_stands_still_has_no_gain():
     target = np.tile(random_path(1), (4, 1, 1))
     figures = summary([camera_scores(target, target, target[0], 1.0)])
     assert np.isnan(figures["rotation_gain"]) and figures["rotation_absolute"] == 0
+
+
+def test_shifted_pictures_are_compared_where_they_overlap():
+    rng = np.random.default_rng(0)
+    picture, candidates = rng.normal(size=(12, 10, 3)), rng.normal(size=(2, 12, 10, 3))
+    candidates[1, :9, 2:] = picture[3:, :8] + [5, 0, -2]  # 3 up and 2 to the right; another tint
+    found = ShiftedComparison(candidates, 4)(picture)
+    assert found.shape == (2, 9, 9)
+    for (down, right), (k, i, j) in {(-3, 4): (0, 1, 8), (2, -1): (1, 6, 3), (0, 0): (0, 4, 4)}.items():
+        own = picture[max(down, 0) : 12 + min(down, 0), max(right, 0) : 10 + min(right, 0)]
+        other = candidates[k, max(-down, 0) : 12 - max(down, 0), max(-right, 0) : 10 - max(right, 0)]
+        assert found[k, i, j] == pytest.approx((own - other).reshape(-1, 3).var(0).sum())
+    assert found[1, 4 + 3, 4 - 2] == pytest.approx(0, abs=1e-9) and found[1].argmin() == 7 * 9 + 2
 
 
 def test_exponential_is_scipys():
