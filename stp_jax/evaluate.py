@@ -106,6 +106,11 @@ def _parser() -> Parser:
         help="what to measure beside PSNR, SSIM and LPIPS, see docs/evaluation.md (default: all that can be)",
     )
     parser.add_argument(
+        "--fov",
+        type=number(1, 170),
+        help="of the Cam x Time set's cameras, which are not stated: degrees across the height (default: 50)",
+    )
+    parser.add_argument(
         "--out", default="runs/evaluation", help="new folder for the results (default: %(default)s)"
     )
     return parser
@@ -123,6 +128,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _on_held_out_scenes(args: argparse.Namespace) -> str:
+    if args.fov is not None:
+        raise InputError("--fov has a meaning only with --cam_x_time: leave it out.")
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -156,6 +163,7 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
     for flag in ("data", "split", "measures"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
+    fov = 50.0 if args.fov is None else args.fov
 
     from stp_jax.evaluation.cam_x_time_run import evaluate_cam_x_time
     from stp_jax.hardware import use_compilation_cache
@@ -170,6 +178,7 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
         out=args.out,
         settings={"weights": settings},
         seed=args.seed,
+        fov=fov,
     )
 
 

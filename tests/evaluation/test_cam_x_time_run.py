@@ -58,6 +58,7 @@ def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch,
         ("--cam_x_time nowhere --split test", "--split"),
         ("--cam_x_time nowhere --measures time", "--measures"),
         ("--cam_x_time nowhere --config configs/demo.py", "not allowed with"),
+        ("--config configs/demo.py --fov 40", "--fov"),
         ("", "required"),
     ],
 )

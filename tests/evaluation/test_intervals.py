@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stp_jax.evaluation.intervals import difference, draws, estimate, resampled_means
+from stp_jax.evaluation.intervals import difference, draws, estimate, resampled_means, slope
 
 
 def test_interval_of_normal_values_is_that_of_their_mean():
@@ -53,3 +53,14 @@ def test_where_there_is_no_interval(values, mean):
     found = estimate(np.array(values))
     np.testing.assert_equal(found[:3], (mean, np.nan, np.nan))
     assert difference(np.array([np.inf]), np.array([np.inf])).scenes == 0
+
+
+def test_slope_is_that_of_least_squares_over_all_scenes():
+    rng = np.random.default_rng(6)
+    x = rng.uniform(0, 40, size=(50, 8))
+    y = 1.3 * x + rng.normal(0, 1, size=x.shape)
+    found = slope((x * y).sum(1), (x * x).sum(1))
+    assert found.mean == pytest.approx(np.linalg.lstsq(x.reshape(-1, 1), y.ravel(), rcond=None)[0][0])
+    half = 1.96 / np.sqrt((x * x).sum())  # of independent errors of deviation 1
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.25)
+    assert np.isnan(slope(np.zeros(3), np.zeros(3)).mean)  # nothing moves

@@ -9,9 +9,11 @@ import pytest
 from input_pipeline.datasets.records import open_records
 from input_pipeline.shots import SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation.cases import BOTH, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
+from stp_jax.evaluation.camera_measure import CameraFidelity
+from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
+from stp_jax.evaluation.fvd_measure import FvdSmall
 from stp_jax.evaluation.measures import Measure, select
-from stp_jax.evaluation.rows import TRUTH, WHOLE_SCENE
+from stp_jax.evaluation.rows import TRUTH, WHOLE_SCENE, Row, rows_of
 from stp_jax.evaluation.run import evaluate
 from stp_jax.evaluation.scores import Model
 
@@ -101,3 +103,59 @@ def test_what_cannot_be_measured_is_left_out_by_name(data, tmp_path, capsys, wit
 def test_an_unknown_measure():
     with pytest.raises(InputError, match="unknown measure 'sharpness'"):
         select(["sharpness"])
+
+
+def camera_rows(method, gains):
+    """A scene for each gain: a camera that turns by 10 and 20 degrees, and stands in its place."""
+    rows = []
+    for number, gain in enumerate(gains):
+        values = {"camera.rotation_absolute": 15 * abs(gain - 1), "psnr": 20.0}
+        for start in ("from_source", "from_first"):
+            values[f"camera.{start}.commanded_angle"] = [10.0, 20.0]
+            values[f"camera.{start}.achieved_angle"] = [10 * gain, 20 * gain]
+            values[f"camera.{start}.commanded_distance"] = [0.0, 0.0]
+            values[f"camera.{start}.achieved_distance"] = [0.1, -0.1]
+        rows.append(Row(f"s{number}", CAMERA, "forward", method, values))
+    return rows
+
+
+def test_gain_of_cameras_is_a_slope_over_all_scenes(tmp_path):
+    measure = CameraFidelity()
+    rows = rows_of("camera", camera_rows("a", [1.5, 1.7, 1.3]) + camera_rows(TRUTH, [1.0, 1.0, 1.0]))
+    summary = measure.summarise(rows)
+    found = summary[CAMERA]["a"]
+    assert found["rotation_gain"]["mean"] == pytest.approx(1.5)
+    assert found["rotation_gain"]["interval"] == pytest.approx([1.3, 1.7])  # all of one scene: 1 draw in 27
+    assert found["rotation_absolute"]["mean"] == pytest.approx(7.5) and "psnr" not in found
+    assert summary[CAMERA][TRUTH]["rotation_gain"]["mean"] == pytest.approx(1)
+    assert np.isnan(found["translation_gain"]["mean"])  # no camera was to move
+    measure.plot(rows, summary, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"camera.png", "camera_gain.png"}
+    assert "rotation_gain" in measure.table(summary)
+
+
+def test_cameras_of_scenes_that_are_not_ours_are_left_out(data):
+    pytest.importorskip("mujoco", reason="the extra render is not installed")
+    scene = SceneReader(open_records(data.path, data.kind, "test"), cached_scenes=1)[0]
+    measure = CameraFidelity()
+    assert "its name holds no seed" in measure.available(scene._replace(name="kitchen"), 5)
+    measure.close()
+
+
+def test_fvd_is_of_all_clips_of_a_group():
+    rng = np.random.default_rng(0)
+    rows = []
+    for scene in range(20):
+        truth = rng.normal(size=2)
+        for method, shift in ((TRUTH, 0), ("same", 0), ("other", 3)):
+            features = truth + shift
+            rows.append(Row(f"s{scene}", CAMERA, "forward", method, {"features": features.tolist()}))
+            rows.append(
+                Row(f"s{scene}", TIME, "forward", method, {"features": [100.0, 0.0]})
+            )  # a copy: apart
+    found = FvdSmall().summarise(rows)
+    assert list(found) == [CAMERA, "all groups"] and TRUTH not in found[CAMERA]
+    assert found[CAMERA]["same"]["fvd_small"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert found[CAMERA]["other"]["fvd_small"]["mean"] == pytest.approx(2 * 3**2)
+    assert found[CAMERA]["other"]["fvd_small"]["clips"] == 20
+    assert "FVD-small (20 clips)" in FvdSmall().table(found)
