@@ -43,13 +43,13 @@ def evaluate(
       seed: of the noise; every scene has its own.
       batch_size: videos given to a model at once.
       sheets: scenes of which contact sheets and videos are written.
-      settings: what else the figures depend on, such as the weights: written beside them.
+      settings: what else the figures depend on, such as the weights.
       measures: what is measured beside PSNR, SSIM and LPIPS.
-      need_measures: whether a measure that is not available is an error. If not, it is left out by name.
+      need_measures: whether one that is not available is an error; if not, it is left out by name.
 
     Raises:
-      InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or has
-        another size than a model's videos; a measure is not available that is needed; `out` is in use.
+      InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or
+        has another size than a model's videos; a needed measure is not available; `out` is in use.
     """
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
@@ -66,7 +66,7 @@ def evaluate(
             "scenes": scenes,
             "seed": seed,
             "batch_size": batch_size,  # the noise of a video depends on its place in the batch
-            "measures": [measure.name for measure in measures],
+            "measures": [m.name for m in measures],
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
@@ -80,7 +80,7 @@ def evaluate(
             report, reader, range(len(report.scenes), scenes), run, models, measures, seed, sheets
         )
     notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
-    return report.finish([model.label for model in models], methods_of(models), measures, notes)
+    return report.finish([m.label for m in models], methods_of(models), measures, notes)
 
 
 def _measure_scenes(
