@@ -174,10 +174,10 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     weights = write_models(tmp_path / "weights", "spacetimepilot")
     options = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
     model = Rerenderer(weights, **options, steps=1, guidance=1)
-    told = {}
+    received = {}
     condition = model._sampler.condition
     model._sampler.condition = lambda state, given, *rest, **more: (
-        told.update(given) or condition(state, given, *rest, **more)
+        received.update(given) or condition(state, given, *rest, **more)
     )
     results = list(folder_of.evaluate_folder(model, folder, scenes=1, modes=["zigzag", "reverse"]))
     assert [(r.mode, r.scene) for r in results] == [("zigzag", SCENES[0]), ("reverse", SCENES[0])]
@@ -187,8 +187,8 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
     expected = pose12(mirrored, None, scale_source=False)[0]
     for clip in ("source", "target"):
-        np.testing.assert_allclose(told[f"{clip}_c2w"][0], expected, atol=1e-5)
-    assert told["target_animation_time"][0].tolist() == list(range(8, -1, -1))
+        np.testing.assert_allclose(received[f"{clip}_c2w"][0], expected, atol=1e-5)
+    assert received["target_animation_time"][0].tolist() == list(range(8, -1, -1))
 
 
 def damage(folder, name):
