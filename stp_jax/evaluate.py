@@ -1,49 +1,96 @@
-"""Measures a model on the held-out scenes of a data set, beside baselines.
+"""Measures models on the held-out scenes of a data set, beside baselines and beside each other.
 
     python -m stp_jax.evaluate --config configs/demo.py
-    python -m stp_jax.evaluate --config configs/demo.py --weights runs/demo/weights --out runs/demo/evaluation
+    python -m stp_jax.evaluate --config configs/demo.py --weights runs/a/weights runs/b/weights
+    python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --weights models
 
 Three groups of cases (stp_jax/evaluation/cases.py): time control, camera control, both. Two baselines:
 the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
-the ground truth put through the VAE alone, which no model in its latents can be expected to beat. PSNR is of
-each whole video, then averaged over scenes.
+the ground truth put through the VAE alone, which no model in its latents can be expected to beat. Every mean
+over scenes has a 95 % interval, and so has every difference of two models.
 
-The folder --out gets table.txt, metrics.json, per_scene.csv, and contact sheets and videos of the first
-scenes. The same command continues an interrupted evaluation.
+The folder --out gets table.txt, metrics.json, CSV files, plots, and contact sheets and videos of the first
+scenes; docs/evaluation.md says what is in them. The same command continues an interrupted evaluation.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import signal
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.weights import BUNDLED
 
 
-def checksum(folder: str) -> str:
-    """Tells the weights in a folder from any others."""
+def checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """Tells a model's tensors from any others."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(path.read_bytes())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> None:
+def labels_of(folders: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """A short name for each folder of weights: the last parts of its path that no other has.
+
+    The last part counts only where it is not `weights`, as train.py calls every run's folder.
+
+    Args:
+      taken: names that mean something else.
+
+    Raises:
+      InputError: two folders are the same.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"--weights: {folder} is given twice.")
+    parts = [(path.parent if path.name == "weights" else path).parts for path in paths]
+    lengths = [1] * len(parts)
+
+    def label(i: int) -> str:
+        # In full where there is nothing to the left: then only the end can differ.
+        return "/".join(parts[i][-lengths[i] :]) if lengths[i] <= len(parts[i]) else str(paths[i])
+
+    while True:
+        labels = [label(i) for i in range(len(parts))]
+        found = Counter([*labels, *taken])
+        shared = [i for i, one in enumerate(labels) if found[one] > 1 and lengths[i] <= len(parts[i])]
+        if not shared:
+            return labels
+        for i in shared:
+            lengths[i] += 1
+
+
+def _parser() -> Parser:
     parser = Parser(prog="python -m stp_jax.evaluate", description=__doc__)
-    parser.add_argument(
-        "--config", required=True, help="file with get_config(); `pictures` names the held-out data"
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--config", help="file with get_config(); `pictures` names the held-out data")
+    data.add_argument(
+        "--cam_x_time", metavar="FOLDER", help="the published Cam x Time evaluation set, instead of a config"
     )
     parser.add_argument(
-        "--weights", default=str(BUNDLED), help="folder that train.py wrote (default: the bundled model)"
+        "--weights",
+        nargs="+",
+        default=[str(BUNDLED)],
+        metavar="FOLDER",
+        help="folders that train.py wrote, or of official weights (default: the bundled model)",
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
     parser.add_argument("--split", help="of the data set, such as a validation split (default: the config's)")
-    parser.add_argument("--scenes", type=count, default=32, help="held-out scenes (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=count, help="held-out scenes (default: 32, of the Cam x Time set all)"
+    )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
@@ -53,10 +100,36 @@ def main(argv: list[str] | None = None) -> None:
         "--sheets", type=number(0, 10**9, int), default=4, help="scenes to show as contact sheets and videos"
     )
     parser.add_argument(
+        "--measures",
+        nargs="*",
+        metavar="NAME",
+        help="what to measure beside PSNR, SSIM and LPIPS, see docs/evaluation.md (default: all that can be)",
+    )
+    parser.add_argument(
+        "--fov",
+        type=number(1, 170),
+        help="of the Cam x Time set's cameras, which are not stated: degrees across the height (default: 50)",
+    )
+    parser.add_argument(
         "--out", default="runs/evaluation", help="new folder for the results (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+    return parser
 
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    try:
+        table = _on_cam_x_time(args) if args.cam_x_time else _on_held_out_scenes(args)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    print(f"{table}\n\nResults: {args.out}")
+
+
+def _on_held_out_scenes(args: argparse.Namespace) -> str:
+    if args.fov is not None:
+        raise InputError("--fov has a meaning only with --cam_x_time: leave it out.")
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -64,11 +137,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.data:
         data.path = args.data
 
-    from stp_jax.evaluation.run import evaluate  # only now: --help need not wait for JAX
+    from stp_jax.evaluation.measures import known_measures, select  # only now: --help need not wait for JAX
+    from stp_jax.evaluation.run import evaluate
     from stp_jax.hardware import use_compilation_cache
-    from stp_jax.rerender import Rerenderer
 
     use_compilation_cache()
+<<<<<<< HEAD
     model = Rerenderer(args.weights, steps=args.steps)
     print(f"{args.weights} on {model.device}, {model.steps} steps")
     settings = {
@@ -92,6 +166,98 @@ def main(argv: list[str] | None = None) -> None:
         print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(f"{table}\n\nResults: {args.out}")
+=======
+    measures = known_measures() if args.measures is None else select(args.measures)
+    models, settings = read_models(args.weights, args.steps)
+    return evaluate(
+        models,
+        data=data,
+        split=args.split or config.pictures.split,
+        scenes=args.scenes or 32,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        sheets=args.sheets,
+        out=args.out,
+        settings={"weights": settings},
+        measures=measures,
+        need_measures=args.measures is not None,
+    )
+
+
+def _on_cam_x_time(args: argparse.Namespace) -> str:
+    for flag in ("data", "split", "measures"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
+    fov = 50.0 if args.fov is None else args.fov
+
+    from stp_jax.evaluation.cam_x_time_run import evaluate_cam_x_time
+    from stp_jax.hardware import use_compilation_cache
+
+    use_compilation_cache()
+    models, settings = read_models(args.weights, args.steps, official=True)
+    return evaluate_cam_x_time(
+        models,
+        args.cam_x_time,
+        scenes=args.scenes,
+        sheets=args.sheets,
+        out=args.out,
+        settings={"weights": settings},
+        seed=args.seed,
+        fov=fov,
+    )
+
+
+def read_models(
+    folders: Sequence[str], steps: int | None, *, official: bool = False
+) -> tuple[list[Any], dict[str, Any]]:
+    """The models in folders of weights, and by label what their figures depend on, as JSON values.
+
+    All of them are on the device together, once each has been needed.
+
+    Args:
+      steps: of sampling; default: as each model's notes say.
+      official: whether official models are sampled as in their evaluation.
+
+    Raises:
+      InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
+    """
+    from stp_jax.evaluation.cam_x_time_folder import OFFICIAL_SAMPLING
+    from stp_jax.evaluation.rows import BASELINES, CEILING, DEGRADED, TRUTH
+    from stp_jax.evaluation.scores import Model, size_text
+    from stp_jax.pretrained import recognise
+    from stp_jax.rerender import Rerenderer
+
+    models: list[Model] = []
+    settings: dict[str, Any] = {}
+    for folder, label in zip(
+        folders, labels_of(folders, (*BASELINES, CEILING, TRUTH, DEGRADED)), strict=True
+    ):
+        options: dict[str, Any] = {}
+        if official and recognise(folder, "dit").config.camera.startswith("pose12"):
+            options = dict(OFFICIAL_SAMPLING)
+        model = Rerenderer(folder, **(options | ({} if steps is None else {"steps": steps})))
+        vae = checksum(recognise(folder, "vae").tensors)
+        size = (model.notes.frames, model.notes.height, model.notes.width)
+        if models and models[0].size and size != models[0].size:
+            raise InputError(
+                f"--weights {folder}: its videos are {size_text(size)}, those of {folders[0]} "
+                f"{size_text(models[0].size)}."
+            )
+        models.append(Model(label, model, model.reconstruct, vae, size))
+        settings[label] = {
+            "folder": folder,
+            "checksums": {"dit": checksum(recognise(folder, "dit").tensors), "vae": vae},
+            "sampling": {
+                "steps": model.steps,
+                "shift": model.shift,
+                "guidance": model.guidance,
+                "dtype": model.dtype,
+                "tiled": bool(options.get("tiled")),
+            },
+        }
+        print(f"{label}: {folder} on {model.device}, {model.steps} steps")
+    return models, settings
+>>>>>>> wt-a
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def read_official_clip(
                 continue
             image = picture()
             size = image.shape[:2]
-            pictures.append(_official_fit(image, height, width))
+            pictures.append(official_fit(image, height, width))
             times.append(seconds)
             if len(pictures) == frames:
                 break
@@ -193,7 +193,8 @@ def read_official_clip(
     return Clip(np.stack(pictures), fps, size)
 
 
-def _official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 `[h, w, 3]` -> `[height, width, 3]`, cut as SpaceTimePilot does, see `read_official_clip`."""
     h, w = image.shape[:2]
     scale = max(width / w, height / h)
     h, w = round(h * scale), round(w * scale)

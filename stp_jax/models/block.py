@@ -198,7 +198,7 @@ class Block(nnx.Module):
     def _attend(
         self, y: jax.Array, shared: Shared, first_values: jax.Array | None, tokens: int, out_tokens: int
     ) -> jax.Array:
-        """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all, without its output projection."""
+        """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all, not projected."""
         c, cameras = self.config, shared.cameras
         cos, sin = shared.cos, shared.sin
         plain = cameras is None and first_values is None and out_tokens == y.shape[1]

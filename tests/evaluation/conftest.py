@@ -38,6 +38,12 @@ def write_data_set(folder, scenes=2):
     return ConfigDict({"path": str(folder / "built"), "kind": "cam_x_time", "frames": 5})
 
 
+@pytest.fixture
+def without_lpips(monkeypatch):
+    """LPIPS, where it is installed, takes most of the time of a small evaluation."""
+    monkeypatch.setattr("stp_jax.evaluation.lpips.load", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return write_data_set(tmp_path_factory.mktemp("data"))

@@ -9,22 +9,24 @@ import pytest
 from input_pipeline.datasets import records
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation import lpips
-from stp_jax.evaluation import report as report_module
+from stp_jax.evaluation import lpips, tables
 from stp_jax.evaluation.cases import (
     BOTH,
     CAMERA,
     CASES_PER_SCENE,
-    GROUPS,
     TIME,
     cases_of,
     check_scene,
     example_of,
 )
+from stp_jax.evaluation.rows import CEILING, NEAREST, SOURCE, Row
 from stp_jax.evaluation.run import evaluate
-from stp_jax.evaluation.scores import CEILING, METHODS, NEAREST, OURS, SOURCE, Score
+from stp_jax.evaluation.scores import Model
+from stp_jax.evaluation.summary import summarise
 
 FRAMES, CAMERAS = 9, 9
+OURS = "ours"
+METHODS = (OURS, NEAREST, SOURCE, CEILING)
 
 
 def grid_scene(cameras=CAMERAS, frames=FRAMES, step=0.5, full_grid=True) -> Scene:
@@ -129,7 +131,8 @@ class Oracle:
 
 def run(data, out, rerender, **changes):
     options = dict(split="test", scenes=2, seed=0, batch_size=3, sheets=1, settings={"steps": 4})
-    return evaluate(rerender, lambda video: 255 - video, data=data, out=out, **(options | changes))
+    models = [Model(OURS, rerender, lambda video: 255 - video)]
+    return evaluate(models, data=data, out=out, **(options | changes))
 
 
 def by_hand(scene, case, frames_of_source):
@@ -173,33 +176,43 @@ def test_perfect_model_and_baselines(data, tmp_path):
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert result["scenes"] == 2 and result["settings"]["steps"] == 4 and result["lpips"]
     own = [found[(scene.name, BOTH, "zigzag", NEAREST)] for scene in oracle.scenes]
-    assert result["cases"][BOTH]["zigzag"][NEAREST]["psnr"] == pytest.approx(np.mean(own))
-    assert result["cases"][TIME]["forward"][SOURCE]["psnr"] is None  # the copy: infinite
+    assert result["cases"][BOTH]["zigzag"][NEAREST]["psnr"]["mean"] == pytest.approx(np.mean(own))
+    assert result["cases"][TIME]["forward"][SOURCE]["psnr"]["mean"] is None  # the copy: infinite
     modes = ("reverse", "bullet_time", "slow_motion", "zigzag")
     of_group = [found[(s.name, TIME, mode, SOURCE)] for s in oracle.scenes for mode in modes]
-    assert result["means"][TIME][SOURCE]["psnr"] == pytest.approx(np.mean(of_group))
-    assert "camera control: +inf dB" in text and (tmp_path / "out" / "table.txt").read_text() == text + "\n"
+    assert result["means"][TIME][SOURCE]["psnr"]["mean"] == pytest.approx(np.mean(of_group))
+    assert (
+        "camera control: ours +inf dB beside the better baseline" in text
+        and (tmp_path / "out" / "table.txt").read_text() == text + "\n"
+    )
     first = oracle.scenes[0].name
     assert len(list((tmp_path / "out" / "sheets").iterdir())) == CASES_PER_SCENE
     assert (tmp_path / "out" / "sheets" / f"{first}_both_bullet_time.png").exists()
     assert (tmp_path / "out" / "videos" / f"{first}_camera_control_forward.mp4").exists()
 
 
-def test_an_interrupted_evaluation_goes_on(data, tmp_path):
+def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips):
     whole, broken = Oracle(data), Oracle(data)
     run(data, tmp_path / "whole", whole)
     broken.fail_at = 6  # in the second scene
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "broken", broken)
-    with open(tmp_path / "broken" / "per_scene.csv", "a") as file:
-        file.write(f"{broken.scenes[1].name},both,zig")  # a line cut off
+    with open(tmp_path / "broken" / "scenes.jsonl", "a") as file:
+        file.write(f'[["{broken.scenes[1].name}", "both", "zig')  # a line cut off
     run(data, tmp_path / "broken", broken)
     assert broken.calls == 4 + 2 + 4  # the first scene was not run again
-    for name in ("per_scene.csv", "metrics.json", "table.txt"):
+    for name in (
+        "scenes.jsonl",
+        "per_scene.csv",
+        "means.csv",
+        "differences.csv",
+        "metrics.json",
+        "table.txt",
+    ):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_folders_in_use_are_left_alone(data, tmp_path):
+def test_folders_in_use_are_left_alone(data, tmp_path, without_lpips):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="not empty"):
@@ -222,21 +235,41 @@ def test_more_scenes_than_there_are(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def rows_of(psnr, groups=(TIME, CAMERA, BOTH), scenes=1, step=0.0):
+    modes = {TIME: "reverse", CAMERA: "forward", BOTH: "zigzag"}
+    return [
+        Row(f"s{scene}", group, modes[group], method, {"psnr": value + step * scene, "ssim": 0.5})
+        for scene in range(scenes)
+        for group in groups
+        for method, value in psnr.items()
+    ]
+
+
 def test_table_warns_of_baselines_that_are_too_good():
-    def score(group, mode, method, psnr):
-        return report_module.Score("s", group, mode, method, psnr, 0.5, None)
-
     psnr = {OURS: 20.0, NEAREST: 17.0, SOURCE: 16.0, CEILING: 30.0}
-    scores = [score(TIME, "reverse", method, value) for method, value in psnr.items()]
-    scores += [score(CAMERA, "forward", method, value) for method, value in psnr.items()]
-    scores += [score(BOTH, "zigzag", method, value + 2) for method, value in psnr.items()]
-    lines = report_module.table(scores).splitlines()
-    assert f"camera control: +3.00 dB beside the better baseline ({NEAREST}, 17.00 dB)" in lines
-    assert lines[-1].startswith("both: +3.00 dB") and "not under 18 dB" in lines[-1]
-    assert "LPIPS" not in lines[1]
+    rows = rows_of(psnr, (TIME, CAMERA)) + rows_of({m: value + 2 for m, value in psnr.items()}, (BOTH,))
+    lines = tables.text(summarise(rows, [OURS], METHODS)).splitlines()
+    assert f"camera control: ours +3.00 dB beside the better baseline ({NEAREST}, 17.00 dB)" in lines
+    assert lines[-1].startswith("both: ours +3.00 dB") and "not under 18 dB" in lines[-1]
+    assert "LPIPS" not in "\n".join(lines)
 
 
-def test_names_of_methods_stand_apart_in_a_table_without_lpips():
-    scores = [Score("s", group, "reverse", method, 20.0, 0.5, None) for group in GROUPS for method in METHODS]
-    head = report_module.table(scores).splitlines()[0]
-    assert head.split("  ")[-1].strip() == CEILING and f"{NEAREST}  " in head and f"{SOURCE}  " in head
+def test_tables_show_every_model_with_its_interval():
+    psnr = {"a": 20.0, "b": 20.5, NEAREST: 17.0, SOURCE: 16.0, CEILING: 30.0}
+    rows = rows_of(psnr, scenes=3, step=1.0)
+    summary = summarise(rows, ["a", "b"], list(psnr))
+    text = tables.text(summary)
+    # Of three scenes 20, 21, 22 one draw in 27 is all of the first, so the percentile lies at it.
+    assert "21.00 [20.00, 22.00]" in next(line for line in text.splitlines() if line.startswith("a "))
+    # Scene by scene b is always 0.5 better, although the scenes differ by more.
+    assert "both: b +0.50 dB [+0.50, +0.50] beside a" in text.splitlines()
+    heads = next(line for line in text.splitlines() if line.startswith("by case")).split("  ")
+    assert [head.strip() for head in heads if head.strip()] == ["by case", *psnr]
+
+
+def test_difference_that_may_be_chance_is_called_so():
+    rows = rows_of({"a": 20.0, NEAREST: 17.0, SOURCE: 16.0, CEILING: 30.0}, scenes=4)
+    for scene, value in enumerate((19.0, 21.5, 19.5, 20.5)):
+        rows += [r._replace(scene=f"s{scene}") for r in rows_of({"b": value})]
+    text = tables.text(summarise(rows, ["a", "b"], ["a", "b", NEAREST, SOURCE, CEILING]))
+    assert "beside a: no clear difference" in text

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from stp_jax.evaluate import main
+from stp_jax.evaluate import labels_of, main
 from stp_jax.evaluation.cases import BOTH, CAMERA, TIME
-from stp_jax.evaluation.scores import OURS
+from stp_jax.evaluation.rows import CEILING
 from tests.tiny_model import SHIFT, STEPS, write_tiny_model
 
 
@@ -43,23 +43,99 @@ def test_mistakes_in_flags_are_one_line(capsys, flags):
     assert flags.split()[0] in error and "_" not in error
 
 
-def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
-    write_tiny_model(tmp_path / "weights")
-    config = f"""
+def write_config(path, data, frames=5):
+    path.write_text(f"""
 from ml_collections import ConfigDict
 def get_config():
-    data = dict(path={data.path!r}, kind="cam_x_time", frames=5)
+    data = dict(path={data.path!r}, kind="cam_x_time", frames={frames})
     return ConfigDict(dict(task="dit", pictures=dict(data=data, split="test")))
-"""
-    (tmp_path / "config.py").write_text(config)
-    arguments = {"config": "config.py", "weights": "weights", "out": "out"}
-    command = [text for name, value in arguments.items() for text in (f"--{name}", str(tmp_path / value))]
-    main([*command, "--scenes", "1", "--sheets", "1"])
+""")
+    return str(path)
+
+
+def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, without_lpips):
+    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
+    for name in ("runs/a/weights", "runs/b/weights"):
+        write_tiny_model(tmp_path / name)
+    steps = tmp_path / "runs" / "b" / "weights" / "dit.json"
+    steps.write_text(steps.read_text().replace('"sampling_steps": 3', '"sampling_steps": 1'))
+    config = write_config(tmp_path / "config.py", data)
+    folders = [str(tmp_path / "runs" / name / "weights") for name in "ab"]
+    command = ["--config", config, "--weights", *folders, "--out", str(tmp_path / "out")]
+    main(
+        [
+            *command,
+            "--scenes",
+            "1",
+            "--sheets",
+            "1",
+            "--split",
+            "test",
+            "--measures",
+            "time",
+            "disentanglement",
+        ]
+    )
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert result["settings"]["sampling"] == {"steps": STEPS, "shift": SHIFT, "dtype": "float32"}
-    assert all(3 < result["means"][group][OURS]["psnr"] < 20 for group in (TIME, CAMERA, BOTH))
-    assert (tmp_path / "out" / "table.txt").read_text().strip() in capsys.readouterr().out
+    assert list(result["settings"]["weights"]) == ["a", "b"]
+    for label, steps in (("a", STEPS), ("b", 1)):
+        settings = result["settings"]["weights"][label]
+        assert settings["sampling"].items() >= {"steps": steps, "shift": SHIFT, "dtype": "float32"}.items()
+        assert all(3 < result["means"][group][label]["psnr"]["mean"] < 20 for group in (TIME, CAMERA, BOTH))
+    checksums = [result["settings"]["weights"][label]["checksums"] for label in "ab"]
+    assert checksums[0] == checksums[1] and CEILING in result["means"][BOTH]  # one VAE, one ceiling
+    pairs = [(d["method"], d["against"]) for d in result["differences"] if d["metric"] == "ssim"]
+    assert len(pairs) == 3 * 3 and pairs[2] == ("b", "a")
+    output = capsys.readouterr().out
+    assert (tmp_path / "out" / "table.txt").read_text().strip() in output and "20 videos" in output
+    # Noise has a clock, too: that of the ground truth is found.
+    truth = result["measures"]["time"][BOTH]["ground truth"]
+    assert truth["mean_absolute_error_frames"]["mean"] < 0.05
+    assert result["measures"]["time"]["bullet time"]["ground truth"]["spread_frames"]["mean"] < 0.05
+    assert result["measures"]["disentanglement"]["whole scene"]["a"]
+    plots = sorted(path.name for path in (tmp_path / "out" / "plots").iterdir())
+    assert plots == ["disentanglement.png", "metrics.png", "time.png", "time_curves.png"]
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--scenes", "1"])
     assert exit_.value.code == 2 and "complete evaluation" in capsys.readouterr().err
+
+
+def one_line_error(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_mistakes_in_weights_and_data_are_told_before_the_work(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
+    config = write_config(tmp_path / "config.py", data)
+    command = ["--config", config, "--out", str(tmp_path / "out"), "--scenes", "1", "--weights"]
+    small, large = (str(write_tiny_model(tmp_path / name)) for name in ("small", "large"))
+    notes = tmp_path / "large" / "dit.json"
+    notes.write_text(notes.read_text().replace('"height": 32', '"height": 64'))
+    assert "given twice" in one_line_error(capsys, [*command, small, f"{small}/."])
+    missing = str(tmp_path / "missing")
+    assert missing in one_line_error(capsys, [*command, small, missing])
+    error = one_line_error(capsys, [*command, small, large])
+    assert "5 frames of 32 x 64 pixels" in error and "5 frames of 32 x 32 pixels" in error
+    error = one_line_error(capsys, [*command, large])
+    assert "--weights large: its videos are 5 frames of 32 x 64 pixels, the data's" in error
+    assert "'validation'" in one_line_error(capsys, [*command, small, "--split", "validation"])
+    assert "unknown measure" in one_line_error(capsys, [*command, small, "--measures", "sharpness"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "folders, labels",
+    [
+        (["runs/demo/weights"], ["demo"]),
+        (["runs/a/weights", "runs/b/weights"], ["a", "b"]),
+        (["one/a/weights", "two/a/weights", "two/b"], ["one/a", "two/a", "b"]),
+        (["runs/a/best", "runs/b/best"], ["a/best", "b/best"]),
+        (["runs/taken"], ["runs/taken"]),
+    ],
+)
+def test_labels_are_short_and_differ(folders, labels):
+    assert labels_of(folders, ["taken"]) == labels

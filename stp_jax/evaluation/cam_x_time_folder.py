@@ -1,0 +1,268 @@
+"""The published evaluation set of Cam x Time: time control along the camera path of the source.
+
+    CamxTime_eval/
+        eval_input/
+            metadata.csv                        file_name, text: a scene is named by the stem of its file
+            videos/{file_name}                  the source, filmed by a moving camera
+            src_cam/{scene}/camera_data.json    its poses, in Blender's axes
+        eval_gt_wan2.1_format/ or eval_gt/
+            {scene}/moving_{bullettime,forward,backward,slowmo,zigzag}.mp4
+
+The target has the source's poses and another animation time. A case is one mode of one scene.
+
+As in the official evaluation: the first 81 frames and poses; pictures resized with a bilinear filter until
+they cover 832 x 480, their middle cut out; the official time patterns; the target's poses are those given of
+the source, unscaled; per-frame PSNR, averaged over the frames of a video and then over scenes.
+
+Not as there: the official script measures its predictions after H.264 compression, and skips what is missing.
+Here frames are measured as the model gives them, and what is missing is an error.
+
+Not known: the lens (the files have none; official models are not given any); whether `eval_gt`, 1080 x 1080,
+is to be cut as the source is (assumed here; the official script would squeeze it to 832 x 480); how the 832 x
+480 files of `eval_gt_wan2.1_format` were made. Those are preferred, where both are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stp_jax import cameras, decode, media
+from stp_jax.animation_time import OFFICIAL, curve
+from stp_jax.cameras import Cameras
+from stp_jax.errors import InputError
+from stp_jax.evaluation import metrics
+
+FRAMES, HEIGHT, WIDTH = 81, 480, 832
+#: mode: (official time pattern, file of the ground truth)
+MODES = {
+    "bullet_time": ("fixed_10", "moving_bullettime.mp4"),
+    "forward": ("normal", "moving_forward.mp4"),
+    "reverse": ("reverse", "moving_backward.mp4"),
+    "slow_motion": ("repeat_0to40_double", "moving_slowmo.mp4"),
+    "zigzag": ("zigzag_0_10_0", "moving_zigzag.mp4"),
+}
+#: how the official evaluation samples: arguments of `Rerenderer`, and the seed of its noise
+OFFICIAL_SAMPLING = {"steps": 50, "guidance": 5.0, "tiled": True}
+OFFICIAL_SEED = 0
+_TRUTHS = ("eval_gt_wan2.1_format", "eval_gt")
+
+
+class SceneFiles(NamedTuple):
+    """Where the parts of a scene are."""
+
+    name: str
+    prompt: str
+    video: Path
+    cameras: Path
+    truths: dict[str, Path]  # by mode
+
+
+class Source(NamedTuple):
+    """What a model is given of a scene, at F frames of its size."""
+
+    video: np.ndarray  # uint8 [F, H, W, 3]
+    cameras: Cameras  # in the file's mirrored world, see `stp_jax.cameras.read`
+    animation_time: np.ndarray  # float32 [F]: 0 .. F - 1
+
+
+class Result(NamedTuple):
+    """One case: what the model made, and what was rendered."""
+
+    mode: str
+    scene: str
+    video: np.ndarray  # uint8 [F, H, W, 3]
+    truth: np.ndarray  # uint8 [F, H, W, 3]
+
+
+def read_folder(
+    folder: str | os.PathLike, *, scenes: int | None = None, modes: Sequence[str] = tuple(MODES)
+) -> list[SceneFiles]:
+    """Lists the scenes of the set, in the order of its metadata.csv, and checks their files.
+
+    Args:
+      folder: the one with `eval_input`, or its parent.
+      scenes: only the first n. None: all.
+      modes: names of MODES.
+
+    Raises:
+      InputError: the folder has another layout; a file is missing, no video, or shorter than 81 frames; the
+        set has fewer scenes.
+    """
+    root = Path(folder)
+    if not (root / "eval_input").is_dir() and (root / "CamxTime_eval" / "eval_input").is_dir():
+        root = root / "CamxTime_eval"
+    inputs = root / "eval_input"
+    truth = next((root / name for name in _TRUTHS if (root / name).is_dir()), None)
+    if not inputs.is_dir() or truth is None:
+        absent = "eval_input" if not inputs.is_dir() else " or ".join(_TRUTHS)
+        raise InputError(f"{root}: no folder {absent} in it; give the unpacked Cam x Time evaluation set.")
+    found = [
+        SceneFiles(
+            Path(name).stem,
+            text,
+            inputs / "videos" / name,
+            inputs / "src_cam" / Path(name).stem / "camera_data.json",
+            {mode: truth / Path(name).stem / MODES[mode][1] for mode in modes},
+        )
+        for name, text in _read_metadata(inputs / "metadata.csv")
+    ]
+    if scenes is not None and len(found) < scenes:
+        raise InputError(f"--scenes {scenes}: {root} has {len(found)} scenes.")
+    found = found[:scenes]
+    _check_files(found)
+    return found
+
+
+def _read_metadata(path: Path) -> list[tuple[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    named = [(row.get("file_name") or "", row.get("text") or "") for row in rows]
+    if not named or not all(name and Path(name).name == name for name, _ in named):
+        raise InputError(f"{path}: expected a line with file_name and text for each scene.")
+    stems = [Path(name).stem for name, _ in named]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise InputError(f"{path}: names the scene {twice[0]} twice.")
+    return named
+
+
+def _check_files(scenes: Iterable[SceneFiles]) -> None:
+    files = [path for scene in scenes for path in (scene.video, scene.cameras, *scene.truths.values())]
+    absent = [path for path in files if not path.is_file()]
+    if absent:
+        others = f", nor are {len(absent) - 1} other files of the set" if len(absent) > 1 else ""
+        raise InputError(f"{absent[0]} is not there{others}: unpack the evaluation set again.")
+    for path in files:
+        if path.suffix != ".json" and (count := decode.times(path)[0]) < FRAMES:
+            raise InputError(f"{path} has {count} frames: those of the evaluation set have {FRAMES}.")
+
+
+def moments(mode: str, frames: int) -> np.ndarray:
+    """The target's animation time of a mode, float32 [F], in source frames of a model with F frames.
+
+    A model with fewer than 81 frames sees every n-th one of source and target: F - 1 must divide 80.
+
+    Raises:
+      InputError: F - 1 does not divide 80.
+    """
+    stride = _stride(frames)
+    return curve(OFFICIAL + MODES[mode][0], FRAMES)[::stride] / stride
+
+
+def _stride(frames: int) -> int:
+    if frames < 2 or (FRAMES - 1) % (frames - 1):
+        raise InputError(
+            f"a model of {frames} frames cannot be evaluated on Cam x Time, whose videos have {FRAMES}: "
+            "give it all of them, or every n-th: 41, 21, 17, 9 or 5."
+        )
+    return (FRAMES - 1) // (frames - 1)
+
+
+def read_frames(path: str | os.PathLike, frames: int, height: int, width: int) -> np.ndarray:
+    """The frames of a video of the set as a model gets them: uint8 [F, height, width, 3].
+
+    They are cut to 832 x 480 as in the official evaluation, source and ground truth alike, and from there,
+    for a model of another size, as every video is (`media.fit_image`): both show the same part of the scene.
+
+    Raises:
+      InputError: no video, fewer than 81 frames; see also `moments`.
+    """
+    stride, pictures, count = _stride(frames), [], 0
+    with contextlib.closing(decode.frames(path)) as timed:
+        for count, (_, picture) in enumerate(timed, start=1):
+            if (count - 1) % stride == 0:
+                image = media.official_fit(picture(), HEIGHT, WIDTH)
+                whole = (height, width) == (HEIGHT, WIDTH)
+                pictures.append(image if whole else media.fit_image(image, height, width))
+            if count == FRAMES:
+                return np.stack(pictures)
+    raise InputError(f"{path} has {count} frames: those of the evaluation set have {FRAMES}.")
+
+
+def read_source(scene: SceneFiles, frames: int, height: int, width: int, fov: float = 50.0) -> Source:
+    """What a model with F frames is given of a scene.
+
+    Args:
+      fov: degrees across the height of the 832 x 480 picture, for models that are given a lens; the set has
+        none.
+
+    Raises:
+      InputError: a file cannot be read, or has too few frames or poses.
+    """
+    stride = _stride(frames)
+    lens = cameras.default_intrinsics(fov, aspect=WIDTH / HEIGHT)
+    path = cameras.read(scene.cameras, intrinsics=media.fit_intrinsics(lens, (HEIGHT, WIDTH), height, width))
+    if len(path.c2w) < FRAMES:
+        raise InputError(f"{scene.cameras} has {len(path.c2w)} poses: the source has {FRAMES} frames.")
+    path = Cameras(*(array[:FRAMES:stride] for array in path))
+    return Source(read_frames(scene.video, frames, height, width), path, np.arange(frames, dtype=np.float32))
+
+
+def evaluate_folder(
+    rerenderer: Any,
+    folder: str | os.PathLike,
+    *,
+    scenes: int | None = None,
+    modes: Sequence[str] = tuple(MODES),
+    fov: float = 50.0,
+    seed: int = OFFICIAL_SEED,
+) -> Iterator[Result]:
+    """Re-renders the cases of the set, scene by scene; all files are looked for before the first.
+
+    Args:
+      rerenderer: a `Rerenderer`, or what has its `notes` (frames, height, width) and is called as it is. For
+        figures to compare with published ones it samples with OFFICIAL_SAMPLING.
+      folder, scenes, modes: see `read_folder`.
+      fov: see `read_source`.
+      seed: of the noise, the same for every case, as there.
+
+    Raises:
+      InputError: see `read_folder`, `read_source`, `moments`.
+    """
+    notes = rerenderer.notes
+    size = (notes.frames, notes.height, notes.width)
+    times = {mode: moments(mode, notes.frames) for mode in modes}
+    for scene in read_folder(folder, scenes=scenes, modes=modes):
+        source = read_source(scene, *size, fov)
+        for mode in modes:
+            truth = read_frames(scene.truths[mode], *size)
+            video = rerenderer(*source, None, times[mode], prompt=scene.prompt, seed=seed)
+            yield Result(mode, scene.name, video, truth)
+
+
+def mean_frame_psnr(video: np.ndarray, truth: np.ndarray) -> float:
+    """The PSNR of each frame in dB, averaged over frames; infinite where any frame is equal.
+
+    It lies above `metrics.psnr`, of the whole video, because easy frames count as much as hard ones.
+    """
+    return float(np.mean([metrics.psnr(*frames) for frames in zip(video, truth, strict=True)]))
+
+
+def summary(scores: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, population standard deviation and number of videos for each mode, and under "mean" for all.
+
+    Args:
+      scores: (mode, scene, value), one for each case.
+    """
+    by_mode: dict[str, list[float]] = {}
+    for mode, _, value in scores:
+        by_mode.setdefault(mode, []).append(value)
+    groups = by_mode | {"mean": [value for values in by_mode.values() for value in values]}
+    return {
+        name: {
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values)) if np.isfinite(values).all() else float("nan"),
+            "videos": len(values),
+        }
+        for name, values in groups.items()
+        if values
+    }

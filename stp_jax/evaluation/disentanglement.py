@@ -1,0 +1,70 @@
+"""Disentanglement: does the clock change the scenery, and does the camera change the clock?
+
+Two videos with equal cameras and different clocks must agree in what stands still; and where only the camera
+changes, the clock must run as the source's does: the error and drift of camera control, whose command is
+forward, by `stp_jax.evaluation.time_fidelity`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from stp_jax.errors import InputError
+from stp_jax.evaluation.time_fidelity import TimeScores
+
+CHANGES = 12  # levels of 255, by which the colour of a pixel changes over time where something moves
+MARGIN = 2  # pixels at 128 around it, which do not count: compression, and a model's soft edges
+
+
+def moving_mask(references: np.ndarray) -> np.ndarray:
+    """Where anything moves, shadows too, at any grid time: bool [F, H, W].
+
+    Args:
+      references: uint8 [F, T, H, W, 3], the scene from the camera of each frame at all grid times; of a
+        decoded grid `scene.videos[case.target_camera]`.
+    """
+    changes = np.ptp(references, axis=1).max(-1) > CHANGES
+    margin = max(1, round(MARGIN * references.shape[2] / 128))
+    around = np.ones((1, 2 * margin + 1, 2 * margin + 1), bool)
+    return binary_dilation(changes, around)
+
+
+def background_psnr(videos: Sequence[np.ndarray], moving: np.ndarray) -> float:
+    """PSNR in dB of the static background between videos with equal cameras and different clocks.
+
+    From the squared error over all pairs of videos and all pixels outside of `moving`; infinite where these
+    are equal, NaN where everything moves.
+
+    Args:
+      videos: two or more, uint8 [F, H, W, 3].
+      moving: bool [F, H, W], see `moving_mask`.
+
+    Raises:
+      InputError: fewer than two videos, or shapes differ.
+    """
+    if len(videos) < 2 or any(video.shape != (*moving.shape, 3) for video in videos):
+        raise InputError("disentanglement: two or more videos and a mask of one shape are needed")
+    still = [video[~moving].astype(np.float64) for video in videos]
+    if not still[0].size:
+        return float("nan")
+    error = np.mean([np.mean((first - second) ** 2) for first, second in itertools.combinations(still, 2)])
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+class TimeDrift(NamedTuple):
+    """What changing the camera alone does to the clock."""
+
+    mean_absolute_error: float  # source frames
+    mean_error: float
+    drift: float  # source frames per frame
+
+
+def time_drift(camera_control: TimeScores) -> TimeDrift:
+    """Of a video whose commanded animation time runs forward, filmed by other cameras than the source."""
+    scores = camera_control
+    return TimeDrift(scores.mean_absolute_error, scores.mean_error, scores.drift)

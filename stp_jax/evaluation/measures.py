@@ -1,0 +1,132 @@
+"""What else is measured of a video, beside PSNR, SSIM and LPIPS: the interface, and the list of measures.
+
+A measure sees each case once for every model and once with the ground truth as the video, which shows its
+own error; if it wants to, also with the ground truth made as bad as the first model's video. It looks at one
+video at a time (`measure`), or at all videos of a scene (`compare`). Both return figures by name; these are
+kept in the evaluation's folder, and at the end `summarise`, `table` and `plot` make of them what is reported.
+The defaults report the mean over scenes of each number, with its interval.
+
+Figures are noted down as JSON; names should be short and say the unit, as `rotation_error_deg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.shots import Scene
+from stp_jax.evaluation.cases import COPY, GROUPS, TIME, Case
+from stp_jax.evaluation.intervals import estimate
+from stp_jax.evaluation.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
+from stp_jax.user_input import unknown
+
+
+class Measure:
+    """The base of all measures, with what is reported by default.
+
+    Attributes:
+      name: one word, for the flag --measures and for files.
+      title: what people call it.
+      degraded: whether it also looks at the ground truth made as bad as the first model's video, to state its
+        own error at that PSNR.
+    """
+
+    name: str
+    title: str
+    degraded = False
+
+    def available(self, scene: Scene, frames: int) -> str | None:
+        """Why it cannot be measured, such as a package that is missing; None where it can.
+
+        Args:
+          scene: the first one.
+          frames: of each video.
+        """
+        return None
+
+    def measure(
+        self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
+    ) -> Values:
+        """The figures of one video; all videos are uint8 [F, H, W, 3].
+
+        Args:
+          scene: the held-out scene; `scene.name` is that of its folder, and so holds the renderer's seed.
+          case: the cameras and animation times of source and target.
+          source, target: the clips of the case.
+          video: what is measured: a model's video, or the target itself.
+        """
+        return {}
+
+    def compare(self, scene: Scene, cases: Sequence[Case], videos: Sequence[np.ndarray]) -> Values:
+        """Figures that need several videos of one scene: `videos[i]` is of `cases[i]`, all of one method."""
+        return {}
+
+    def close(self) -> None:
+        """Frees what it holds, such as an OpenGL context. All calls come from one thread."""
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What metrics.json holds of the measure, from its rows of all scenes and methods.
+
+        Here: {group: {method: {figure: {"mean", "interval", "scenes"}}}}; groups are those of the cases, and
+        WHOLE_SCENE for `compare`. The copies in time control do not count.
+        """
+        scenes, methods, names = (
+            unique(r.scene for r in rows),
+            unique(r.method for r in rows),
+            number_names(rows),
+        )
+        result: dict[str, Any] = {}
+        for group in (*GROUPS, WHOLE_SCENE):
+            own = [row for row in rows if row.group == group and (group, row.mode) != (TIME, COPY)]
+            found = {
+                method: {
+                    name: estimate(values).json()
+                    for name in names
+                    if not np.isnan(values := by_scene(own, method, name, scenes)).all()
+                }
+                for method in methods
+            }
+            if any(found.values()):
+                result[group] = found
+        return result
+
+    def table(self, summary: dict[str, Any]) -> str:
+        """The summary as text for table.txt, at most 110 columns wide."""
+        lines = []
+        for group, methods in summary.items():
+            for method, figures in methods.items():
+                for name, figure in figures.items():
+                    low, high = figure["interval"]
+                    bounds = "" if np.isnan(low) else f"[{low:.4g}, {high:.4g}]"
+                    lines.append(
+                        f"  {group:<16}{method:<22}{name:<28}{figure['mean']:>10.4g}  {bounds}".rstrip()
+                    )
+        return "\n".join(lines)
+
+    def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
+        """Writes plots as new files in `folder`; their names start with the measure's."""
+        from stp_jax.evaluation.plots import plot_measure
+
+        if summary:
+            plot_measure(folder / f"{self.name}.png", self.title, summary)
+
+
+def known_measures() -> list[Measure]:
+    """Every measure there is, whether it is available or not."""
+    from stp_jax.evaluation.camera_measure import CameraFidelity  # they build upon this module
+    from stp_jax.evaluation.fvd_measure import FvdSmall
+    from stp_jax.evaluation.time_measures import Disentanglement, TimeFidelity
+
+    return [CameraFidelity(), TimeFidelity(), Disentanglement(), FvdSmall()]
+
+
+def select(names: Sequence[str]) -> list[Measure]:
+    """The measures of these names. Raises `InputError` where there is none of a name."""
+    known = {measure.name: measure for measure in known_measures()}
+    for name in names:
+        if name not in known:
+            raise unknown("measure", name, list(known))
+    return [known[name] for name in unique(names)]

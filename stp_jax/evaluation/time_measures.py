@@ -1,0 +1,126 @@
+"""Time fidelity and disentanglement as measures of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from input_pipeline.shots import Scene
+from stp_jax.evaluation.cases import BOTH, CAMERA, COPY, GROUPS, TIME, Case
+from stp_jax.evaluation.disentanglement import background_psnr, moving_mask, time_drift
+from stp_jax.evaluation.intervals import interval, resampled_means
+from stp_jax.evaluation.measures import Measure
+from stp_jax.evaluation.rows import Row, Values, unique
+from stp_jax.evaluation.time_fidelity import TimeScores, time_scores
+from stp_jax.media import new_file
+
+# What is of interest in a group of cases, and what in a mode of animation time.
+_OF_GROUPS = ("mean_absolute_error_frames", "mean_error_frames", "absolute_drift")
+_OF_MODES = ("mean_absolute_error_frames", "spread_frames", "slope")
+
+
+class TimeFidelity(Measure):
+    """Which animation time each frame shows, beside the commanded one."""
+
+    name, title = "time", "Time fidelity, in source frames"
+    degraded = True
+
+    def measure(
+        self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
+    ) -> Values:
+        scores = _scores(scene, case, video)
+        return {
+            "mean_absolute_error_frames": scores.mean_absolute_error,
+            "mean_error_frames": scores.mean_error,
+            "absolute_drift": abs(scores.drift),
+            "spread_frames": scores.spread,
+            "slope": scores.slope,
+            "estimated": scores.estimated.tolist(),
+            "commanded": scores.commanded.tolist(),
+        }
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """As `Measure.summarise`, for the groups and, over groups, for the modes of animation time."""
+        of_groups = super().summarise(rows)
+        counted = [row for row in rows if (row.group, row.mode) != (TIME, COPY)]
+        result = {group: _only(found, _OF_GROUPS) for group, found in of_groups.items()}
+        for mode in unique(row.mode for row in counted):
+            own = [row._replace(group=GROUPS[-1]) for row in counted if row.mode == mode]
+            for found in super().summarise(own).values():
+                result[mode.replace("_", " ")] = _only(found, _OF_MODES)
+        return result
+
+    def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
+        """The estimated animation time of each frame, mean over scenes with its interval, for each mode."""
+        super().plot(rows, summary, folder)
+        counted = [row for row in rows if (row.group, row.mode) != (TIME, COPY)]
+        modes, methods = unique(row.mode for row in counted), unique(row.method for row in counted)
+        scenes = unique(row.scene for row in counted)
+        figure = Figure(figsize=(4 * len(modes), 4.2), layout="constrained")
+        for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes, strict=True):
+            of_mode = [row for row in counted if row.mode == mode]
+            commanded = np.array(of_mode[0].values["commanded"])
+            axes.plot(commanded, "k--", label="commanded")
+            for method in methods:
+                curves = np.array([_mean_curve(of_mode, method, scene) for scene in scenes])  # [S, F]
+                bounds = np.array([interval(resampled_means(curves[:, f])) for f in range(len(commanded))])
+                known = ~np.isnan(curves).all(0)
+                (line,) = axes.plot(
+                    np.flatnonzero(known), np.nanmean(curves[:, known], axis=0), ".-", label=method
+                )
+                if len(scenes) > 1:
+                    axes.fill_between(range(len(commanded)), *bounds.T, color=line.get_color(), alpha=0.2)
+            axes.set(title=mode.replace("_", " "), xlabel="frame")
+            axes.grid(alpha=0.3)
+        figure.axes[0].set_ylabel("animation time, source frames")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        with new_file(folder / "time_curves.png") as partial:
+            figure.savefig(partial, dpi=100)
+
+
+class Disentanglement(Measure):
+    """Whether the clock changes the scenery, and the camera the clock.
+
+    PSNR of the static background between the videos of a scene with equal cameras and different animation
+    times: the five of time control, and the five whose target is filmed from the other half of the rig.
+    """
+
+    name, title = "disentanglement", "Disentanglement: static background, dB; time in source frames"
+
+    def compare(self, scene: Scene, cases: Sequence[Case], videos: Sequence[np.ndarray]) -> Values:
+        values: Values = {}
+        for name, groups in (("same_camera", (TIME,)), ("new_camera", (CAMERA, BOTH))):
+            own = [i for i, case in enumerate(cases) if case.group in groups]
+            moving = moving_mask(scene.videos[cases[own[0]].target_camera])
+            values[f"background_psnr_{name}"] = background_psnr([videos[i] for i in own], moving)
+        only_camera = next(i for i, case in enumerate(cases) if case.group == CAMERA)
+        drift = time_drift(_scores(scene, cases[only_camera], videos[only_camera]))
+        values["camera_only_time_error_frames"] = drift.mean_absolute_error
+        values["camera_only_time_drift"] = drift.drift
+        return values
+
+
+def _scores(scene: Scene, case: Case, video: np.ndarray) -> TimeScores:
+    references = scene.videos[case.target_camera]  # [F, T, H, W, 3]
+    times = scene.animation_time - scene.animation_time[0]
+    return time_scores(video, references, times, case.target_animation_time)
+
+
+def _only(methods: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {
+        method: {name: figures[name] for name in names if name in figures}
+        for method, figures in methods.items()
+    }
+
+
+def _mean_curve(rows: Sequence[Row], method: str, scene: str) -> np.ndarray:
+    """The estimated animation time of a scene [F], mean over the cases that have one."""
+    own = [row.values["estimated"] for row in rows if (row.method, row.scene) == (method, scene)]
+    curves = np.array(own, np.float64)
+    known = ~np.isnan(curves)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, curves, 0).sum(0) / known.sum(0)

@@ -1,0 +1,237 @@
+"""The evaluation set of Cam x Time, written in its layout: what is read, given to a model, and averaged."""
+
+import csv
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+from stp_jax import media
+from stp_jax.errors import InputError
+from stp_jax.evaluation import cam_x_time_folder as folder_of
+from stp_jax.official_inputs import pose12
+from stp_jax.rerender import Rerenderer
+from tests.test_official_models import write_models
+
+FRAMES, HEIGHT, WIDTH = 9, 32, 48
+TRUTHS = {"bullettime": "bullet_time", "forward": "forward", "backward": "reverse", "slowmo": "slow_motion"}
+TRUTHS |= {"zigzag": "zigzag"}
+SCENES = ("kitchen_01", "park_02")
+
+
+def video_of(moments, shade):
+    """uint8 [F, 48, 80, 3]: green tells the moment, red the column, blue the scene."""
+    x = np.tile(np.arange(80) * 3, (48, 1))
+    frames = [np.stack([x, np.full_like(x, 20 + 2 * m), np.full_like(x, shade)], -1) for m in moments]
+    return np.stack(frames).astype(np.uint8)
+
+
+def world_to_camera(frame):
+    """Of a camera that moves to the right and turns: Blender's axes."""
+    angle = np.radians(0.5 * frame)
+    c2w = np.eye(4)
+    c2w[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    c2w[:3, 3] = 0.05 * frame, 1, 4
+    return np.linalg.inv(c2w)
+
+
+def write_set(folder, truths="eval_gt_wan2.1_format"):
+    """As it is published, with small pictures."""
+    inputs = folder / "eval_input"
+    (inputs / "videos").mkdir(parents=True)
+    with open(inputs / "metadata.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file_name", "text"])
+        rows.writerows([f"{scene}.mp4", f"a scene, {scene}"] for scene in SCENES)
+    patterns = {
+        "bullettime": [40] * 81,
+        "forward": list(range(81)),
+        "backward": list(range(80, -1, -1)),
+        "slowmo": [0] + [i for i in range(1, 41) for _ in range(2)],
+        "zigzag": [*range(41), *range(39, -1, -1)],
+    }
+    for number, scene in enumerate(SCENES):
+        options = {"fps": 30, "crf": 1, "pixel_format": "yuv444p"}
+        shade = 60 + 90 * number
+        media.write_video(inputs / "videos" / f"{scene}.mp4", video_of(range(84), shade), **options)
+        poses = {f"camera_{i:03d}": world_to_camera(i).tolist() for i in range(90)}
+        (inputs / "src_cam" / scene).mkdir(parents=True)
+        path = inputs / "src_cam" / scene / "camera_data.json"
+        path.write_text(json.dumps({"cameras": {"extrinsic": poses}}))
+        (folder / truths / scene).mkdir(parents=True)
+        for name, moments in patterns.items():
+            path = folder / truths / scene / f"moving_{name}.mp4"
+            media.write_video(path, video_of(moments, shade), **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "CamxTime_eval")
+
+
+class FromTruth:
+    """Called as a Rerenderer; returns the video that `make` makes of the truth of its case."""
+
+    notes = SimpleNamespace(frames=FRAMES, height=HEIGHT, width=WIDTH)
+
+    def __init__(self, folder, make=lambda truth: truth):
+        truths = [
+            folder_of.read_frames(scene.truths[mode], FRAMES, HEIGHT, WIDTH)
+            for scene in folder_of.read_folder(folder)
+            for mode in folder_of.MODES
+        ]
+        self._videos, self.calls = iter([make(truth) for truth in truths]), []
+
+    def __call__(self, *given, **options):
+        self.calls.append((given, options))
+        return next(self._videos)
+
+
+def test_copies_of_the_truth_have_infinite_psnr(folder):
+    results = list(folder_of.evaluate_folder(FromTruth(folder), folder.parent))
+    assert [(r.mode, r.scene) for r in results] == [(m, s) for s in SCENES for m in folder_of.MODES]
+    values = [(r.mode, r.scene, folder_of.mean_frame_psnr(r.video, r.truth)) for r in results]
+    assert all(value == float("inf") for *_, value in values)
+    assert folder_of.summary(values)["mean"]["mean"] == float("inf")
+
+
+def test_a_known_disturbance_has_a_known_psnr(folder):
+    def disturbed(truth):
+        """The error of frame i is 2^i on every other column."""
+        video = truth.astype(int)
+        steps = 2 ** (np.arange(FRAMES) % 5)
+        video[:, :, ::2] += np.where(video < 128, 1, -1)[:, :, ::2] * steps[:, None, None, None]
+        return video.astype(np.uint8)
+
+    expected = np.mean([10 * np.log10(255**2 / (4 ** (i % 5) / 2)) for i in range(FRAMES)])
+    values = []
+    for result in folder_of.evaluate_folder(FromTruth(folder, disturbed), folder):
+        value = folder_of.mean_frame_psnr(result.video, result.truth)
+        assert value == pytest.approx(expected, abs=1e-9)
+        frames = zip(result.truth, result.video, strict=True)
+        reference = np.mean([peak_signal_noise_ratio(a, b, data_range=255) for a, b in frames])
+        assert value == pytest.approx(reference, abs=1e-9)
+        values.append((result.mode, result.scene, value))
+    assert len(values) == 10
+    means = folder_of.summary(values)
+    assert list(means) == [*folder_of.MODES, "mean"]
+    assert means["zigzag"] == pytest.approx({"mean": expected, "std": 0, "videos": 2}, abs=1e-9)
+
+
+def test_the_summary_averages_over_scenes():
+    means = folder_of.summary([("forward", "a", 20.0), ("forward", "b", 26.0), ("zigzag", "a", 17.0)])
+    assert means["forward"] == {"mean": 23.0, "std": 3.0, "videos": 2}
+    assert means["mean"]["mean"] == pytest.approx(21) and means["mean"]["videos"] == 3
+
+
+def test_what_a_model_is_given(folder):
+    model = FromTruth(folder)
+    results = list(folder_of.evaluate_folder(model, folder))
+    for (given, options), result in zip(model.calls, results, strict=True):
+        video, cameras, source_time, target, target_time = given
+        assert target is None  # the poses of the source
+        assert options == {"prompt": f"a scene, {result.scene}", "seed": 0}
+        assert source_time.tolist() == list(range(FRAMES))
+        # Every tenth frame; green is 20 + 2 * moment.
+        assert video.shape == result.truth.shape == (FRAMES, HEIGHT, WIDTH, 3)
+        np.testing.assert_allclose(video[:, 16, 24, 1], 20 + 20 * source_time, atol=2)
+        np.testing.assert_allclose(result.truth[:, 16, 24, 1], 20 + 20 * target_time, atol=2)
+        expected = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
+        mirror, flip = np.diag([-1, 1, 1, 1]), np.diag([1, -1, -1, 1])
+        np.testing.assert_allclose(cameras.c2w, mirror @ expected @ flip, atol=1e-6)
+
+
+def test_at_81_frames_the_times_are_the_official_ones():
+    assert folder_of.moments("slow_motion", 81)[:6].tolist() == [0, 1, 1, 2, 2, 3]
+    assert folder_of.moments("bullet_time", 81).tolist() == [40] * 81
+    assert folder_of.moments("zigzag", 81)[38:43].tolist() == [38, 39, 40, 39, 38]
+    official = [0] + [i for i in range(1, 41) for _ in range(2)]
+    assert folder_of.moments("slow_motion", 17) == pytest.approx(np.array(official[::5]) / 5)
+    with pytest.raises(InputError, match="a model of 13 frames .* 41, 21, 17, 9 or 5"):
+        folder_of.moments("zigzag", 13)
+
+
+def test_pictures_are_cut_to_the_official_size_first(tmp_path):
+    """Of a square, 832 x 480 keeps the middle rows; a square model then the middle of these."""
+    write_set(tmp_path / "set", "eval_gt")
+    y, x = np.mgrid[:104, :104]
+    square = np.stack([2 * x, 2 * y, 0 * x], -1).astype(np.uint8)
+    path = tmp_path / "square.mp4"
+    media.write_video(path, np.stack([square] * 81), 30, crf=1, pixel_format="yuv444p")
+    frame = folder_of.read_frames(path, 5, 32, 32)[0].astype(float)
+    kept = 104 * 480 / 832
+    edges = 2 * (52 + kept * (np.array([0.5, 31.5]) / 32 - 0.5) - 0.5)
+    np.testing.assert_allclose(frame[16, [0, -1], 0], edges, atol=3)
+    np.testing.assert_allclose(frame[[0, -1], 16, 1], edges, atol=3)
+
+
+def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = write_models(tmp_path / "weights", "spacetimepilot")
+    options = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
+    model = Rerenderer(weights, **options, steps=1, guidance=1)
+    received = {}
+    condition = model._sampler.condition
+    model._sampler.condition = lambda state, given, *rest, **more: (
+        received.update(given) or condition(state, given, *rest, **more)
+    )
+    results = list(folder_of.evaluate_folder(model, folder, scenes=1, modes=["zigzag", "reverse"]))
+    assert [(r.mode, r.scene) for r in results] == [("zigzag", SCENES[0]), ("reverse", SCENES[0])]
+    assert all(r.video.shape == r.truth.shape and r.video.dtype == np.uint8 for r in results)
+    assert all(0 < folder_of.mean_frame_psnr(r.video, r.truth) < 40 for r in results)
+    c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
+    mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
+    expected = pose12(mirrored, None, scale_source=False)[0]
+    for clip in ("source", "target"):
+        np.testing.assert_allclose(received[f"{clip}_c2w"][0], expected, atol=1e-5)
+    assert received["target_animation_time"][0].tolist() == list(range(8, -1, -1))
+
+
+def damage(folder, name):
+    path = folder / name
+    if path.suffix == ".mp4":
+        video, _ = media.read_video(path)
+        path.unlink()
+        media.write_video(path, video[:60], 30)
+    elif path.suffix == ".json":
+        data = json.loads(path.read_text())
+        data["cameras"]["extrinsic"].pop("camera_089")
+        data["cameras"]["extrinsic"] = dict(list(data["cameras"]["extrinsic"].items())[:70])
+        path.write_text(json.dumps(data))
+    else:
+        path.write_text("name,words\na,b\n")
+
+
+MISTAKES = {
+    "eval_gt_wan2.1_format/park_02/moving_zigzag.mp4": "has 60 frames",
+    "eval_input/videos/park_02.mp4": "has 60 frames",
+    "eval_input/src_cam/park_02/camera_data.json": "has 70 poses",
+    "eval_input/metadata.csv": "file_name and text",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_damaged_and_missing_files_are_named(folder, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage(copy, name)
+    with pytest.raises(InputError, match=f"{name}.* {MISTAKES[name]}"):
+        for scene in folder_of.read_folder(copy):
+            folder_of.read_source(scene, FRAMES, HEIGHT, WIDTH)
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=name):
+        folder_of.read_folder(copy)
+
+
+def test_other_folders_are_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="no folder eval_input"):
+        folder_of.read_folder(tmp_path)
+    (tmp_path / "eval_input").mkdir()
+    with pytest.raises(InputError, match=r"no folder eval_gt_wan2.1_format or eval_gt"):
+        folder_of.read_folder(tmp_path)
+    with pytest.raises(InputError, match="--scenes 3: .* has 2 scenes"):
+        folder_of.read_folder(folder, scenes=3)

@@ -1,0 +1,161 @@
+"""Measures from outside: when they are called, what is kept of them, and how it is reported."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from input_pipeline.datasets.records import open_records
+from input_pipeline.shots import SceneReader
+from stp_jax.errors import InputError
+from stp_jax.evaluation.camera_measure import CameraFidelity
+from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
+from stp_jax.evaluation.fvd_measure import FvdSmall
+from stp_jax.evaluation.measures import Measure, select
+from stp_jax.evaluation.rows import TRUTH, WHOLE_SCENE, Row, rows_of
+from stp_jax.evaluation.run import evaluate
+from stp_jax.evaluation.scores import Model
+
+
+class Brightness(Measure):
+    """How much brighter a video is than the target: in all, and for each frame."""
+
+    name, title = "brightness", "Brightness"
+
+    def measure(self, scene, case, source, target, video):
+        error = video.astype(float) - target
+        return {"error": float(error.mean()), "of_frames": error.mean((1, 2, 3)).tolist()}
+
+    def compare(self, scene, cases, videos):
+        assert len(cases) == len(videos) == CASES_PER_SCENE
+        means = {
+            case.mode: video.mean() for case, video in zip(cases, videos, strict=True) if case.group == TIME
+        }
+        return {"reverse_to_forward": means["reverse"] - means["forward"]}
+
+
+BRIGHTNESS = Brightness()
+
+
+class Absent(Measure):
+    name, title = "absent", "What cannot be measured"
+
+    def available(self, scene, frames):
+        return f"not of {frames} frames, as {scene.name} has."
+
+
+def darker(by):
+    """A model that shows the source darker by so many grey values; it needs no target."""
+
+    def rerender(source_video, *controls, seed):
+        return np.maximum(source_video, by) - np.uint8(by)
+
+    return rerender
+
+
+def run(data, out, models=(("a", 0), ("b", 20)), measures=(BRIGHTNESS,), **changes):
+    options = dict(split="test", scenes=2, seed=0, batch_size=5, sheets=0, settings={}) | changes
+    models = [Model(label, darker(by), lambda video: video) for label, by in models]
+    return evaluate(models, data=data, out=out, measures=measures, **options)
+
+
+def test_a_measure_is_reported_for_each_model_and_for_the_ground_truth(data, tmp_path, without_lpips):
+    text = run(data, tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    found = result["measures"]["brightness"]
+    assert list(found) == [*GROUPS, WHOLE_SCENE]
+    with open(tmp_path / "out" / "per_scene.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "b" and row["group"] == BOTH]
+    assert len(rows) == 2 * 4
+    errors = [float(row["brightness.error"]) for row in rows]
+    assert found[BOTH]["b"]["error"]["mean"] == pytest.approx(np.mean(errors))
+    low, high = found[BOTH]["b"]["error"]["interval"]
+    assert low < np.mean(errors) < high < found[BOTH]["a"]["error"]["mean"]
+    assert found[BOTH][TRUTH]["error"]["mean"] == 0 == found[TIME][TRUTH]["error"]["mean"]
+    # A model shows the same source in every mode of time control; the truth is not the same.
+    assert found[WHOLE_SCENE]["b"]["reverse_to_forward"]["mean"] == 0
+    reader = SceneReader(open_records(data.path, data.kind, "test"), cached_scenes=1)
+    expected = []
+    for number in range(2):
+        forward, reverse = (example_of(reader[number], case) for case in cases_of(number, 7, 5)[:2])
+        expected.append(reverse["target_video"].mean() - forward["target_video"].mean())
+    assert found[WHOLE_SCENE][TRUTH]["reverse_to_forward"]["mean"] == pytest.approx(np.mean(expected))
+    assert "Brightness" in text and "reverse_to_forward" in text and "of_frames" not in text
+    assert (tmp_path / "out" / "plots" / "brightness.png").exists()
+    assert TRUTH not in result["means"][BOTH]  # only measures look at it
+    scenes = (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()
+    values = json.loads(scenes[0])[0][4]
+    assert np.mean(values["brightness.of_frames"]) == pytest.approx(values["brightness.error"])
+
+
+def test_what_cannot_be_measured_is_left_out_by_name(data, tmp_path, capsys, without_lpips):
+    run(data, tmp_path / "out", measures=(Absent(),), scenes=1)
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert result["left_out"]["absent"].startswith("not of 5 frames, as scene_1000000")
+    assert result["measures"] == {} and result["settings"]["measures"] == []
+    assert "absent is left out: not of 5 frames" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--measures absent: not of 5 frames"):
+        run(data, tmp_path / "other", measures=(Absent(),), need_measures=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_unknown_measure():
+    with pytest.raises(InputError, match="unknown measure 'sharpness'"):
+        select(["sharpness"])
+
+
+def camera_rows(method, gains):
+    """A scene for each gain: a camera that turns by 10 and 20 degrees, and stands in its place."""
+    rows = []
+    for number, gain in enumerate(gains):
+        values = {"camera.rotation_absolute": 15 * abs(gain - 1), "psnr": 20.0}
+        for start in ("from_source", "from_first"):
+            values[f"camera.{start}.commanded_angle"] = [10.0, 20.0]
+            values[f"camera.{start}.achieved_angle"] = [10 * gain, 20 * gain]
+            values[f"camera.{start}.commanded_distance"] = [0.0, 0.0]
+            values[f"camera.{start}.achieved_distance"] = [0.1, -0.1]
+        rows.append(Row(f"s{number}", CAMERA, "forward", method, values))
+    return rows
+
+
+def test_gain_of_cameras_is_a_slope_over_all_scenes(tmp_path):
+    measure = CameraFidelity()
+    rows = rows_of("camera", camera_rows("a", [1.5, 1.7, 1.3]) + camera_rows(TRUTH, [1.0, 1.0, 1.0]))
+    summary = measure.summarise(rows)
+    found = summary[CAMERA]["a"]
+    assert found["rotation_gain"]["mean"] == pytest.approx(1.5)
+    assert found["rotation_gain"]["interval"] == pytest.approx([1.3, 1.7])  # all of one scene: 1 draw in 27
+    assert found["rotation_absolute"]["mean"] == pytest.approx(7.5) and "psnr" not in found
+    assert summary[CAMERA][TRUTH]["rotation_gain"]["mean"] == pytest.approx(1)
+    assert np.isnan(found["translation_gain"]["mean"])  # no camera was to move
+    measure.plot(rows, summary, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"camera.png", "camera_gain.png"}
+    assert "rotation_gain" in measure.table(summary)
+
+
+def test_cameras_of_scenes_that_are_not_ours_are_left_out(data):
+    pytest.importorskip("mujoco", reason="the extra render is not installed")
+    scene = SceneReader(open_records(data.path, data.kind, "test"), cached_scenes=1)[0]
+    measure = CameraFidelity()
+    assert "its name holds no seed" in measure.available(scene._replace(name="kitchen"), 5)
+    measure.close()
+
+
+def test_fvd_is_of_all_clips_of_a_group():
+    rng = np.random.default_rng(0)
+    rows = []
+    for scene in range(20):
+        truth = rng.normal(size=2)
+        for method, shift in ((TRUTH, 0), ("same", 0), ("other", 3)):
+            features = truth + shift
+            rows.append(Row(f"s{scene}", CAMERA, "forward", method, {"features": features.tolist()}))
+            rows.append(
+                Row(f"s{scene}", TIME, "forward", method, {"features": [100.0, 0.0]})
+            )  # a copy: apart
+    found = FvdSmall().summarise(rows)
+    assert list(found) == [CAMERA, "all groups"] and TRUTH not in found[CAMERA]
+    assert found[CAMERA]["same"]["fvd_small"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert found[CAMERA]["other"]["fvd_small"]["mean"] == pytest.approx(2 * 3**2)
+    assert found[CAMERA]["other"]["fvd_small"]["clips"] == 20
+    assert "FVD-small (20 clips)" in FvdSmall().table(found)
