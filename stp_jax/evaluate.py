@@ -142,31 +142,6 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
     from stp_jax.hardware import use_compilation_cache
 
     use_compilation_cache()
-<<<<<<< HEAD
-    model = Rerenderer(args.weights, steps=args.steps)
-    print(f"{args.weights} on {model.device}, {model.steps} steps")
-    settings = {
-        "weights": {"folder": args.weights, "checksum": checksum(args.weights)},
-        "sampling": {"steps": model.steps, "shift": model.shift, "dtype": model.dtype},
-    }
-    try:
-        table = evaluate(
-            model,
-            model.reconstruct,
-            data=data,
-            split=args.split or config.pictures.split,
-            scenes=args.scenes,
-            seed=args.seed,
-            batch_size=args.batch_size,
-            sheets=args.sheets,
-            out=args.out,
-            settings=settings,
-        )
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    print(f"{table}\n\nResults: {args.out}")
-=======
     measures = known_measures() if args.measures is None else select(args.measures)
     models, settings = read_models(args.weights, args.steps)
     return evaluate(
@@ -257,7 +232,6 @@ def read_models(
         }
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
     return models, settings
->>>>>>> wt-a
 
 
 if __name__ == "__main__":
