@@ -94,17 +94,16 @@ class Measure:
         return result
 
     def table(self, summary: dict[str, Any]) -> str:
-        """The summary as text for table.txt, at most 110 columns wide."""
+        """The summary as text for table.txt: for each group a line for each figure, methods side by side."""
         lines = []
         for group, methods in summary.items():
-            for method, figures in methods.items():
-                for name, figure in figures.items():
-                    low, high = figure["interval"]
-                    bounds = "" if np.isnan(low) else f"[{low:.4g}, {high:.4g}]"
-                    lines.append(
-                        f"  {group:<16}{method:<22}{name:<28}{figure['mean']:>10.4g}  {bounds}".rstrip()
-                    )
-        return "\n".join(lines)
+            names = unique(name for figures in methods.values() for name in figures)
+            shown = [method for method in methods if methods[method]]
+            lines.append(f"  {group:<32}" + "".join(f"{method:<28}" for method in shown))
+            for name in names:
+                cells = [_cell(methods[method].get(name)) for method in shown]
+                lines.append(f"    {name:<30}" + "".join(f"{cell:<28}" for cell in cells))
+        return "\n".join(line.rstrip() for line in lines)
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
         """Writes plots as new files in `folder`; their names start with the measure's."""
@@ -112,6 +111,13 @@ class Measure:
 
         if summary:
             plot_measure(folder / f"{self.name}.png", self.title, summary)
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return "-"
+    low, high = figure["interval"]
+    return f"{figure['mean']:.4g}" + ("" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]")
 
 
 def known_measures() -> list[Measure]:
