@@ -99,10 +99,10 @@ class Measure:
         for group, methods in summary.items():
             names = unique(name for figures in methods.values() for name in figures)
             shown = [method for method in methods if methods[method]]
-            lines.append(f"  {group:<32}" + "".join(f"{method:<28}" for method in shown))
+            lines.append(f"  {group:<34}" + "".join(f"{method:<28}" for method in shown))
             for name in names:
                 cells = [_cell(methods[method].get(name)) for method in shown]
-                lines.append(f"    {name:<30}" + "".join(f"{cell:<28}" for cell in cells))
+                lines.append(f"    {name:<32}" + "".join(f"{cell:<28}" for cell in cells))
         return "\n".join(line.rstrip() for line in lines)
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:

@@ -74,7 +74,7 @@ class TimeFidelity(Measure):
                 )
                 if len(scenes) > 1:
                     axes.fill_between(range(len(commanded)), *bounds.T, color=line.get_color(), alpha=0.2)
-            axes.set(title=mode.replace("_", " "), xlabel="frame")
+            axes.set(title=mode.replace("_", " "), xlabel="frame", ylim=(-0.5, len(commanded) - 0.5))
             axes.grid(alpha=0.3)
         figure.axes[0].set_ylabel("animation time, source frames")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
