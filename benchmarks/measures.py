@@ -1,0 +1,140 @@
+"""What the measures of fidelity say of ground truth, as it is and disturbed: their own errors.
+
+    python benchmarks/measures.py --scenes 8 --every 4
+
+Of each held-out scene two cases are taken, camera control and one with another clock. Cameras are estimated
+from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half noise), of paths
+0.8 times as long, and of cameras turned by 3 degrees; times from all frames, also of a clock one frame
+late. Needs the extra `render`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from configs.demo import ASSETS
+from input_pipeline.datasets.records import open_records
+from input_pipeline.render.views import SceneViews, seed_of
+from input_pipeline.shots import Scene, SceneReader
+from stp_jax.command_line import Parser, count
+from stp_jax.errors import exit_on_input_error
+from stp_jax.evaluation import camera_fidelity, disentanglement, time_fidelity
+from stp_jax.evaluation.camera_estimation import CameraEstimator
+from stp_jax.evaluation.camera_fidelity import camera_scores, extent_of
+from stp_jax.evaluation.cases import CAMERA, TIME, Case, cases_of, example_of
+from stp_jax.evaluation.disturb import degrade
+
+FRAMES = 17
+CAMERA_FIGURES = (
+    "rotation_absolute",
+    "rotation_relative",
+    "translation_absolute",
+    "rotation_gain",
+    "translation_gain",
+    "rotation_gain_from_first",
+    "translation_gain_from_first",
+)
+TIME_FIGURES = ("mean_absolute_error", "mean_error", "spread", "slope", "absolute_drift")
+
+
+def shortened(c2w: np.ndarray, factor: float) -> np.ndarray:
+    """A path whose turn and way from its first pose are `factor` times as large."""
+    own = np.linalg.inv(c2w[0]) @ c2w
+    turn = Rotation.from_matrix(own[:, :3, :3]).as_rotvec()
+    own[:, :3, :3] = Rotation.from_rotvec(factor * turn).as_matrix()
+    own[:, :3, 3] *= factor
+    return c2w[0] @ own
+
+
+def turned(c2w: np.ndarray, degrees: float) -> np.ndarray:
+    c2w = c2w.copy()
+    c2w[:, :3, :3] = c2w[:, :3, :3] @ Rotation.from_rotvec([0, np.radians(degrees), 0]).as_matrix()
+    return c2w
+
+
+def camera_rows(scene: Scene, cases: list[Case], every: int, decibels: float, rows: dict[str, list]) -> float:
+    """Adds scores to `rows`; returns CPU seconds for each frame."""
+    frames, spent = np.arange(0, FRAMES, every), []
+    with SceneViews(seed_of(scene.name)) as views:
+        estimator, extent = CameraEstimator(views), extent_of(views.c2w)
+        for case in cases:
+            cameras, lens = case.target_camera[frames], views.intrinsics[case.target_camera[frames]]
+            c2w, source = views.c2w[cameras], views.c2w[case.source_camera[0]]
+            grid_times = np.rint(2 * case.target_animation_time[frames]).astype(int)
+            truth = example_of(scene, case)["target_video"][frames]
+            short = views.pictures(grid_times, shortened(c2w, 0.8), lens)
+            videos = {
+                "ground truth": truth,
+                f"ground truth at {decibels:g} dB": degrade(truth, decibels),
+                "path x 0.8": short,
+                f"path x 0.8 at {decibels:g} dB": degrade(short, decibels),
+                "turned by 3 degrees": views.pictures(grid_times, turned(c2w, 3.0), lens),
+            }
+            for name, video in videos.items():
+                start = time.process_time()
+                found = estimator.estimate(video, lens)
+                spent.append((time.process_time() - start) / len(frames))
+                rows.setdefault(name, []).append(camera_scores(found.c2w, c2w, source, extent))
+    return float(np.mean(spent))
+
+
+def time_rows(scene: Scene, cases: list[Case], decibels: float, rows: dict[str, list]) -> None:
+    for case in cases:
+        video, references = example_of(scene, case)["target_video"], scene.videos[case.target_camera]
+        late = np.minimum(np.rint(2 * case.target_animation_time).astype(int) + 2, references.shape[1] - 1)
+        inside = case.target_animation_time <= FRAMES - 2
+        videos = {"": video, f" at {decibels:g} dB": degrade(video, decibels)}
+        commanded = case.target_animation_time
+        for name, shown in videos.items():
+            scores = time_fidelity.time_scores(shown, references, scene.animation_time, commanded)
+            rows.setdefault(case.mode + name, []).append(scores)
+        shown, own = scene.videos[case.target_camera, late][inside], references[inside]
+        scores = time_fidelity.time_scores(shown, own, scene.animation_time, commanded[inside])
+        rows.setdefault(f"{case.mode}, one frame late", []).append(scores)
+
+
+def show(rows: dict[str, list], summary, names: tuple[str, ...]) -> None:
+    print("| | " + " | ".join(name.replace("_", " ") for name in names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for label, scores in rows.items():
+        figures = summary(scores)
+        print(f"| {label} | " + " | ".join(f"{figures[name]:.3f}" for name in names) + " |")
+    print(flush=True)
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser("python benchmarks/measures.py", description=__doc__)
+    parser.add_argument("--scenes", type=count, default=8, help="held-out scenes (default: %(default)s)")
+    parser.add_argument("--every", type=count, default=4, help="n: cameras of every n-th frame (default: 4)")
+    parser.add_argument(
+        "--psnr", type=float, default=19.0, help="of the degraded ones (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    reader = SceneReader(open_records(ASSETS / "cam_x_time_mini", "cam_x_time", "test"), cached_scenes=1)
+    camera: dict[str, list] = {}
+    clock: dict[str, list] = {}
+    spent, background = [], []
+    for number in range(args.scenes):
+        scene = reader[number]
+        cases = cases_of(number, len(scene.videos), FRAMES)
+        moving_camera = [case for case in cases if case.group != TIME]
+        chosen = [moving_camera[0], moving_camera[1 + number % 4]]
+        assert chosen[0].group == CAMERA
+        spent.append(camera_rows(scene, chosen, args.every, args.psnr, camera))
+        time_rows(scene, moving_camera, args.psnr, clock)
+        moving = disentanglement.moving_mask(scene.videos[chosen[0].target_camera])
+        clocks = [example_of(scene, case)["target_video"] for case in moving_camera]
+        background.append((disentanglement.background_psnr(clocks, moving), moving.mean()))
+        print(f"{scene.name}: {spent[-1]:.2f} CPU seconds for each frame's camera", flush=True)
+    show(camera, camera_fidelity.summary, CAMERA_FIGURES)
+    show(clock, time_fidelity.summary, TIME_FIGURES)
+    decibels, part = np.mean(background, 0)
+    print(f"background of ground truth under 5 clocks: {decibels:.1f} dB; {part:.0%} of the pixels left out")
+
+
+if __name__ == "__main__":
+    main()
