@@ -205,7 +205,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
 
     from stp_jax import hardware
     from stp_jax.models.attention import attention_backend
-    from stp_jax.models.dit import dit_flop
+    from stp_jax.models.flop import dit_flop
     from stp_jax.training.loop import check_run
     from stp_jax.training.state import trained
     from stp_jax.training.tasks import DiTTask

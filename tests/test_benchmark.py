@@ -14,7 +14,8 @@ from flax import nnx
 from configs import demo
 from stp_jax import benchmark
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig, dit_flop
+from stp_jax.models.dit import DiTConfig
+from stp_jax.models.flop import dit_flop
 from stp_jax.pretrained import models
 from stp_jax.training.state import trained
 from stp_jax.training.tasks import DiTTask

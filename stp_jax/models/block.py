@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stp_jax.models import fused
+from stp_jax.models import camera_attention, fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, add_bias, fill_up, gelu, layer_norm, pairs_apart
 from stp_jax.models.rope import rotate
-from stp_jax.sharding import RULES, constrain, size_of
+from stp_jax.sharding import RULES, constrain, padded_tokens, size_of
 
 if TYPE_CHECKING:
     from stp_jax.models.dit import DiTConfig
@@ -26,6 +26,7 @@ class BlockConditioning(NamedTuple):
     frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
     text_keys: jax.Array | None  # [B, T, heads, head_dim]
     text_values: jax.Array | None
+    modulation: jax.Array | None = None  # [B, 2F', 4, D], shift, scale, shift, scale of both norms by frame
 
 
 class Shared(NamedTuple):
@@ -34,6 +35,7 @@ class Shared(NamedTuple):
     cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding; N: tokens and padding
     sin: jax.Array
     rays: jax.Array | None  # [B, N, E], embedded Plücker rays
+    cameras: jax.Array | None = None  # [B, N, 2, 4, 4], see `camera_attention`
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -44,19 +46,32 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return einops.rearrange(x, "b n heads d -> b n (heads d)")
 
 
-def to_tokens(frames: jax.Array, tokens: int, padded: int) -> jax.Array:
+def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> jax.Array:
     """`[B, F, D]` -> `[B, padded, D]`: what belongs to a frame, for each of its tokens.
 
-    `tokens` are those of all frames; past them are zeros.
+    `tokens` are those of all frames; past them are zeros. The second half of the frames, those of the source,
+    have `finer` times as many tokens each as the first.
     """
     count = frames.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or size_of(RULES.tokens, mesh) == 1:
         # Repeated in float32, so that the gradient is summed in it.
-        own = jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1).astype(frames.dtype)
-        return fill_up(own, padded)
+        exact = frames.astype(jnp.float32)
+        if finer == 1:
+            own = jnp.repeat(exact, tokens // count, axis=1)
+        else:
+            each = 2 * tokens // (count * (1 + finer))
+            halves = zip(jnp.split(exact, 2, axis=1), (each, finer * each), strict=True)
+            own = jnp.concatenate([jnp.repeat(half, n, axis=1) for half, n in halves], axis=1)
+        return fill_up(own.astype(frames.dtype), padded)
     # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
-    own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
+    if finer == 1:
+        own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
+    else:
+        each = 2 * tokens // (count * (1 + finer))
+        first, index = each * count // 2, jnp.arange(padded)[:, None]
+        frame = jnp.where(index < first, index // each, count // 2 + (index - first) // (finer * each))
+        own = frame == jnp.arange(count)
     own = constrain(own.astype(frames.dtype), "tokens", None)
     return jnp.einsum("nf,bfd->bnd", own, frames, precision="highest")
 
@@ -101,8 +116,12 @@ class Block(nnx.Module):
             )
         if config.animation_time == "official_conv":
             self.animation_time: nnx.Module = OfficialConvEncoder(dim, freq_dim=config.freq_dim, rngs=rngs)
+        elif config.animation_time_modulation:
+            self.animation_time_modulation = zero_projection(config.conditioning_dim, 4 * dim, rngs=rngs)
         elif config.animation_time != "none":
             self.animation_time = zero_projection(config.conditioning_dim, dim, rngs=rngs)
+        if config.value_residual:
+            self.value_residual = nnx.Param(jnp.zeros((1,), jnp.float32))
         if config.text_dim:
             self.norm3 = LayerNorm(dim, config.eps)
             self.cross_attn = CrossAttention(config, rngs=rngs)
@@ -119,14 +138,18 @@ class Block(nnx.Module):
           moments: what the animation-time encoder of the block takes.
           text: `[B, T, D]`.
         """
-        frames = None
-        if moments is not None:
+        frames = modulation = None
+        if moments is not None and self.config.animation_time_modulation:
+            modulation = einops.rearrange(
+                self.animation_time_modulation(moments), "b f (four d) -> b f four d", four=4
+            )
+        elif moments is not None:
             frames = self.animation_time(moments)
         if poses is not None:
             told = self.camera(poses)
             frames = told if frames is None else frames + told
         keys, values = (None, None) if text is None else self.cross_attn.keys_and_values(text)
-        return BlockConditioning(frames, keys, values)
+        return BlockConditioning(frames, keys, values, modulation)
 
     def __call__(
         self,
@@ -137,28 +160,30 @@ class Block(nnx.Module):
         *,
         tokens: int,
         out_tokens: int,
+        first_values: jax.Array | None = None,
     ) -> jax.Array:
         """The first `out_tokens` tokens, `[B, out_tokens, D]`, of `x` `[B, N, D]`.
 
         `modulation` `[B, 6, D]` comes from the timestep. The first `tokens` of the N serve as keys and
-        values, the others are padding; only those asked for serve as queries.
+        values, the others are padding; only those asked for serve as queries. `first_values` are those of the
+        first block, for the value residual.
         """
         c, dtype = self.config, x.dtype
         mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
 
-        fast = c.fused and fused.available(dtype)
+        fast = c.fused and told.modulation is None and fused.available(dtype)
         row_major = fused.row_major if fast else lambda x: x
         if fast:
             x, y = fused.modulated_norm(x, None, None, shift1[:, 0], scale1[:, 0], c.eps)
+            y = self._add_conditions(y, shared, told, tokens)
         else:
-            y = (layer_norm(x, c.eps) * (1 + scale1) + shift1).astype(dtype)
-        if told.frames is not None:
-            y = y + to_tokens(told.frames, tokens, y.shape[1])
-        if shared.rays is not None:
-            y = y + self.camera(shared.rays)
-        q, k, v = self._queries_keys_values(row_major(y), shared, out_tokens)
-        a, x = merge_heads(attention(q, k, v, keys=tokens)), x[:, :out_tokens]
+            y = self._attention_input(x, shift1, scale1, shared, told, tokens)
+        q, k, v = self._queries_keys_values(row_major(y), shared, out_tokens, first_values)
+        a = attention(q, k, v, keys=tokens)
+        if shared.cameras is not None:
+            a = camera_attention.decode(a, shared.cameras[:, :out_tokens])
+        a, x = merge_heads(a), x[:, :out_tokens]
         if fast:
             a, gate = row_major(self.o(a)), gate1[:, 0]
             x, y = fused.modulated_norm(x, a, gate, shift2[:, 0], scale2[:, 0], c.eps)
@@ -166,25 +191,77 @@ class Block(nnx.Module):
             x = x + (self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1))
             if told.text_keys is not None and told.text_values is not None:
                 x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
+            if told.modulation is not None:
+                shift, scale = (self._of_tokens(told.modulation[:, :, i], tokens, out_tokens) for i in (2, 3))
+                shift2, scale2 = shift2 + shift, scale2 + scale
             y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
         return row_major(x + self._feed_forward(y, gate2))
 
     def _queries_keys_values(
-        self, y: jax.Array, shared: Shared, out_tokens: int
+        self, y: jax.Array, shared: Shared, out_tokens: int, first_values: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Of `y` `[B, N, D]`: queries of the first `out_tokens`, keys, values, `[B, .., heads, head_dim]`."""
-        heads, cos, sin = self.config.heads, shared.cos, shared.sin
-        if self.config.fused and fused.available(y.dtype) and out_tokens == y.shape[1]:
+        heads, cos, sin, cameras = self.config.heads, shared.cos, shared.sin, shared.cameras
+        fast = self.config.fused and cameras is None and fused.available(y.dtype)
+        if fast and out_tokens == y.shape[1]:
             kernels = [pairs_apart(layer.kernel[...], heads) for layer in (self.q, self.k)]
             biases = [pairs_apart(layer.bias[...], heads) for layer in (self.q, self.k)]
             kernel = jnp.concatenate([*kernels, self.v.kernel[...]], 1).astype(y.dtype)
             qkv = add_bias(y @ kernel, jnp.concatenate([*biases, self.v.bias[...]]))
             scales = jnp.stack([pairs_apart(norm.scale[...], heads) for norm in (self.norm_q, self.norm_k)])
-            return fused.norm_rotate(qkv, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
-        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=heads), rotary_heads=heads)
-        k = self.norm_k(self.k(y, rotary_heads=heads), rotary_heads=heads)
+            q, k, v = fused.norm_rotate(qkv, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
+            return q, k, self._with_residual(v, first_values)
+        order = heads if cameras is None else 0
+        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=order), rotary_heads=order)
+        k = self.norm_k(self.k(y, rotary_heads=order), rotary_heads=order)
         q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(self.v(y), heads)
-        return rotate(q, cos[:, :out_tokens], sin[:, :out_tokens]), rotate(k, cos, sin), v
+        v = self._with_residual(v, first_values)
+        own_cos, own_sin = cos[:, :out_tokens], sin[:, :out_tokens]
+        if cameras is None:
+            return rotate(q, own_cos, own_sin), rotate(k, cos, sin), v
+        q = camera_attention.encode_queries(q, cameras[:, :out_tokens], own_cos, own_sin)
+        k = camera_attention.encode_keys(k, cameras, cos, sin)
+        return q, k, camera_attention.encode_values(v, cameras)
+
+    def _with_residual(self, v: jax.Array, first_values: jax.Array | None) -> jax.Array:
+        """Values mixed with those of the first block."""
+        if first_values is None:
+            return v
+        return v + self.value_residual[...].astype(v.dtype) * (first_values - v)
+
+    def _of_tokens(self, frames: jax.Array, tokens: int, padded: int) -> jax.Array:
+        """`to_tokens` for this config; `padded` may be less than `tokens`: the first ones."""
+        c = self.config
+        finer = (c.patch // c.clip_patch("source")) ** 2
+        return to_tokens(frames, tokens, max(padded, padded_tokens(tokens)), finer)[:, :padded]
+
+    def _attention_input(
+        self, x: jax.Array, shift: Any, scale: Any, shared: Shared, told: BlockConditioning, tokens: int
+    ) -> jax.Array:
+        """`x` `[B, N, D]`, normed and modulated, with what the block is told added."""
+        if told.modulation is not None:
+            more = [self._of_tokens(told.modulation[:, :, i], tokens, x.shape[1]) for i in (0, 1)]
+            shift, scale = shift + more[0], scale + more[1]
+        y = (layer_norm(x, self.config.eps) * (1 + scale) + shift).astype(x.dtype)
+        return self._add_conditions(y, shared, told, tokens)
+
+    def _add_conditions(
+        self, y: jax.Array, shared: Shared, told: BlockConditioning, tokens: int
+    ) -> jax.Array:
+        """`y` `[B, N, D]` with the block's projections of what it is told."""
+        if told.frames is not None:
+            y = y + self._of_tokens(told.frames, tokens, y.shape[1])
+        if shared.rays is not None:
+            y = y + self.camera(shared.rays)
+        return y
+
+    def values(
+        self, x: jax.Array, modulation: jax.Array, shared: Shared, told: BlockConditioning, *, tokens: int
+    ) -> jax.Array:
+        """The values `[B, N, heads, head_dim]` of this block's attention, see `__call__`."""
+        mod = (self.modulation[...] + modulation)[:, :2, None]
+        y = self._attention_input(x, mod[:, 0], mod[:, 1], shared, told, tokens)
+        return split_heads(self.v(y), self.config.heads)
 
     def _feed_forward(self, y: jax.Array, gate: jax.Array) -> jax.Array:
         """`[B, N, D]` -> `[B, N, D]`, times `gate` `[B, 1, D]`; in parts if the config says so."""

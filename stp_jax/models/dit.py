@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import einops
@@ -19,8 +20,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from stp_jax.flow import MAX_TIMESTEP
 from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
+from stp_jax.models.camera_attention import latent_projections
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
 from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
@@ -50,12 +53,15 @@ REMAT_POLICIES = {
 CHOICES = {
     "camera": ("plucker", "pose12", "pose12_target", "none"),
     "animation_time": (*ANIMATION_TIME_ENCODERS, "official_conv", "none"),
+    "camera_attention": ("none", "prope"),
     "rope_frames": ("stream", "shared", "animation_time"),
+    "prediction": ("velocity", "x0"),
     "remat": tuple(REMAT_POLICIES),
 }
 
 ROLES = ("target", "source")  # in the order of the tokens
 TEXT_TOKENS = 512  # of a prompt, most of them padding
+LEAST_SIGMA = 0.05  # that a predicted x0 is divided by, see `DiTConfig.prediction`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +76,20 @@ class DiTConfig:
       source: whether the source video's clean frames stand beside the target's.
       camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
         after self-attention; `pose12_target`, the same told the target's poses alone (ReCamMaster); `none`.
+      camera_attention: `prope`: half of each head is transformed by the projective cameras of its tokens, see
+        `stp_jax.models.camera_attention`; the other half keeps the rotary embedding; `none`.
       animation_time: `frames`, all four of a latent frame; `uniform`, one of four; `official_conv`,
         SpaceTimePilot's; `none`.
+      animation_time_modulation: whether each block's projection of the animation time scales and shifts what
+        both its norms give, by latent frame, as the timestep does, instead of being added to the first's.
       rope_frames: the position of a latent frame: `stream`, running on through the source (official);
         `shared` by target and source; `animation_time`, the moment that it shows.
+      prediction: of the network: `velocity`, or `x0`, from which the velocity `(x_sigma - x0) / sigma` is
+        derived, with sigma at least LEAST_SIGMA (Li and He 2025, "Back to basics").
+      value_residual: whether the values of each block are mixed with those of the first by a learned share
+        that starts at 0 (Zhou et al. 2024).
+      source_patch: side of the source's tokens in latent cells, which then have an embedding of their own and
+        stand at the centres of their cells on the target's grid; 0: as `patch`, with the same embedding.
       conditioning_dim: width of our camera and animation-time embeddings.
       ray_samples: rays along the side of a token.
       scene_scale: metres that count as 1 in the rays' moments.
@@ -105,8 +121,13 @@ class DiTConfig:
     text_dim: int = 0
     source: bool = True
     camera: str = "plucker"
+    camera_attention: str = "none"
     animation_time: str = "frames"
+    animation_time_modulation: bool = False
     rope_frames: str = "animation_time"
+    prediction: str = "velocity"
+    value_residual: bool = False
+    source_patch: int = 0
     conditioning_dim: int = 256
     ray_samples: int = 2
     scene_scale: float = 4.0
@@ -129,12 +150,36 @@ class DiTConfig:
             raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
-        if not self.source and (self.camera, self.animation_time) != ("none", "none"):
-            raise ValueError("model.source is False; then model.camera and model.animation_time must be none")
+        directed = (self.camera, self.camera_attention, self.animation_time) != ("none",) * 3
+        if not self.source and (directed or self.source_patch):
+            raise ValueError(
+                "model.source is False; then model.camera, model.camera_attention and model.animation_time "
+                "must be none, and model.source_patch 0"
+            )
+        if self.animation_time_modulation and self.animation_time not in ANIMATION_TIME_ENCODERS:
+            known = " or ".join(ANIMATION_TIME_ENCODERS)
+            raise ValueError(f"model.animation_time_modulation needs model.animation_time to be {known}")
+        if self.camera_attention == "prope" and self.dim // self.heads % 8:
+            raise ValueError(
+                f"model.camera_attention is prope; heads are {self.dim // self.heads} wide, no multiple of 8"
+            )
+        if self.source_patch < 0 or self.patch % (self.source_patch or self.patch):
+            raise ValueError(
+                f"model.source_patch is {self.source_patch}; it must divide model.patch {self.patch}"
+            )
         if self.rope_frames == "animation_time" and not self.source:
             raise ValueError(
                 "model.rope_frames is animation_time, which a model without a source is not told"
             )
+
+    def clip_patch(self, clip: str) -> int:
+        """Side in latent cells of the tokens of the `target` or the `source`."""
+        return self.source_patch if clip == "source" and self.source_patch else self.patch
+
+    def clip_tokens(self, latent_size: tuple[int, int, int]) -> dict[str, int]:
+        """The number of tokens of each clip whose latents are (F', H', W')."""
+        clips = ROLES if self.source else ROLES[:1]
+        return {clip: math.prod(latent_size) // self.clip_patch(clip) ** 2 for clip in clips}
 
 
 class Conditioning(NamedTuple):
@@ -151,6 +196,8 @@ class SpaceTimeDiT(nnx.Module):
         dim, tokens_in = config.dim, config.channels * config.patch**2
         self.config = config
         self.patch_embedding = Dense(tokens_in, dim, rngs=rngs)
+        if config.source_patch:
+            self.source_embedding = Dense(config.channels * config.source_patch**2, dim, rngs=rngs)
         self.timestep_embedding = MLP(config.freq_dim, dim, dim, rngs=rngs)
         self.timestep_projection = Dense(dim, 6 * dim, rngs=rngs)
         if config.text_dim:
@@ -204,7 +251,7 @@ class SpaceTimeDiT(nnx.Module):
             raise ValueError(
                 f"latents of {height} x {width} cells do not divide into patches of {c.patch} x {c.patch}"
             )
-        grid = (height // c.patch, width // c.patch)
+        grids = {clip: (height // c.clip_patch(clip), width // c.clip_patch(clip)) for clip in ROLES}
         told: dict[str, Any] = {
             "source_c2w": source_c2w,
             "target_c2w": target_c2w,
@@ -215,8 +262,8 @@ class SpaceTimeDiT(nnx.Module):
             "text": text,
         }
         needed = {
-            "c2w": c.camera != "none",
-            "intrinsics": c.camera == "plucker",
+            "c2w": c.camera != "none" or c.camera_attention != "none",
+            "intrinsics": c.camera == "plucker" or c.camera_attention != "none",
             "animation_time": c.animation_time != "none" or c.rope_frames == "animation_time",
             "text": c.text_dim > 0,
         }
@@ -231,12 +278,17 @@ class SpaceTimeDiT(nnx.Module):
         rays = poses = moments = None
         if c.camera == "plucker":
             rays = both(
-                lambda clip: self.camera_encoder(
-                    told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], grid, role=ROLES.index(clip)
+                lambda clip: einops.rearrange(
+                    self.camera_encoder(
+                        told[f"{clip}_c2w"],
+                        told[f"{clip}_intrinsics"],
+                        grids[clip],
+                        role=ROLES.index(clip),
+                    ),
+                    "b f h w d -> b (f h w) d",
                 )
             )
-            rays = _pad_tokens(einops.rearrange(rays, "b f h w d -> b (f h w) d"))
-            rays = constrain(rays, "batch", "tokens", None)
+            rays = constrain(_pad_tokens(rays), "batch", "tokens", None)
         elif c.camera == "pose12":
             poses = both(lambda clip: pose12(told[f"{clip}_c2w"]))
         elif c.camera == "pose12_target":
@@ -256,12 +308,37 @@ class SpaceTimeDiT(nnx.Module):
             )
 
         blocks = jax.vmap(prepare)(stacked) if c.unroll else jax.lax.map(prepare, stacked)
-        cos, sin = rotary_tables(
-            self._frame_positions(frames, target_animation_time, source_animation_time),
-            grid,
-            c.dim // c.heads,
-        )
-        return Conditioning(Shared(_pad_tokens(cos), _pad_tokens(sin), rays), blocks)
+        positions = self._frame_positions(frames, target_animation_time, source_animation_time)
+        cos, sin = self._rotary_tables(positions, grids)
+        cameras = None
+        if c.camera_attention == "prope":
+            cameras = self._token_cameras(told, grids)
+        return Conditioning(Shared(_pad_tokens(cos), _pad_tokens(sin), rays, cameras), blocks)
+
+    def _rotary_tables(
+        self, positions: jax.Array, grids: dict[str, tuple[int, int]]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of all tokens, `[B or 1, N, 1, n]`, for the `[B or 1, frames]` positions of `_frame_positions`."""
+        c = self.config
+        rotated = c.dim // c.heads // (2 if c.camera_attention == "prope" else 1)
+        if not c.source_patch:
+            return rotary_tables(positions, grids["target"], rotated)
+        parts = [
+            rotary_tables(half, grids[clip], rotated, cell=c.clip_patch(clip) / c.patch)
+            for clip, half in zip(ROLES, jnp.split(positions, 2, axis=1), strict=True)
+        ]
+        cos, sin = (jnp.concatenate(tables, axis=1) for tables in zip(*parts, strict=True))
+        return cos, sin
+
+    def _token_cameras(self, told: dict[str, Any], grids: dict[str, tuple[int, int]]) -> jax.Array:
+        """Projection and its inverse for each token, `[B, N, 2, 4, 4]` float32, zeros for padding."""
+        parts = []
+        for clip in ROLES:
+            matrices = latent_projections(
+                told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], self.config.scene_scale
+            )
+            parts.append(jnp.repeat(matrices, math.prod(grids[clip]), axis=1))
+        return constrain(_pad_tokens(jnp.concatenate(parts, axis=1)), "batch", "tokens", None, None, None)
 
     def _frame_positions(self, frames: int, *moments: Any) -> jax.Array:
         """`[B or 1, frames of target and source]`, see `DiTConfig.rope_frames`."""
@@ -296,19 +373,19 @@ class SpaceTimeDiT(nnx.Module):
         c = self.config
         dtype, p = jnp.dtype(c.dtype), c.patch
         frames, height, width = noisy_target.shape[1:4]
-        latents = noisy_target.astype(dtype)
-        if c.source:
-            assert source is not None
-            latents = jnp.concatenate([latents, source.astype(dtype)], axis=1)
-        patches = einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
-        tokens, target_tokens = patches.shape[1], frames * (height // p) * (width // p)
-        x = constrain(self.patch_embedding(_pad_tokens(patches)), "batch", "tokens", None)
+        sigma = timestep.astype(jnp.float32) / MAX_TIMESTEP
+        x, tokens, target_tokens = self._embed(noisy_target.astype(dtype), source)
         if c.official_rounding:
             timestep = timestep.astype(jnp.bfloat16)
         t = self.timestep_embedding(sinusoid(timestep, c.freq_dim))
         modulation = self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim)
 
         graph, stacked = nnx.split(self.blocks)
+        first_values = None
+        if c.value_residual:
+            state, told = jax.tree.map(lambda a: a[0], (stacked, conditioning.blocks))
+            block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
+            first_values = block.values(x, modulation, conditioning.shared, told, tokens=tokens)
         backend = fastest_backend(differentiable=differentiable)
 
         def run(x, layer, out_tokens):
@@ -316,7 +393,15 @@ class SpaceTimeDiT(nnx.Module):
             block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
             x = checkpoint_name(x, BLOCK_INPUT)
             with attention_backend(backend):
-                y = block(x, modulation, conditioning.shared, told, tokens=tokens, out_tokens=out_tokens)
+                y = block(
+                    x,
+                    modulation,
+                    conditioning.shared,
+                    told,
+                    tokens=tokens,
+                    out_tokens=out_tokens,
+                    first_values=first_values,
+                )
             return constrain(y, "batch", "tokens", None)
 
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
@@ -337,7 +422,38 @@ class SpaceTimeDiT(nnx.Module):
         y = einops.rearrange(
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
         )
-        return y.astype(jnp.float32)
+        y = y.astype(jnp.float32)
+        if c.prediction == "x0":
+            y = (noisy_target.astype(jnp.float32) - y) / jnp.maximum(sigma, LEAST_SIGMA)[
+                :, None, None, None, None
+            ]
+        return y
+
+    def _embed(self, target: jax.Array, source: jax.Array | None) -> tuple[jax.Array, int, int]:
+        """Tokens `[B, N, D]` of the latents, the number of them all without padding and of the target's."""
+        c = self.config
+
+        def patches(latents: jax.Array, p: int) -> jax.Array:
+            return einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
+
+        counts = c.clip_tokens(target.shape[1:4])
+        tokens, target_tokens = sum(counts.values()), counts["target"]
+        latents = target
+        if c.source:
+            assert source is not None
+            source = source.astype(target.dtype)
+            if c.source_patch:
+                x = jnp.concatenate(
+                    [
+                        self.patch_embedding(patches(target, c.patch)),
+                        self.source_embedding(patches(source, c.source_patch)),
+                    ],
+                    axis=1,
+                )
+                return constrain(_pad_tokens(x), "batch", "tokens", None), tokens, target_tokens
+            latents = jnp.concatenate([target, source], axis=1)
+        x = self.patch_embedding(_pad_tokens(patches(latents, c.patch)))
+        return constrain(x, "batch", "tokens", None), tokens, target_tokens
 
     def _run_unrolled(
         self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int
@@ -378,50 +494,3 @@ def _unstack(x: jax.Array) -> list[jax.Array]:
 def _pad_tokens(x: jax.Array) -> jax.Array:
     """`[B, N, ...]` with zeros behind its tokens, as many as `padded_tokens` says."""
     return fill_up(x, padded_tokens(x.shape[1]))
-
-
-def dit_flop(
-    config: DiTConfig, latent_size: tuple[int, int, int], *, trained: Container[str] | None = None
-) -> float:
-    """Multiplications and additions in the matrix products of one forward pass of one video.
-
-    What is computed once per video (keys and values of the text, embedded cameras) is not counted, nor what
-    LoRA adds, but the projection of the rays in each block is.
-
-    Args:
-      config: of the model.
-      latent_size: (F', H', W') of the latents.
-      trained: names of parameters; if given, a train step of them is counted, without recomputation: each
-        product, and the two that make its gradients, or one to a kernel that is not trained.
-    """
-    c = config
-    frames, height, width = latent_size
-    target = frames * (height // c.patch) * (width // c.patch)
-    tokens = 2 * target if c.source else target
-    queries, keys = (c.layers - 1) * tokens + target, c.layers * tokens  # of all blocks
-    values = c.channels * c.patch**2
-    kernels = {
-        "patch_embedding": tokens * values * c.dim,
-        "timestep_embedding.layer_in": c.freq_dim * c.dim,
-        "timestep_embedding.layer_out": c.dim**2,
-        "timestep_projection": 6 * c.dim**2,
-        "blocks.q": queries * c.dim**2,
-        "blocks.k": keys * c.dim**2,
-        "blocks.v": keys * c.dim**2,
-        "blocks.o": queries * c.dim**2,
-        "blocks.ffn_in": queries * c.dim * c.ffn_dim,
-        "blocks.ffn_out": queries * c.dim * c.ffn_dim,
-        "head": target * c.dim * values,
-    }
-    attention = 2 * queries * tokens * c.dim
-    if c.text_dim:
-        kernels |= {f"blocks.cross_attn.{name}": queries * c.dim**2 for name in "qo"}
-        attention += 2 * queries * TEXT_TOKENS * c.dim
-    if c.camera == "plucker":
-        kernels["blocks.camera"] = keys * c.conditioning_dim * c.dim
-    elif c.camera != "none":
-        kernels["blocks.projector"] = queries * c.dim**2
-    if trained is None:
-        return 2.0 * (attention + sum(kernels.values()))
-    of_kernels = sum((3 if f"{name}.kernel" in trained else 2) * count for name, count in kernels.items())
-    return 2.0 * (3 * attention + of_kernels)

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT, dit_flop
+from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT
+from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
 from stp_jax.pretrained import models
@@ -160,10 +161,10 @@ class DiTTask:
 
     def _cost(self) -> tuple[int, float]:
         size = self.latent_size()
-        target = math.prod(size) // self.model_config.patch**2
         chosen = trained(models.shapes("dit", self.model_config), self.config.train.trainable)
-        tokens = (2 if self.model_config.source else 1) * target
-        return tokens, dit_flop(self.model_config, size, trained=chosen)
+        return sum(self.model_config.clip_tokens(size).values()), dit_flop(
+            self.model_config, size, trained=chosen
+        )
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
@@ -171,7 +172,7 @@ class DiTTask:
     def may_start_random(self, name):
         # What tells a text-to-video model of cameras and moments. Projections of it start at zero, and the
         # projector of self-attention as the identity.
-        told = ("camera", "animation_time", "projector")
+        told = ("camera", "animation_time", "projector", "value_residual")
         return name.removeprefix("blocks.").startswith(told) or ".lora_" in name
 
     def frozen_for(self, data):

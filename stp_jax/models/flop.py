@@ -1,0 +1,55 @@
+"""Floating-point operations of the DiT, counted from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from stp_jax.models.dit import TEXT_TOKENS, DiTConfig
+
+
+def dit_flop(
+    config: DiTConfig, latent_size: tuple[int, int, int], *, trained: Container[str] | None = None
+) -> float:
+    """Multiplications and additions in the matrix products of one forward pass of one video.
+
+    What is computed once per video (keys and values of the text, embedded cameras) is not counted, nor what
+    LoRA adds, but the projection of the rays in each block is.
+
+    Args:
+      config: of the model.
+      latent_size: (F', H', W') of the latents.
+      trained: names of parameters; if given, a train step of them is counted, without recomputation: each
+        product, and the two that make its gradients, or one to a kernel that is not trained.
+    """
+    c = config
+    counts = c.clip_tokens(latent_size)
+    target, tokens = counts["target"], sum(counts.values())
+    queries, keys = (c.layers - 1) * tokens + target, c.layers * tokens  # of all blocks
+    values = c.channels * c.patch**2
+    kernels = {
+        "patch_embedding": (target if c.source_patch else tokens) * values * c.dim,
+        "timestep_embedding.layer_in": c.freq_dim * c.dim,
+        "timestep_embedding.layer_out": c.dim**2,
+        "timestep_projection": 6 * c.dim**2,
+        "blocks.q": queries * c.dim**2,
+        "blocks.k": keys * c.dim**2,
+        "blocks.v": keys * c.dim**2,
+        "blocks.o": queries * c.dim**2,
+        "blocks.ffn_in": queries * c.dim * c.ffn_dim,
+        "blocks.ffn_out": queries * c.dim * c.ffn_dim,
+        "head": target * c.dim * values,
+    }
+    attention = 2 * queries * tokens * c.dim
+    if c.text_dim:
+        kernels |= {f"blocks.cross_attn.{name}": queries * c.dim**2 for name in "qo"}
+        attention += 2 * queries * TEXT_TOKENS * c.dim
+    if c.camera == "plucker":
+        kernels["blocks.camera"] = keys * c.conditioning_dim * c.dim
+    elif c.camera != "none":
+        kernels["blocks.projector"] = queries * c.dim**2
+    if c.source_patch:
+        kernels["source_embedding"] = counts["source"] * c.channels * c.source_patch**2 * c.dim
+    if trained is None:
+        return 2.0 * (attention + sum(kernels.values()))
+    of_kernels = sum((3 if f"{name}.kernel" in trained else 2) * count for name, count in kernels.items())
+    return 2.0 * (3 * attention + of_kernels)
