@@ -17,6 +17,10 @@ from stp_jax.cameras import relative_to
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")
+# What a full grid is used as. `grid`: camera and animation time are chosen apart. `synchronised`: as videos
+# of moving cameras, the diagonal alone: each moment is seen from where the camera was at that moment, so a
+# warp applies to a clip's pictures and poses together. `static`: one moment, in all frames of both clips.
+RULES = ("grid", "synchronised", "static")
 # How camera paths over a rig are drawn: standing still, one sweep, a sweep and back.
 PATHS = {"static": 0.25, "sweep": 0.6, "there_and_back": 0.15}
 _EASINGS = (
@@ -92,27 +96,55 @@ def clip(scene: Scene, cameras: np.ndarray, curve: np.ndarray, first_grid_time: 
     return take(scene, Shot(cameras, grid_times), first_grid_time)
 
 
+def diagonal(path: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """The cameras of a clip of the animation times `curve` [F], taken by a camera that was at `path[t]` at
+    time t; at half frames as at the nearest even one."""
+    return path[np.rint(curve).astype(np.int64)]
+
+
+def frozen(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Draws one moment, in all frames: animation time [F]."""
+    return np.full(frames, rng.integers(frames), np.float32)
+
+
 def random_pair(
-    scene: Scene, rng: np.random.Generator, frames: int, modes: Sequence[float], source_warp: float
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    modes: Sequence[float],
+    source_warp: float,
+    rules: str = "grid",
 ) -> tuple[Clip, Clip]:
     """Draws a source and a target clip of a scene, poses in the scene's world frame.
 
     The source runs forward in time but is warped too with probability `source_warp`; the target is a
-    `random_target`.
+    `random_target`. By the rules `static` neither `modes` nor `source_warp` matter: two camera paths see one
+    moment.
     """
     first = random_first_grid_time(rng, scene, frames)
     camera = random_camera(rng, scene, frames)
+    if rules == "static":
+        moment = frozen(rng, frames)
+        target = other_camera(rng, scene, camera)
+        return clip(scene, camera, moment, first), clip(scene, target, moment, first)
     curve = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
-    return clip(scene, camera, curve, first), random_target(scene, rng, camera, first, modes)
+    own = diagonal(camera, curve) if rules == "synchronised" else camera
+    return clip(scene, own, curve, first), random_target(scene, rng, camera, first, modes, rules)
 
 
 def random_shots(
-    scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    count: int,
+    clips_per_path: int,
+    rules: str = "grid",
 ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Draws clips of a scene that may be paired with each other: cameras [F] and animation time [F] of each.
 
     Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two
     of these paths are equal, and all clips count animation time from the same grid time, which comes first.
+    By the rules `static` all clips show one moment.
 
     Raises:
       InputError: the scene has too few camera paths.
@@ -130,17 +162,28 @@ def random_shots(
             f"scene {scene.name}: fewer than {paths} camera paths; ask for fewer clips or more clips_per_path"
         )
     cameras = list(distinct.values())
-    return first, [
+    if rules == "static":
+        moment = frozen(rng, frames)
+        return first, [(cameras[i // clips_per_path], moment) for i in range(count)]
+    shots = [
         (cameras[i // clips_per_path], warped(rng, scene, frames) if i % clips_per_path else forward(frames))
         for i in range(count)
     ]
+    if rules == "synchronised":
+        shots = [(diagonal(path, curve), curve) for path, curve in shots]
+    return first, shots
 
 
 def random_clips(
-    scene: Scene, rng: np.random.Generator, frames: int, count: int, clips_per_path: int
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    count: int,
+    clips_per_path: int,
+    rules: str = "grid",
 ) -> Clip:
     """The clips of `random_shots`: a clip's arrays with a leading axis [count]."""
-    first, shots = random_shots(scene, rng, frames, count, clips_per_path)
+    first, shots = random_shots(scene, rng, frames, count, clips_per_path, rules)
     clips = [clip(scene, *shot, first) for shot in shots]
     return {key: np.stack([one[key] for one in clips]) for key in clips[0]}
 
@@ -151,16 +194,18 @@ def random_target(
     source_camera: np.ndarray,
     first_grid_time: int,
     modes: Sequence[float],
+    rules: str = "grid",
 ) -> Clip:
     """Draws a target clip of a scene for a source on the camera path `source_camera` [F].
 
     `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new
-    camera path in forward time, or both.
+    camera path in forward time, or both. `rules` are `grid` or `synchronised`.
     """
     frames = len(source_camera)
     mode = rng.choice(MODES, p=modes)
     camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
     curve = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
+    camera = diagonal(camera, curve) if rules == "synchronised" else camera
     return clip(scene, camera, curve, first_grid_time)
 
 

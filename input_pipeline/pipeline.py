@@ -29,6 +29,7 @@ from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import (
     MODES,
+    RULES,
     clip,
     make_relative,
     random_clips,
@@ -58,6 +59,12 @@ def default_config() -> ConfigDict:
             # camera path in forward time, or both. In a latent cache the share of forward targets is fixed by
             # how it was encoded (1 / clips_per_path); time_only : both is obeyed among the others.
             modes=dict(time_only=0.3, camera_only=0.3, both=0.4),
+            # What a full grid is used as: "grid", "synchronised" or "static", see `pairs.RULES`. Must be the
+            # rules by which a latent cache was encoded.
+            rules="grid",
+            # Whether animation time is warped at all. False: it runs forward in source and target, whatever
+            # `modes` and `source_warp` say; of a latent cache only the forward clips are used.
+            warp=True,
             source_warp=0.1,  # how often the source, too, does not simply run forward in time
             flip=False,  # mirror half of the pairs, pictures and cameras alike
             permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
@@ -82,8 +89,8 @@ def make_dataset(
 ) -> grain.IterDataset:
     """Batches of shuffled training examples of a split, endless unless `epochs` is given.
 
-    With `kind = "latents"` an epoch has each clip once as the target; otherwise each scene `pairs_per_scene`
-    times.
+    With `kind = "latents"` an epoch has each clip once as the target (without `warp` each forward one);
+    otherwise each scene `pairs_per_scene` times.
 
     Args:
       config: as `default_config`.
@@ -131,7 +138,7 @@ def count_examples(config: ConfigDict, split: str) -> int:
     """
     if config.kind == "latents":
         cache = LatentCache.open(Path(config.path) / split)
-        return cache.scenes * cache.clips
+        return len(_target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
 
 
@@ -193,6 +200,12 @@ def check_config(config: ConfigDict) -> None:
         raise InputError("data.path: give the folder of the data set")
     if set(config.modes) != set(MODES) or min(config.modes.values()) < 0 or sum(config.modes.values()) <= 0:
         raise InputError(f"data.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
+    if config.rules not in RULES:
+        raise InputError(f"data.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
+    if config.rules == "static" and config.kind == "multi_view":
+        raise InputError("data.rules = 'static': moving cameras see a moment from one place only")
+    if config.rules != "grid" and config.source_latents:
+        raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
     for name in ("pairs_per_scene", "scenes_at_once", "frames"):
         if config[name] < 1:
             raise InputError(f"data.{name} = {config[name]}: must be at least 1")
@@ -212,23 +225,38 @@ def _latent_batches(config, split, seed, batch_size, share, epochs):
         raise InputError(
             f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
         )
-    examples = cache.scenes * cache.clips
+    rules = cache.meta.get("rules", "grid")  # older caches know no other
+    if rules != config.rules and (config.warp or "static" in (rules, config.rules)):
+        raise InputError(
+            f"latent cache {cache.path}: encoded by the rules {rules!r}, but data.rules = {config.rules!r}"
+        )
+    targets = _target_rows(config, cache)
     other = config.modes.time_only + config.modes.both
     choose = functools.partial(
         _choose_rows,
         cache,
         same_path=config.modes.time_only / other if other else 0.0,
-        source_warp=config.source_warp,
+        source_warp=config.source_warp if config.warp else 0.0,
+        targets=targets,
     )
-    rows = grain.MapDataset.range(examples).seed(seed).shuffle().repeat(epochs).random_map(choose)
+    rows = grain.MapDataset.range(len(targets)).seed(seed).shuffle().repeat(epochs).random_map(choose)
     # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
     # An endless stream has no remainder.
     batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
     return batches.map(functools.partial(_gather, cache))
 
 
-def _choose_rows(cache: LatentCache, target: int, rng: np.random.Generator, **options) -> np.ndarray:
-    return np.array([target, cache.choose_source(int(target), rng, **options)])
+def _target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
+    """The rows of the cache's N * K clips that may be targets: all, or those that run forward in time."""
+    rows = np.arange(cache.scenes * cache.clips)
+    return rows if config.warp else rows[rows % cache.clips % cache.clips_per_path == 0]
+
+
+def _choose_rows(
+    cache: LatentCache, index: int, rng: np.random.Generator, *, targets: np.ndarray, **options
+) -> np.ndarray:
+    target = int(targets[index])
+    return np.array([target, cache.choose_source(target, rng, **options)])
 
 
 def _gather(cache: LatentCache, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -275,12 +303,14 @@ def _scene_of_example(seed: int, scenes: int, pairs: int, at_once: int, index: i
 def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
     scene = scenes[index]
     _check_scene(scene, config)
-    pair = random_pair(scene, rng, config.frames, _probabilities(config), config.source_warp)
+    source_warp = config.source_warp if config.warp else 0.0
+    pair = random_pair(scene, rng, config.frames, _probabilities(config), source_warp, config.rules)
     return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
 
 
 def _probabilities(config: ConfigDict) -> list[float]:
-    modes = np.array([config.modes[mode] for mode in MODES], np.float64)
+    weights = config.modes if config.warp else dict.fromkeys(MODES, 0) | {"camera_only": 1}
+    modes = np.array([weights[mode] for mode in MODES], np.float64)
     return (modes / modes.sum()).tolist()
 
 
@@ -295,6 +325,10 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
             "data.flip, data.permute_channels: targets are changed as their sources' latents were"
         )
     cache = LatentCache.open(Path(config.source_latents) / split)
+    if cache.meta.get("rules", "grid") != "grid":
+        raise InputError(
+            f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid'"
+        )
     stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
     height, width = (stride * cells for cells in cache.latent_size)
     if (cache.frames, height, width) != (config.frames, config.height, config.width):
@@ -320,7 +354,7 @@ def _draw_target(
     # Drawn again, as `make_clips` did: the cache does not say which cameras of the rig a clip shows.
     again = np.random.default_rng([cache.meta["seed"], row])
     first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
-    place = cache.choose_clip(rng, source_warp=config.source_warp)
+    place = cache.choose_clip(rng, source_warp=config.source_warp if config.warp else 0.0)
     camera, curve = shots[place]
     unseen = scene._replace(videos=scene.videos[:, :, :0])
     known, target = augment(
@@ -344,7 +378,7 @@ def _draw_clips(
     scene = scenes[row % len(scenes)]
     _check_scene(scene, config)
     rng = np.random.default_rng([seed, row])
-    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path)
+    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules)
     (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
     return {"row": row} | drawn
 
@@ -358,5 +392,9 @@ def _check_scene(scene: Scene, config: ConfigDict) -> None:
         )
     scene.check_length(config.frames)
     only_one = scene.videos.shape[0] == 1
-    if only_one and config.modes.camera_only + config.modes.both > 0:
-        raise InputError(f"scene {scene.name}: one camera only; set data.modes camera_only and both to 0")
+    moving = config.modes.camera_only + config.modes.both > 0 or not config.warp or config.rules == "static"
+    if only_one and moving:
+        raise InputError(
+            f"scene {scene.name}: one camera only; set data.modes camera_only and both to 0, data.warp to "
+            "True and data.rules to another than static"
+        )

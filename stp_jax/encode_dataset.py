@@ -25,6 +25,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from input_pipeline.latents import LatentCache
+from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
@@ -76,6 +77,7 @@ def encode_dataset(
     size: Sequence[int] = (128, 128),
     flip: bool = False,
     permute_channels: bool = False,
+    rules: str = "grid",
     workers: int = 0,
     batch_size: int | None = None,
 ) -> None:
@@ -87,7 +89,9 @@ def encode_dataset(
     """
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, height=size[0], width=size[1], flip=flip)
-    config.permute_channels = permute_channels
+    config.update(permute_channels=permute_channels, rules=rules)
+    if rules == "static" and clips_per_path > 1:
+        raise InputError("--rules static: all clips show one moment; give --clips_per_path 1.")
     vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (size[0] * size[1])))
     meta = {
         "vae": dataclasses.asdict(pretrained.recognise(vae, "vae").config),
@@ -95,6 +99,8 @@ def encode_dataset(
         "flip": flip,
         "permute_channels": permute_channels,
     }
+    if rules != "grid":
+        meta["rules"] = rules
     latent_frames = (frames - 1) // vae_config.frame_stride + 1
     stride = vae_config.spatial_stride
     if (frames - 1) % vae_config.frame_stride:
@@ -158,6 +164,13 @@ def main() -> None:
     add("--size", type=count, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
     add("--flip", action="store_true", help="mirror half of the scenes")
     add("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
+    add(
+        "--rules",
+        default="grid",
+        choices=RULES,
+        help="grid: camera and animation time drawn apart; synchronised: as videos of moving cameras, warped "
+        "with their poses; static: one moment of each scene and pass (default: %(default)s)",
+    )
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
     )

@@ -21,7 +21,7 @@ from typing import Any
 from input_pipeline.datasets import records
 from stp_jax.errors import InputError, exit_on_input_error
 
-TEST_SEEDS_FROM = 1_000_000
+TEST_SEEDS_FROM, VALIDATION_SEEDS_FROM = 1_000_000, 2_000_000
 
 
 class CamXTime(records.SceneBuilder):
@@ -43,14 +43,19 @@ class CamXTime(records.SceneBuilder):
         }
 
 
-def split_by_seed(folders: list[Path], test_seeds_from: int) -> dict[str, list[Path]]:
-    """Splits scene folders by the seed in their names: seeds from `test_seeds_from` on are held out."""
-    splits: dict[str, list[Path]] = {"train": [], "test": []}
+def split_by_seed(
+    folders: list[Path], test_seeds_from: int, validation_seeds_from: int
+) -> dict[str, list[Path]]:
+    """Splits scene folders by the seed in their names: seeds from `test_seeds_from` on are held out to report
+    on, those from `validation_seeds_from` on to choose by."""
+    splits: dict[str, list[Path]] = {"train": [], "test": [], "validation": []}
+    first = {"validation": validation_seeds_from, "test": test_seeds_from, "train": 0}
+    order = sorted(first, key=lambda name: -first[name])
     for folder in folders:
         match = re.fullmatch(r"scene_(\d+)", folder.name)
         if not match:
             raise InputError(f"{folder}: a scene folder must be named scene_<seed>")
-        splits["test" if int(match[1]) >= test_seeds_from else "train"].append(folder)
+        splits[next(name for name in order if int(match[1]) >= first[name])].append(folder)
     return splits
 
 
@@ -63,10 +68,18 @@ def main(argv: list[str] | None = None) -> None:
         default=TEST_SEEDS_FROM,
         help="scenes with this seed or a higher one are the test split (default: %(default)s)",
     )
+    parser.add_argument(
+        "--validation_seeds_from",
+        type=int,
+        default=VALIDATION_SEEDS_FROM,
+        help="scenes with this seed or a higher one are the validation split (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
-    splits = split_by_seed(records.scene_folders(args.scenes, "--scenes"), args.test_seeds_from)
+    folders = records.scene_folders(args.scenes, "--scenes")
+    splits = split_by_seed(folders, args.test_seeds_from, args.validation_seeds_from)
     folder = records.build(CamXTime, args.out, splits)
-    print(f"{len(splits['train'])} train and {len(splits['test'])} test scenes in {folder}")
+    counts = ", ".join(f"{len(folders)} {name}" for name, folders in splits.items() if folders)
+    print(f"Scenes in {folder}: {counts}")
 
 
 if __name__ == "__main__":

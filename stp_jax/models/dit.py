@@ -436,7 +436,8 @@ class SpaceTimeDiT(nnx.Module):
         def patches(latents: jax.Array, p: int) -> jax.Array:
             return einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
 
-        counts = c.clip_tokens(target.shape[1:4])
+        frames, height, width = target.shape[1:4]
+        counts = c.clip_tokens((frames, height, width))
         tokens, target_tokens = sum(counts.values()), counts["target"]
         latents = target
         if c.source:

@@ -55,6 +55,41 @@ def test_frames_poses_and_times_of_random_pairs_agree(full_grid):
     assert firsts == set(range(3 if full_grid else 7))
 
 
+def test_by_synchronised_rules_the_camera_is_where_it_was_at_that_moment():
+    """One camera of the rig for each moment of a clip, and the other's path in any mode but time_only."""
+    scene, rng, warped = synthetic.scene(cameras=5, times=9), np.random.default_rng(3), 0
+    for mode in range(3):
+        for _ in range(20):
+            modes = np.eye(3)[mode]
+            pair = pairs.random_pair(scene, rng, FRAMES, modes, source_warp=0.5, rules="synchronised")
+            where = []
+            for clip in pair:
+                cameras, times = check_clip(clip, scene)
+                own = {}
+                for camera, time in zip(cameras, np.rint(times / 2), strict=True):
+                    assert own.setdefault(time, camera) == camera
+                where.append(own)
+                warped += not np.array_equal(times, 2 * np.arange(FRAMES))
+            if pairs.MODES[mode] == "time_only":  # the same video, warped
+                assert all(where[0][time] == where[1][time] for time in where[0].keys() & where[1].keys())
+    assert warped > 30
+    path, curve = np.array([4, 3, 2, 1, 0]), np.float32([0, 0.5, 1.5, 4, 3.5])
+    np.testing.assert_array_equal(pairs.diagonal(path, curve), [4, 4, 2, 0, 0])
+
+
+def test_by_static_rules_all_frames_show_one_moment_from_two_paths():
+    scene, rng, moments = synthetic.scene(cameras=5, times=9), np.random.default_rng(3), set()
+    for _ in range(40):
+        clips = pairs.random_pair(scene, rng, FRAMES, EQUAL, source_warp=0.5, rules="static")
+        (cameras, times), (other, same) = (check_clip(clip, scene) for clip in clips)
+        assert set(times) == set(same) and len(set(times)) == 1
+        assert not np.array_equal(cameras, other)
+        moments.add(times[0])
+    assert moments == {0, 2, 4, 6, 8}
+    _, shots = pairs.random_shots(scene, rng, FRAMES, 4, 1, "static")
+    assert len({time for _, curve in shots for time in curve}) == 1
+
+
 @pytest.mark.parametrize("full_grid", [True, False])
 @pytest.mark.parametrize("mode", pairs.MODES)
 def test_each_mode_changes_what_it_says_and_nothing_else(mode, full_grid):

@@ -226,6 +226,29 @@ def test_pairs_of_latents_keep_the_promised_mixture(folder):
     assert any(source % CLIPS % PER_PATH for _, source in warped)
 
 
+@pytest.mark.parametrize("kind", ["cam_x_time", "latents"])
+def test_without_warps_time_runs_forward_in_source_and_target(folder, kind):
+    changes = {"warp": False, "source_warp": 0.5}
+    found = batches(folder, kind, epochs=2, changes=changes)
+    for batch in found:
+        for clip in ("source", "target"):
+            np.testing.assert_array_equal(
+                batch[f"{clip}_animation_time"], np.tile(np.arange(FRAMES), (len(batch["source_c2w"]), 1))
+            )
+    examples = sum(len(batch["source_c2w"]) for batch in found)
+    assert examples == 2 * pipeline.count_examples(config_for(folder, kind, **changes), "train")
+    if kind == "latents":
+        assert examples == 2 * SCENES * 3  # the clips 0, 3 and 6 of each scene
+
+
+def test_a_cache_serves_the_rules_by_which_it_was_encoded(folder):
+    for rules in ("synchronised", "static"):
+        with pytest.raises(InputError, match="encoded by the rules 'grid'"):
+            batches(folder, "latents", 1, changes={"rules": rules})
+    # Without warps the diagonal is all that is used of a grid.
+    assert batches(folder, "latents", 1, changes={"rules": "synchronised", "warp": False})
+
+
 def test_latents_come_with_their_own_cameras(folder):
     (batch,) = batches(folder, "latents", count=1)
     numbers = {w: batch[f"{w}_latents"][:, 0, 0, 0, 0].astype(int) for w in ("source", "target")}
