@@ -71,6 +71,7 @@ def encode_dataset(
     split: str = "train",
     seed: int = 0,
     passes: int = 1,
+    scenes: int | None = None,
     clips_per_scene: int = 64,
     clips_per_path: int = 4,
     frames: int = 17,
@@ -111,9 +112,10 @@ def encode_dataset(
         make_clips, config, split=split, seed=seed, clips=clips_per_scene, clips_per_path=clips_per_path
     )
     next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
+    total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
-        scenes=passes * count_scenes(config, split),
+        scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
         latent_shape=(latent_frames, size[0] // stride, size[1] // stride, vae_config.z_dim),
@@ -158,6 +160,7 @@ def main() -> None:
     add("--split", default="train")
     add("--seed", type=number(0, 2**31 - 1, int), default=0, help="the clips drawn follow from it")
     add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")
+    add("--scenes", type=count, help="only so many scenes, counted over all passes (default: all)")
     add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")
     add("--clips_per_path", type=count, default=4, help="of these, clips that share a camera path")
     add("--frames", type=count, default=17, help="frames per clip, 4n + 1")

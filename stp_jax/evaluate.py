@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         "--weights", default=str(BUNDLED), help="folder that train.py wrote (default: the bundled model)"
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
+    parser.add_argument("--split", help="of the data set, such as a validation split (default: the config's)")
     parser.add_argument("--scenes", type=count, default=32, help="held-out scenes (default: %(default)s)")
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             model,
             model.reconstruct,
             data=data,
-            split=config.pictures.split,
+            split=args.split or config.pictures.split,
             scenes=args.scenes,
             seed=args.seed,
             batch_size=args.batch_size,

@@ -19,14 +19,18 @@ from stp_jax.training.tasks import Task
 
 
 def read_batches(
-    config: ConfigDict, count: int, batch_size: int, rows: Sequence[int] | None = None
+    config: ConfigDict,
+    count: int,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
+    seed: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """The first batches of held-out examples, always the same; of each these rows."""
     iterator = iter(
         make_dataset(
             config.pictures.data,
             split=config.pictures.split,
-            seed=config.seed,
+            seed=config.seed if seed is None else seed,
             batch_size=batch_size,
             rows=rows,
         )
@@ -64,17 +68,23 @@ class Preview:
 class Validation:
     """The loss on some fixed batches with fixed noise, with the averaged weights.
 
-    Batches are worked on in as many parts as those of training.
+    Batches are worked on in as many parts as those of training. With `config.train.validation` (batch_size,
+    seed, flow) batches, noise and its levels are the same for runs that differ in these, to compare them.
     """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
         run = config.train
+        size, seed = run.batch_size // run.accumulate, config.seed
+        count = run.validation_batches * run.accumulate
+        if "validation" in run:
+            count = run.validation_batches
+            size, seed = run.validation.batch_size, run.validation.seed
+            task = task.with_flow(run.validation.flow)
         self._frozen = task.frozen_for(config.pictures.data) | frozen
         self._on_devices = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
-        size, count = run.batch_size // run.accumulate, run.validation_batches * run.accumulate
-        batches = read_batches(config, count, size, host_rows(mesh, size))
+        batches = read_batches(config, count, size, host_rows(mesh, size), seed)
         self._batches = [global_batch(batch, mesh, size) for batch in batches]
-        self._keys = [random_key(config.seed, i, VALIDATION) for i in range(count)]
+        self._keys = [random_key(seed, i, VALIDATION) for i in range(count)]
         graph = graph_of(task)
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
 

@@ -92,7 +92,9 @@ def training_data(config: ConfigDict, seed: int, mesh: Mesh, first_example: int 
 def check_run(config: ConfigDict, mesh: Mesh) -> None:
     """Raises `InputError` for fields and numbers of `config` that make no sense, on this mesh."""
     run = config.train
-    check_fields(run, "config.train", RUN_FIELDS)
+    check_fields(run, "config.train", RUN_FIELDS, optional=["validation"])
+    if "validation" in run:
+        check_fields(run.validation, "config.train.validation", ["batch_size", "seed", "flow"])
     counts = ["steps", "batch_size", "log_every", "keep_checkpoints", "accumulate", "max_skipped"]
     counts += ["validation_batches"] if run.validate_every else []
     for where, part, names in (
@@ -210,6 +212,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 written = False
             return bool(told_by_first(written))
 
+        def validate(step: int) -> float:
+            """The best loss on held-out scenes so far."""
+            assert validation is not None
+            loss = validation.loss(state.averaged())
+            writer.scalars(step, {"validation/loss": loss})
+            if not math.isfinite(loss):
+                say(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
+            return loss if loss < best and export(step, "best", validation_loss=loss) else best
+
         # Only now: a mistake found above leaves the folder free for another config.
         if jax.process_index() == 0:
             write_config(workdir, config)
@@ -281,12 +292,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 if preview and step % run.pictures_every == 0 and not last:
                     preview.write(writer, state.averaged(), step)
                 if validation and step % run.validate_every == 0:
-                    loss = validation.loss(state.averaged())
-                    writer.scalars(step, {"validation/loss": loss})
-                    if not math.isfinite(loss):
-                        say(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
-                    if loss < best and export(step, "best", validation_loss=loss):
-                        best = loss
+                    best = validate(step)
                 if run.checkpoint_every and step % run.checkpoint_every == 0 and not last:
                     save(step)
                 if run.export_every and step % run.export_every == 0 and not last:
@@ -312,6 +318,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             jax.profiler.stop_trace()
         if profile:
             say(f"The run was too short for a whole trace: that takes {PROFILED.stop} steps.")
+        if validation and not stopped_by and step % run.validate_every:
+            best = validate(step)
         if checkpoints.latest != step:
             save(step)
         checkpoints.close()

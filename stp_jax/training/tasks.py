@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any, Protocol
@@ -55,6 +56,9 @@ class Task(Protocol):
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
+
+    def with_flow(self, flow: ConfigDict) -> Task:
+        """The same task with other noise levels in its loss."""
 
     def to_export(self, params: Params) -> Params:
         """The parameters as others use them."""
@@ -239,6 +243,12 @@ class DiTTask:
 
         return {"source": video("source"), "target": video("target"), "sample": decode(sample)}
 
+    def with_flow(self, flow):
+        other = copy.copy(self)
+        other.config = self.config.copy_and_resolve_references()
+        other.config.flow = flow
+        return other
+
     def to_export(self, params):
         return merge_lora(params)
 
@@ -302,6 +312,9 @@ class VAETask:
     def show(self, videos):
         names = ("target", "reconstruction")
         return _rows(videos, names), {"psnr": psnr(videos["reconstruction"], videos["target"])}
+
+    def with_flow(self, flow):
+        raise InputError("config.train.validation: a VAE has no noise levels.")
 
     def to_export(self, params):
         return params

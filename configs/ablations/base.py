@@ -1,0 +1,21 @@
+r"""Row `base`: configs/demo.py:gpu as it is. The other rows of this folder change one thing of it each.
+
+    python benchmarks/ablations.py --rows base adaln --seconds 480 --gpus 4 --data data/built \
+        --latents data/latents --out runs/ablations
+
+What all rows share: no pictures, and every 1,000 steps the loss on the same 256 pairs of the validation split
+with the same noise, whatever a row's own seed, batch size and noise levels are.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def get_config() -> ConfigDict:
+    config = demo.get_config("gpu")
+    config.pictures.split = "validation"
+    flow = config.flow.copy_and_resolve_references()
+    config.train.validation = dict(batch_size=64, seed=0, flow=flow)
+    config.train.update(pictures_every=0, validate_every=1_000, validation_batches=4, checkpoint_every=4_000)
+    return config

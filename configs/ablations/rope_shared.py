@@ -1,0 +1,11 @@
+"""Row `rope_shared`: target and source frames of one number share a position, whatever moments they show."""
+
+from ml_collections import ConfigDict
+
+from configs.ablations import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.model.rope_frames = "shared"
+    return config
