@@ -305,7 +305,7 @@ def parse(argv: list[str] | None) -> Any:
     add("--rows", nargs="+", required=True, metavar="ROW", help=f"all, or some of {', '.join(known)}")
     add(
         "--seconds",
-        type=number(1, 10**6),
+        type=count,
         default=480,
         help="of training, for each row (default: %(default)s)",
     )
