@@ -199,7 +199,14 @@ class Rows:
                 return False
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a") as file:
-                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+                process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,  # Ctrl-C is for this process, which tells them
+                )
             self._running.add(process)
         status = process.wait()
         with self._lock:
@@ -254,6 +261,7 @@ class Rows:
                 self.run(row, seed, gpu)
 
         threads = [threading.Thread(target=work, args=(gpu,)) for gpu in range(self._args.gpus)]
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         for thread in threads:
             thread.start()
         try:
