@@ -14,6 +14,7 @@ from configs import demo
 
 def get_config() -> ConfigDict:
     config = demo.get_config("gpu")
+    config.model.heads = 6  # of 64, the width that attention kernels are made for
     config.pictures.split = "validation"
     flow = config.flow.copy_and_resolve_references()
     config.train.validation = dict(batch_size=64, seed=0, flow=flow)
