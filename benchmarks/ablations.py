@@ -193,7 +193,8 @@ class Rows:
 
     def call(self, command: list[str], log: Path, gpu: int) -> bool:
         """Runs a command with its output in a file; whether it ended well."""
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "PYTHONPATH": paths}
         with self._lock:
             if self.stopping:
                 return False
