@@ -74,6 +74,11 @@ class SceneViews:
             pictures[which] = self._film.shoot(time, c2w[which], intrinsics[which], stride=stride)
         return pictures
 
+    def all_times(self, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+        """uint8 [N, times, H, W, 3]: the whole motion, from each of N cameras."""
+        pictures = [self._film.shoot(time, c2w, intrinsics) for time in range(self.times)]
+        return np.stack(pictures, 1)
+
     def geometry(
         self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:

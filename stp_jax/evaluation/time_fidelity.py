@@ -36,14 +36,18 @@ class TimeScores(NamedTuple):
         return _mean(np.abs(self.error))
 
     @property
+    def median_absolute_error(self) -> float:
+        """Less ruled by single frames in which the motion is not to be recognised."""
+        return float(np.median(values)) if len(values := _known(np.abs(self.error))) else float("nan")
+
+    @property
     def mean_error(self) -> float:
         return _mean(self.error)
 
     @property
     def spread(self) -> float:
         """Standard deviation of the estimated time over frames: 0 in a perfect bullet time."""
-        shown = self.estimated[np.isfinite(self.estimated)]
-        return float(shown.std()) if len(shown) else float("nan")
+        return float(values.std()) if len(values := _known(self.estimated)) else float("nan")
 
     @property
     def slope(self) -> float:
@@ -62,7 +66,8 @@ def estimate_times(video: np.ndarray, references: np.ndarray, animation_time: np
     Args:
       video: uint8 [F, H, W, 3].
       references: uint8 [F, T, H, W, 3], the scene from the commanded camera of each frame at all grid times;
-        of a decoded grid `scene.videos[case.target_camera]`.
+        of a decoded grid `scene.videos[case.target_camera]`. Where the video's cameras are off, their errors
+        move things, too: `SceneViews.all_times` renders references from estimated cameras.
       animation_time: [T], evenly spaced and rising, of the references.
 
     Raises:
@@ -94,11 +99,11 @@ def time_scores(
 
 
 def summary(scores: Sequence[TimeScores]) -> dict[str, float]:
-    """Means over videos of mean_absolute_error, mean_error, spread, slope, and of the drift without its sign.
+    """Means over videos; one in which nothing moves does not count.
 
-    A video in which nothing moves does not count.
+    Keys: as the properties of `TimeScores`, but absolute_drift for the drift without its sign.
     """
-    names = ("mean_absolute_error", "mean_error", "spread", "slope")
+    names = ("mean_absolute_error", "median_absolute_error", "mean_error", "spread", "slope")
     figures = {name: _mean(np.array([getattr(score, name) for score in scores])) for name in names}
     return figures | {"absolute_drift": _mean(np.abs([score.drift for score in scores]))}
 
@@ -113,9 +118,12 @@ def _least(error: np.ndarray) -> float:
     return float(np.clip(best + 0.5 * (before - after) / curvature, best - 1, best + 1))
 
 
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
 def _mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values := _known(values)) else float("nan")
 
 
 def _slope(values: np.ndarray) -> float:

@@ -42,6 +42,7 @@ def test_a_clock_late_by_one_frame_has_an_error_of_one(scene, references):
     scores = time_scores(video, references, scene.animation_time, scene.animation_time[grid_times])
     np.testing.assert_allclose(scores.error, 1.0, atol=0.25)
     assert scores.mean_error == pytest.approx(1.0, abs=0.1)
+    assert scores.median_absolute_error == pytest.approx(1.0, abs=0.1)
     assert scores.drift == pytest.approx(0, abs=0.03)
 
 

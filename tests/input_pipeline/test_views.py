@@ -51,6 +51,7 @@ def test_the_rigs_cameras_give_the_grids_pictures(scene):
     for time in (0, 5):
         again = scene.pictures(np.full(3, time), scene.c2w, scene.intrinsics)
         np.testing.assert_array_equal(again, pictures[:, time])
+    np.testing.assert_array_equal(scene.all_times(scene.c2w, scene.intrinsics), pictures)
     # Drawn elsewhere in the buffer, the rasterizer's rounding differs in a few pixels.
     order, times = np.array([2, 0, 1, 2]), np.array([8, 3, 0, 0])
     again = scene.pictures(times, scene.c2w[order], scene.intrinsics[order])
