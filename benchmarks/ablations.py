@@ -46,7 +46,13 @@ MINI = ROOT / "stp_jax" / "assets" / "cam_x_time_mini"
 # A model that takes part in everything and needs no GPU.
 SMALL = (
     *("model.dim=64", "model.ffn_dim=64", "model.layers=2", "model.heads=2", "model.freq_dim=16"),
-    *("model.conditioning_dim=16", "model.dtype=float32", "train.batch_size=2", "train.log_every=1"),
+    *(
+        "model.conditioning_dim=16",
+        "model.dtype=float32",
+        "model.remat=full",
+        "train.batch_size=2",
+        "train.log_every=1",
+    ),
     *("train.validate_every=2", "train.validation_batches=1", "train.validation.batch_size=2"),
     *("train.checkpoint_every=4", "optimizer.warmup_steps=2", "optimizer.ema_decay=0.5"),
 )
