@@ -46,7 +46,8 @@ MINI = ROOT / "stp_jax" / "assets" / "cam_x_time_mini"
 # A model that takes part in everything and needs no GPU.
 SMALL = (
     *("model.dim=64", "model.ffn_dim=64", "model.layers=2", "model.heads=2", "model.freq_dim=16"),
-    *("model.conditioning_dim=16", "model.dtype=float32", "train.batch_size=2", "train.log_every=1"),
+    *("model.conditioning_dim=16", "model.dtype=float32", "model.remat=full"),
+    *("train.batch_size=2", "train.log_every=1"),
     *("train.validate_every=2", "train.validation_batches=1", "train.validation.batch_size=2"),
     *("train.checkpoint_every=4", "optimizer.warmup_steps=2", "optimizer.ema_decay=0.5"),
 )
@@ -322,7 +323,11 @@ def parse(argv: list[str] | None) -> Any:
     add("--vae", default=str(ROOT / "stp_jax" / "assets" / "demo"), help="weights of the VAE of the latents")
     add("--split", default="validation", help="to validate and evaluate on (default: %(default)s)")
     add("--scenes", type=number(0, 10**6, int), default=16, help="to evaluate PSNR on; 0: not at all")
-    add("--evaluate_flags", default="", help="more flags for stp_jax.evaluate, in one string")
+    add(
+        "--evaluate_flags",
+        default="--measures",
+        help="more flags for stp_jax.evaluate, in one string (default: no measures beside PSNR, SSIM, LPIPS)",
+    )
     add("--at_steps", type=count, nargs="*", default=[2000, 5000], help="steps at which losses are compared")
     add("--at_times", type=number(0, 10**6), nargs="*", help="seconds, likewise (default: half of --seconds)")
     add(

@@ -1,4 +1,4 @@
-r"""Row `base`: configs/demo.py:gpu as it is. The other rows of this folder change one thing of it each.
+r"""Row `base`: configs/demo.py:gpu (384 wide, 9 layers) with heads of 64; other rows change one thing.
 
     python benchmarks/ablations.py --rows base adaln --seconds 480 --gpus 4 --data data/built \
         --latents data/latents --out runs/ablations
