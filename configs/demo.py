@@ -36,6 +36,9 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.vae = str(ASSETS / "demo")  # folder of weights
     config.init_from = ""  # folder of weights to start from, instead of random ones
     config.scene_scale = 4.0  # metres that count as 1
+    # Latent frames of earlier output that the model may be given to continue a long video; 0: none. With 4:
+    # --config.memory=4 --config.data.memory_path=FOLDER, a latent cache written with --windows.
+    config.memory = 0
     config.model = dict(
         dim=384,
         ffn_dim=1408,
@@ -46,6 +49,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         freq_dim=256,
         conditioning_dim=128,
         scene_scale=config.get_ref("scene_scale"),
+        memory=config.get_ref("memory"),
         animation_time="frames",
         rope_frames="animation_time",
         dtype="bfloat16" if gpu else "float32",
@@ -56,11 +60,12 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         lora_rank=0,
     )
     # More of the noisy levels, where the scene is decided.
-    config.flow = dict(sampling="uniform", shift=3.0, base_tokens=0, weighting="none")
+    config.flow = dict(sampling="uniform", shift=3.0, base_tokens=0, weighting="none", memory_sigma=0.2)
 
     mini = default_config()
     mini.path = str(ASSETS / "cam_x_time_mini")
     config.data = mini.copy_and_resolve_references()
+    config.data.memory_frames = config.get_ref("memory")
     if gpu:
         config.data.kind = "latents"
         config.data.path = "data/latents"

@@ -5,6 +5,10 @@ each scene's own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N
 [N], the scenes that have been written; meta.json. Clips k with k % clips_per_path == 0 run forward in time;
 they and the clips_per_path - 1 warped ones that follow show the same camera path (`pairs.random_clips`). One
 folder holds one split.
+
+A cache of long paths has `windows` W > 1 in its meta.json: every W clips in a row, from k = 0 on, are windows
+of one long path and curve of animation time, and each continues the one before it. The first W of each
+clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 """
 
 from __future__ import annotations
@@ -32,8 +36,10 @@ class LatentCache:
         }
         self.scenes, self.clips = self._arrays["latents"].shape[:2]
         self.frames = self._arrays["c2w"].shape[2]
+        self.latent_shape = self._arrays["latents"].shape[2:]  # [F', H', W', C] of a clip
         self.latent_size = self._arrays["latents"].shape[3:5]  # height and width
         self.clips_per_path = meta["clips_per_path"]
+        self.windows = meta.get("windows", 1)
 
     def __reduce__(self):
         # A memory map pickles as all of its bytes: workers open the files themselves.
@@ -49,6 +55,7 @@ class LatentCache:
         frames: int,
         latent_shape: tuple[int, int, int, int],
         clips_per_path: int,
+        windows: int = 1,
         meta: Mapping[str, Any],
     ) -> LatentCache:
         """Makes an empty cache for N = `scenes` and K = `clips`, or goes on with an unfinished one.
@@ -60,6 +67,8 @@ class LatentCache:
           InputError: the folder holds a finished cache, another cache, or something else.
         """
         path = Path(path)
+        if clips % windows or clips_per_path % windows:
+            raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
         if clips <= clips_per_path:
             raise InputError(
                 f"latent cache {path}: {clips} clips per scene leave no second camera path; "
@@ -73,6 +82,7 @@ class LatentCache:
             "complete": [scenes],
         }
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
+        wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
             found = _read_meta(path)
@@ -154,19 +164,43 @@ class LatentCache:
         A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise,
         and for every forward target, the source has another path. With probability `source_warp` the source
         is a warped clip too, where its path has one that is not the target.
+
+        Of long paths the source is the forward window that shows most of the target's animation times.
         """
         scene, clip = divmod(target, self.clips)
         path, place = divmod(clip, self.clips_per_path)
         source_path = path
-        if place == 0 or rng.random() >= same_path:
+        if place < self.windows or rng.random() >= same_path:
             paths = -(-self.clips // self.clips_per_path)
             source_path = (path + rng.integers(1, paths)) % paths
         source = source_path * self.clips_per_path
+        if self.windows > 1:
+            return scene * self.clips + source + self._best_window(scene, clip, rng)
         if rng.random() < source_warp:
             end = min(source + self.clips_per_path, self.clips)
             others = [k for k in range(source + 1, end) if k != clip]
             source = int(rng.choice(others)) if others else source
         return scene * self.clips + source
+
+    def _best_window(self, scene: int, clip: int, rng: np.random.Generator) -> int:
+        times = self._arrays["animation_time"][scene, clip]
+        starts = (self.frames - 1) * np.arange(self.windows)[:, None]
+        shown = ((times >= starts) & (times <= starts + self.frames - 1)).sum(1)
+        return int(rng.choice(np.flatnonzero(shown == shown.max())))
+
+    def choose_memory(self, count: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Draws a target clip that continues others, evenly, and a memory for it.
+
+        The memory are `count` latent frames, in their order, of all windows before the target's on its path,
+        but for frame 0 of each, which encodes a single picture. They are given as rows [count] of the
+        N * K * F' latent frames.
+        """
+        path = int(rng.integers(self.scenes * self.clips // self.windows))
+        window = int(rng.integers(1, self.windows))
+        earlier = path * self.windows + np.arange(window)
+        frames = self._arrays["latents"].shape[2]
+        rows = (earlier[:, None] * frames + np.arange(1, frames)).ravel()
+        return path * self.windows + window, np.sort(rng.choice(rows, count, replace=False))
 
     def choose_clip(self, rng: np.random.Generator, *, source_warp: float) -> int:
         """Draws one of a scene's K clips as a source: forward, or with probability `source_warp` a warped
@@ -181,9 +215,32 @@ class LatentCache:
             name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in _ARRAYS
         }  # mode="clip" copies straight into the result and without the interpreter's lock
 
-    def pairs_at(self, targets: np.ndarray, sources: np.ndarray) -> dict[str, np.ndarray]:
-        """The training examples for rows of targets and sources [B], batched."""
-        return make_relative(self.clips_at(sources), self.clips_at(targets))
+    def memory_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Latent frames at rows [B, K] of the N * K * F': latents [B, K, H', W', C], and of the four pixel
+        frames of each c2w [B, 4K, 4, 4], intrinsics [B, 4K, 4] and animation_time [B, 4K]."""
+        latents = self._flat("latents")
+        clips, frames = np.divmod(rows, latents.shape[1])
+        pixel_frames = (4 * frames[..., None] + np.arange(-3, 1)).reshape(len(rows), -1)
+        clips = np.repeat(clips, 4, axis=1)
+        memory = {name: self._flat(name)[clips, pixel_frames] for name in _ARRAYS if name != "latents"}
+        frames_of_all = latents.reshape(-1, *latents.shape[2:])
+        return memory | {"latents": np.take(frames_of_all, rows, axis=0, mode="clip")}
+
+    def pairs_at(
+        self, targets: np.ndarray, sources: np.ndarray, memory: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The training examples for rows of targets and sources [B], batched.
+
+        Args:
+          memory: rows [B, K] of latent frames, see `choose_memory`; None: without a memory.
+        """
+        clips = [self.clips_at(sources), self.clips_at(targets)]
+        if memory is not None:
+            clips.append(self.memory_at(memory))
+        if self.windows > 1:  # animation time 0 is where the source begins, which is any window
+            zero = clips[0]["animation_time"][:, :1].copy()
+            clips = [clip | {"animation_time": clip["animation_time"] - zero} for clip in clips]
+        return make_relative(*clips)
 
     def _flat(self, name: str) -> np.ndarray:
         array = np.asarray(self._arrays[name])  # what is taken from a memory map is no plain array for JAX

@@ -139,6 +139,7 @@ def random_shots(
     count: int,
     clips_per_path: int,
     rules: str = "grid",
+    windows: int = 1,
 ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Draws clips of a scene that may be paired with each other: cameras [F] and animation time [F] of each.
 
@@ -146,9 +147,15 @@ def random_shots(
     of these paths are equal, and all clips count animation time from the same grid time, which comes first.
     By the rules `static` all clips show one moment.
 
+    With `windows` W > 1 paths and curves of animation time are W (F - 1) + 1 frames long, and are cut into W
+    clips one after the other, which continue each other: the last frame of one is the first of the next.
+    `count` and `clips_per_path` still count clips.
+
     Raises:
-      InputError: the scene has too few camera paths.
+      InputError: the scene has too few camera paths, or is too short.
     """
+    if windows > 1:
+        return _long_shots(scene, rng, frames, count, clips_per_path, rules, windows)
     first = random_first_grid_time(rng, scene, frames)
     paths = -(-count // clips_per_path)
     distinct: dict[bytes, np.ndarray] = {}
@@ -174,6 +181,32 @@ def random_shots(
     return first, shots
 
 
+def _long_shots(
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    count: int,
+    clips_per_path: int,
+    rules: str,
+    windows: int,
+) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """`random_shots` of long paths: drawn as clips of that length, then cut."""
+    length = windows * (frames - 1) + 1
+    available = (scene.videos.shape[1] - 1) // scene.steps_per_frame + 1
+    if available < length:
+        raise InputError(
+            f"scene {scene.name}: {available} source frames, but {windows} windows of {frames} frames need "
+            f"{length}"
+        )
+    first, shots = random_shots(scene, rng, length, count // windows, clips_per_path // windows, rules)
+    starts = range(0, length - 1, frames - 1)
+    return first, [
+        (cameras[start : start + frames], curve[start : start + frames])
+        for cameras, curve in shots
+        for start in starts
+    ]
+
+
 def random_clips(
     scene: Scene,
     rng: np.random.Generator,
@@ -181,9 +214,10 @@ def random_clips(
     count: int,
     clips_per_path: int,
     rules: str = "grid",
+    windows: int = 1,
 ) -> Clip:
     """The clips of `random_shots`: a clip's arrays with a leading axis [count]."""
-    first, shots = random_shots(scene, rng, frames, count, clips_per_path, rules)
+    first, shots = random_shots(scene, rng, frames, count, clips_per_path, rules, windows)
     clips = [clip(scene, *shot, first) for shot in shots]
     return {key: np.stack([one[key] for one in clips]) for key in clips[0]}
 
@@ -209,15 +243,16 @@ def random_target(
     return clip(scene, camera, curve, first_grid_time)
 
 
-def make_relative(source: Clip, target: Clip) -> dict[str, np.ndarray]:
-    """Joins two clips of one scene to a training example in the frame of the source's first camera.
+def make_relative(source: Clip, target: Clip, memory: Clip | None = None) -> dict[str, np.ndarray]:
+    """Joins clips of one scene to a training example in the frame of the source's first camera.
 
     The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with
-    `source_` and `target_` before them.
+    `source_`, `target_` and `memory_` before them.
     """
-    example = {f"source_{key}": value for key, value in source.items()}
-    example |= {f"target_{key}": value for key, value in target.items()}
+    example: dict[str, np.ndarray] = {}
     reference = source["c2w"][..., :1, :, :]
-    example["source_c2w"] = relative_to(source["c2w"], reference)
-    example["target_c2w"] = relative_to(target["c2w"], reference)
+    for name, one in (("source", source), ("target", target), ("memory", memory or {})):
+        example |= {f"{name}_{key}": value for key, value in one.items()}
+        if one:
+            example[f"{name}_c2w"] = relative_to(one["c2w"], reference)
     return example

@@ -6,6 +6,10 @@ video of the target; source_c2w and target_c2w
 float32 [F, 4, 4], relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4];
 source_animation_time and target_animation_time [F]. A batch has a leading axis [B].
 
+A share of the batches, whole ones, may have a memory, too: memory_latents float16 [K, H', W', C], latent
+frames of an earlier stretch of the camera path and the curve of animation time that the target continues, and
+memory_c2w [4K, 4, 4], memory_intrinsics [4K, 4], memory_animation_time [4K] of their pixel frames.
+
 Each example depends only on the seed and on its place in the global order, so any number of hosts, workers
 and threads gives the same batches: each host reads its part of every batch (`HostShare`).
 """
@@ -23,6 +27,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from input_pipeline import latent_batches
 from input_pipeline.augment import augment
 from input_pipeline.datasets.records import open_records
 from input_pipeline.host_share import HostShare
@@ -65,7 +70,14 @@ def default_config() -> ConfigDict:
             # Whether animation time is warped at all. False: it runs forward in source and target, whatever
             # `modes` and `source_warp` say; of a latent cache only the forward clips are used.
             warp=True,
-            source_warp=0.1,  # how often the source, too, does not simply run forward in time
+            # How often the source, too, does not simply run forward in time; in caches of long paths it does.
+            source_warp=0.1,
+            # Latent frames of a memory, 0 for none, and the share of the batches that have one. Their targets
+            # are drawn with replacement from the clips that continue others in a latent cache of long paths:
+            # memory_path, or path if that is empty.
+            memory_frames=0,
+            memory_share=0.5,
+            memory_path="",
             flip=False,  # mirror half of the pairs, pictures and cameras alike
             permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
             pairs_per_scene=8,  # pairs drawn from a scene in an epoch: decoding it is the costly part
@@ -109,10 +121,13 @@ def make_dataset(
     """
     check_config(config)
     share = functools.partial(HostShare, batch_size=batch_size, rows=rows, first=first_example)
+    with_memory = functools.partial(
+        latent_batches.has_memory, config.memory_share, seed, first_example, batch_size
+    )
     if rows is not None:
         batch_size = len(rows)
     if config.kind == "latents":
-        dataset = _latent_batches(config, split, seed, batch_size, share, epochs)
+        dataset = latent_batches.make_batches(config, split, seed, batch_size, share, with_memory, epochs)
     else:
         dataset = _video_examples(config, split, seed, share, epochs)
     threads = read_threads or _default_threads(num_workers)
@@ -138,7 +153,7 @@ def count_examples(config: ConfigDict, split: str) -> int:
     """
     if config.kind == "latents":
         cache = LatentCache.open(Path(config.path) / split)
-        return len(_target_rows(config, cache))
+        return len(latent_batches.target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
 
 
@@ -149,6 +164,7 @@ def make_clips(
     seed: int,
     clips: int,
     clips_per_path: int,
+    windows: int = 1,
     rows: list[int] | None = None,
     num_workers: int = 0,
     read_threads: int | None = None,
@@ -168,7 +184,7 @@ def make_clips(
     if rows is None:
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
-    draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path)
+    draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
     threads = read_threads or _default_threads(num_workers)
     dataset = (
         grain.MapDataset.source(rows)
@@ -206,6 +222,7 @@ def check_config(config: ConfigDict) -> None:
         raise InputError("data.rules = 'static': moving cameras see a moment from one place only")
     if config.rules != "grid" and config.source_latents:
         raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
+    latent_batches.check_memory(config)
     for name in ("pairs_per_scene", "scenes_at_once", "frames"):
         if config[name] < 1:
             raise InputError(f"data.{name} = {config[name]}: must be at least 1")
@@ -213,54 +230,6 @@ def check_config(config: ConfigDict) -> None:
 
 def _default_threads(num_workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // max(1, num_workers))
-
-
-def _latent_batches(config, split, seed, batch_size, share, epochs):
-    if config.flip or config.permute_channels:
-        raise InputError(
-            "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
-        )
-    cache = LatentCache.open(Path(config.path) / split)
-    if cache.frames != config.frames:
-        raise InputError(
-            f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
-        )
-    rules = cache.meta.get("rules", "grid")  # older caches know no other
-    if rules != config.rules and (config.warp or "static" in (rules, config.rules)):
-        raise InputError(
-            f"latent cache {cache.path}: encoded by the rules {rules!r}, but data.rules = {config.rules!r}"
-        )
-    targets = _target_rows(config, cache)
-    other = config.modes.time_only + config.modes.both
-    choose = functools.partial(
-        _choose_rows,
-        cache,
-        same_path=config.modes.time_only / other if other else 0.0,
-        source_warp=config.source_warp if config.warp else 0.0,
-        targets=targets,
-    )
-    rows = grain.MapDataset.range(len(targets)).seed(seed).shuffle().repeat(epochs).random_map(choose)
-    # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
-    # An endless stream has no remainder.
-    batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
-    return batches.map(functools.partial(_gather, cache))
-
-
-def _target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
-    """The rows of the cache's N * K clips that may be targets: all, or those that run forward in time."""
-    rows = np.arange(cache.scenes * cache.clips)
-    return rows if config.warp else rows[rows % cache.clips % cache.clips_per_path == 0]
-
-
-def _choose_rows(
-    cache: LatentCache, index: int, rng: np.random.Generator, *, targets: np.ndarray, **options
-) -> np.ndarray:
-    target = int(targets[index])
-    return np.array([target, cache.choose_source(target, rng, **options)])
-
-
-def _gather(cache: LatentCache, rows: np.ndarray) -> dict[str, np.ndarray]:
-    return cache.pairs_at(rows[:, 0], rows[:, 1])
 
 
 def _video_examples(config, split, seed, share, epochs):
@@ -325,9 +294,9 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
             "data.flip, data.permute_channels: targets are changed as their sources' latents were"
         )
     cache = LatentCache.open(Path(config.source_latents) / split)
-    if cache.meta.get("rules", "grid") != "grid":
+    if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
         raise InputError(
-            f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid'"
+            f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
         )
     stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
     height, width = (stride * cells for cells in cache.latent_size)
@@ -373,12 +342,18 @@ def _draw_target(
 
 
 def _draw_clips(
-    scenes: SceneReader, config: ConfigDict, seed: int, clips: int, clips_per_path: int, row: int
+    scenes: SceneReader,
+    config: ConfigDict,
+    seed: int,
+    clips: int,
+    clips_per_path: int,
+    windows: int,
+    row: int,
 ):
     scene = scenes[row % len(scenes)]
     _check_scene(scene, config)
     rng = np.random.default_rng([seed, row])
-    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules)
+    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules, windows)
     (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
     return {"row": row} | drawn
 

@@ -50,6 +50,7 @@ from stp_jax.pretrained import models
 from stp_jax.rerender import vae_functions
 from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
 from stp_jax.sharding import make_mesh, parameter_shardings
+from stp_jax.view import View
 
 SPACETIMEPILOT = DiTConfig(
     text_dim=4096, camera="pose12", animation_time="official_conv", rope_frames="stream"
@@ -138,33 +139,32 @@ def dit_workload(settings: Settings) -> Workload:
     """One velocity of the DiT, everything that does not depend on the timestep known."""
     config = settings.dit
     graph, state = random_state(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0)), config.dtype)
-    told = _conditioning_inputs(settings)
+    views, text = _conditioning_inputs(settings)
 
     @jax.jit
-    def condition(state, told):
-        return nnx.merge(graph, state).condition(**told, latent_size=settings.latent_size)
+    def condition(state, views, text):
+        return nnx.merge(graph, state).condition(*views, text=text, latent_size=settings.latent_size)
 
     def forward(state, noisy, source, conditioning):
         timestep = jnp.full((1,), 500.0)
         return nnx.merge(graph, state)(noisy, source, timestep, conditioning, differentiable=False)
 
     latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, config.channels))
-    arguments = (state, latents, latents if config.source else None, condition(state, told))
+    arguments = (state, latents, latents if config.source else None, condition(state, views, text))
     return Workload(forward, arguments, dit_flop(config, settings.latent_size))
 
 
-def _conditioning_inputs(settings: Settings) -> dict[str, jax.Array]:
+def _conditioning_inputs(settings: Settings) -> tuple[tuple[View, View], jax.Array | None]:
+    """The views of target and source, and embedded text for a model that takes it."""
     config, frames = settings.dit, settings.frames
     poses = jnp.broadcast_to(jnp.eye(4), (1, frames, 4, 4))
     lenses = jnp.broadcast_to(jnp.array([0.8, 1.4, 0.5, 0.5]), (1, frames, 4))
     clock = jnp.arange(frames, dtype=jnp.float32)[None]
-    told: dict[str, jax.Array] = {}
-    for clip in ("source", "target"):
-        told |= {f"{clip}_c2w": poses, f"{clip}_intrinsics": lenses, f"{clip}_animation_time": clock}
+    view, text = View(poses, lenses, clock), None
     if config.text_dim:
         shape = (1, TEXT_TOKENS, config.text_dim)
-        told["text"] = jax.random.normal(jax.random.key(2), shape, config.dtype)
-    return told
+        text = jax.random.normal(jax.random.key(2), shape, config.dtype)
+    return (view, view), text
 
 
 def encoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array]:
@@ -189,15 +189,14 @@ def sampling(
     settings: Settings, graph: nnx.GraphDef, steps: int, guidance: float | None, mesh: Mesh
 ) -> Callable:
     """`sample(state, latents of the source) -> latents`, with embedded text on the devices."""
-    told, sampler = _conditioning_inputs(settings), Sampler(graph)
-    words = told.pop("text", None)
+    (views, words), sampler = _conditioning_inputs(settings), Sampler(graph)
     negative = None if guidance is None else words
     sigmas = flow.sampling_sigmas(steps, shift=5.0)
     paired = at_once(guidance is not None, 1, mesh)
 
     def sample(state, source):
         conditioning = sampler.condition(
-            state, told, words, negative, latent_size=settings.latent_size, at_once=paired
+            state, views, words, negative, latent_size=settings.latent_size, at_once=paired
         )
         noise = jax_noise(0, source.shape)
         return sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance, at_once=paired)

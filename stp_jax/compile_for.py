@@ -183,7 +183,8 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
         model = nnx.merge(graph, models.state_of(params))
         latents = batch["target_latents"].astype(jnp.float32)
         conditioning = task._condition(model, frozen, batch, latents)
-        return model(latents, batch["source_latents"], timestep, conditioning, differentiable=False)
+        clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")
+        return model(latents, *clips, differentiable=False)
 
     timestep = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=rows)
     return jax.jit(velocity), (params, task.frozen, batch, timestep)
@@ -223,7 +224,10 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     if gpus_of(topology):  # XLA_PYTHON_CLIENT_MEM_FRACTION leaves less than there is
         memory, backend = jax.local_devices()[0].memory_stats()["bytes_limit"] / GIB, "cudnn"
     task = DiTTask(config, load=False)
-    flop = task.flop if what == "train" else dit_flop(task.model_config, task.latent_size())
+    memory = task.model_config.memory > 0  # the larger of the two steps must fit
+    flop = task.cost(memory)[1]
+    if what == "sample":
+        flop = dit_flop(task.model_config, task.latent_size(), memory=memory)
     result = Compiled(
         topology=topology,
         mesh=dict(mesh.shape),

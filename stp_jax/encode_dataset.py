@@ -74,6 +74,7 @@ def encode_dataset(
     scenes: int | None = None,
     clips_per_scene: int = 64,
     clips_per_path: int = 4,
+    windows: int = 1,
     frames: int = 17,
     size: Sequence[int] = (128, 128),
     flip: bool = False,
@@ -109,8 +110,19 @@ def encode_dataset(
     if size[0] % stride or size[1] % stride:
         raise InputError(f"--size {size[0]} {size[1]}: the VAE encodes multiples of {stride} pixels.")
     draw = functools.partial(
-        make_clips, config, split=split, seed=seed, clips=clips_per_scene, clips_per_path=clips_per_path
+        make_clips,
+        config,
+        split=split,
+        seed=seed,
+        clips=clips_per_scene,
+        clips_per_path=clips_per_path,
+        windows=windows,
     )
+    if clips_per_scene % windows or clips_per_path % windows:
+        raise InputError(
+            f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "
+            "must be multiples of it."
+        )
     next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
@@ -120,6 +132,7 @@ def encode_dataset(
         frames=frames,
         latent_shape=(latent_frames, size[0] // stride, size[1] // stride, vae_config.z_dim),
         clips_per_path=clips_per_path,
+        windows=windows,
         meta=meta,
     )
     rows = cache.missing()
@@ -163,6 +176,13 @@ def main() -> None:
     add("--scenes", type=count, help="only so many scenes, counted over all passes (default: all)")
     add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")
     add("--clips_per_path", type=count, default=4, help="of these, clips that share a camera path")
+    add(
+        "--windows",
+        type=count,
+        default=1,
+        help="clips in a row that continue each other on one long camera path, for training with a memory; 2 "
+        "windows of 17 frames need scenes of 33 source frames, 4 need 65 (render --times 129)",
+    )
     add("--frames", type=count, default=17, help="frames per clip, 4n + 1")
     add("--size", type=count, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
     add("--flip", action="store_true", help="mirror half of the scenes")

@@ -20,6 +20,7 @@ from stp_jax.models.attention import attention_backend
 from stp_jax.pretrained import Pretrained, models
 from stp_jax.pretrained.layout import lazy_parameters
 from stp_jax.text import LENGTH
+from stp_jax.view import view_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WAN_STRIDES = 4, 8  # video frames and pixels for a latent cell
@@ -146,8 +147,12 @@ def export_stablehlo(
 
     def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
         model = nnx.merge(graph, models.state_of(parameters))
-        told = {name: array for name, array in inputs.items() if name not in ("noisy", "source", "timestep")}
-        conditioning = model.condition(**told, latent_size=latent_size)
+        conditioning = model.condition(
+            view_of(inputs, "target"),
+            view_of(inputs, "source"),
+            text=inputs.get("text"),
+            latent_size=latent_size,
+        )
         arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
         return model(*arguments, differentiable=False).astype(jnp.float32)
 

@@ -24,12 +24,11 @@ from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
 from stp_jax.official_inputs import pose12, to_official_pixels
 from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
 from stp_jax.sharding import RULES, batch_sharding, gathered, size_of
+from stp_jax.view import View
 
 # What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
 # the full size on a GPU.
 CPU_COSTS, GPU_COSTS = (14, 18), (1, 1)
-TOLD = ("c2w", "intrinsics", "animation_time")
-
 Progress = Callable[[str, float], None]  # what comes next, and the share of the work done
 
 
@@ -201,13 +200,11 @@ class Rerenderer:
             return self(*batch, prompt=prompt, negative_prompt=negative_prompt, seed=seed, progress=progress)[
                 0
             ]
-        arrays = (*source, source_animation_time, *(target or source), target_animation_time)
-        self._check(source_video, arrays)
-        told = dict(
-            zip([f"{clip}_{what}" for clip in ("source", "target") for what in TOLD], arrays, strict=True)
-        )
+        source_view = View(*source, source_animation_time)
+        target_view = View(*(target or source), target_animation_time)
+        self._check(source_video, source_view, target_view)
         if self.official:
-            told["source_c2w"], told["target_c2w"] = pose12(
+            poses = pose12(
                 source.c2w,
                 None if target is None else target.c2w,
                 scale_source=self.notes.sampling_scaled_poses and target is not None,
@@ -215,8 +212,8 @@ class Rerenderer:
             )
         else:
             reference = source.c2w[:, :1]
-            for name in ("source_c2w", "target_c2w"):
-                told[name] = relative_to(told[name], reference)
+            poses = relative_to(source_view.c2w, reference), relative_to(target_view.c2w, reference)
+        views = (target_view._replace(c2w=poses[1]), source_view._replace(c2w=poses[0]))
         prompts = [prompt] * len(source_video) if isinstance(prompt, str) else list(prompt)
         sigmas = flow.sampling_sigmas(self.steps, self.shift)
         encode_cost, decode_cost = self._costs
@@ -240,7 +237,7 @@ class Rerenderer:
             words, negative = (None if rows is None else put(rows) for rows in embedded)
             conditioning = self._sampler.condition(
                 self._dit.state(),
-                {name: put(np.asarray(array, np.float32)) for name, array in told.items()},
+                jax.tree.map(lambda array: put(np.asarray(array, np.float32)), views),
                 words,
                 negative,
                 latent_size=self._latent_size(),
@@ -300,20 +297,21 @@ class Rerenderer:
         whole = NamedSharding(self._mesh, P())
         return jax.device_put(array, whole if paired else batch_sharding(self._mesh))
 
-    def _check(self, video: np.ndarray, told: tuple[np.ndarray, ...]) -> None:
+    def _check(self, video: np.ndarray, source: View, target: View) -> None:
         batch, frames, size = len(video), self.notes.frames, (self.notes.height, self.notes.width)
         if video.dtype != np.uint8 or video.shape[1:] != (frames, *size, 3):
             raise InputError(
                 f"source video: {video.dtype} {list(video.shape[1:])}; the model takes uint8 "
                 f"[{frames}, {size[0]}, {size[1]}, 3]. stp_jax.media.fit_clip cuts a video to size."
             )
-        names = ("c2w", "intrinsics", "animation time")
-        for i, (array, shape) in enumerate(zip(told, 2 * ((4, 4), (4,), ()), strict=True)):
-            if np.shape(array) != (batch, frames, *shape):
-                raise InputError(
-                    f"{'source' if i < 3 else 'target'} {names[i % 3]}: shape {list(np.shape(array))}, not "
-                    f"{[batch, frames, *shape]} as the source video asks for."
-                )
+        shapes = View(c2w=(4, 4), intrinsics=(4,), animation_time=())
+        for clip, view in (("source", source), ("target", target)):
+            for name, array, shape in zip(View._fields, view, shapes, strict=True):
+                if np.shape(array) != (batch, frames, *shape):
+                    raise InputError(
+                        f"{clip} {name.replace('_', ' ')}: shape {list(np.shape(array))}, not "
+                        f"{[batch, frames, *shape]} as the source video asks for."
+                    )
 
 
 def vae_functions(

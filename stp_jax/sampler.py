@@ -18,6 +18,7 @@ from stp_jax import flow
 from stp_jax.models.dit import Conditioning, SpaceTimeDiT
 from stp_jax.sharding import RULES, constrain, make_mesh, size_of
 from stp_jax.torch_noise import torch_randn
+from stp_jax.view import View
 
 WORTH_SPREADING = 2048  # tokens of a target from which on several devices are faster than one
 
@@ -67,28 +68,28 @@ class Sampler:
     """
 
     def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
-        def condition(state, told, text, negative, latent_size, at_once) -> Conditioning:
+        def condition(state, views, text, negative, latent_size, at_once) -> Conditioning:
             model = nnx.merge(graph, state)
             if at_once:
-                told = jax.tree.map(twice, told)
+                views = jax.tree.map(twice, views)
                 text = constrain(jnp.concatenate([text, negative]), "batch", None, None)
-                return model.condition(**told, text=text, latent_size=latent_size)
-            positive = model.condition(**told, text=text, latent_size=latent_size)
+                return model.condition(*views, text=text, latent_size=latent_size)
+            positive = model.condition(*views, text=text, latent_size=latent_size)
             if negative is None:
                 return positive
-            other = model.condition(**told, text=negative, latent_size=latent_size)
+            other = model.condition(*views, text=negative, latent_size=latent_size)
             # Only the text differs: the rest is kept once.
             both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
             return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
 
-        def step(state, x, source, sigma, following, conditioning, guidance, at_once) -> jax.Array:
+        def step(state, x, source, memory, sigma, following, conditioning, guidance, at_once) -> jax.Array:
             model = nnx.merge(graph, state)
             timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
             if guidance is None:
-                velocity = model(x, source, timestep, conditioning, differentiable=False)
+                velocity = model(x, source, timestep, conditioning, memory, differentiable=False)
             elif at_once:
-                clips = twice(x), None if source is None else twice(source)
-                both = model(*clips, twice(timestep), conditioning, differentiable=False)
+                videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
+                both = model(videos, sources, timesteps, conditioning, earlier, differentiable=False)
                 predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
                 velocity = without + guidance * (predicted - without)
             else:
@@ -96,7 +97,7 @@ class Sampler:
                 def told(words) -> jax.Array:
                     blocks = conditioning.blocks._replace(text_keys=words[0], text_values=words[1])
                     known = conditioning._replace(blocks=blocks)
-                    return model(x, source, timestep, known, differentiable=False)
+                    return model(x, source, timestep, known, memory, differentiable=False)
 
                 words = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
                 predicted, without = jax.lax.map(told, words)
@@ -109,7 +110,7 @@ class Sampler:
     def condition(
         self,
         state: nnx.State,
-        told: dict[str, jax.Array],
+        views: tuple[View, ...],
         text: jax.Array | None = None,
         negative: jax.Array | None = None,
         *,
@@ -119,11 +120,11 @@ class Sampler:
         """What `sample` needs to know, computed once; see `SpaceTimeDiT.condition`.
 
         Args:
-          told: cameras and animation times by name.
+          views: of the target, the source and, where there is one, the memory.
           text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
           at_once: whether both velocities of guidance are computed at the same time.
         """
-        return self._condition(state, told, text, negative, latent_size=latent_size, at_once=at_once)
+        return self._condition(state, views, text, negative, latent_size=latent_size, at_once=at_once)
 
     def sample(
         self,
@@ -134,6 +135,7 @@ class Sampler:
         sigmas: np.ndarray,
         *,
         guidance: float | None = None,
+        memory: jax.Array | None = None,
         at_once: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
     ) -> jax.Array:
@@ -146,6 +148,7 @@ class Sampler:
           sigmas: noise levels from 1 down to 0, see `flow.sampling_sigmas`.
           guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022); None: the velocity
             as it is, in half the time.
+          memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
           at_once: as for `condition`.
           progress: called before each step with its number and the latents so far.
         """
@@ -153,5 +156,5 @@ class Sampler:
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x = self._step(state, x, source, sigma, following, conditioning, guidance, at_once)
+            x = self._step(state, x, source, memory, sigma, following, conditioning, guidance, at_once)
         return x

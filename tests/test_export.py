@@ -19,6 +19,7 @@ from stp_jax import export, pretrained, weights
 from stp_jax.models.dit import DiTConfig
 from stp_jax.pretrained import models
 from stp_jax.pretrained.files import open_tensors
+from stp_jax.view import view_of
 from tests.stored_tensors import (
     LATENTS,
     NOISY,
@@ -185,8 +186,8 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
 
     @jax.jit
     def expected(inputs):
-        told = {k: v for k, v in inputs.items() if k not in ("noisy", "source", "timestep")}
-        conditioning = model.condition(**told, latent_size=latent_size)
+        views = view_of(inputs, "target"), view_of(inputs, "source")
+        conditioning = model.condition(*views, text=inputs.get("text"), latent_size=latent_size)
         return model(inputs["noisy"], inputs["source"], inputs["timestep"], conditioning)
 
     assert velocity.shape == (2, *latent_size, 4)

@@ -19,6 +19,7 @@ from stp_jax.official_inputs import pose12
 from stp_jax.rerender import Rerenderer
 from stp_jax.sampler import official_noise
 from stp_jax.sharding import make_mesh
+from stp_jax.view import View
 from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
 from tests.test_text import CONFIG, write_text_encoder, write_tokenizer
 
@@ -87,10 +88,8 @@ def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance,
     @jax.jit
     def velocity(x, timestep, words):
         conditioning = dit.condition(
-            source_c2w=told[0],
-            target_c2w=told[1],
-            source_animation_time=source_time[None],
-            target_animation_time=target_time[None],
+            View(told[1], animation_time=target_time[None]),
+            View(told[0], animation_time=source_time[None]),
             text=words,
             latent_size=latents.shape[1:4],
         )
@@ -133,18 +132,19 @@ def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes):
 
 
 def test_without_a_target_the_poses_of_the_source_are_told_unscaled(folders):
-    told = {}
+    seen = []
     model = Rerenderer(folders["spacetimepilot"], **SIZE, steps=1, guidance=1, dtype="float32")
     condition = model._sampler.condition
-    model._sampler.condition = lambda state, given, *rest, **more: (
-        told.update(given) or condition(state, given, *rest, **more)
+    model._sampler.condition = lambda state, views, *rest, **more: (
+        seen.extend(views) or condition(state, views, *rest, **more)
     )
     video, source, clock, _, target_clock = inputs()
     model(video, source, clock, None, target_clock)
     poses = source.c2w.astype(np.float64)
     expected = poses @ np.linalg.inv(poses[:1])
-    for clip in ("source", "target"):
-        np.testing.assert_allclose(told[f"{clip}_c2w"][0], expected, atol=1e-5)
+    assert len(seen) == 2
+    for view in seen:
+        np.testing.assert_allclose(view.c2w[0], expected, atol=1e-5)
     assert np.abs(expected[:, :3, 3]).max() < 0.99  # scaled it would be 1
 
 

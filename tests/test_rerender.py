@@ -15,6 +15,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.rerender import Rerenderer
 from stp_jax.sharding import make_mesh
+from stp_jax.view import View
 from tests.tiny_model import (
     DIT_CONFIG,
     FRAMES,
@@ -65,7 +66,7 @@ def test_result_is_euler_integration_of_the_velocity(folder, model):
     vae, dit = read_tiny_model(folder)
     latents = jax.jit(vae.encode)(jnp.asarray(video / 127.5 - 1, jnp.float32))
     told = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[1:4]))(
-        *source, own, *target, moments
+        View(*target, moments), View(*source, own)
     )
     key = jax.random.fold_in(jax.random.key(7), 0)
     x = np.asarray(jax.random.normal(key, latents.shape[1:]))[None].astype(np.float64)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from stp_jax import flow
 from stp_jax.sampler import Sampler, jax_noise, mesh_for_one_video, official_noise
+from stp_jax.view import view_of
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
 STEPS, SHIFT, SIZE = 5, 5.0, (3, 8, 8)
@@ -17,21 +18,21 @@ STEPS, SHIFT, SIZE = 5, 5.0, (3, 8, 8)
 @pytest.fixture(scope="module")
 def parts():
     model, x = randomised(SPACETIMEPILOT), inputs()
-    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep", "text")}
+    views = view_of(x, "target"), view_of(x, "source")
     graph, state = nnx.split(model)
-    return model, Sampler(graph), state, x, told
+    return model, Sampler(graph), state, x, views
 
 
 @pytest.mark.parametrize("guidance", [None, 5.0])
 def test_five_steps_equal_a_loop_in_float64(parts, guidance):
-    model, sampler, state, x, told = parts
+    model, sampler, state, x, views = parts
     negative = np.random.default_rng(9).standard_normal(x["text"].shape).astype(np.float32)
     velocity = jax.jit(
         lambda state, latents, timestep, text: nnx.merge(nnx.graphdef(model), state)(
             latents,
             x["source"],
             timestep,
-            nnx.merge(nnx.graphdef(model), state).condition(**told, text=text, latent_size=SIZE),
+            nnx.merge(nnx.graphdef(model), state).condition(*views, text=text, latent_size=SIZE),
         )
     )
     expected = x["noisy"].astype(np.float64)
@@ -45,7 +46,9 @@ def test_five_steps_equal_a_loop_in_float64(parts, guidance):
             v = other + guidance * (v - other)
         expected = expected + (following - sigma) * v
 
-    conditioning = sampler.condition(state, told, x["text"], negative if guidance else None, latent_size=SIZE)
+    conditioning = sampler.condition(
+        state, views, x["text"], negative if guidance else None, latent_size=SIZE
+    )
     seen = []
     result = sampler.sample(
         state,

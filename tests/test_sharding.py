@@ -61,25 +61,26 @@ def test_every_device_gets_as_many_tokens_and_a_multiple_that_fast_kernels_take(
         assert padded_tokens(tokens) == padded
 
 
-def real_step(batch_size=8, heads=4):
+def real_step(batch_size=8, heads=4, memory=0):
     """The real train step of a small text-taking DiT on latents: its state, batch, and compiled function."""
     config = demo.get_config()
     config.model.update(
         dim=48, ffn_dim=96, layers=3, heads=heads, channels=4, freq_dim=16, conditioning_dim=16, text_dim=12
     )
-    config.model.update(remat="attention", ffn_parts=4)
+    config.model.update(remat="attention", ffn_parts=4, memory=memory)
     config.optimizer.update(name="adamw", clip=1e9, b1=0.0, warmup_steps=1)
     rng = np.random.default_rng(0)
     task = DiTTask(config, load=False)  # latents need no VAE
     task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
     # 18 tokens of the target, 36 together: neither divides by 8.
-    latents, path = (batch_size, 2, 6, 6, 4), cameras.preset("orbit_left", FRAMES)
     batch = {}
-    for clip in ("source", "target"):
-        batch[f"{clip}_latents"] = rng.standard_normal(latents).astype(np.float32)
-        batch[f"{clip}_c2w"] = np.broadcast_to(path.c2w, (batch_size, FRAMES, 4, 4))
-        batch[f"{clip}_intrinsics"] = np.broadcast_to(path.intrinsics, (batch_size, FRAMES, 4))
-        batch[f"{clip}_animation_time"] = rng.uniform(0, 4, (batch_size, FRAMES)).astype(np.float32)
+    for clip in ("source", "target", "memory")[: 3 if memory else 2]:
+        count, frames = (memory, 4 * memory) if clip == "memory" else (2, FRAMES)
+        path = cameras.preset("orbit_left", frames)
+        batch[f"{clip}_latents"] = rng.standard_normal((batch_size, count, 6, 6, 4)).astype(np.float32)
+        batch[f"{clip}_c2w"] = np.broadcast_to(path.c2w, (batch_size, frames, 4, 4))
+        batch[f"{clip}_intrinsics"] = np.broadcast_to(path.intrinsics, (batch_size, frames, 4))
+        batch[f"{clip}_animation_time"] = rng.uniform(0, 4, (batch_size, frames)).astype(np.float32)
     return config, task, batch
 
 
@@ -124,7 +125,19 @@ MESHES = [
 def test_the_real_train_step_is_the_same_on_every_mesh(on_one_device, sizes, monkeypatch):
     monkeypatch.setattr(layers, "LONG_SEQUENCE", 0)  # gates multiply kernels, as at full size
     loss, gradients = run_step(*real_step(), make_mesh(**{"data": 1} | sizes))
-    expected_loss, expected = on_one_device
+    same_step(loss, gradients, *on_one_device)
+
+
+def test_so_is_the_step_with_a_memory():
+    steps = [
+        run_step(*real_step(memory=3), mesh)
+        for mesh in (make_mesh(1, fsdp=2, sequence=2, tensor=2), make_mesh(devices=jax.devices()[:1]))
+    ]
+    same_step(*steps[0], *steps[1])
+    assert np.abs(steps[1][1]["camera_encoder.memory_role"]).max() > 1e-7
+
+
+def same_step(loss, gradients, expected_loss, expected):
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():

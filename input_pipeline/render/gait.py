@@ -9,6 +9,9 @@ import numpy as np
 from input_pipeline.render.geometry import wander, yaw_pitch_roll
 
 _GRID = 0.02  # metres between the points of a route
+# In clips of more than so many seconds a straight way leaves the picture. There a route bends at least as a
+# circle 1.8 m across, and that circle is where the body would be half-way through.
+LONG, _BEND = 4.0, 2 / 1.8  # seconds; radians per metre
 
 
 @dataclass
@@ -36,17 +39,22 @@ class Walk:
     ):
         """Args:
         seconds: [S].
-        place: [2] where the body is half-way through.
+        place: [2] where the body is half-way through; in clips of more than 4 s, on average.
         speed: metres per second, on average.
-        curvature: of the route on average, radians per metre.
+        curvature: of the route on average, radians per metre; in clips of more than 4 s at least 1.1.
         """
+        if seconds[-1] > LONG:
+            curvature = float(np.copysign(max(abs(curvature), _BEND), curvature))
         pace = speed * np.maximum(1 + 0.2 * wander(rng, seconds, 2.0), 0.5)
         walked = np.cumsum(pace * np.diff(seconds, prepend=seconds[0]))
         # The route goes on at both ends, for the footprints before the first moment and after the last.
         grid = np.arange(-4.0, walked[-1] + 4.0, _GRID)
         heading = rng.uniform(0, 2 * np.pi) + curvature * grid + 0.25 * wander(rng, grid, 3.0)
         xy = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], -1) * _GRID, 0)
-        xy += place - xy[np.searchsorted(grid, walked[len(walked) // 2])]
+        if seconds[-1] > LONG:
+            xy += place - xy[(grid >= 0) & (grid <= walked[-1])].mean(0)
+        else:
+            xy += place - xy[np.searchsorted(grid, walked[len(walked) // 2])]
         self._gait, self._grid, self._heading, self._route = gait, grid, heading, xy
         self._cycles = walked / gait.stride + rng.random()  # [S]
         self._start = self._cycles[0] * gait.stride - walked[0]

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 
 from input_pipeline.render import bodies, figures, rig, structures
+from input_pipeline.render.gait import LONG
 from input_pipeline.render.geometry import about, unit
 from input_pipeline.render.world import BODIES, FIGURES, SCENERY, STEP, World
 
@@ -120,16 +121,25 @@ def _cast(rng: np.random.Generator, seconds: np.ndarray) -> list[figures.Figure]
 
 def _focus(cast: list[figures.Figure]) -> np.ndarray:
     """What the cameras look at [3]: near the main figure, somewhat towards the other."""
-    middles = [figure.chest[len(figure.chest) // 2, :2] for figure in cast]
+    if (len(cast[0].chest) - 1) * POSE_STEP > LONG:
+        middles = [figure.chest[:, :2].mean(0) for figure in cast]
+    else:
+        middles = [figure.chest[len(figure.chest) // 2, :2] for figure in cast]
     xy = middles[0] + 0.3 * (middles[-1] - middles[0])
     return np.array([*xy, 0.5 * cast[0].height])
+
+
+def _spread(poses: np.ndarray) -> np.ndarray:
+    """Of poses [S, ...] those at moments [N] about 0.2 s apart, at least nine from the first to the last."""
+    parts = max(8, round((len(poses) - 1) * POSE_STEP / 0.2))
+    return poses[:: len(poses) // parts]
 
 
 def _check_framing(cast: list[figures.Figure], path: rig.Rig) -> None:
     for figure in cast:
         marks = np.stack(figure.landmarks, 1)  # [S, K, 3]
-        marks = marks[:: len(marks) // 8]
-        seen = path.project(marks.reshape(-1, 3)).reshape(-1, *marks.shape)  # [C, 9, K, 3]
+        marks = _spread(marks)
+        seen = path.project(marks.reshape(-1, 3)).reshape(-1, *marks.shape)  # [C, N, K, 3]
         if (seen[..., 2] < (1.5 if figure is cast[0] else 2.2)).any():
             raise _Rejected("a figure comes too near to a camera")
         inside = np.all((seen[..., :2] > 0.02) & (seen[..., :2] < 0.98), axis=-1)
@@ -149,7 +159,7 @@ class _Plan:
     def __init__(self, rng: np.random.Generator, cast: list[figures.Figure], path: rig.Rig):
         self.rng, self.path = rng, path
         self.middle = _focus(cast)[:2]
-        self.walks = np.concatenate([figure.chest[:: len(figure.chest) // 8, :2] for figure in cast])
+        self.walks = np.concatenate([_spread(figure.chest)[:, :2] for figure in cast])
         self.taken = [(figure.chest[0, :2], figure.reach) for figure in cast]  # (xy, radius)
 
     def find(self, radius: float, nearest: float, farthest: float, *, stands: bool) -> np.ndarray:

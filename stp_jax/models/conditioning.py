@@ -29,20 +29,24 @@ def group_frames(x: jax.Array) -> jax.Array:
 class PluckerEncoder(nnx.Module):
     """Camera rays at `samples x samples` points inside each token, for each of its four pixel frames."""
 
-    def __init__(self, dim: int, *, samples: int, scene_scale: float, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, samples: int, scene_scale: float, memory: bool = False, rngs: nnx.Rngs):
         self.embed = MLP(4 * samples * samples * 6, 2 * dim, dim, rngs=rngs)
         # Tells target tokens from source tokens, which rays alone do not.
         self.role = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, dim), jnp.float32))
+        if memory:
+            # Beside the source's role: until it is trained, a memory counts as more of the source.
+            self.memory_role = nnx.Param(jnp.zeros((dim,), jnp.float32))
         self.samples = samples
         self.scene_scale = scene_scale
 
     def __call__(self, c2w: jax.Array, intrinsics: jax.Array, grid: tuple[int, int], role: int) -> jax.Array:
         """`c2w` `[B, F, 4, 4]`, `intrinsics` `[B, F, 4]`, `grid` (h, w) -> `[B, F', h, w, dim]` float32.
 
-        `role` is 0 for the target, 1 for the source.
+        `role` is 0 for the target, 1 for the source, 2 for a memory.
         """
         rays = cameras.token_rays(c2w, intrinsics, grid, samples=self.samples, scale=self.scene_scale)
-        return self.embed(rays) + self.role[role]
+        own = self.role[1] + self.memory_role[...] if role == 2 else self.role[role]
+        return self.embed(rays) + own
 
 
 class FramesEncoder(nnx.Module):

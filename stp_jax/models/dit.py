@@ -1,9 +1,10 @@
 """The space-time DiT: Wan2.1's video transformer over target and source tokens, told cameras and moments.
 
 Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them,
-and padding last (`sharding.padded_tokens`). Everything that does not depend on the timestep is computed once
-per video by `condition`. The same class, by its config alone, is the demo's model, our recipes at 1.3B and
-14B, the official SpaceTimePilot and ReCamMaster, and plain Wan2.1 text-to-video.
+then those of a memory, if there is one, and padding last (`sharding.padded_tokens`). Everything that does not
+depend on the timestep is computed once per video by `condition`. The same class, by its config alone, is the
+demo's model, our recipes at 1.3B and 14B, the official SpaceTimePilot and ReCamMaster, and plain Wan2.1
+text-to-video.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from stp_jax.flow import MAX_TIMESTEP
 from stp_jax.models.attention import attention_backend, fastest_backend, keep_attention
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.camera_attention import latent_projections
-from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, group_frames, pose12
+from stp_jax.models.clips import CLIPS, frame_positions, joined, views_by_clip
+from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, pose12
 from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
+from stp_jax.view import View
 
 BLOCK_INPUT = "block_input"
 _to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -59,7 +62,6 @@ CHOICES = {
     "remat": tuple(REMAT_POLICIES),
 }
 
-ROLES = ("target", "source")  # in the order of the tokens
 TEXT_TOKENS = 512  # of a prompt, most of them padding
 LEAST_SIGMA = 0.05  # that a predicted x0 is divided by, see `DiTConfig.prediction`
 
@@ -74,6 +76,8 @@ class DiTConfig:
       freq_dim: of the sinusoids of timestep and animation time.
       text_dim: of the text encoder's embeddings; 0: the model takes no text.
       source: whether the source video's clean frames stand beside the target's.
+      memory: latent frames of earlier output that may stand beside both, to continue a long video; 0: none.
+        Training draws as many. A call without a memory costs what it costs a model of 0.
       camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
         after self-attention; `pose12_target`, the same told the target's poses alone (ReCamMaster); `none`.
       camera_attention: `prope`: half of each head is transformed by the projective cameras of its tokens, see
@@ -120,6 +124,7 @@ class DiTConfig:
     eps: float = 1e-6
     text_dim: int = 0
     source: bool = True
+    memory: int = 0
     camera: str = "plucker"
     camera_attention: str = "none"
     animation_time: str = "frames"
@@ -167,19 +172,32 @@ class DiTConfig:
             raise ValueError(
                 f"model.source_patch is {self.source_patch}; it must divide model.patch {self.patch}"
             )
+        if self.memory < 0:
+            raise ValueError(f"model.memory is {self.memory}; give a number of latent frames, 0 for none")
+        plain = self.camera == "plucker" and self.animation_time != "official_conv" and not self.source_patch
+        if self.memory and not plain:
+            raise ValueError(
+                "model.memory needs model.camera plucker, which tells the clips apart, an "
+                "animation_time other than official_conv, and source_patch 0"
+            )
         if self.rope_frames == "animation_time" and not self.source:
             raise ValueError(
                 "model.rope_frames is animation_time, which a model without a source is not told"
             )
 
     def clip_patch(self, clip: str) -> int:
-        """Side in latent cells of the tokens of the `target` or the `source`."""
+        """Side in latent cells of the tokens of the `target`, the `source` or the `memory`."""
         return self.source_patch if clip == "source" and self.source_patch else self.patch
 
-    def clip_tokens(self, latent_size: tuple[int, int, int]) -> dict[str, int]:
-        """The number of tokens of each clip whose latents are (F', H', W')."""
-        clips = ROLES if self.source else ROLES[:1]
-        return {clip: math.prod(latent_size) // self.clip_patch(clip) ** 2 for clip in clips}
+    def clip_tokens(self, latent_size: tuple[int, int, int], memory: int = 0) -> dict[str, int]:
+        """The number of tokens of each clip; the target's latents are (F', H', W'), `memory` has K frames."""
+        frames, height, width = latent_size
+        counts = {"target": frames, "source": frames if self.source else 0, "memory": memory}
+        return {
+            clip: count * height * width // self.clip_patch(clip) ** 2
+            for clip, count in counts.items()
+            if count
+        }
 
 
 class Conditioning(NamedTuple):
@@ -204,7 +222,11 @@ class SpaceTimeDiT(nnx.Module):
             self.text_embedding = MLP(config.text_dim, dim, dim, rngs=rngs, activation=gelu)
         if config.camera == "plucker":
             self.camera_encoder = PluckerEncoder(
-                config.conditioning_dim, samples=config.ray_samples, scene_scale=config.scene_scale, rngs=rngs
+                config.conditioning_dim,
+                samples=config.ray_samples,
+                scene_scale=config.scene_scale,
+                memory=config.memory > 0,
+                rngs=rngs,
             )
         if config.animation_time in ANIMATION_TIME_ENCODERS:
             self.animation_time_encoder = ANIMATION_TIME_ENCODERS[config.animation_time](
@@ -222,28 +244,24 @@ class SpaceTimeDiT(nnx.Module):
 
     def condition(
         self,
-        source_c2w: jax.Array | None = None,
-        source_intrinsics: jax.Array | None = None,
-        source_animation_time: jax.Array | None = None,
-        target_c2w: jax.Array | None = None,
-        target_intrinsics: jax.Array | None = None,
-        target_animation_time: jax.Array | None = None,
-        text: jax.Array | None = None,
+        target: View | None = None,
+        source: View | None = None,
+        memory: View | None = None,
         *,
+        text: jax.Array | None = None,
         latent_size: tuple[int, int, int],
     ) -> Conditioning:
         """Encodes cameras, animation times and text once per video; ignores what the config has no use for.
 
         Args:
-          source_c2w, target_c2w: `[B, F, 4, 4]`, OpenCV axes, relative to the source's first camera, metres;
-            for the `pose12` encoders in their own convention, see `stp_jax.official_inputs`.
-          source_intrinsics, target_intrinsics: `[B, F, 4]`, normalised by width and height.
-          source_animation_time, target_animation_time: `[B, F]` in source frames.
+          target, source: what the clips are seen with, F entries each; None for a model without a source.
+          memory: of the K latent frames of a memory, 4K entries; None: there is no memory.
           text: `[B, T, text_dim]`, the text encoder's embeddings, with zeros past the end of the prompt.
-          latent_size: (F', H', W') of the latents.
+          latent_size: (F', H', W') of the target's latents.
 
         Raises:
-          ValueError: the latents are not divisible into patches; something that the model needs is missing.
+          ValueError: the latents are not divisible into patches; something that the model needs is missing;
+            it takes no memory.
         """
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         frames, height, width = latent_size
@@ -251,54 +269,30 @@ class SpaceTimeDiT(nnx.Module):
             raise ValueError(
                 f"latents of {height} x {width} cells do not divide into patches of {c.patch} x {c.patch}"
             )
-        grids = {clip: (height // c.clip_patch(clip), width // c.clip_patch(clip)) for clip in ROLES}
-        told: dict[str, Any] = {
-            "source_c2w": source_c2w,
-            "target_c2w": target_c2w,
-            "source_intrinsics": source_intrinsics,
-            "target_intrinsics": target_intrinsics,
-            "source_animation_time": source_animation_time,
-            "target_animation_time": target_animation_time,
-            "text": text,
-        }
-        needed = {
-            "c2w": c.camera != "none" or c.camera_attention != "none",
-            "intrinsics": c.camera == "plucker" or c.camera_attention != "none",
-            "animation_time": c.animation_time != "none" or c.rope_frames == "animation_time",
-            "text": c.text_dim > 0,
-        }
-        missing = [name for name in told if needed[name.split("_", 1)[-1]] and told[name] is None]
-        if missing:
-            raise ValueError(f"this model must be told {', '.join(missing)}")
-
-        def both(encode: Callable[[str], jax.Array]) -> jax.Array:
-            """Encodes what is told of target and source, in that order on the frame axis."""
-            return jnp.concatenate([encode("target"), encode("source")], axis=1).astype(dtype)
+        views = views_by_clip(c, target, source, memory, text)
+        grids = {clip: (height // c.clip_patch(clip), width // c.clip_patch(clip)) for clip in views}
 
         rays = poses = moments = None
         if c.camera == "plucker":
-            rays = both(
-                lambda clip: einops.rearrange(
-                    self.camera_encoder(
-                        told[f"{clip}_c2w"],
-                        told[f"{clip}_intrinsics"],
-                        grids[clip],
-                        role=ROLES.index(clip),
-                    ),
-                    "b f h w d -> b (f h w) d",
-                )
+            rays = joined(
+                views,
+                lambda view, clip: self.camera_encoder(
+                    view.c2w, view.intrinsics, grids[clip], role=CLIPS.index(clip)
+                ),
+                lambda part, clip: einops.rearrange(part, "b f h w d -> b (f h w) d"),
             )
-            rays = constrain(_pad_tokens(rays), "batch", "tokens", None)
+            rays = constrain(_pad_tokens(rays.astype(dtype)), "batch", "tokens", None)
         elif c.camera == "pose12":
-            poses = both(lambda clip: pose12(told[f"{clip}_c2w"]))
+            poses = joined(views, lambda view, clip: pose12(view.c2w)).astype(dtype)
         elif c.camera == "pose12_target":
-            poses = both(lambda clip: pose12(told["target_c2w"]))
+            poses = joined(views, lambda view, clip: pose12(views["target"].c2w)).astype(dtype)
         if c.animation_time == "official_conv":
-            clocks = jnp.stack([told[f"{clip}_animation_time"] for clip in ROLES])
+            clocks = jnp.stack([view.animation_time for view in views.values()])
             moments = sinusoid(clocks, c.freq_dim).astype(dtype)
         elif c.animation_time != "none":
-            moments = both(lambda clip: self.animation_time_encoder(told[f"{clip}_animation_time"]))
-        words = self.text_embedding(told["text"].astype(dtype)) if c.text_dim else None
+            moments = joined(views, lambda view, clip: self.animation_time_encoder(view.animation_time))
+            moments = moments.astype(dtype)
+        words = self.text_embedding(text.astype(dtype)) if text is not None and c.text_dim else None
 
         graph, stacked = nnx.split(self.blocks)
 
@@ -308,45 +302,35 @@ class SpaceTimeDiT(nnx.Module):
             )
 
         blocks = jax.vmap(prepare)(stacked) if c.unroll else jax.lax.map(prepare, stacked)
-        positions = self._frame_positions(frames, target_animation_time, source_animation_time)
-        cos, sin = self._rotary_tables(positions, grids)
+        cos, sin = self._rotary_tables(frame_positions(c, frames, views), grids)
         cameras = None
         if c.camera_attention == "prope":
-            cameras = self._token_cameras(told, grids)
+            cameras = self._token_cameras(views, grids)
         return Conditioning(Shared(_pad_tokens(cos), _pad_tokens(sin), rays, cameras), blocks)
 
     def _rotary_tables(
         self, positions: jax.Array, grids: dict[str, tuple[int, int]]
     ) -> tuple[jax.Array, jax.Array]:
-        """Of all tokens, `[B or 1, N, 1, n]`, for the `[B or 1, frames]` positions of `_frame_positions`."""
+        """Of all tokens, `[B or 1, N, 1, n]`, for the `[B or 1, frames]` positions of `frame_positions`."""
         c = self.config
         rotated = c.dim // c.heads // (2 if c.camera_attention == "prope" else 1)
         if not c.source_patch:
             return rotary_tables(positions, grids["target"], rotated)
         parts = [
             rotary_tables(half, grids[clip], rotated, cell=c.clip_patch(clip) / c.patch)
-            for clip, half in zip(ROLES, jnp.split(positions, 2, axis=1), strict=True)
+            for clip, half in zip(grids, jnp.split(positions, 2, axis=1), strict=True)
         ]
         cos, sin = (jnp.concatenate(tables, axis=1) for tables in zip(*parts, strict=True))
         return cos, sin
 
-    def _token_cameras(self, told: dict[str, Any], grids: dict[str, tuple[int, int]]) -> jax.Array:
+    def _token_cameras(self, views: dict[str, View], grids: dict[str, tuple[int, int]]) -> jax.Array:
         """Projection and its inverse for each token, `[B, N, 2, 4, 4]` float32, zeros for padding."""
-        parts = []
-        for clip in ROLES:
-            matrices = latent_projections(
-                told[f"{clip}_c2w"], told[f"{clip}_intrinsics"], self.config.scene_scale
-            )
-            parts.append(jnp.repeat(matrices, math.prod(grids[clip]), axis=1))
-        return constrain(_pad_tokens(jnp.concatenate(parts, axis=1)), "batch", "tokens", None, None, None)
-
-    def _frame_positions(self, frames: int, *moments: Any) -> jax.Array:
-        """`[B or 1, frames of target and source]`, see `DiTConfig.rope_frames`."""
-        if self.config.rope_frames == "animation_time":
-            return jnp.concatenate([group_frames(m).mean(2) for m in moments], axis=1)
-        if self.config.rope_frames == "shared":
-            return jnp.tile(jnp.arange(frames), 2)[None]
-        return jnp.arange(2 * frames if self.config.source else frames)[None]
+        matrices = joined(
+            views,
+            lambda view, clip: latent_projections(view.c2w, view.intrinsics, self.config.scene_scale),
+            lambda part, clip: jnp.repeat(part, math.prod(grids[clip]), axis=1),
+        )
+        return constrain(_pad_tokens(matrices), "batch", "tokens", None, None, None)
 
     def __call__(
         self,
@@ -354,6 +338,7 @@ class SpaceTimeDiT(nnx.Module):
         source: jax.Array | None,
         timestep: jax.Array,
         conditioning: Conditioning,
+        memory: jax.Array | None = None,
         *,
         differentiable: bool = True,
     ) -> jax.Array:
@@ -364,17 +349,24 @@ class SpaceTimeDiT(nnx.Module):
           source: clean latents of the source video, same shape; None for a model without a source.
           timestep: `[B]` in [0, 1000].
           conditioning: from `condition`.
+          memory: latents `[B, K, H', W', C]` of earlier output, clean or slightly noisy, where `conditioning`
+            has a memory of K latent frames.
           differentiable: False reads the blocks' parameters where they are; a gradient through such indexing
             would touch all of them in every block.
 
         Returns:
           Velocity `[B, F', H', W', C]` float32.
+
+        Raises:
+          ValueError: the memory is not that of `conditioning`.
         """
         c = self.config
         dtype, p = jnp.dtype(c.dtype), c.patch
         frames, height, width = noisy_target.shape[1:4]
         sigma = timestep.astype(jnp.float32) / MAX_TIMESTEP
-        x, tokens, target_tokens = self._embed(noisy_target.astype(dtype), source)
+        x, tokens, target_tokens = self._embed(noisy_target.astype(dtype), source, memory)
+        if conditioning.shared.cos.shape[1] != x.shape[1]:
+            raise ValueError("the latents have more or fewer frames than what `condition` was given")
         if c.official_rounding:
             timestep = timestep.astype(jnp.bfloat16)
         t = self.timestep_embedding(sinusoid(timestep, c.freq_dim))
@@ -429,32 +421,29 @@ class SpaceTimeDiT(nnx.Module):
             ]
         return y
 
-    def _embed(self, target: jax.Array, source: jax.Array | None) -> tuple[jax.Array, int, int]:
+    def _embed(
+        self, target: jax.Array, source: jax.Array | None, memory: jax.Array | None
+    ) -> tuple[jax.Array, int, int]:
         """Tokens `[B, N, D]` of the latents, the number of them all without padding and of the target's."""
         c = self.config
 
         def patches(latents: jax.Array, p: int) -> jax.Array:
             return einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
 
-        frames, height, width = target.shape[1:4]
-        counts = c.clip_tokens((frames, height, width))
-        tokens, target_tokens = sum(counts.values()), counts["target"]
-        latents = target
+        of_target = patches(target, c.patch)
         if c.source:
             assert source is not None
             source = source.astype(target.dtype)
             if c.source_patch:
-                x = jnp.concatenate(
-                    [
-                        self.patch_embedding(patches(target, c.patch)),
-                        self.source_embedding(patches(source, c.source_patch)),
-                    ],
-                    axis=1,
-                )
-                return constrain(_pad_tokens(x), "batch", "tokens", None), tokens, target_tokens
-            latents = jnp.concatenate([target, source], axis=1)
-        x = self.patch_embedding(_pad_tokens(patches(latents, c.patch)))
-        return constrain(x, "batch", "tokens", None), tokens, target_tokens
+                own = self.source_embedding(patches(source, c.source_patch))
+                x = jnp.concatenate([self.patch_embedding(of_target), own], axis=1)
+                tokens = constrain(_pad_tokens(x), "batch", "tokens", None)
+                return tokens, x.shape[1], of_target.shape[1]
+            earlier = [] if memory is None else [memory.astype(target.dtype)]
+            target = jnp.concatenate([target, source, *earlier], axis=1)
+        of_all = patches(target, c.patch)
+        x = constrain(self.patch_embedding(_pad_tokens(of_all)), "batch", "tokens", None)
+        return x, of_all.shape[1], of_target.shape[1]
 
     def _run_unrolled(
         self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int

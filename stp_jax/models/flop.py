@@ -8,7 +8,11 @@ from stp_jax.models.dit import TEXT_TOKENS, DiTConfig
 
 
 def dit_flop(
-    config: DiTConfig, latent_size: tuple[int, int, int], *, trained: Container[str] | None = None
+    config: DiTConfig,
+    latent_size: tuple[int, int, int],
+    *,
+    memory: bool = False,
+    trained: Container[str] | None = None,
 ) -> float:
     """Multiplications and additions in the matrix products of one forward pass of one video.
 
@@ -18,11 +22,12 @@ def dit_flop(
     Args:
       config: of the model.
       latent_size: (F', H', W') of the latents.
+      memory: whether the video has a memory of `config.memory` latent frames.
       trained: names of parameters; if given, a train step of them is counted, without recomputation: each
         product, and the two that make its gradients, or one to a kernel that is not trained.
     """
     c = config
-    counts = c.clip_tokens(latent_size)
+    counts = c.clip_tokens(latent_size, c.memory if memory else 0)
     target, tokens = counts["target"], sum(counts.values())
     queries, keys = (c.layers - 1) * tokens + target, c.layers * tokens  # of all blocks
     values = c.channels * c.patch**2

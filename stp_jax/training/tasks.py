@@ -25,6 +25,7 @@ from stp_jax.pretrained import models
 from stp_jax.text import read_embeddings
 from stp_jax.training.state import Params, bind, trained
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
+from stp_jax.view import view_of
 
 Batch = dict[str, jax.Array]
 
@@ -112,7 +113,11 @@ def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
 
 
 class DiTTask:
-    """Flow matching of the target's latents, given the source's and all cameras and moments.
+    """Flow matching of the target's latents, given the source's and all cameras and animation times.
+
+    A batch may have a memory, latent frames of earlier output. As that will have the mistakes of a model, the
+    memory of each video is mixed with noise of a level drawn evenly from 0 to `config.flow.memory_sigma`. The
+    model is not given that level.
 
     Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
     source and target each the one or the other. A model that takes text is told the same prompt for all,
@@ -129,6 +134,14 @@ class DiTTask:
             jax.eval_shape(lambda: self._levels(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 1))))
         except ValueError as error:
             raise InputError(f"config.flow: {error}.") from None
+        sigma = config.flow.get("memory_sigma", 0.2)
+        if not 0 <= sigma <= 1:
+            raise InputError(f"config.flow.memory_sigma is {sigma}; give 0 to 1.")
+        drawn = config.data.get("memory_frames", 0)
+        if drawn not in (0, self.model_config.memory):
+            raise InputError(
+                f"config.data.memory_frames is {drawn}, but config.model.memory {self.model_config.memory}."
+            )
         self.frozen: dict[str, Any] = {}
         text_dim = self.model_config.text_dim
         if load:
@@ -143,7 +156,10 @@ class DiTTask:
             self.vae_config = VAEConfig(dtype=self.model_config.dtype)
             if text_dim:
                 self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
-        self.tokens, self.flop = self._cost()
+        share = config.data.memory_share if drawn else 0.0
+        pairs = zip(self.cost(memory=False), self.cost(memory=True), strict=True)
+        tokens, self.flop = ((1 - share) * without + share * with_ for without, with_ in pairs)
+        self.tokens = round(tokens)
 
     def latent_size(self) -> tuple[int, int, int]:
         data, stride = self.config.data, self.vae_config.spatial_stride
@@ -151,7 +167,7 @@ class DiTTask:
         return frames, data.height // stride, data.width // stride
 
     def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and type of everything in an example of latents."""
+        """Shape and type of everything in an example of latents, with a memory if the model takes one."""
         frames = self.config.data.frames
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
         for clip in ("source", "target"):
@@ -161,14 +177,21 @@ class DiTTask:
                 f"{clip}_intrinsics": ((frames, 4), jnp.float32),
                 f"{clip}_animation_time": ((frames,), jnp.float32),
             }
+        if count := self.model_config.memory:
+            shapes |= {
+                "memory_latents": ((count, *self.latent_size()[1:], self.vae_config.z_dim), jnp.float16),
+                "memory_c2w": ((4 * count, 4, 4), jnp.float32),
+                "memory_intrinsics": ((4 * count, 4), jnp.float32),
+                "memory_animation_time": ((4 * count,), jnp.float32),
+            }
         return shapes
 
-    def _cost(self) -> tuple[int, float]:
-        size = self.latent_size()
-        chosen = trained(models.shapes("dit", self.model_config), self.config.train.trainable)
-        return sum(self.model_config.clip_tokens(size).values()), dit_flop(
-            self.model_config, size, trained=chosen
-        )
+    def cost(self, memory: bool) -> tuple[int, float]:
+        """Tokens of an example, and floating-point operations of training on it, with a memory or without."""
+        size, model = self.latent_size(), self.model_config
+        chosen = trained(models.shapes("dit", model), self.config.train.trainable)
+        tokens = sum(model.clip_tokens(size, model.memory if memory else 0).values())
+        return tokens, dit_flop(model, size, memory=memory, trained=chosen)
 
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
@@ -193,11 +216,12 @@ class DiTTask:
         return jax.lax.stop_gradient(self._vae(frozen).encode(video, chunk=chunk))
 
     def _condition(self, model, frozen, batch, latents):
-        known = ("c2w", "intrinsics", "animation_time")
-        given = {f"{clip}_{what}": batch[f"{clip}_{what}"] for clip in ("source", "target") for what in known}
+        text = None
         if "text" in frozen:
-            given["text"] = jnp.broadcast_to(frozen["text"], (len(latents), *frozen["text"].shape[1:]))
-        return model.condition(**given, latent_size=latents.shape[1:4])
+            text = jnp.broadcast_to(frozen["text"], (len(latents), *frozen["text"].shape[1:]))
+        memory = view_of(batch, "memory") if "memory_latents" in batch else None
+        target, source = view_of(batch, "target"), view_of(batch, "source")
+        return model.condition(target, source, memory, text=text, latent_size=latents.shape[1:4])
 
     def loss(self, model, frozen, batch, key):
         target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
@@ -206,9 +230,19 @@ class DiTTask:
         levels = self._levels(sigma_key, target)
         conditioning = self._condition(model, frozen, batch, target)
         noisy = flow.add_noise(target, noise, levels.sigma)
-        predicted = model(noisy, source, levels.timestep, conditioning)
+        memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
+        predicted = model(noisy, source, levels.timestep, conditioning, memory)
         errors = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)), axis=(1, 2, 3, 4))
         return jnp.mean(levels.weight * errors), {}
+
+    def _noisy_memory(self, batch: Batch, key: jax.Array) -> jax.Array | None:
+        if "memory_latents" not in batch:
+            return None
+        noise_key, sigma_key = jax.random.split(key)
+        memory = batch["memory_latents"].astype(jnp.float32)
+        highest = self.config.flow.get("memory_sigma", 0.2)
+        sigma = jax.random.uniform(sigma_key, (len(memory),), maxval=highest)
+        return flow.add_noise(memory, jax.random.normal(noise_key, memory.shape), sigma)
 
     def _levels(self, key: jax.Array, latents: jax.Array) -> flow.NoiseLevels:
         f = self.config.flow
@@ -219,14 +253,15 @@ class DiTTask:
         return flow.random_levels(key, len(latents), sampling=f.sampling, shift=shift, weighting=f.weighting)
 
     def generate(self, model, frozen, batch, key):
-        source = self._latents(batch, "source", frozen)
+        source, memory = self._latents(batch, "source", frozen), batch.get("memory_latents")
         conditioning = self._condition(model, frozen, batch, source)
         sigmas = flow.sampling_sigmas(self.config.sampling.steps, self.config.sampling.shift)
 
         def euler(x, pair):
             sigma, following = pair
             timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
-            return flow.euler_step(x, model(x, source, timestep, conditioning), sigma, following), None
+            velocity = model(x, source, timestep, conditioning, memory)
+            return flow.euler_step(x, velocity, sigma, following), None
 
         noise = jax.random.normal(key, source.shape)
         sample, _ = jax.lax.scan(euler, noise, (jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:])))

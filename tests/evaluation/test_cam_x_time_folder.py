@@ -174,10 +174,10 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     weights = write_models(tmp_path / "weights", "spacetimepilot")
     options = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
     model = Rerenderer(weights, **options, steps=1, guidance=1)
-    received = {}
+    received = []
     condition = model._sampler.condition
-    model._sampler.condition = lambda state, given, *rest, **more: (
-        received.update(given) or condition(state, given, *rest, **more)
+    model._sampler.condition = lambda state, views, *rest, **more: (
+        received.append(views) or condition(state, views, *rest, **more)
     )
     results = list(folder_of.evaluate_folder(model, folder, scenes=1, modes=["zigzag", "reverse"]))
     assert [(r.mode, r.scene) for r in results] == [("zigzag", SCENES[0]), ("reverse", SCENES[0])]
@@ -186,9 +186,9 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
     expected = pose12(mirrored, None, scale_source=False)[0]
-    for clip in ("source", "target"):
-        np.testing.assert_allclose(received[f"{clip}_c2w"][0], expected, atol=1e-5)
-    assert received["target_animation_time"][0].tolist() == list(range(8, -1, -1))
+    for view in received[-1]:
+        np.testing.assert_allclose(view.c2w[0], expected, atol=1e-5)
+    assert received[-1][0].animation_time[0].tolist() == list(range(8, -1, -1))
 
 
 def damage(folder, name):

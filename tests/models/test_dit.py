@@ -13,9 +13,10 @@ from stp_jax import cameras, weights
 from stp_jax.models import attention, layers
 from stp_jax.models.block import to_tokens
 from stp_jax.models.conditioning import TemporalDownsampler
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.dit import Conditioning, DiTConfig, SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
 from stp_jax.models.vae_layers import Conv
+from stp_jax.view import view_of
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
@@ -32,6 +33,11 @@ SPACETIMEPILOT = dataclasses.replace(
 VARIANTS = {
     "ours": CONFIG,
     "ours with text": dataclasses.replace(CONFIG, text_dim=20),
+    "ours with a memory": dataclasses.replace(CONFIG, memory=2),
+    "uniform, shared, with a memory": dataclasses.replace(
+        CONFIG, memory=2, animation_time="uniform", rope_frames="shared"
+    ),
+    "stream with a memory": dataclasses.replace(CONFIG, memory=2, rope_frames="stream"),
     "SpaceTimePilot": SPACETIMEPILOT,
     "ReCamMaster": dataclasses.replace(SPACETIMEPILOT, camera="pose12_target", animation_time="none"),
     "plain Wan": dataclasses.replace(SPACETIMEPILOT, camera="none", animation_time="none", source=False),
@@ -69,12 +75,28 @@ def inputs(seed: int = 0) -> dict:
     }
 
 
+def with_memory(x: dict, frames: int = 2, seed: int = 5) -> dict:
+    """Inputs with a memory of so many latent frames, from other cameras at earlier moments."""
+    rng = np.random.default_rng(seed)
+    paths = [cameras.preset(name, 4 * frames) for name in ("orbit_right", "truck_left")]
+    latents = (B, frames, SIZE, SIZE, CONFIG.channels)
+    return x | {
+        "memory": rng.standard_normal(latents).astype(np.float32),
+        "memory_c2w": np.stack([path.c2w for path in paths]).astype(np.float32),
+        "memory_intrinsics": np.stack([path.intrinsics for path in paths]).astype(np.float32),
+        "memory_animation_time": rng.uniform(-8, 2, (B, 4 * frames)).astype(np.float32),
+    }
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def forward(graph, state, x: dict) -> jax.Array:
     model = nnx.merge(graph, state)
-    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
-    conditioning = model.condition(**told, latent_size=x["noisy"].shape[1:4])
-    return model(x["noisy"], x["source"], x["timestep"], conditioning)
+    return model(x["noisy"], x["source"], x["timestep"], condition(model, x), x.get("memory"))
+
+
+def condition(model: SpaceTimeDiT, x: dict) -> Conditioning:
+    views = [view_of(x, clip) for clip in ("target", "source", *(["memory"] if "memory" in x else []))]
+    return model.condition(*views, text=x["text"], latent_size=x["noisy"].shape[1:4])
 
 
 def run(model: SpaceTimeDiT, x: dict) -> np.ndarray:
@@ -92,8 +114,9 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
     gelu = lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))  # noqa: E731
     unit = lambda v: v / np.sqrt((v**2).mean(-1, keepdims=True) + config.eps)  # noqa: E731
     mlp = lambda name, v: dense(f"{name}.layer_out", silu(dense(f"{name}.layer_in", v)))  # noqa: E731
-    official = config.rope_frames == "stream"
-    roles = ("target", "source") if config.source else ("target",)
+    official = config.camera != "plucker"
+    roles = ("target", "source", "memory")[: 1 + config.source + ("memory" in x)]
+    count = {"target": LATENT_FRAMES, "source": LATENT_FRAMES, "memory": config.memory}
 
     def norm(v):
         return (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + config.eps)
@@ -102,7 +125,9 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
         a = t * 10000.0 ** (-np.arange(config.freq_dim // 2) / (config.freq_dim // 2))
         return np.concatenate([np.cos(a), np.sin(a)])
 
-    def pixel_frames(k):
+    def pixel_frames(k, name):
+        if name == "memory":
+            return [4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]
         return [0] * 4 if k == 0 else [4 * k - 3, 4 * k - 2, 4 * k - 1, 4 * k]
 
     def poses(name):
@@ -141,19 +166,25 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
 
     tokens, camera, moment, position = [], [], [], []
     for role, name in enumerate(roles):
-        latents = x["noisy" if name == "target" else "source"][sample].astype(np.float64)
+        latents = x["noisy" if name == "target" else name][sample].astype(np.float64)
         times = x[f"{name}_animation_time"][sample].astype(np.float64)
-        for k in range(LATENT_FRAMES):
-            waves = np.concatenate([wave(times[f]) for f in pixel_frames(k)])
+        for k in range(count[name]):
+            waves = [wave(times[f]) for f in pixel_frames(k, name)]
+            waves = waves[-1] if config.animation_time == "uniform" else np.concatenate(waves)
+            place = {
+                "stream": k + role * LATENT_FRAMES,
+                "shared": k - config.memory if name == "memory" else k,
+                "animation_time": np.mean([times[f] for f in pixel_frames(k, name)]),
+            }[config.rope_frames]
             for r in range(h):
                 for c in range(h):
                     cell = latents[k, r * p : (r + 1) * p, c * p : (c + 1) * p].reshape(-1)
                     tokens.append(dense("patch_embedding", cell))
-                    position.append((k + role * LATENT_FRAMES, r, c))
+                    position.append((place, r, c))
                     if official:
                         continue
                     rays = []
-                    for f in pixel_frames(k):
+                    for f in pixel_frames(k, name):
                         c2w = x[f"{name}_c2w"][sample, f].astype(np.float64)
                         fx, fy, cx, cy = x[f"{name}_intrinsics"][sample, f].astype(np.float64)
                         n = config.ray_samples
@@ -164,9 +195,10 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                                 d /= np.linalg.norm(d)
                                 rays.append(np.concatenate([np.cross(c2w[:3, 3] / config.scene_scale, d), d]))
                     embedded = mlp("camera_encoder.embed", np.concatenate(rays))
-                    camera.append(embedded + w["camera_encoder.role"][role])
+                    own = w["camera_encoder.role"][min(role, 1)]
+                    own = own + (w["camera_encoder.memory_role"] if name == "memory" else 0)
+                    camera.append(embedded + own)
                     moment.append(mlp("animation_time_encoder.embed", waves))
-                    position[-1] = (np.mean([times[f] for f in pixel_frames(k)]), r, c)
     xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
 
     head_dim = config.dim // config.heads
@@ -231,6 +263,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
 def test_forward_equals_float64_reference(variant):
     config = VARIANTS[variant]
     model, x = randomised(config), inputs()
+    x = with_memory(x) if config.memory else x
     tensors = {key: np.asarray(value) for key, value in weights.flatten(model).items()}
     out = run(model, x)
     for sample in range(B):
@@ -288,7 +321,7 @@ def test_long_sequences_attend_block_by_block_to_the_same_result(monkeypatch):
 
 def test_a_model_says_what_it_must_be_told():
     model = SpaceTimeDiT(SPACETIMEPILOT, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="source_c2w.*target_animation_time.*text"):
+    with pytest.raises(ValueError, match="target.animation_time.*source.c2w.*text"):
         model.condition(latent_size=(1, 4, 4))
     with pytest.raises(ValueError, match="source is False"):
         dataclasses.replace(CONFIG, source=False)
@@ -393,8 +426,7 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
 
 def test_the_form_for_sampling_predicts_the_same():
     model, x = randomised(SPACETIMEPILOT), inputs()
-    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
-    conditioning = model.condition(**told, latent_size=(LATENT_FRAMES, SIZE, SIZE))
+    conditioning = condition(model, x)
     graph, state = nnx.split(model)
 
     @functools.partial(jax.jit, static_argnums=1)

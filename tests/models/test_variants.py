@@ -15,7 +15,17 @@ from stp_jax.models.block import to_tokens
 from stp_jax.models.dit import LEAST_SIGMA, DiTConfig, SpaceTimeDiT
 from stp_jax.models.rope import axis_frequencies, rotary_tables
 from stp_jax.sharding import batch_sharding, make_mesh
-from tests.models.test_dit import CONFIG, FRAMES, LATENT_FRAMES, SIZE, forward, inputs, randomised, run
+from tests.models.test_dit import (
+    CONFIG,
+    FRAMES,
+    LATENT_FRAMES,
+    SIZE,
+    condition,
+    forward,
+    inputs,
+    randomised,
+    run,
+)
 
 WIDE = dataclasses.replace(CONFIG, dim=64)  # heads of 32
 VARIANTS = {
@@ -262,8 +272,7 @@ def test_every_source_cell_counts_by_itself_and_tokens_are_counted():
     size = (LATENT_FRAMES, SIZE, SIZE)
     assert config.clip_tokens(size) == {"target": 48, "source": 192}
     model, x = randomised(config), inputs()
-    told = {key: value for key, value in x.items() if key not in ("noisy", "source", "timestep")}
-    shared = model.condition(**told, latent_size=size).shared
+    shared = condition(model, x).shared
     assert shared.rays.shape[1] == shared.cos.shape[1] == 240
 
 

@@ -18,6 +18,7 @@ from stp_jax.sharding import batch_sharding, make_mesh
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import LOSS, bind, graph_of, init_state, random_key, trained
 from stp_jax.training.step import accumulated, make_train_step
+from stp_jax.view import View
 from stp_jax.weights import flatten
 from tests.training.toy import WIDTH, ToyTask, toy_config
 
@@ -144,17 +145,18 @@ def velocity(params, config):
     graph = nnx.graphdef(nnx.eval_shape(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     noisy, source = rng.standard_normal((2, 1, 2, 4, 4, 4)).astype(np.float32)
-    told = {}
-    for clip in ("source", "target"):
-        told[f"{clip}_c2w"] = np.broadcast_to(np.eye(4, dtype=np.float32), (1, 5, 4, 4))
-        told[f"{clip}_intrinsics"] = np.ones((1, 5, 4), np.float32)
-        told[f"{clip}_animation_time"] = np.arange(5, dtype=np.float32)[None]
-    told["text"] = rng.standard_normal((1, 3, 8)).astype(np.float32)
+    view = View(
+        c2w=np.broadcast_to(np.eye(4, dtype=np.float32), (1, 5, 4, 4)),
+        intrinsics=np.ones((1, 5, 4), np.float32),
+        animation_time=np.arange(5, dtype=np.float32)[None],
+    )
+    text = rng.standard_normal((1, 3, 8)).astype(np.float32)
 
     @jax.jit
     def run(params):
         model = bind(graph, params)
-        return model(noisy, source, jnp.full(1, 300.0), model.condition(**told, latent_size=(2, 4, 4)))
+        conditioning = model.condition(view, view, text=text, latent_size=(2, 4, 4))
+        return model(noisy, source, jnp.full(1, 300.0), conditioning)
 
     return np.asarray(run(params))
 

@@ -45,10 +45,13 @@ def shrink(config: ConfigDict, data: Path) -> ConfigDict:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Two scenes to train on and one held out."""
-    folder = tmp_path_factory.mktemp("data")
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def write_data(folder: Path, **changes) -> Path:
     for index, seed in enumerate((0, 1, 1_000_000)):
         name = f"scene_{seed:06d}"
-        scene = synthetic.write_scene(folder / "scenes", name, index, cameras=3)
+        scene = synthetic.write_scene(folder / "scenes", name, index, cameras=3, **changes)
         for path in (scene / "videos").iterdir():
             rng = np.random.default_rng([index, int(path.stem[-1])])
             low = rng.integers(0, 255, (9, 2, 2, 3), dtype=np.uint8)
@@ -146,6 +149,54 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     assert weights.read_index(beside, "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
 
 
+def test_dit_trains_with_a_memory_in_some_batches(tmp_path, vae_run, dit_config, capsys):
+    """From weights without one, to weights that a sampler can give one."""
+    long = write_data(tmp_path / "data", times=9, step=1.0)  # two windows of 5 source frames
+    options = dict(vae=str(vae_run[1] / "weights"), out=str(tmp_path / "latents"), size=(SIZE, SIZE))
+    options |= dict(clips_per_scene=8, clips_per_path=4, windows=2, frames=FRAMES, batch_size=8)
+    encode_dataset(str(long), **options)
+    config = dit_config.copy_and_resolve_references()
+    model = DiTTask(config).init(nnx.Rngs(5))
+    first = {name: np.asarray(array) for name, array in weights.flatten(model).items()}
+    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    config.init_from = str(tmp_path / "first")
+    config.data.update(kind="latents", path=str(tmp_path / "latents"), memory_frames=1)
+    config.model.memory = 1
+
+    def kinds(seed: int) -> set[bool]:
+        batches = iter(make_dataset(config.data, split="train", seed=seed, batch_size=8))
+        found = {"memory_latents" in next(batches) for _ in range(config.train.steps)}
+        batches.close()
+        return found
+
+    config.seed = next(seed for seed in range(20) if kinds(seed) == {True, False})
+    train(config, tmp_path / "run")
+    losses = [json.loads(line).get("loss") for line in open(tmp_path / "run/metrics.jsonl")]
+    losses = [loss for loss in losses if loss is not None]
+    assert losses and np.isfinite(losses).all()
+    saved = weights.read_index(tmp_path / "run/weights", "dit")
+    assert saved["config"]["memory"] == 1
+    assert "it lacks and training begins with: camera_encoder" in capsys.readouterr().out
+    role = weights.read_weights(tmp_path / "run/weights", "dit")["camera_encoder.memory_role"]
+    assert np.abs(role).max() > 0
+
+    config.data.memory_frames = 2
+    with pytest.raises(InputError, match="memory_frames is 2, but config.model.memory 1"):
+        make_task(config)
+
+
+def test_a_memory_is_made_lightly_noisy(dit_config):
+    config = dit_config.copy_and_resolve_references()
+    config.model.memory, config.flow.memory_sigma = 1, 0.5
+    clean = jnp.full((400, 1, 4, 4, 4), 100.0)
+    noisy = make_task(config)._noisy_memory({"memory_latents": clean}, jax.random.key(0))
+    levels = 1 - np.asarray(noisy).mean((1, 2, 3, 4)) / 100
+    assert levels.min() > -0.02 and 0.45 < levels.max() < 0.52
+    assert abs(levels.mean() - 0.25) < 0.03
+    noise = np.asarray(noisy) - 100 * (1 - levels[:, None, None, None, None])
+    np.testing.assert_allclose(noise.std((1, 2, 3, 4)), levels, atol=0.15)
+
+
 def started_from(config, folder, init_from) -> dict[str, np.ndarray]:
     """What one step with a learning rate of 0 leaves of the weights that training starts from."""
     config.init_from = str(init_from)
@@ -216,10 +267,10 @@ class KnowsTheTarget:
     def __init__(self, target):
         self.target = target
 
-    def condition(self, *, latent_size, **cameras_and_times):
+    def condition(self, *views, text=None, latent_size):
         assert latent_size == (2, SIZE // 8, SIZE // 8)
 
-    def __call__(self, noisy, source, timestep, conditioning):
+    def __call__(self, noisy, source, timestep, conditioning, memory):
         return (noisy - self.target) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
 
 

@@ -1,0 +1,86 @@
+"""The third clip of the DiT: a memory of earlier output. Its numbers are checked in test_dit.py."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stp_jax import weights
+from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.view import View
+from tests.models.test_dit import CONFIG, condition, forward, inputs, randomised, run, with_memory
+
+
+def test_a_model_with_room_for_a_memory_is_the_one_without_until_it_has_one():
+    without, x = randomised(CONFIG), inputs()
+    room = SpaceTimeDiT(dataclasses.replace(CONFIG, memory=4), rngs=nnx.Rngs(0))
+    new, plain = weights.flatten(room), weights.flatten(SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)))
+    assert new.keys() - plain.keys() == {"camera_encoder.memory_role"}
+    assert all(np.array_equal(new[name], array) for name, array in plain.items())
+    weights.load_into(room, new | weights.flatten(without), "test")
+    compiled = []
+    for model in (without, room):
+        graph, state = nnx.split(model)
+        compiled.append(forward.lower(graph, state, x).compile())
+    np.testing.assert_array_equal(compiled[0](nnx.state(without), x), compiled[1](nnx.state(room), x))
+    costs = [program.cost_analysis()["flops"] for program in compiled]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"camera_attention": "prope", "animation_time_modulation": True, "value_residual": True}],
+    ids=["plain", "variants"],
+)
+def test_a_memory_of_source_frames_counts_as_a_longer_source_until_it_is_trained(changes):
+    """The source's latent frames 1 and 2 as the memory double their keys and values: softmax over twice as
+    many. A source that repeats them has the same tokens in another order."""
+    x = inputs()
+    x |= {"source_animation_time": x["source_animation_time"] + np.float32(0.5)}
+    repeated = {
+        name: np.concatenate([x[name], x[name][:, 1:]], axis=1)
+        for name in ("source", "source_c2w", "source_intrinsics", "source_animation_time")
+    }
+    config = dataclasses.replace(CONFIG, memory=2, **changes)
+    model = SpaceTimeDiT(config, rngs=nnx.Rngs(0))
+    plain = randomised(dataclasses.replace(CONFIG, **changes))
+    weights.load_into(model, weights.flatten(model) | weights.flatten(plain), "test")  # role of a new model
+    memory = {"memory": x["source"][:, 1:]}
+    memory |= {f"memory_{name}": x[f"source_{name}"][:, 1:] for name in View._fields}
+    found, alone = run(model, x | memory), run(plain, x)
+    np.testing.assert_allclose(found, run(plain, x | repeated), atol=1e-5 * np.abs(alone).max())
+    assert np.abs(found - alone).max() > 1e-3
+
+
+@pytest.mark.parametrize("key", ["memory", *(f"memory_{name}" for name in View._fields)])
+@pytest.mark.parametrize("frame", [0, -1])
+def test_every_frame_of_a_memory_counts(key, frame):
+    model, x = randomised(dataclasses.replace(CONFIG, memory=2)), with_memory(inputs())
+    changed = np.array(x[key])
+    changed[:, frame] += 0.1
+    assert np.abs(run(model, x | {key: changed}) - run(model, x)).max() > 1e-4
+
+
+def test_every_parameter_has_a_finite_gradient_with_a_memory():
+    model, x = randomised(dataclasses.replace(CONFIG, memory=2, remat="attention")), with_memory(inputs())
+    graph, state = nnx.split(model)
+    gradient = jax.jit(jax.grad(lambda state: jnp.mean(forward(graph, state, x) ** 2)))(state)
+    for path, array in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(array).all() and np.abs(array).max() > 0, path
+
+
+def test_a_memory_without_room_for_it_is_refused():
+    x = with_memory(inputs())
+    with pytest.raises(ValueError, match="takes no memory"):
+        condition(randomised(CONFIG), x)
+    model = randomised(dataclasses.replace(CONFIG, memory=2))
+    with pytest.raises(ValueError, match="more or fewer frames"):
+        model(x["noisy"], x["source"], x["timestep"], condition(model, x))
+    with pytest.raises(ValueError, match="memory.animation_time"):
+        condition(model, x | {"memory_animation_time": None})
+    for changes in ({"camera": "pose12"}, {"animation_time": "official_conv"}, {"memory": -1}):
+        with pytest.raises(ValueError, match="model.memory"):
+            dataclasses.replace(CONFIG, **{"memory": 2} | changes)
