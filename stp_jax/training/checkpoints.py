@@ -186,10 +186,23 @@ class Checkpoints:
         return self._manager.restore(self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def restore(self, like: TrainState) -> TrainState:
-        """The latest checkpoint, laid out like `like` (arrays or abstract arrays), whatever mesh wrote it."""
+        """The latest checkpoint, laid out like `like` (arrays or abstract arrays), whatever mesh wrote it.
+
+        Raises:
+          InputError: it is of another model or optimizer.
+        """
         trees = _trees(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
-        restored = self._manager.restore(self.latest, args=ocp.args.Composite(**args))
+        try:
+            restored = self._manager.restore(self.latest, args=ocp.args.Composite(**args))
+        except ValueError as error:  # whose message is a list of differing leaves
+            if "match" not in str(error):
+                raise
+            raise InputError(
+                f"{self.folder}: checkpoint {self.latest} is of another model or optimizer, perhaps of an "
+                "earlier version of this program, which can finish it.\nA new --workdir can start from "
+                f"exported weights: --config.init_from={self.folder.parent / 'weights'}"
+            ) from None
         step = jax.device_put(jax.numpy.int32(self.latest), like.step.sharding)
         return like._replace(step=step, **{name: restored[name] for name in trees})
 

@@ -1,5 +1,6 @@
 """A stopped run goes on as if it had not been stopped."""
 
+import gc
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import time
 from collections import namedtuple
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -78,6 +80,49 @@ def test_stopped_and_resumed_run_ends_bit_identical_to_a_straight_one(
     assert loop.train(toy_config(log_every=5), workdir) is None
     for name, array in exported(straight).items():
         np.testing.assert_array_equal(array, exported(workdir)[name])
+
+
+def held_at_each_step(monkeypatch, config, workdir):
+    """Bytes of all arrays alive when each step of a run starts, and what its compiled step asks for."""
+    real, held, asked = loop.make_train_step, [], []
+
+    def make(*args):
+        inner = real(*args)
+
+        def train_step(*arguments):
+            if not asked:
+                memory = inner.lower(*arguments).compile().memory_analysis()
+                asked.extend([memory.temp_size_in_bytes, memory.argument_size_in_bytes])
+            held.append(sum(array.nbytes for array in jax.live_arrays()))
+            return inner(*arguments)
+
+        return train_step
+
+    gc.collect()
+    before = sum(array.nbytes for array in jax.live_arrays())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_step", make)
+        loop.train(config, workdir)
+    return [number - before for number in held], asked
+
+
+def test_a_continued_run_needs_no_more_memory_than_a_new_one(tmp_path, toy, monkeypatch):
+    new, asked = held_at_each_step(monkeypatch, toy_config(steps=4), tmp_path)
+    continued, asked_again = held_at_each_step(monkeypatch, toy_config(steps=8), tmp_path)
+    assert asked_again == asked
+    assert len(continued) == 4
+    assert max(continued) <= max(new)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused_by_name(tmp_path, toy):
+    loop.train(toy_config(steps=2), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    changed = toy_config(steps=3)
+    changed.optimizer.name = config["optimizer"]["name"] = "adamw"  # as if the program had changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="checkpoint 2 is of another model or optimizer"):
+        loop.train(changed, tmp_path)
+    assert (tmp_path / "checkpoints/2").is_dir()
 
 
 def test_a_second_ctrl_c_aborts_at_once(tmp_path, toy, monkeypatch):
