@@ -156,8 +156,11 @@ def test_dit_trains_with_a_memory_in_some_batches(tmp_path, vae_run, dit_config,
     options |= dict(clips_per_scene=8, clips_per_path=4, windows=2, frames=FRAMES, batch_size=8)
     encode_dataset(str(long), **options)
     config = dit_config.copy_and_resolve_references()
-    model = DiTTask(config).init(nnx.Rngs(5))
-    first = {name: np.asarray(array) for name, array in weights.flatten(model).items()}
+    model, rng = DiTTask(config).init(nnx.Rngs(5)), np.random.default_rng(0)
+    first = {  # the zeros of a new model would hide the gradient of the role
+        name: np.asarray(array) + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
+        for name, array in weights.flatten(model).items()
+    }
     weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     config.init_from = str(tmp_path / "first")
     config.data.update(kind="latents", path=str(tmp_path / "latents"), memory_frames=1)
