@@ -42,7 +42,8 @@ from stp_jax import flow, pretrained, weights
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.attention import BACKENDS, attention_backend
-from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import TEXT_TOKENS, DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels

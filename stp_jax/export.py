@@ -33,7 +33,7 @@ from tqdm import tqdm
 from stp_jax import pretrained, weights
 from stp_jax.command_line import Parser, count
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.pretrained import Pretrained

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.pretrained import models

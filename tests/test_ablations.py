@@ -7,7 +7,7 @@ import pytest
 from benchmarks import ablations
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.training.tasks import make_config
 
 ROWS = sorted(path.stem for path in ablations.CONFIGS.glob("*.py") if path.stem != "__init__")

@@ -14,7 +14,7 @@ from flax import nnx
 from configs import demo
 from stp_jax import benchmark
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop
 from stp_jax.pretrained import models
 from stp_jax.training.state import trained

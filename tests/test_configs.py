@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def model_parameters(config_name: str) -> int:
-    from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+    from stp_jax.models.config import DiTConfig
+    from stp_jax.models.dit import SpaceTimeDiT
 
     config = importlib.import_module(f"configs.{config_name}").get_config()
     model = make_config(DiTConfig, config.model)

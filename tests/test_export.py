@@ -16,7 +16,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from stp_jax import export, pretrained, weights
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.pretrained import models
 from stp_jax.pretrained.files import open_tensors
 from stp_jax.view import view_of

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import sample
 from stp_jax import cameras, export, flow, media, text, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.official_inputs import pose12
 from stp_jax.rerender import Rerenderer

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 
 from stp_jax import weights
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig
 
 FRAMES, SIZE, STEPS, SHIFT = 5, 32, 3, 2.0

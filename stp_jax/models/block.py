@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -12,12 +12,10 @@ from flax import nnx
 from stp_jax.models import camera_attention, fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, add_bias, fill_up, gelu, layer_norm, pairs_apart
 from stp_jax.models.rope import rotate
 from stp_jax.sharding import RULES, constrain, padded_tokens, size_of
-
-if TYPE_CHECKING:
-    from stp_jax.models.dit import DiTConfig
 
 
 class BlockConditioning(NamedTuple):

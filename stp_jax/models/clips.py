@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import einops
 import jax
 import jax.numpy as jnp
 
 from stp_jax.models.conditioning import group_frames
+from stp_jax.models.config import DiTConfig
 from stp_jax.view import View
-
-if TYPE_CHECKING:
-    from stp_jax.models.dit import DiTConfig
 
 CLIPS = ("target", "source", "memory")  # in the order of the tokens
 

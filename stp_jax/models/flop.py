@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from stp_jax.models.dit import TEXT_TOKENS, DiTConfig
+from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 
 
 def dit_flop(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.pretrained import models
 from stp_jax.pretrained.layout import (
     LEADING_ONE,

@@ -15,7 +15,7 @@ import numpy as np
 
 from stp_jax import weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.pretrained import dit, models, text_encoder, vae

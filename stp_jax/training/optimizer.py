@@ -33,14 +33,12 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     `schedule`.
 
     With `muon`, the kernels named by `muon_parameters` follow Muon, and everything else Adam with
-    `adam_learning_rate`. Matrices stacked over layers, `[L, in, out]`, are orthogonalised each by itself; a
-    convolution's kernel, `[*size, in, out]`, as one matrix from everything it sees to its outputs.
-    Updates are scaled to the size that Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so
+    `adam_learning_rate`; see `stp_jax.training.muon`. Updates are scaled to the size that Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so
     that rates of both are of one magnitude.
 
     Args:
-      config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression), b1,
-        b2, clip (0: none).
+      config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression),
+        muon_dtype (of the iterations), b1, b2, clip (0: none).
 
     Raises:
       InputError: an unknown optimizer, schedule or field; a number that makes no sense.
@@ -57,6 +55,10 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         known = ", ".join(SCHEDULES)
         raise InputError(f"config.optimizer.schedule is {config.schedule!r}; choose one of {known}.")
     if config.name == "muon":
+        if config.muon_dtype not in ("float32", "bfloat16"):
+            raise InputError(
+                f"config.optimizer.muon_dtype is {config.muon_dtype!r}; choose float32, bfloat16."
+            )
         try:
             chosen = re.compile(config.muon_parameters)
         except re.error as error:

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from stp_jax import flow, pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import TEXT_TOKENS, DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import TEXT_TOKENS, DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
@@ -288,7 +289,9 @@ class DiTTask:
         return merge_lora(params)
 
     def final_config(self, model, dataset):
-        return dataclasses.asdict(dataclasses.replace(self.model_config, lora_rank=0, ffn_parts=1))
+        # What only says how to train is left out: the weights may go to a machine without these kernels.
+        plain = dict(lora_rank=0, ffn_parts=1, unroll=False, fused=False)
+        return dataclasses.asdict(dataclasses.replace(self.model_config, **plain))
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling

@@ -22,7 +22,9 @@ FREE_FIELDS = (
     *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
     *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "train.validate_every"),
     *("train.max_skipped", "train.data_workers", "train.accumulate", "mesh", "pictures", "sampling"),
-    *("model.remat", "model.ffn_parts", "optimizer.ema_every"),  # how, not what, is computed
+    # How, not what, is computed.
+    *("model.remat", "model.ffn_parts", "model.unroll", "model.fused"),
+    *("optimizer.ema_every", "optimizer.muon_dtype"),
     *("data.path", "data.source_latents", "vae", "text", "init_from"),  # files may have moved
 )
 LOCK_SECONDS = 60  # a job that is started again may find the one before still ending

@@ -13,7 +13,8 @@ from stp_jax import cameras, weights
 from stp_jax.models import attention, layers
 from stp_jax.models.block import to_tokens
 from stp_jax.models.conditioning import TemporalDownsampler
-from stp_jax.models.dit import Conditioning, DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import DiTConfig
+from stp_jax.models.dit import Conditioning, SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
 from stp_jax.models.vae_layers import Conv
 from stp_jax.view import view_of

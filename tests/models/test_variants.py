@@ -12,7 +12,8 @@ from stp_jax import cameras
 from stp_jax.models import camera_attention
 from stp_jax.models.attention import attention
 from stp_jax.models.block import to_tokens
-from stp_jax.models.dit import LEAST_SIGMA, DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import LEAST_SIGMA, DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.rope import axis_frequencies, rotary_tables
 from stp_jax.sharding import batch_sharding, make_mesh
 from tests.models.test_dit import (

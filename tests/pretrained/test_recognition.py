@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from stp_jax import pretrained, weights
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.pretrained import dit, models
 from stp_jax.pretrained.layout import stored_shapes
 from stp_jax.pretrained.text_encoder import TIED

@@ -11,7 +11,8 @@ from flax import nnx
 
 from configs import wan_1_3b_plucker
 from stp_jax.errors import InputError
-from stp_jax.models.dit import DiTConfig, SpaceTimeDiT
+from stp_jax.models.config import DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.layers import merge_lora
 from stp_jax.pretrained import models
 from stp_jax.sharding import batch_sharding, make_mesh

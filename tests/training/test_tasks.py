@@ -20,7 +20,7 @@ from stp_jax import weights
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
 from stp_jax.media import read_video
-from stp_jax.models.dit import DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.pretrained import dit
 from stp_jax.pretrained.layout import lazy_parameters

@@ -1,0 +1,177 @@
+"""What makes a `SpaceTimeDiT`: its size, its conditioning, and what its backward pass keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from stp_jax.models.attention import keep_attention
+from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS
+
+BLOCK_INPUT = "block_input"
+_to_host = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[BLOCK_INPUT],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
+
+
+def offload_inputs(primitive, *avals, **parameters):
+    """A rematerialisation policy: `keep_attention`, with the inputs of the blocks in the host's memory."""
+    return keep_attention(primitive, *avals, **parameters) or _to_host(primitive, *avals, **parameters)
+
+
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "attention": keep_attention,
+    "offload": offload_inputs,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+CHOICES = {
+    "camera": ("plucker", "pose12", "pose12_target", "none"),
+    "animation_time": (*ANIMATION_TIME_ENCODERS, "official_conv", "none"),
+    "camera_attention": ("none", "prope"),
+    "rope_frames": ("stream", "shared", "animation_time"),
+    "prediction": ("velocity", "x0"),
+    "remat": tuple(REMAT_POLICIES),
+}
+
+TEXT_TOKENS = 512  # of a prompt, most of them padding
+LEAST_SIGMA = 0.05  # that a predicted x0 is divided by, see `DiTConfig.prediction`
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Size and conditioning of a `SpaceTimeDiT`; the defaults are Wan2.1 1.3B with our encoders, textless.
+
+    Attributes:
+      channels: of the latents.
+      patch: side of the square of latent cells that makes a token.
+      freq_dim: of the sinusoids of timestep and animation time.
+      text_dim: of the text encoder's embeddings; 0: the model takes no text.
+      source: whether the source video's clean frames stand beside the target's.
+      memory: latent frames of earlier output that may stand beside both, to continue a long video; 0: none.
+        Training draws as many. A call without a memory costs what it costs a model of 0.
+      camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
+        after self-attention; `pose12_target`, the same told the target's poses alone (ReCamMaster); `none`.
+      camera_attention: `prope`: half of each head is transformed by the projective cameras of its tokens, see
+        `stp_jax.models.camera_attention`; the other half keeps the rotary embedding; `none`.
+      animation_time: `frames`, all four of a latent frame; `uniform`, one of four; `official_conv`,
+        SpaceTimePilot's; `none`.
+      animation_time_modulation: whether each block's projection of the animation time scales and shifts what
+        both its norms give, by latent frame, as the timestep does, instead of being added to the first's.
+      rope_frames: the position of a latent frame: `stream`, running on through the source (official);
+        `shared` by target and source; `animation_time`, the moment that it shows.
+      prediction: of the network: `velocity`, or `x0`, from which the velocity `(x_sigma - x0) / sigma` is
+        derived, with sigma at least LEAST_SIGMA (Li and He 2025, "Back to basics").
+      value_residual: whether the values of each block are mixed with those of the first by a learned share
+        that starts at 0 (Zhou et al. 2024).
+      source_patch: side of the source's tokens in latent cells, which then have an embedding of their own and
+        stand at the centres of their cells on the target's grid; 0: as `patch`, with the same embedding.
+      conditioning_dim: width of our camera and animation-time embeddings.
+      ray_samples: rays along the side of a token.
+      scene_scale: metres that count as 1 in the rays' moments.
+      official_rounding: whether the timestep is rounded to bfloat16 before its sinusoid, as the official
+        bfloat16 inference does (978.26 becomes 980). Needed to match its videos.
+      lora_rank: of the matrices to train beside the blocks' attention and feed-forward kernels; 0: none.
+      dtype: of the computation; norms, softmax and the modulation are float32.
+      remat: what the backward pass keeps of the blocks: `none` recomputes nothing; `attention` keeps their
+        inputs, and outputs and statistics of attention, the best trade of memory for time; `offload` the
+        same, but the inputs in the memory of the host; `dots` all matrix products of parameters; `full` the
+        inputs alone.
+      unroll: whether a training step is compiled as one piece of code for each block instead of one loop over
+        all. A loop with `remat="none"` writes every activation into a stack, which takes half of the step of
+        a small model; unrolled code of a deep one takes minutes to compile.
+      fused: whether norms and rotary embeddings run as kernels of our own where there are any, see
+        `stp_jax.models.fused`: faster for small models.
+      ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
+        need less memory; their insides are then always recomputed.
+    """
+
+    dim: int = 1536
+    ffn_dim: int = 8960
+    layers: int = 30
+    heads: int = 12
+    channels: int = 16
+    patch: int = 2
+    freq_dim: int = 256
+    eps: float = 1e-6
+    text_dim: int = 0
+    source: bool = True
+    memory: int = 0
+    camera: str = "plucker"
+    camera_attention: str = "none"
+    animation_time: str = "frames"
+    animation_time_modulation: bool = False
+    rope_frames: str = "animation_time"
+    prediction: str = "velocity"
+    value_residual: bool = False
+    source_patch: int = 0
+    conditioning_dim: int = 256
+    ray_samples: int = 2
+    scene_scale: float = 4.0
+    official_rounding: bool = False
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    unroll: bool = False
+    fused: bool = False
+    ffn_parts: int = 1
+    lora_rank: int = 0
+
+    def __post_init__(self):
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                chosen = getattr(self, field)
+                raise ValueError(f"model.{field} is {chosen!r}; choose one of {', '.join(known)}")
+        if self.fused and (self.lora_rank or self.text_dim or self.camera.startswith("pose12")):
+            raise ValueError("model.fused has no kernels for lora_rank, text_dim and the pose12 cameras")
+        if self.ffn_parts < 1:
+            raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
+        if self.dim % self.heads:
+            raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
+        directed = (self.camera, self.camera_attention, self.animation_time) != ("none",) * 3
+        if not self.source and (directed or self.source_patch):
+            raise ValueError(
+                "model.source is False; then model.camera, model.camera_attention and model.animation_time "
+                "must be none, and model.source_patch 0"
+            )
+        if self.animation_time_modulation and self.animation_time not in ANIMATION_TIME_ENCODERS:
+            known = " or ".join(ANIMATION_TIME_ENCODERS)
+            raise ValueError(f"model.animation_time_modulation needs model.animation_time to be {known}")
+        if self.camera_attention == "prope" and self.dim // self.heads % 8:
+            raise ValueError(
+                f"model.camera_attention is prope; heads are {self.dim // self.heads} wide, no multiple of 8"
+            )
+        if self.source_patch < 0 or self.patch % (self.source_patch or self.patch):
+            raise ValueError(
+                f"model.source_patch is {self.source_patch}; it must divide model.patch {self.patch}"
+            )
+        if self.memory < 0:
+            raise ValueError(f"model.memory is {self.memory}; give a number of latent frames, 0 for none")
+        plain = self.camera == "plucker" and self.animation_time != "official_conv" and not self.source_patch
+        if self.memory and not plain:
+            raise ValueError(
+                "model.memory needs model.camera plucker, which tells the clips apart, an "
+                "animation_time other than official_conv, and source_patch 0"
+            )
+        if self.rope_frames == "animation_time" and not self.source:
+            raise ValueError(
+                "model.rope_frames is animation_time, which a model without a source is not told"
+            )
+
+    def clip_patch(self, clip: str) -> int:
+        """Side in latent cells of the tokens of the `target`, the `source` or the `memory`."""
+        return self.source_patch if clip == "source" and self.source_patch else self.patch
+
+    def clip_tokens(self, latent_size: tuple[int, int, int], memory: int = 0) -> dict[str, int]:
+        """The number of tokens of each clip; the target's latents are (F', H', W'), `memory` has K frames."""
+        frames, height, width = latent_size
+        counts = {"target": frames, "source": frames if self.source else 0, "memory": memory}
+        return {
+            clip: count * height * width // self.clip_patch(clip) ** 2
+            for clip, count in counts.items()
+            if count
+        }
