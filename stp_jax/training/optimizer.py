@@ -33,8 +33,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     `schedule`.
 
     With `muon`, the kernels named by `muon_parameters` follow Muon, and everything else Adam with
-    `adam_learning_rate`; see `stp_jax.training.muon`. Updates are scaled to the size that Adam's have (Liu et al. 2025, "Muon is scalable for LLM training"), so
-    that rates of both are of one magnitude.
+    `adam_learning_rate`; see `stp_jax.training.muon`. Updates of both are of one size, so that their rates
+    are of one magnitude.
 
     Args:
       config: name, learning_rate, adam_learning_rate, weight_decay, muon_parameters (regular expression),
