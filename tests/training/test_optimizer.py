@@ -44,7 +44,10 @@ def test_muon_orthogonalises_each_layer_of_a_stack_by_itself(shape):
 
 
 def test_muon_iterates_matrices_of_all_parameters_together_and_over_devices():
-    """Kernels of several shapes, also tall ones and a convolution, on 8 devices; 16 bits are near enough."""
+    """Kernels of several shapes, also tall ones and a convolution, on 8 devices.
+
+    In 16 bits singular values land elsewhere between 0.7 and 1.2: 9 % off in small matrices.
+    """
     rng = np.random.default_rng(3)
     shapes = {"a": (3, 6, 10), "b": (2, 10, 6), "c": (5, 10), "d": (3, 3, 4, 7), "e": (6, 10)}
     gradients = {
@@ -56,7 +59,7 @@ def test_muon_iterates_matrices_of_all_parameters_together_and_over_devices():
     def matrix(gradient):
         return gradient if gradient.ndim == 2 else gradient.reshape(-1, gradient.shape[-1])
 
-    for dtype, tolerance in (("float32", 2e-3), ("bfloat16", 6e-2)):
+    for dtype, tolerance in (("float32", 2e-3), ("bfloat16", 0.12)):
         config = optimizer_config(learning_rate=1.0, clip=1e9, weight_decay=0.0, muon_dtype=dtype)
         optimizer = make_optimizer(config)
         with jax.set_mesh(make_mesh(data=4, fsdp=2)):
