@@ -3,7 +3,7 @@
     python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights --out data/latents
 
 draws clips of every scene (camera paths x warps of animation time), encodes them with the VAE and writes a
-latent cache, which `kind = "latents"` reads. Processes decode video while the device encodes. Interrupted,
+latent cache, which `kind = "latents"` reads. Processes decode video while all devices encode. Interrupted,
 the same command goes on.
 """
 
@@ -12,8 +12,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grain
@@ -30,21 +31,25 @@ from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.vae import fitting_chunk
+from stp_jax.models.vae import VAEConfig, fitting_chunk
 from stp_jax.sharding import make_mesh
 
 
-def make_encoder(folder: str, batch_size: int):
+def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | None = None):
     """Returns the VAE's config and `encode(video uint8 [K, F, H, W, 3]) -> latents float16 [K, F', H', W',
-    C]`.
+    C]`, in parts.
 
-    Encodes in bfloat16, `batch_size` clips at a time; the result is on its way when the function returns.
+    Encodes in bfloat16, `batch_size` clips at a time, on all devices of this process in turn (or on
+    `devices`); the result is on its way when the function returns.
     """
     found = pretrained.recognise(folder, "vae")
     config = dataclasses.replace(found.config, dtype="bfloat16")
+    devices = jax.local_devices() if devices is None else devices
     graph, state = pretrained.load(
-        dataclasses.replace(found, config=config), make_mesh(devices=jax.devices()[:1]), "bfloat16"
+        dataclasses.replace(found, config=config), make_mesh(devices=devices[:1]), "bfloat16"
     )
+    states: dict[jax.Device, nnx.State] = {}
+    turns = itertools.cycle(devices)
 
     @jax.jit
     def encode_batch(state, video):
@@ -54,9 +59,13 @@ def make_encoder(folder: str, batch_size: int):
     def encode(video: np.ndarray) -> list[jax.Array]:
         parts = []
         for start in range(0, len(video), batch_size):
+            device = next(turns)
+            if device not in states:
+                states[device] = jax.device_put(state, device)
             part = video[start : start + batch_size]
             padding = [(0, batch_size - len(part))] + [(0, 0)] * (video.ndim - 1)
-            parts.append(encode_batch(state, np.pad(part, padding))[: len(part)])
+            padded = jax.device_put(np.pad(part, padding), device)
+            parts.append(encode_batch(states[device], padded)[: len(part)])
         return parts
 
     return config, encode
@@ -103,12 +112,8 @@ def encode_dataset(
     }
     if rules != "grid":
         meta["rules"] = rules
-    latent_frames = (frames - 1) // vae_config.frame_stride + 1
+    check_clips(vae_config, frames, size, clips_per_scene, clips_per_path, windows)
     stride = vae_config.spatial_stride
-    if (frames - 1) % vae_config.frame_stride:
-        raise InputError(f"--frames {frames}: the VAE encodes {vae_config.frame_stride}n + 1 frames.")
-    if size[0] % stride or size[1] % stride:
-        raise InputError(f"--size {size[0]} {size[1]}: the VAE encodes multiples of {stride} pixels.")
     draw = functools.partial(
         make_clips,
         config,
@@ -118,11 +123,6 @@ def encode_dataset(
         clips_per_path=clips_per_path,
         windows=windows,
     )
-    if clips_per_scene % windows or clips_per_path % windows:
-        raise InputError(
-            f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "
-            "must be multiples of it."
-        )
     next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
@@ -130,13 +130,39 @@ def encode_dataset(
         scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
-        latent_shape=(latent_frames, size[0] // stride, size[1] // stride, vae_config.z_dim),
+        latent_shape=(
+            (frames - 1) // vae_config.frame_stride + 1,
+            *(side // stride for side in size),
+            vae_config.z_dim,
+        ),
         clips_per_path=clips_per_path,
         windows=windows,
         meta=meta,
     )
+    fill(cache, functools.partial(draw, num_workers=workers), encode)
+
+
+def check_clips(
+    vae: VAEConfig, frames: int, size: Sequence[int], clips_per_scene: int, clips_per_path: int, windows: int
+) -> None:
+    """Raises `InputError` where the flags ask for clips that the VAE cannot encode, or for parts of paths."""
+    if (frames - 1) % vae.frame_stride:
+        raise InputError(f"--frames {frames}: the VAE encodes {vae.frame_stride}n + 1 frames.")
+    if any(side % vae.spatial_stride for side in size):
+        raise InputError(
+            f"--size {size[0]} {size[1]}: the VAE encodes multiples of {vae.spatial_stride} pixels."
+        )
+    if clips_per_scene % windows or clips_per_path % windows:
+        raise InputError(
+            f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "
+            "must be multiples of it."
+        )
+
+
+def fill(cache: LatentCache, draw: Callable, encode: Callable) -> None:
+    """Encodes the clips of all rows that a cache lacks; `draw(rows=rows)` gives them, see `make_clips`."""
     rows = cache.missing()
-    clips = draw(rows=rows, num_workers=workers)
+    clips = draw(rows=rows)
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(clips, prefetch_buffer_size=2))
     underway: collections.deque = collections.deque()
     bar = tqdm(total=cache.scenes, initial=cache.scenes - len(rows), unit="scene")
@@ -153,7 +179,7 @@ def encode_dataset(
         underway.append(
             ({key: value for key, value in clip.items() if key != "video"}, encode(clip["video"]))
         )
-        if len(underway) > 2:
+        if len(underway) > 2 * jax.local_device_count():
             write_oldest()
     while underway:
         write_oldest()

@@ -2,6 +2,8 @@
 
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from input_pipeline.datasets import cam_x_time
@@ -44,3 +46,16 @@ def test_mistakes_are_one_line_and_begin_no_cache(files, tmp_path, monkeypatch, 
     assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_devices_take_turns_and_give_what_one_gives(files):
+    video = np.random.default_rng(0).integers(0, 256, (5, 5, 8, 16, 3), np.uint8)
+    (_, on_all), (_, on_one) = (
+        encode_dataset.make_encoder(str(files / "weights"), 2, devices)
+        for devices in (jax.devices()[:2], jax.devices()[:1])
+    )
+    parts, expected = on_all(video), on_one(video)
+    assert [part.devices() for part in parts] == [{jax.devices()[i]} for i in (0, 1, 0)]
+    assert sum(len(part) for part in parts) == 5
+    for part, other in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
