@@ -37,7 +37,7 @@ GIB = 2**30
 
 
 def set_fields(config, flags: list[str]) -> None:
-    """Applies `--config.a.b=value` to a config.
+    """Sets fields of a config, as on the command line of `train.py`.
 
     Raises:
       InputError: another flag, an unknown field, or a value of another type.
