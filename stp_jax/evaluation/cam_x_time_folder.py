@@ -37,7 +37,6 @@ from stp_jax import cameras, decode, media
 from stp_jax.animation_time import OFFICIAL, curve
 from stp_jax.cameras import Cameras
 from stp_jax.errors import InputError
-from stp_jax.evaluation import metrics
 
 FRAMES, HEIGHT, WIDTH = 81, 480, 832
 #: mode: (official time pattern, file of the ground truth)
@@ -237,14 +236,6 @@ def evaluate_folder(
             truth = read_frames(scene.truths[mode], *size)
             video = rerenderer(*source, None, times[mode], prompt=scene.prompt, seed=seed)
             yield Result(mode, scene.name, video, truth)
-
-
-def mean_frame_psnr(video: np.ndarray, truth: np.ndarray) -> float:
-    """The PSNR of each frame in dB, averaged over frames; infinite where any frame is equal.
-
-    It lies above `metrics.psnr`, of the whole video, because easy frames count as much as hard ones.
-    """
-    return float(np.mean([metrics.psnr(*frames) for frames in zip(video, truth, strict=True)]))
 
 
 def summary(scores: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from stp_jax import media
 from stp_jax.errors import InputError
 from stp_jax.evaluation import cam_x_time_folder as folder_of
+from stp_jax.evaluation import metrics
 from stp_jax.official_inputs import pose12
 from stp_jax.rerender import Rerenderer
 from tests.test_official_models import write_models
@@ -94,7 +95,7 @@ class FromTruth:
 def test_copies_of_the_truth_have_infinite_psnr(folder):
     results = list(folder_of.evaluate_folder(FromTruth(folder), folder.parent))
     assert [(r.mode, r.scene) for r in results] == [(m, s) for s in SCENES for m in folder_of.MODES]
-    values = [(r.mode, r.scene, folder_of.mean_frame_psnr(r.video, r.truth)) for r in results]
+    values = [(r.mode, r.scene, metrics.psnr_frames(r.video, r.truth)) for r in results]
     assert all(value == float("inf") for *_, value in values)
     assert folder_of.summary(values)["mean"]["mean"] == float("inf")
 
@@ -110,7 +111,7 @@ def test_a_known_disturbance_has_a_known_psnr(folder):
     expected = np.mean([10 * np.log10(255**2 / (4 ** (i % 5) / 2)) for i in range(FRAMES)])
     values = []
     for result in folder_of.evaluate_folder(FromTruth(folder, disturbed), folder):
-        value = folder_of.mean_frame_psnr(result.video, result.truth)
+        value = metrics.psnr_frames(result.video, result.truth)
         assert value == pytest.approx(expected, abs=1e-9)
         frames = zip(result.truth, result.video, strict=True)
         reference = np.mean([peak_signal_noise_ratio(a, b, data_range=255) for a, b in frames])
@@ -182,7 +183,7 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     results = list(folder_of.evaluate_folder(model, folder, scenes=1, modes=["zigzag", "reverse"]))
     assert [(r.mode, r.scene) for r in results] == [("zigzag", SCENES[0]), ("reverse", SCENES[0])]
     assert all(r.video.shape == r.truth.shape and r.video.dtype == np.uint8 for r in results)
-    assert all(0 < folder_of.mean_frame_psnr(r.video, r.truth) < 40 for r in results)
+    assert all(0 < metrics.psnr_frames(r.video, r.truth) < 40 for r in results)
     c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
     expected = pose12(mirrored, None, scale_source=False)[0]
