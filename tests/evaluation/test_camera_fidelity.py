@@ -1,13 +1,11 @@
 """Camera fidelity on rendered ground truth with known disturbances, and its mathematics beside other ways."""
 
-import os
-
 import numpy as np
 import pytest
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from input_pipeline.render import opengl, views
+from input_pipeline.render import views
 from stp_jax.errors import InputError
 from stp_jax.evaluation import alignment, camera_fidelity
 from stp_jax.evaluation.camera_estimation import CameraEstimator
@@ -15,16 +13,8 @@ from stp_jax.evaluation.camera_fidelity import camera_scores, extent_of, rotatio
 from stp_jax.evaluation.disturb import degrade
 from stp_jax.evaluation.matching import ShiftedComparison
 from stp_jax.evaluation.metrics import psnr
+from tests.opengl import needs_opengl
 
-try:
-    opengl.choose_backend()
-    NO_OPENGL = ""
-except InputError as error:
-    NO_OPENGL = str(error)
-    if os.environ.get("STP_REQUIRE_RENDER_TESTS"):
-        raise
-
-needs_opengl = pytest.mark.skipif(bool(NO_OPENGL), reason=NO_OPENGL)
 CAMERAS = np.array([3, 9, 15])
 TIMES = np.array([4, 16, 27])
 

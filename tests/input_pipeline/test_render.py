@@ -9,19 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from input_pipeline.render import grid, opengl
+from input_pipeline.render import grid
 from stp_jax import cameras, media
-from stp_jax.errors import InputError
+from tests.opengl import needs_opengl
 
-try:
-    opengl.choose_backend()
-    NO_OPENGL = ""
-except InputError as error:
-    NO_OPENGL = str(error)
-    if os.environ.get("STP_REQUIRE_RENDER_TESTS"):
-        raise
-
-pytestmark = pytest.mark.skipif(bool(NO_OPENGL), reason=NO_OPENGL)
+pytestmark = needs_opengl
 SMALL = grid.GridSettings(cameras=3, times=9, size=64)
 SECONDS = np.arange(321) * 0.005
 

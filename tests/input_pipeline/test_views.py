@@ -1,23 +1,13 @@
 """Scenes rendered again from any camera."""
 
-import os
-
 import numpy as np
 import pytest
 
-from input_pipeline.render import grid, opengl, views
+from input_pipeline.render import grid, views
 from stp_jax import cameras
 from stp_jax.errors import InputError
+from tests.opengl import needs_opengl
 
-try:
-    opengl.choose_backend()
-    NO_OPENGL = ""
-except InputError as error:
-    NO_OPENGL = str(error)
-    if os.environ.get("STP_REQUIRE_RENDER_TESTS"):
-        raise
-
-needs_opengl = pytest.mark.skipif(bool(NO_OPENGL), reason=NO_OPENGL)
 SMALL = grid.GridSettings(cameras=3, times=9, size=64)
 
 
