@@ -243,9 +243,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             while not ended(step):
                 before = time.monotonic()
                 batch = next(batches)
+                waited = time.monotonic() - before
                 # Time in which the devices still had work is not lost.
                 if not underway or jax.tree.leaves(underway[-1])[0].is_ready():
-                    meter.waited += time.monotonic() - before
+                    meter.waited += waited
                 if profile and step - first == PROFILED.start:
                     jax.profiler.start_trace(workdir / "profile")
                     tracing = True

@@ -111,7 +111,8 @@ def test_a_continued_run_needs_no_more_memory_than_a_new_one(tmp_path, toy, monk
     continued, asked_again = held_at_each_step(monkeypatch, toy_config(steps=8), tmp_path)
     assert asked_again == asked
     assert len(continued) == 4
-    assert max(continued) <= max(new)
+    # Numbers of steps on their way come and go; the parameters alone would be a fifth more.
+    assert max(continued) <= 1.1 * max(new)
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_by_name(tmp_path, toy):
