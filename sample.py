@@ -22,11 +22,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stp_jax import animation_time, cameras, user_input, weights
+from stp_jax import user_input
 from stp_jax.command_line import Parser, number
+from stp_jax.controls import animation_time, cameras
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.request import LONGEST, SAME_CAMERA, Request, read_request
-from stp_jax.results import result_folder, write_results
+from stp_jax.rerender.request import LONGEST, SAME_CAMERA, Request, read_request
+from stp_jax.rerender.results import result_folder, write_results
+from stp_jax.weights import native
 
 # JAX and the models are imported after all checks: mistakes, --help and --list need not wait for them.
 
@@ -101,7 +103,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--weights",
-        default=str(weights.BUNDLED),
+        default=str(native.BUNDLED),
         metavar="PATH",
         help="a folder that train.py wrote, an official checkpoint, or a folder with the downloaded files of "
         "a model (the bundled model)",
@@ -213,8 +215,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(request.summary)
 
-        from stp_jax.hardware import use_compilation_cache
-        from stp_jax.rerender import Rerenderer
+        from stp_jax.devices.hardware import use_compilation_cache
+        from stp_jax.rerender.rerenderer import Rerenderer
 
         use_compilation_cache()
         model = Rerenderer(
@@ -251,18 +253,18 @@ def main(argv: list[str] | None = None) -> None:
 {next_steps(notes.frames)}""")
 
 
-def read_notes(flags: argparse.Namespace) -> tuple[weights.SamplingNotes, bool]:
+def read_notes(flags: argparse.Namespace) -> tuple[native.SamplingNotes, bool]:
     """The size of the videos to make: the flags', or what the weights are for; and if these are official."""
     if not Path(flags.weights).exists():
         raise InputError(f"--weights {flags.weights} does not exist. Give a weights file or a folder.")
     if (Path(flags.weights) / "dit.json").is_file():
-        notes = weights.read_sampling_notes(flags.weights)
-        camera = str(weights.read_index(flags.weights, "dit")["config"].get("camera"))
+        notes = native.read_sampling_notes(flags.weights)
+        camera = str(native.read_index(flags.weights, "dit")["config"].get("camera"))
     else:
-        from stp_jax import pretrained
+        from stp_jax.weights import reading, recognition
 
-        found = pretrained.recognise(flags.weights, "dit")
-        notes, camera = pretrained.sampling_notes(found), found.config.camera
+        found = recognition.recognise(flags.weights, "dit")
+        notes, camera = reading.sampling_notes(found), found.config.camera
     official = camera.startswith("pose12")
     width, height = flags.size or (notes.width, notes.height)
     return notes._replace(frames=flags.frames or notes.frames, height=height, width=width), official

@@ -129,8 +129,8 @@ def main(_: list[str]) -> None:
 
         import jax
 
-        from stp_jax.distributed import connect
-        from stp_jax.hardware import use_compilation_cache
+        from stp_jax.devices.distributed import connect
+        from stp_jax.devices.hardware import use_compilation_cache
         from stp_jax.training.loop import train
 
         use_compilation_cache()

@@ -21,11 +21,11 @@ from input_pipeline.render.views import SceneViews, seed_of
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.command_line import Parser, count
 from stp_jax.errors import exit_on_input_error
-from stp_jax.evaluation import camera_fidelity, disentanglement, time_fidelity
-from stp_jax.evaluation.camera_estimation import CameraEstimator
-from stp_jax.evaluation.camera_fidelity import camera_scores, extent_of
-from stp_jax.evaluation.cases import CAMERA, TIME, Case, cases_of, example_of
-from stp_jax.evaluation.disturb import degrade
+from stp_jax.evaluate import camera_fidelity, disentanglement, time_fidelity
+from stp_jax.evaluate.camera_estimation import CameraEstimator
+from stp_jax.evaluate.camera_fidelity import camera_scores, extent_of
+from stp_jax.evaluate.cases import CAMERA, TIME, Case, cases_of, example_of
+from stp_jax.evaluate.disturb import degrade
 
 FRAMES = 17
 CAMERA_FIGURES = (

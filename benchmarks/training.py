@@ -44,7 +44,7 @@ from input_pipeline.pipeline import count_scenes, default_config, make_clips, ma
 from stp_jax.benchmark import SMALL, write_random_model
 from stp_jax.command_line import Parser, count, read_config
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.media import write_video
+from stp_jax.media.video import write_video
 from stp_jax.models.config import TEXT_TOKENS
 from stp_jax.models.vae import VAEConfig
 

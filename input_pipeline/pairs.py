@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from input_pipeline.shots import Clip, Scene, Shot, take
-from stp_jax.animation_time import random_warp
-from stp_jax.cameras import relative_to
+from stp_jax.controls.animation_time import random_warp
+from stp_jax.controls.cameras import relative_to
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")

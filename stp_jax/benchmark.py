@@ -38,8 +38,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from stp_jax import flow, pretrained, weights
+from stp_jax import flow
 from stp_jax.command_line import Parser, count, number
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import make_mesh, parameter_shardings
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.attention import BACKENDS, attention_backend
 from stp_jax.models.config import TEXT_TOKENS, DiTConfig
@@ -47,11 +49,9 @@ from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
-from stp_jax.pretrained import models
-from stp_jax.rerender import vae_functions
-from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
-from stp_jax.sharding import make_mesh, parameter_shardings
-from stp_jax.view import View
+from stp_jax.rerender.rerenderer import vae_functions
+from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
+from stp_jax.weights import kinds, native, reading, recognition
 
 SPACETIMEPILOT = DiTConfig(
     text_dim=4096, camera="pose12", animation_time="official_conv", rope_frames="stream"
@@ -170,7 +170,7 @@ def _conditioning_inputs(settings: Settings) -> tuple[tuple[View, View], jax.Arr
 
 def encoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array]:
     """`encode(state, uint8 video) -> latents`, and a video."""
-    graph, _ = models.abstract("vae", settings.vae)
+    graph, _ = kinds.abstract("vae", settings.vae)
     shape = (1, settings.frames, settings.height, settings.width, 3)
     video = jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8)
     return lambda state, video: nnx.merge(graph, state).encode(video, chunk=chunk), video
@@ -178,7 +178,7 @@ def encoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array
 
 def decoding(settings: Settings, chunk: int | None) -> tuple[Callable, jax.Array]:
     """`decode(state, latents) -> uint8 video`, and latents."""
-    graph, _ = models.abstract("vae", settings.vae)
+    graph, _ = kinds.abstract("vae", settings.vae)
     latents = jax.random.normal(jax.random.key(1), (1, *settings.latent_size, settings.vae.z_dim))
     return (
         lambda state, latents: nnx.merge(graph, state).decode(latents, chunk=chunk, finish=to_pixels),
@@ -279,9 +279,9 @@ def write_random_model(folder: Path, kind: str, config: DiTConfig | VAEConfig) -
     noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
     parameters = {
         name: np.resize(noise, shape.shape).astype(config.dtype if len(shape.shape) > 1 else np.float32)
-        for name, shape in models.shapes(kind, config).items()
+        for name, shape in kinds.shapes(kind, config).items()
     }
-    weights.save_weights(folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30)
+    native.save_weights(folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30)
 
 
 def measure_start(
@@ -291,9 +291,9 @@ def measure_start(
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     mesh = make_mesh(devices=jax.devices()[:1])
-    found = {kind: pretrained.recognise(folder, kind) for kind in ("dit", "vae")}
-    dit, state = pretrained.load(found["dit"], mesh, settings.dit.dtype)
-    _, vae = pretrained.load(found["vae"], mesh, settings.vae.dtype)
+    found = {kind: recognition.recognise(folder, kind) for kind in ("dit", "vae")}
+    dit, state = reading.load(found["dit"], mesh, settings.dit.dtype)
+    _, vae = reading.load(found["vae"], mesh, settings.vae.dtype)
     with jax.set_mesh(mesh):
         encode, video = encoding(settings, chunk)
         latents = sampling(settings, dit, 1, guidance, mesh)(state, jax.jit(encode)(vae, video))

@@ -28,11 +28,11 @@ from tqdm import tqdm
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
-from stp_jax import pretrained
 from stp_jax.command_line import Parser, count, number
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.vae import VAEConfig, fitting_chunk
-from stp_jax.sharding import make_mesh
+from stp_jax.weights import reading, recognition
 
 
 def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | None = None):
@@ -42,10 +42,10 @@ def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | N
     Encodes in bfloat16, `batch_size` clips at a time, on all devices of this process in turn (or on
     `devices`); the result is on its way when the function returns.
     """
-    found = pretrained.recognise(folder, "vae")
+    found = recognition.recognise(folder, "vae")
     config = dataclasses.replace(found.config, dtype="bfloat16")
     devices = jax.local_devices() if devices is None else devices
-    graph, state = pretrained.load(
+    graph, state = reading.load(
         dataclasses.replace(found, config=config), make_mesh(devices=devices[:1]), "bfloat16"
     )
     states: dict[jax.Device, nnx.State] = {}
@@ -105,7 +105,7 @@ def encode_dataset(
         raise InputError("--rules static: all clips show one moment; give --clips_per_path 1.")
     vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (size[0] * size[1])))
     meta = {
-        "vae": dataclasses.asdict(pretrained.recognise(vae, "vae").config),
+        "vae": dataclasses.asdict(recognition.recognise(vae, "vae").config),
         "seed": seed,
         "flip": flip,
         "permute_channels": permute_channels,

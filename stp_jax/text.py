@@ -109,7 +109,7 @@ def embed(
 
     Args:
       prompts: in any language; an empty one is the end-of-text token alone.
-      weights: of the text encoder, in any layout of `stp_jax.pretrained`.
+      weights: of the text encoder, in any layout of `stp_jax.weights`.
       dtype: of the computation.
       cache: folder; default: stp_jax/text in the user's cache folder.
 
@@ -151,13 +151,13 @@ class Encoder:
         import jax
         from flax import nnx
 
-        from stp_jax import pretrained
-        from stp_jax.sharding import make_mesh
+        from stp_jax.devices.sharding import make_mesh
+        from stp_jax.weights import reading, recognition
 
-        files = pretrained.recognise(weights, "text_encoder")
+        files = recognition.recognise(weights, "text_encoder")
         files = dataclasses.replace(files, config=dataclasses.replace(files.config, dtype=dtype))
         self.vocab = files.config.vocab
-        graph, self._state = pretrained.load(files, make_mesh(devices=jax.devices()[:1]), dtype)
+        graph, self._state = reading.load(files, make_mesh(devices=jax.devices()[:1]), dtype)
         self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -234,9 +234,9 @@ def main(arguments: list[str] | None = None) -> None:
     if out.suffix != ".npz" or out.exists() or not out.parent.is_dir():
         raise InputError(f"--out {out}: give a new file that ends in .npz, in a folder that exists.")
 
-    from stp_jax import pretrained
+    from stp_jax.weights import recognition
 
-    embeddings = embed(flags.prompt, pretrained.find(flags.weights, "text_encoder"))
+    embeddings = embed(flags.prompt, recognition.find(flags.weights, "text_encoder"))
     temporary = out.with_suffix(f".{os.getpid()}.npz")
     np.savez(temporary, embeddings=embeddings)
     os.replace(temporary, out)

@@ -10,9 +10,9 @@ from flax import nnx
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import lazy_parameters, stored_shapes
-from stp_jax.pretrained.recognition import LAYOUTS
+from stp_jax.weights import kinds
+from stp_jax.weights.layouts.table import lazy_parameters, stored_shapes
+from stp_jax.weights.recognition import LAYOUTS
 
 WAN = {"text_dim": 4096, "source": False, "camera": "none", "animation_time": "none", "rope_frames": "stream"}
 RECAMMASTER = WAN | {"source": True, "camera": "pose12_target"}
@@ -42,7 +42,7 @@ def random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def random_tensors(kind: str, config, layout: str) -> dict[str, np.ndarray]:
     """All tensors of a model in a layout."""
-    shapes = stored_shapes(LAYOUTS[kind].rules(config, layout), models.shapes(kind, config))
+    shapes = stored_shapes(LAYOUTS[kind].rules(config, layout), kinds.shapes(kind, config))
     return {name: random_tensor(name, shape) for name, shape in shapes.items()}
 
 
@@ -50,8 +50,8 @@ def build(kind: str, config, layout: str, tensors: dict[str, np.ndarray] | None 
     """Our model with these parameters, by default random ones."""
     tensors = random_tensors(kind, config, layout) if tensors is None else tensors
     parameters = lazy_parameters(LAYOUTS[kind].rules(config, layout), tensors)
-    state = models.state_of({name: jnp.asarray(np.asarray(value)) for name, value in parameters.items()})
-    return nnx.merge(models.abstract(kind, config)[0], state)
+    state = kinds.state_of({name: jnp.asarray(np.asarray(value)) for name, value in parameters.items()})
+    return nnx.merge(kinds.abstract(kind, config)[0], state)
 
 
 def identity(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -16,9 +16,9 @@ from stp_jax import benchmark
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop
-from stp_jax.pretrained import models
 from stp_jax.training.state import trained
 from stp_jax.training.tasks import DiTTask
+from stp_jax.weights import kinds
 
 TINY = DiTConfig(
     dim=24, ffn_dim=40, layers=3, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
@@ -70,11 +70,11 @@ def test_of_a_train_step_gradients_of_what_is_not_trained_are_not_counted():
     model_config = dataclasses.replace(TINY, dim=240, ffn_dim=400, layers=24)
     settings = dataclasses.replace(benchmark.SMALL, dit=model_config, height=64, width=64)
     _, noisy, source, conditioning = benchmark.dit_workload(settings).arguments
-    graph, params = models.abstract("dit", model_config)
+    graph, params = kinds.abstract("dit", model_config)
 
     def gradients(trained, frozen):
         def total(trained):
-            model = nnx.merge(graph, models.state_of(frozen | trained))
+            model = nnx.merge(graph, kinds.state_of(frozen | trained))
             return model(noisy, source, jnp.ones(1), conditioning).sum()
 
         return jax.grad(total)(trained)

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from stp_jax import weights
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.vae import VAE, VAEConfig
+from stp_jax.weights import native
 
 FRAMES, SIZE, STEPS, SHIFT = 5, 32, 3, 2.0
-NOTES = weights.SamplingNotes(FRAMES, SIZE, SIZE, STEPS, SHIFT)._asdict()
+NOTES = native.SamplingNotes(FRAMES, SIZE, SIZE, STEPS, SHIFT)._asdict()
 VAE_CONFIG = VAEConfig(
     dim=8,
     z_dim=4,
@@ -30,7 +30,7 @@ DIT_CONFIG = DiTConfig(
 
 def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
     """Normal numbers for every parameter, so that nothing is zero and all that is told has an effect."""
-    shapes = weights.flatten(_zeros(make))
+    shapes = native.flatten(_zeros(make))
     rng = np.random.default_rng(seed)
     return {
         name: (rng.standard_normal(array.shape) * scale + name.endswith(("scale", "gamma"))).astype(
@@ -55,14 +55,14 @@ def make_dit() -> SpaceTimeDiT:
 
 def write_tiny_model(folder: Path) -> Path:
     vae, dit = random_parameters(make_vae, 0, 0.15), random_parameters(make_dit, 1, 0.15)
-    weights.save_weights(folder, "vae", vae, dataclasses.asdict(VAE_CONFIG))
-    weights.save_weights(folder, "dit", dit, dataclasses.asdict(DIT_CONFIG), notes=NOTES)
+    native.save_weights(folder, "vae", vae, dataclasses.asdict(VAE_CONFIG))
+    native.save_weights(folder, "dit", dit, dataclasses.asdict(DIT_CONFIG), notes=NOTES)
     return folder
 
 
 def read_tiny_model(folder: Path):
     """The two models, without the code under test."""
     vae, dit = _zeros(make_vae), _zeros(make_dit)
-    weights.load_into(vae, weights.read_weights(folder, "vae"), "vae")
-    weights.load_into(dit, weights.read_weights(folder, "dit"), "dit")
+    native.load_into(vae, native.read_weights(folder, "vae"), "vae")
+    native.load_into(dit, native.read_weights(folder, "dit"), "dit")
     return vae, dit

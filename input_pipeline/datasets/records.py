@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from stp_jax.cameras import check
 from stp_jax.command_line import Parser
+from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
 
 

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from input_pipeline.render.opengl import choose_backend
 from input_pipeline.render.rig import Rig
 from stp_jax import media
-from stp_jax.camera_files import GRID_CONVENTION
 from stp_jax.command_line import Parser
+from stp_jax.controls.camera_files import GRID_CONVENTION
 from stp_jax.errors import InputError, exit_on_input_error
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s

@@ -26,7 +26,7 @@ def seed_of(scene_name: str) -> int:
 def in_world(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Poses [..., 4, 4] relative to a camera, such as a source's first one, in the world of its c2w [4, 4].
 
-    The inverse of `stp_jax.cameras.relative_to`, in float64.
+    The inverse of `stp_jax.controls.cameras.relative_to`, in float64.
     """
     return np.asarray(reference, np.float64) @ np.asarray(c2w, np.float64)
 

@@ -21,8 +21,8 @@ import re
 import time
 from typing import Any
 
-from stp_jax.collectives import GIB, count_collectives
 from stp_jax.command_line import Parser, count, number, read_config
+from stp_jax.compile_for.collectives import GIB, count_collectives
 from stp_jax.errors import InputError, exit_on_input_error
 
 # What the compiler asks the machine about, were it part of a pod.
@@ -106,7 +106,7 @@ def make_pod(topology: str, sizes: dict[str, int]):
     import jax
     from jax.experimental import topologies
 
-    from stp_jax.sharding import make_mesh
+    from stp_jax.devices.sharding import make_mesh
 
     if count := gpus_of(topology):
         if jax.default_backend() != "gpu":
@@ -130,7 +130,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
     import jax
     import jax.numpy as jnp
 
-    from stp_jax.sharding import batch_sharding
+    from stp_jax.devices.sharding import batch_sharding
     from stp_jax.training.optimizer import make_optimizer
     from stp_jax.training.state import abstract_state
     from stp_jax.training.step import make_train_step
@@ -159,13 +159,13 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from stp_jax.pretrained import models
-    from stp_jax.sharding import batch_sharding, parameter_shardings
+    from stp_jax.devices.sharding import batch_sharding, parameter_shardings
     from stp_jax.training.tasks import DiTTask
+    from stp_jax.weights import kinds
 
     task = DiTTask(config, load=False)
     model_config = dataclasses.replace(task.model_config, remat="none", ffn_parts=1)
-    graph, shapes = models.abstract("dit", model_config)
+    graph, shapes = kinds.abstract("dit", model_config)
     rows, size = batch_sharding(mesh), config.train.batch_size
     shardings = parameter_shardings(shapes, mesh)
     params = {
@@ -180,7 +180,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     }
 
     def velocity(params, frozen, batch, timestep):
-        model = nnx.merge(graph, models.state_of(params))
+        model = nnx.merge(graph, kinds.state_of(params))
         latents = batch["target_latents"].astype(jnp.float32)
         conditioning = task._condition(model, frozen, batch, latents)
         clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")
@@ -204,7 +204,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     """
     import jax
 
-    from stp_jax import hardware
+    from stp_jax.devices import hardware
     from stp_jax.models.attention import attention_backend
     from stp_jax.models.flop import dit_flop
     from stp_jax.training.loop import check_run
@@ -218,7 +218,9 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     kind = mesh.devices.flat[0].device_kind
     known = hardware.chip(kind)
     if known is None:
-        raise InputError(f"--topology {topology}: nothing is known of {kind}; add it to stp_jax/hardware.py.")
+        raise InputError(
+            f"--topology {topology}: nothing is known of {kind}; add it to stp_jax/devices/hardware.py."
+        )
     cores = 2 if "7x" in kind.lower() else 1  # of a tpu7x chip each is a device with half of everything
     memory, backend = known.memory_gib / cores, "splash"
     if gpus_of(topology):  # XLA_PYTHON_CLIENT_MEM_FRACTION leaves less than there is
@@ -325,7 +327,3 @@ def main(arguments: list[str] | None = None) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         result = compile_for(flags.topology, config, sizes, "sample" if flags.sample else "train")
         print(result.report(flags.mfu))
-
-
-if __name__ == "__main__":
-    main()

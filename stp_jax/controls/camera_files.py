@@ -1,4 +1,4 @@
-"""Camera paths as they stand in files; `stp_jax.cameras.read` explains the forms."""
+"""Camera paths as they stand in files; `stp_jax.controls.cameras.read` explains the forms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def choice(text: str | os.PathLike) -> tuple[str, int | None]:
 
 
 def load(path: str | os.PathLike) -> CameraFile:
-    """Reads any form of `stp_jax.cameras.read`. Raises `InputError` for unreadable files and other forms."""
+    """Reads any form of `controls.cameras.read`. Raises `InputError` for unreadable files and other forms."""
     where, number = choice(path)
     data = user_input.load(where, FILE_TYPES)
     if isinstance(data, dict) and isinstance(data.get("frame0"), dict):

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import einops
 import numpy as np
 
-from stp_jax import camera_files, user_input
-from stp_jax.camera_moves import MOVES
+from stp_jax import user_input
+from stp_jax.controls import camera_files
+from stp_jax.controls.moves import MOVES
 from stp_jax.errors import InputError
 
 DISTANCE = 4.0  # metres to the pivot of the presets
@@ -284,7 +285,7 @@ def read(
       `FILE.json:cam05` or `FILE.json:5`. Its world is left-handed.
 
     In the last two worlds the poses are left-handed, until `relative_to` cancels that. Only
-    `stp_jax.official_inputs` needs them so.
+    `stp_jax.official.poses` needs them so.
 
     Args:
       frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as

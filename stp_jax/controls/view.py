@@ -15,7 +15,7 @@ class View(NamedTuple):
 
     Attributes:
       c2w: `[B, F, 4, 4]`, OpenCV camera to world, relative to the source's first camera, metres; for the
-        `pose12` encoders in their own convention, see `stp_jax.official_inputs`.
+        `pose12` encoders in their own convention, see `stp_jax.official.poses`.
       intrinsics: `[B, F, 4]`, (fx, fy, cx, cy) divided by (width, height, width, height).
       animation_time: `[B, F]`, in source frames.
     """

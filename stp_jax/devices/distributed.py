@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from stp_jax.devices.sharding import AXES
 from stp_jax.errors import InputError
-from stp_jax.sharding import AXES
 
 
 def connect(

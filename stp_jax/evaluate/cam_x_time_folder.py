@@ -33,10 +33,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stp_jax import cameras, decode, media
-from stp_jax.animation_time import OFFICIAL, curve
-from stp_jax.cameras import Cameras
+from stp_jax import media
+from stp_jax.controls import cameras
+from stp_jax.controls.animation_time import OFFICIAL, curve
+from stp_jax.controls.cameras import Cameras
 from stp_jax.errors import InputError
+from stp_jax.media import decode
 
 FRAMES, HEIGHT, WIDTH = 81, 480, 832
 #: mode: (official time pattern, file of the ground truth)
@@ -67,7 +69,7 @@ class Source(NamedTuple):
     """What a model is given of a scene, at F frames of its size."""
 
     video: np.ndarray  # uint8 [F, H, W, 3]
-    cameras: Cameras  # in the file's mirrored world, see `stp_jax.cameras.read`
+    cameras: Cameras  # in the file's mirrored world, see `stp_jax.controls.cameras.read`
     animation_time: np.ndarray  # float32 [F]: 0 .. F - 1
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stp_jax.evaluation import lpips
-from stp_jax.evaluation.cam_x_time_folder import (
+from stp_jax.evaluate import lpips
+from stp_jax.evaluate.cam_x_time_folder import (
     MODES,
     OFFICIAL_SEED,
     SceneFiles,
@@ -20,10 +20,10 @@ from stp_jax.evaluation.cam_x_time_folder import (
     read_frames,
     read_source,
 )
-from stp_jax.evaluation.cases import TIME, Case, nearest_source_frame
-from stp_jax.evaluation.report import Report
-from stp_jax.evaluation.rows import NEAREST, SOURCE, Row
-from stp_jax.evaluation.scores import Lpips, Model, Outcome, ceilings, methods_of, picture_values
+from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
+from stp_jax.evaluate.report import Report
+from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
+from stp_jax.evaluate.scores import Lpips, Model, Outcome, ceilings, methods_of, picture_values
 
 
 def evaluate_cam_x_time(
@@ -41,12 +41,12 @@ def evaluate_cam_x_time(
 
     Args:
       models: of one size, `stp_jax.rerender.Rerenderer` each: they take a prompt, and no target cameras.
-      folder: see `stp_jax.evaluation.cam_x_time_folder.read_folder`.
+      folder: see `stp_jax.evaluate.cam_x_time_folder.read_folder`.
       scenes: only the first n. None: all.
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
       seed: of the noise, the same for every case, as there.
-      fov: of the source in degrees, see `stp_jax.evaluation.cam_x_time_folder.read_source`.
+      fov: of the source in degrees, see `stp_jax.evaluate.cam_x_time_folder.read_source`.
 
     Raises:
       InputError: the set is incomplete; the models' number of frames does not fit it; `out` is in use or

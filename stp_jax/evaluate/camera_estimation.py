@@ -2,7 +2,7 @@
 
 At 128 pixels there are few features to match, but a rendered scene can be rendered again from any pose. Each
 picture is compared with the scene from poses along its rig, then aligned from the best of them, see
-`stp_jax.evaluation.alignment`. The estimator is given pictures and the scene, never the commanded camera.
+`stp_jax.evaluate.alignment`. The estimator is given pictures and the scene, never the commanded camera.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from stp_jax import cameras
+from stp_jax.controls import cameras
 from stp_jax.errors import InputError
-from stp_jax.evaluation.alignment import Level, Renderer, align, exponential, reduce
-from stp_jax.evaluation.matching import ShiftedComparison
+from stp_jax.evaluate.alignment import Level, Renderer, align, exponential, reduce
+from stp_jax.evaluate.matching import ShiftedComparison
 
 # The first from all starts of a picture, the others from the best.
 LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 6, 1e-3), Level(2, 1.5, 8, 3e-4))

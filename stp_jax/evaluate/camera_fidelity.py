@@ -1,8 +1,8 @@
 """Camera fidelity: how near a video's cameras are to the ones that were asked for.
 
-Cameras come from an estimator (`stp_jax.evaluation.camera_estimation` for rendered scenes). Its own error is
+Cameras come from an estimator (`stp_jax.evaluate.camera_estimation` for rendered scenes). Its own error is
 measured in the same way on the ground truth, and on the ground truth degraded to the model's PSNR
-(`stp_jax.evaluation.disturb`); the figures say nothing below it.
+(`stp_jax.evaluate.disturb`); the figures say nothing below it.
 
 All poses are c2w [F, 4, 4] in one world, in metres, OpenCV axes; angles are in degrees.
 """

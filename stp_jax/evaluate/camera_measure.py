@@ -14,13 +14,13 @@ from input_pipeline.render.grid import GridSettings
 from input_pipeline.render.views import SceneViews, seed_of
 from input_pipeline.shots import Scene
 from stp_jax.errors import InputError
-from stp_jax.evaluation import camera_fidelity
-from stp_jax.evaluation.camera_estimation import CameraEstimator
-from stp_jax.evaluation.cases import COPY, GROUPS, TIME, Case
-from stp_jax.evaluation.intervals import Estimate, slope
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.rows import Row, Values, unique
-from stp_jax.media import new_file
+from stp_jax.evaluate import camera_fidelity
+from stp_jax.evaluate.camera_estimation import CameraEstimator
+from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
+from stp_jax.evaluate.intervals import Estimate, slope
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.rows import Row, Values, unique
+from stp_jax.media.video import new_file
 
 FRAMES = 5  # of each video, evenly spaced, the first and the last among them: about a second of one CPU core
 _GAINS = {  # of the summary: commanded and achieved values that it is the slope of

@@ -18,7 +18,7 @@ import numpy as np
 
 from input_pipeline.pairs import clip, make_relative
 from input_pipeline.shots import Scene
-from stp_jax.animation_time import EVALUATION_MODES, curve
+from stp_jax.controls.animation_time import EVALUATION_MODES, curve
 from stp_jax.errors import InputError
 
 TIME, CAMERA, BOTH = "time control", "camera control", "both"

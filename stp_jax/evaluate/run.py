@@ -13,11 +13,11 @@ from tqdm import tqdm
 from input_pipeline.datasets.records import open_records
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation import lpips
-from stp_jax.evaluation.cases import CASES_PER_SCENE
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.report import Report
-from stp_jax.evaluation.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
+from stp_jax.evaluate import lpips
+from stp_jax.evaluate.cases import CASES_PER_SCENE
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.report import Report
+from stp_jax.evaluate.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
 
 def evaluate(

@@ -9,22 +9,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from input_pipeline.shots import Scene
-from stp_jax.cameras import Cameras
-from stp_jax.evaluation import metrics
-from stp_jax.evaluation.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
-from stp_jax.evaluation.disturb import degrade
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.rows import (
-    CEILING,
-    DEGRADED,
-    NEAREST,
-    SOURCE,
-    TRUTH,
-    WHOLE_SCENE,
-    Row,
-    Values,
-    unique,
-)
+from stp_jax.controls.cameras import Cameras
+from stp_jax.evaluate import metrics
+from stp_jax.evaluate.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
+from stp_jax.evaluate.disturb import degrade
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.rows import CEILING, DEGRADED, NEAREST, SOURCE, TRUTH, WHOLE_SCENE, Row, Values, unique
 
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stp_jax.evaluation.cases import COPY, GROUPS, TIME
-from stp_jax.evaluation.intervals import Estimate, difference, estimate
-from stp_jax.evaluation.rows import BASELINES, Row, by_scene, unique
+from stp_jax.evaluate.cases import COPY, GROUPS, TIME
+from stp_jax.evaluate.intervals import Estimate, difference, estimate
+from stp_jax.evaluate.rows import BASELINES, Row, by_scene, unique
 
 
 class Metric(NamedTuple):

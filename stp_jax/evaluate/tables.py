@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stp_jax.evaluation.cases import COPY, TIME
-from stp_jax.evaluation.intervals import Estimate
-from stp_jax.evaluation.rows import Row, number_names
-from stp_jax.evaluation.summary import Metric, Summary, is_clear
+from stp_jax.evaluate.cases import COPY, TIME
+from stp_jax.evaluate.intervals import Estimate
+from stp_jax.evaluate.rows import Row, number_names
+from stp_jax.evaluate.summary import Metric, Summary, is_clear
 
 BASELINE_LIMIT = 18.0  # dB; above it the camera of a case moves too little to show anything
 

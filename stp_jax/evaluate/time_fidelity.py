@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation.alignment import reduce
+from stp_jax.evaluate.alignment import reduce
 
 BLUR = 2.0  # pixels at 128: then the error is a parabola around its least value, over a step of the grid
 CHANGES = 16.0  # levels of 255, by which the colour of a blurred pixel that shows motion changes over time

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from input_pipeline.shots import Scene
-from stp_jax.evaluation.cases import BOTH, CAMERA, COPY, GROUPS, TIME, Case
-from stp_jax.evaluation.disentanglement import background_psnr, moving_mask, time_drift
-from stp_jax.evaluation.intervals import interval, resampled_means
-from stp_jax.evaluation.measures import Measure
-from stp_jax.evaluation.rows import Row, Values, unique
-from stp_jax.evaluation.time_fidelity import TimeScores, time_scores
-from stp_jax.media import new_file
+from stp_jax.evaluate.cases import BOTH, CAMERA, COPY, GROUPS, TIME, Case
+from stp_jax.evaluate.disentanglement import background_psnr, moving_mask, time_drift
+from stp_jax.evaluate.intervals import interval, resampled_means
+from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.rows import Row, Values, unique
+from stp_jax.evaluate.time_fidelity import TimeScores, time_scores
+from stp_jax.media.video import new_file
 
 # What is of interest in a group of cases, and what in a mode of animation time.
 _OF_GROUPS = ("mean_absolute_error_frames", "mean_error_frames", "absolute_drift")

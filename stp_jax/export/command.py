@@ -30,15 +30,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stp_jax import pretrained, weights
 from stp_jax.command_line import Parser, count
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.pretrained import Pretrained
-from stp_jax.pretrained.layout import Rule, lazy_parameters, write_tensors
-from stp_jax.pretrained.recognition import LAYOUTS
+from stp_jax.weights import native, reading, recognition
+from stp_jax.weights.layouts.table import Rule, lazy_parameters, write_tensors
+from stp_jax.weights.recognition import LAYOUTS, Pretrained
 
 KINDS = ("dit", "vae", "text_encoder")
 DIFFUSERS_FOLDERS = {"dit": "transformer", "vae": "vae"}
@@ -98,12 +97,12 @@ def export_ours(models: list[Pretrained], folder: Path, dtype: str | None = None
     for found in models:
         notes: dict[str, Any] = {}
         if found.kind == "dit":
-            notes = pretrained.sampling_notes(found)._asdict()
+            notes = reading.sampling_notes(found)._asdict()
         if found.layout == "ours":
-            notes = weights.read_index(found.path, found.kind).get("notes") or {}
+            notes = native.read_index(found.path, found.kind).get("notes") or {}
         parameters = lazy_parameters(found.rules, found.tensors)
         config = dataclasses.asdict(found.config)
-        weights.save_weights(
+        native.save_weights(
             folder, found.kind, parameters, config, dtype=dtype, notes=notes, part_bytes=2**30
         )
 
@@ -170,7 +169,7 @@ def write_safetensors(
     total = 0
 
     def write_part() -> None:
-        weights.save_part(part, folder / f"{stem}.{len(names)}.tmp", {"format": "pt"})
+        native.save_part(part, folder / f"{stem}.{len(names)}.tmp", {"format": "pt"})
         names.append(list(part))
         part.clear()
 
@@ -234,10 +233,10 @@ def find_models(path: str, only: list[str] | None) -> list[Pretrained]:
     Raises:
       InputError: what was asked for is not there; nothing is.
     """
-    kinds = only or pretrained.kinds_in(path)
+    kinds = only or recognition.kinds_in(path)
     if not only and "dit" in kinds:
         kinds = [kind for kind in kinds if kind != "text_encoder"]
-    return [pretrained.recognise(path, kind) for kind in kinds]
+    return [recognition.recognise(path, kind) for kind in kinds]
 
 
 @contextmanager
@@ -289,7 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.format == "stablehlo":
         if flags.only not in (None, ["dit"]):
             raise InputError("--format stablehlo exports the dit alone: leave --only out.")
-        models = [pretrained.recognise(flags.weights, "dit")]
+        models = [recognition.recognise(flags.weights, "dit")]
     else:
         models = find_models(flags.weights, flags.only)
     size = {np.dtype(np.float32): 4, np.dtype("bfloat16"): 2}
@@ -299,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
         needed += sum(array.size * (itemsize or array.dtype.itemsize) for array in found.tensors.values())
     with new_folder(Path(flags.out), needed) as folder:
         if flags.format == "stablehlo":
-            from stp_jax.export_stablehlo import export_stablehlo
+            from stp_jax.export.stablehlo import export_stablehlo
 
             export_stablehlo(
                 models[0],
@@ -312,7 +311,3 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             FORMATS[flags.format](models, folder, flags.dtype)
     print(f"{flags.out}: {', '.join(found.title for found in models)}, {needed / 1e9:.2f} GB")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stp_jax import pretrained
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
-from stp_jax.export import write_safetensors
+from stp_jax.export.command import write_safetensors
 from stp_jax.models.attention import attention_backend
-from stp_jax.pretrained import Pretrained, models
-from stp_jax.pretrained.layout import lazy_parameters
 from stp_jax.text import LENGTH
-from stp_jax.view import view_of
+from stp_jax.weights import kinds, reading, recognition
+from stp_jax.weights.layouts.table import lazy_parameters
+from stp_jax.weights.recognition import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WAN_STRIDES = 4, 8  # video frames and pixels for a latent cell
@@ -69,7 +69,7 @@ def inputs_of(
                 (batch, frames, 4, 4),
                 "camera to world, OpenCV axes, relative to the source's first camera, metres"
                 if c.camera == "plucker"
-                else "poses as stp_jax.official_inputs.pose12 gives them",
+                else "poses as stp_jax.official.poses.pose12 gives them",
             )
         if c.camera == "plucker":
             inputs[f"{clip}_intrinsics"] = (
@@ -93,7 +93,7 @@ def _vae_strides(found: Pretrained) -> tuple[int, int]:
     """Of the VAE that lies beside our own weights, otherwise of Wan's."""
     if found.layout != "ours" or not (found.path / "vae.json").is_file():
         return WAN_STRIDES
-    vae = pretrained.recognise(found.path, "vae").config
+    vae = recognition.recognise(found.path, "vae").config
     return vae.frame_stride, vae.spatial_stride
 
 
@@ -126,7 +126,7 @@ def export_stablehlo(
         import flatbuffers  # noqa: F401
     except ImportError:
         raise InputError("--format stablehlo needs flatbuffers: pip install 'stp-jax[export]'.") from None
-    notes = pretrained.sampling_notes(found)
+    notes = reading.sampling_notes(found)
     frames = frames or notes.frames
     width, height = size or (notes.width, notes.height)
     frame_stride, stride = _vae_strides(found)
@@ -141,12 +141,12 @@ def export_stablehlo(
     if dtype is None:
         stored = {lazy[name].dtype for name in lazy if name.endswith("kernel")}
         dtype = "bfloat16" if stored == {np.dtype("bfloat16")} else "float32"
-    graph, shapes = models.abstract("dit", dataclasses.replace(found.config, dtype=dtype, remat="none"))
-    kinds = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
+    graph, shapes = kinds.abstract("dit", dataclasses.replace(found.config, dtype=dtype, remat="none"))
+    dtypes = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
     inputs = inputs_of(found, latent_size, batch, frames)
 
     def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
-        model = nnx.merge(graph, models.state_of(parameters))
+        model = nnx.merge(graph, kinds.state_of(parameters))
         conditioning = model.condition(
             view_of(inputs, "target"),
             view_of(inputs, "source"),
@@ -156,12 +156,12 @@ def export_stablehlo(
         arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
         return model(*arguments, differentiable=False).astype(jnp.float32)
 
-    wanted = {name: jax.ShapeDtypeStruct(shape.shape, kinds[name]) for name, shape in shapes.items()}
+    wanted = {name: jax.ShapeDtypeStruct(shape.shape, dtypes[name]) for name, shape in shapes.items()}
     given = {name: jax.ShapeDtypeStruct(one["shape"], one["dtype"]) for name, one in inputs.items()}
     with attention_backend("xla"):
         exported = jax.export.export(jax.jit(denoise), platforms=PLATFORMS)(wanted, given)
     (folder / "denoiser.stablehlo").write_bytes(exported.serialize())
     (folder / "inputs.json").write_text(json.dumps(inputs, indent=1) + "\n")
     (folder / "run.py").write_text(RUN_PY)
-    arrays = ((name, np.asarray(lazy[name], kinds[name])) for name in sorted(lazy))
+    arrays = ((name, np.asarray(lazy[name], dtypes[name])) for name in sorted(lazy))
     write_safetensors(folder, "parameters", arrays)

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from stp_jax.cameras import Cameras
-from stp_jax.media import new_file
+from stp_jax.controls.cameras import Cameras
+from stp_jax.media.video import new_file
 
 _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
 

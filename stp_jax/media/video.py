@@ -14,8 +14,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
-from stp_jax import decode
 from stp_jax.errors import InputError
+from stp_jax.media import decode
 
 
 class Clip(NamedTuple):

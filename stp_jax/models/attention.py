@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from stp_jax.devices.sharding import RULES, batch_axes, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.layers import fill_up
-from stp_jax.sharding import RULES, batch_axes, size_of
 
 LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stp_jax.devices.sharding import RULES, constrain, padded_tokens, size_of
 from stp_jax.models import camera_attention, fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, add_bias, fill_up, gelu, layer_norm, pairs_apart
 from stp_jax.models.rope import rotate
-from stp_jax.sharding import RULES, constrain, padded_tokens, size_of
 
 
 class BlockConditioning(NamedTuple):

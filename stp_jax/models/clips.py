@@ -8,9 +8,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
+from stp_jax.controls.view import View
 from stp_jax.models.conditioning import group_frames
 from stp_jax.models.config import DiTConfig
-from stp_jax.view import View
 
 CLIPS = ("target", "source", "memory")  # in the order of the tokens
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stp_jax import cameras
+from stp_jax.controls import cameras
 from stp_jax.models.layers import MLP, Dense, add_bias, lecun_normal, sinusoid, zeros
 
 

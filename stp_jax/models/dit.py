@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
 from stp_jax.flow import MAX_TIMESTEP
 from stp_jax.models.attention import attention_backend, fastest_backend
 from stp_jax.models.block import Block, BlockConditioning, Shared
@@ -29,8 +31,6 @@ from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder,
 from stp_jax.models.config import BLOCK_INPUT, LEAST_SIGMA, REMAT_POLICIES, DiTConfig
 from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
-from stp_jax.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
-from stp_jax.view import View
 
 
 class Conditioning(NamedTuple):

@@ -20,7 +20,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
 from jax.sharding import PartitionSpec as P
 
-from stp_jax.sharding import RULES, batch_axes, size_of
+from stp_jax.devices.sharding import RULES, batch_axes, size_of
 
 ROWS = 32  # tokens that one program works on; partial sums over tokens are of that many
 TILE = 1024  # elements of a tile: what a program holds of one array at a time

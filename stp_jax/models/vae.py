@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stp_jax.devices.sharding import constrain_columns
 from stp_jax.errors import InputError
 from stp_jax.models.vae_layers import (
     AttentionBlock,
@@ -28,7 +29,6 @@ from stp_jax.models.vae_layers import (
     RMSNorm,
     Upsample,
 )
-from stp_jax.sharding import constrain_columns
 
 # Statistics of the latents of Wan2.1's own weights.
 WAN_LATENT_MEAN = (

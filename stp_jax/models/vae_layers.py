@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stp_jax.devices.sharding import constrain, constrain_columns
 from stp_jax.models.attention import LOGITS_BYTES
 from stp_jax.models.layers import add_bias
-from stp_jax.sharding import constrain, constrain_columns
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Past = Any  # a pytree of arrays; None before the first frame

@@ -8,7 +8,7 @@ that do not agree:
 - the target's as `inv(c2w_0) @ c2w_i`: the motion as the first camera sees it, as everywhere else here.
 
 They are equal where the first camera's frame is the world. The weights expect both, so both are told; for
-this `stp_jax.cameras.read` leaves poses in their file's world. ReCamMaster is told the target's alone.
+this `controls.cameras.read` leaves poses in their file's world. ReCamMaster is told the target's alone.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stp_jax import animation_time, cameras, decode, media
-from stp_jax.cameras import Cameras
+from stp_jax import media
+from stp_jax.controls import animation_time, cameras
+from stp_jax.controls.cameras import Cameras
 from stp_jax.errors import InputError
-from stp_jax.weights import SamplingNotes
+from stp_jax.media import decode
+from stp_jax.weights.native import SamplingNotes
 
 SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
 LONGEST = 3.0  # seconds of a video used by default: a model has few frames to spread over them

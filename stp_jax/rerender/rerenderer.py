@@ -16,15 +16,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stp_jax import flow, pretrained, text, weights
-from stp_jax.cameras import Cameras, relative_to
+from stp_jax import flow, text
+from stp_jax.controls.cameras import Cameras, relative_to
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import RULES, batch_sharding, gathered, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.tiling import decode_tiled, encode_tiled
 from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
-from stp_jax.official_inputs import pose12, to_official_pixels
-from stp_jax.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
-from stp_jax.sharding import RULES, batch_sharding, gathered, size_of
-from stp_jax.view import View
+from stp_jax.official.poses import pose12, to_official_pixels
+from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
+from stp_jax.weights import native, reading, recognition
 
 # What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
 # the full size on a GPU.
@@ -39,7 +40,7 @@ class Rerenderer:
     leaves it again before the others come; embeddings of prompts are kept on disk.
 
     Args:
-      folder: weights of a DiT in any layout that `stp_jax.pretrained` reads: a folder that train.py wrote,
+      folder: weights of a DiT in any layout that `stp_jax.weights` reads: a folder that train.py wrote,
         an official checkpoint, a diffusers folder.
       vae, text_encoder: where theirs are, if not beside the DiT's.
       frames, height, width: of the videos; default: as the weights' notes say.
@@ -60,7 +61,7 @@ class Rerenderer:
 
     def __init__(
         self,
-        folder: str | os.PathLike = weights.BUNDLED,
+        folder: str | os.PathLike = native.BUNDLED,
         *,
         vae: str | os.PathLike | None = None,
         text_encoder: str | os.PathLike | None = None,
@@ -81,8 +82,8 @@ class Rerenderer:
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
 
-        dit_files = pretrained.recognise(folder, "dit")
-        vae_files = pretrained.recognise(vae or folder, "vae")
+        dit_files = recognition.recognise(folder, "dit")
+        vae_files = recognition.recognise(vae or folder, "vae")
         self.title = f"{dit_files.title}, {dit_files.path}"
         if not dit_files.config.source:
             raise InputError(
@@ -104,7 +105,7 @@ class Rerenderer:
                 f"{vae or folder}: the vae makes latents of {self._vae_config.z_dim} channels, the dit of "
                 f"{folder} takes {self._dit_config.channels}. Give weights that were trained together."
             )
-        notes = pretrained.sampling_notes(dit_files)
+        notes = reading.sampling_notes(dit_files)
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
@@ -116,7 +117,7 @@ class Rerenderer:
         check_size(self.notes, self._vae_config, self._dit_config.patch)
         self._text_encoder: Path | None = None
         if self._dit_config.text_dim:
-            encoder = pretrained.recognise(text_encoder or folder, "text_encoder")
+            encoder = recognition.recognise(text_encoder or folder, "text_encoder")
             if encoder.config.dim != self._dit_config.text_dim:
                 raise InputError(
                     f"{encoder.path} is {encoder.title}; {dit_files.title} reads embeddings "
@@ -342,9 +343,9 @@ def vae_functions(
 class _Resident:
     """A model that comes to the device when it is first needed."""
 
-    def __init__(self, files: pretrained.Pretrained, mesh: Mesh, dtype: str):
-        self._load = lambda: pretrained.load(files, mesh, dtype)
-        self.graph = pretrained.graph(files)
+    def __init__(self, files: recognition.Pretrained, mesh: Mesh, dtype: str):
+        self._load = lambda: reading.load(files, mesh, dtype)
+        self.graph = reading.graph(files)
         self._state: nnx.State | None = None
 
     def state(self) -> nnx.State:
@@ -358,7 +359,7 @@ class _Resident:
         self._state = None
 
 
-def check_size(notes: weights.SamplingNotes, vae_config, patch: int) -> None:
+def check_size(notes: native.SamplingNotes, vae_config, patch: int) -> None:
     """Raises `InputError` unless the VAE and the DiT can work at this number of frames, height and width."""
     frame_stride, cell = vae_config.frame_stride, vae_config.spatial_stride * patch
     frames, size = notes.frames, (notes.height, notes.width)

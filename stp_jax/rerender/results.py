@@ -15,7 +15,7 @@ from PIL import Image
 
 from stp_jax import media
 from stp_jax.errors import InputError
-from stp_jax.request import Request
+from stp_jax.rerender.request import Request
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def _short_name(text: str | os.PathLike[str]) -> str:
 
 def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
     """Writes videos, `scale` times enlarged, a contact sheet, and a picture of cameras and clock."""
-    from stp_jax import pictures  # only now: Matplotlib is slow to import
+    from stp_jax.media import pictures
 
     videos = {"source": request.clip.frames, "result": result}
     large = {label: enlarge(video, scale) if scale > 1 else video for label, video in videos.items()}

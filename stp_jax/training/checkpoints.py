@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stp_jax.distributed import told_by_first
+from stp_jax.devices.distributed import told_by_first
 from stp_jax.errors import InputError
 from stp_jax.training.state import TrainState
 

@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from input_pipeline.pipeline import count_examples, make_dataset
-from stp_jax import weights
 from stp_jax.command_line import check_fields
-from stp_jax.distributed import Agreement, on_host, say, told_by_first
+from stp_jax.devices.distributed import Agreement, on_host, say, told_by_first
+from stp_jax.devices.sharding import AXES, RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.errors import InputError
-from stp_jax.sharding import AXES, RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
@@ -31,6 +30,7 @@ from stp_jax.training.state import Average, Params, abstract_state, bind, graph_
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 from stp_jax.training.workdir import check_workdir, locked, write_config
+from stp_jax.weights import native
 
 # Steps that may be on their way on the device before the host waits: enough to never leave the device idle.
 STEPS_AHEAD = 2
@@ -369,9 +369,9 @@ def export_weights(
     whole = on_host(task.to_export(params), config.train.export_dtype)
     if jax.process_index() > 0:
         return
-    weights.save_weights(
+    native.save_weights(
         folder, task.name, whole, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
     )
     for name, (tensors, fields) in task.companions().items():
         if not (folder / f"{name}.json").exists():
-            weights.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)
+            native.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)

@@ -17,11 +17,11 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
-from stp_jax import hardware
-from stp_jax.distributed import say
+from stp_jax.devices import hardware
+from stp_jax.devices.distributed import say
 from stp_jax.errors import InputError
-from stp_jax.media import write_video
-from stp_jax.pictures import contact_sheet, side_by_side
+from stp_jax.media.pictures import contact_sheet, side_by_side
+from stp_jax.media.video import write_video
 
 FPS = 15  # of videos to look at
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from stp_jax import pretrained, weights
-from stp_jax.distributed import say
+from stp_jax.devices.distributed import say
+from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
 from stp_jax.errors import InputError
-from stp_jax.sharding import constrain_parameters, parameter_shardings
+from stp_jax.weights import native, reading, recognition
 
 if TYPE_CHECKING:
     from stp_jax.training.tasks import Task
@@ -86,22 +86,22 @@ def init_state(
 ) -> TrainState:
     """A fresh state, spread over the mesh; parameters are random or read from the weights `init_from`.
 
-    These may be of any layout that `stp_jax.pretrained` reads. What the task allows may be missing in them.
+    These may be of any layout that `stp_jax.weights` reads. What the task allows may be missing in them.
 
     Raises:
       InputError: `init_from` does not hold weights of this model; see `trained`.
     """
 
     def random_params() -> Params:
-        return weights.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
+        return native.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
 
     shapes = jax.eval_shape(random_params)
     trained(shapes, trainable)
     shardings = parameter_shardings(shapes, mesh)
     params: Params = {}
     if init_from:
-        found = pretrained.recognise(init_from, task.name)
-        params = pretrained.read(found, shapes, shardings, allow_missing=task.may_start_random)
+        found = recognition.recognise(init_from, task.name)
+        params = reading.read(found, shapes, shardings, allow_missing=task.may_start_random)
     missing = {name: sharding for name, sharding in shardings.items() if name not in params}
     if missing:
         if params:
@@ -134,7 +134,7 @@ def abstract_state(
     """
 
     def create() -> TrainState:
-        params = weights.flatten(task.init(nnx.Rngs(0)))
+        params = native.flatten(task.init(nnx.Rngs(0)))
         chosen = trained(params, trainable)
         return TrainState(jnp.int32(0), params, optimizer.init(chosen), dict(chosen) if average else {})
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stp_jax.sharding import constrain_parameters, gathered
+from stp_jax.devices.sharding import constrain_parameters, gathered
 from stp_jax.training.optimizer import schedule
 from stp_jax.training.state import (
     LOSS,

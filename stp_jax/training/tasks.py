@@ -15,18 +15,18 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from stp_jax import flow, pretrained, weights
+from stp_jax import flow
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
 from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
-from stp_jax.pretrained import models
 from stp_jax.text import read_embeddings
 from stp_jax.training.state import Params, bind, trained
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
-from stp_jax.view import view_of
+from stp_jax.weights import kinds, native, reading, recognition
 
 Batch = dict[str, jax.Array]
 
@@ -146,11 +146,11 @@ class DiTTask:
         self.frozen: dict[str, Any] = {}
         text_dim = self.model_config.text_dim
         if load:
-            vae = pretrained.recognise(config.vae, "vae")
+            vae = recognition.recognise(config.vae, "vae")
             self._stored_vae_config = vae.config
             self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
-            self._vae_graph = pretrained.graph(dataclasses.replace(vae, config=self.vae_config))
-            self.frozen["vae"] = pretrained.read(vae)
+            self._vae_graph = reading.graph(dataclasses.replace(vae, config=self.vae_config))
+            self.frozen["vae"] = reading.read(vae)
             if text_dim:
                 self.frozen["text"] = read_embeddings(config.text, text_dim)[:1]
         else:
@@ -190,7 +190,7 @@ class DiTTask:
     def cost(self, memory: bool) -> tuple[int, float]:
         """Tokens of an example, and floating-point operations of training on it, with a memory or without."""
         size, model = self.latent_size(), self.model_config
-        chosen = trained(models.shapes("dit", model), self.config.train.trainable)
+        chosen = trained(kinds.shapes("dit", model), self.config.train.trainable)
         tokens = sum(model.clip_tokens(size, model.memory if memory else 0).values())
         return tokens, dit_flop(model, size, memory=memory, trained=chosen)
 
@@ -295,7 +295,7 @@ class DiTTask:
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling
-        return weights.SamplingNotes(
+        return native.SamplingNotes(
             data.frames, data.height, data.width, sampling.steps, sampling.shift, sampling.guidance
         )._asdict()
 

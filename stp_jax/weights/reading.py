@@ -11,14 +11,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding
 
-from stp_jax import weights
-from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import check, lazy_parameters, read_parameters
-from stp_jax.pretrained.recognition import Pretrained
-from stp_jax.sharding import parameter_shardings
+from stp_jax.devices.sharding import parameter_shardings
+from stp_jax.weights import kinds, native
+from stp_jax.weights.layouts.table import check, lazy_parameters, read_parameters
+from stp_jax.weights.recognition import Pretrained
 
 #: how the published models are sampled
-PUBLISHED_NOTES = weights.SamplingNotes(
+PUBLISHED_NOTES = native.SamplingNotes(
     frames=81,
     height=480,
     width=832,
@@ -29,18 +28,18 @@ PUBLISHED_NOTES = weights.SamplingNotes(
 )
 
 
-def sampling_notes(found: Pretrained) -> weights.SamplingNotes:
+def sampling_notes(found: Pretrained) -> native.SamplingNotes:
     """The size of the videos of a DiT, and how to sample from it.
 
     Raises:
       InputError: weights of ours whose notes lack them.
     """
-    return weights.read_sampling_notes(found.path) if found.layout == "ours" else PUBLISHED_NOTES
+    return native.read_sampling_notes(found.path) if found.layout == "ours" else PUBLISHED_NOTES
 
 
 def graph(found: Pretrained) -> nnx.GraphDef:
     """The structure of a model with `found.config`, without any array."""
-    return models.abstract(found.kind, found.config)[0]
+    return kinds.abstract(found.kind, found.config)[0]
 
 
 def read(
@@ -63,7 +62,7 @@ def read(
     """
     where = f"{found.path} ({found.title})"
     if like is None:
-        like = models.shapes(found.kind, found.config)
+        like = kinds.shapes(found.kind, found.config)
         like = {
             name: jax.ShapeDtypeStruct(like[name].shape, parameter.dtype)
             for name, parameter in lazy_parameters(found.rules, found.tensors).items()
@@ -85,10 +84,10 @@ def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.S
     """
     like = {
         name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype) if _is_matrix(name) else jnp.float32)
-        for name, shape in models.shapes(found.kind, found.config).items()
+        for name, shape in kinds.shapes(found.kind, found.config).items()
     }
     parameters = read(found, like, parameter_shardings(like, mesh))
-    return graph(found), models.state_of(parameters)
+    return graph(found), kinds.state_of(parameters)
 
 
 def _is_matrix(name: str) -> bool:

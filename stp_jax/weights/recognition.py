@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from stp_jax import weights
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.pretrained import dit, models, text_encoder, vae
-from stp_jax.pretrained.files import ENDINGS, open_tensors
-from stp_jax.pretrained.layout import Rule, check
+from stp_jax.weights import kinds, native
+from stp_jax.weights.files import ENDINGS, open_tensors
+from stp_jax.weights.layouts import dit, text_encoder, vae
+from stp_jax.weights.layouts.table import Rule, check
 
 LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}  # modules of tables
 CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
@@ -93,7 +93,7 @@ def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
     found = _recognise_file(place)
     if kind and found.kind != kind:
         raise InputError(f"{place} is {found.title}, not {NOUNS[kind]}.")
-    check(found.rules, found.tensors, models.shapes(found.kind, found.config), _name(found))
+    check(found.rules, found.tensors, kinds.shapes(found.kind, found.config), _name(found))
     return found
 
 
@@ -230,12 +230,12 @@ def _kinds_of_ours(folder: Path) -> list[str]:
 
 
 def _recognise_ours(folder: Path, kind: str) -> Pretrained:
-    index = weights.read_index(folder, kind)
+    index = native.read_index(folder, kind)
     try:
         config = CONFIGS[kind](**index["config"])
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / kind}.json: its config is none of this version: {error}.") from None
-    tensors = weights.open_weights(folder, kind)
+    tensors = native.open_weights(folder, kind)
     pieces = Counter(name.partition("#")[0] for name in tensors)
     rules = [
         Rule(name, f"{name}#{{n}}", pieces=count, stacked=False)
@@ -244,7 +244,7 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
         for name, count in pieces.items()
     ]
     found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder)
-    wanted = models.shapes(kind, config)
+    wanted = kinds.shapes(kind, config)
     known = [rule for rule in rules if rule.ours in wanted]
     check(known, tensors, wanted, _name(found))
     return found

@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from stp_jax.collectives import count_collectives
-from stp_jax.sharding import make_mesh
+from stp_jax.compile_for.collectives import count_collectives
+from stp_jax.devices.sharding import make_mesh
 
 KIB = 2.0**-20  # GiB
 

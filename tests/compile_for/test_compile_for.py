@@ -12,13 +12,13 @@ import jax
 import pytest
 
 from configs import wan_1_3b_plucker
-from stp_jax import compile_for
-from stp_jax.collectives import count_collectives
 from stp_jax.command_line import read_config
+from stp_jax.compile_for import command as compile_for
+from stp_jax.compile_for.collectives import count_collectives
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
-from stp_jax.sharding import make_mesh
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = """
 from configs import wan_1_3b_plucker
 def get_config():

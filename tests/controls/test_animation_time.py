@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from stp_jax.animation_time import EVALUATION_MODES, OFFICIAL_PATTERNS, PRESETS, WARPS, curve, random_warp
+from stp_jax.controls.animation_time import (
+    EVALUATION_MODES,
+    OFFICIAL_PATTERNS,
+    PRESETS,
+    WARPS,
+    curve,
+    random_warp,
+)
 from stp_jax.errors import InputError
 
 F = 17

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stp_jax import camera_files, cameras
+from stp_jax.controls import camera_files, cameras
 from stp_jax.errors import InputError
 
 F = 9

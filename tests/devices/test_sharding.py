@@ -8,10 +8,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import demo
-from stp_jax import cameras
-from stp_jax.errors import InputError
-from stp_jax.models import layers
-from stp_jax.sharding import (
+from stp_jax.controls import cameras
+from stp_jax.devices.sharding import (
     AXES,
     batch_sharding,
     global_batch,
@@ -20,6 +18,8 @@ from stp_jax.sharding import (
     padded_tokens,
     parameter_shardings,
 )
+from stp_jax.errors import InputError
+from stp_jax.models import layers
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
 from stp_jax.training.step import make_train_step

@@ -41,7 +41,7 @@ def write_data_set(folder, scenes=2):
 @pytest.fixture
 def without_lpips(monkeypatch):
     """LPIPS, where it is installed, takes most of the time of a small evaluation."""
-    monkeypatch.setattr("stp_jax.evaluation.lpips.load", lambda: None)
+    monkeypatch.setattr("stp_jax.evaluate.lpips.load", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from stp_jax import media
 from stp_jax.errors import InputError
-from stp_jax.evaluation import cam_x_time_folder as folder_of
-from stp_jax.evaluation import metrics
-from stp_jax.official_inputs import pose12
-from stp_jax.rerender import Rerenderer
-from tests.test_official_models import write_models
+from stp_jax.evaluate import cam_x_time_folder as folder_of
+from stp_jax.evaluate import metrics
+from stp_jax.official.poses import pose12
+from stp_jax.rerender.rerenderer import Rerenderer
+from tests.official.test_models import write_models
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 TRUTHS = {"bullettime": "bullet_time", "forward": "forward", "backward": "reverse", "slowmo": "slow_motion"}

@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 
-from stp_jax.evaluate import main
-from stp_jax.evaluation.cam_x_time_folder import MODES, moments, read_frames
-from stp_jax.evaluation.cases import TIME
-from stp_jax.evaluation.metrics import psnr, psnr_frames
-from stp_jax.evaluation.rows import SOURCE
-from stp_jax.rerender import Rerenderer
-from tests.evaluation.test_cam_x_time_folder import SCENES, write_set
+from stp_jax.evaluate.cam_x_time_folder import MODES, moments, read_frames
+from stp_jax.evaluate.cases import TIME
+from stp_jax.evaluate.command import main
+from stp_jax.evaluate.metrics import psnr, psnr_frames
+from stp_jax.evaluate.rows import SOURCE
+from stp_jax.rerender.rerenderer import Rerenderer
+from tests.evaluate.test_cam_x_time_folder import SCENES, write_set
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model
 
 
 def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch, without_lpips):
-    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     prompts = []
 
     def darker(self, video, cameras, time, target_cameras, target_time, *, prompt, seed):

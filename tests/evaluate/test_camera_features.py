@@ -6,9 +6,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from stp_jax import cameras
+from stp_jax.controls import cameras
 from stp_jax.errors import InputError
-from stp_jax.evaluation import camera_features
+from stp_jax.evaluate import camera_features
 
 HEIGHT, WIDTH = 240, 320
 LENS = cameras.default_intrinsics(50, aspect=WIDTH / HEIGHT)

@@ -7,12 +7,12 @@ from scipy.spatial.transform import Rotation
 
 from input_pipeline.render import views
 from stp_jax.errors import InputError
-from stp_jax.evaluation import alignment, camera_fidelity
-from stp_jax.evaluation.camera_estimation import CameraEstimator
-from stp_jax.evaluation.camera_fidelity import camera_scores, extent_of, rotation_error, summary
-from stp_jax.evaluation.disturb import degrade
-from stp_jax.evaluation.matching import ShiftedComparison
-from stp_jax.evaluation.metrics import psnr
+from stp_jax.evaluate import alignment, camera_fidelity
+from stp_jax.evaluate.camera_estimation import CameraEstimator
+from stp_jax.evaluate.camera_fidelity import camera_scores, extent_of, rotation_error, summary
+from stp_jax.evaluate.disturb import degrade
+from stp_jax.evaluate.matching import ShiftedComparison
+from stp_jax.evaluate.metrics import psnr
 from tests.opengl import needs_opengl
 
 CAMERAS = np.array([3, 9, 15])

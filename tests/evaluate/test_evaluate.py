@@ -9,20 +9,12 @@ import pytest
 from input_pipeline.datasets import records
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation import lpips, tables
-from stp_jax.evaluation.cases import (
-    BOTH,
-    CAMERA,
-    CASES_PER_SCENE,
-    TIME,
-    cases_of,
-    check_scene,
-    example_of,
-)
-from stp_jax.evaluation.rows import CEILING, NEAREST, SOURCE, Row
-from stp_jax.evaluation.run import evaluate
-from stp_jax.evaluation.scores import Model
-from stp_jax.evaluation.summary import summarise
+from stp_jax.evaluate import lpips, tables
+from stp_jax.evaluate.cases import BOTH, CAMERA, CASES_PER_SCENE, TIME, cases_of, check_scene, example_of
+from stp_jax.evaluate.rows import CEILING, NEAREST, SOURCE, Row
+from stp_jax.evaluate.run import evaluate
+from stp_jax.evaluate.scores import Model
+from stp_jax.evaluate.summary import summarise
 
 FRAMES, CAMERAS = 9, 9
 OURS = "ours"

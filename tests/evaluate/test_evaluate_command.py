@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from stp_jax.evaluate import labels_of, main
-from stp_jax.evaluation.cases import BOTH, CAMERA, TIME
-from stp_jax.evaluation.rows import CEILING
+from stp_jax.evaluate.cases import BOTH, CAMERA, TIME
+from stp_jax.evaluate.command import labels_of, main
+from stp_jax.evaluate.rows import CEILING
 from tests.tiny_model import SHIFT, STEPS, write_tiny_model
 
 
@@ -54,7 +54,7 @@ def get_config():
 
 
 def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, without_lpips):
-    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     for name in ("runs/a/weights", "runs/b/weights"):
         write_tiny_model(tmp_path / name)
     steps = tmp_path / "runs" / "b" / "weights" / "dit.json"
@@ -109,7 +109,7 @@ def one_line_error(capsys, command):
 
 
 def test_mistakes_in_weights_and_data_are_told_before_the_work(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stp_jax.hardware.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     config = write_config(tmp_path / "config.py", data)
     command = ["--config", config, "--out", str(tmp_path / "out"), "--scenes", "1", "--weights"]
     small, large = (str(write_tiny_model(tmp_path / name)) for name in ("small", "large"))

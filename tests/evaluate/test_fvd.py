@@ -14,7 +14,7 @@ import scipy.linalg
 from scipy.ndimage import gaussian_filter
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation import fvd, i3d
+from stp_jax.evaluate import fvd, i3d
 
 # The Fréchet distance ---------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stp_jax.evaluation.intervals import difference, draws, estimate, resampled_means, slope
+from stp_jax.evaluate.intervals import difference, draws, estimate, resampled_means, slope
 
 
 def test_interval_of_normal_values_is_that_of_their_mean():

@@ -9,13 +9,13 @@ import pytest
 from input_pipeline.datasets.records import open_records
 from input_pipeline.shots import SceneReader
 from stp_jax.errors import InputError
-from stp_jax.evaluation.camera_measure import CameraFidelity
-from stp_jax.evaluation.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
-from stp_jax.evaluation.fvd_measure import FvdSmall
-from stp_jax.evaluation.measures import Measure, select
-from stp_jax.evaluation.rows import TRUTH, WHOLE_SCENE, Row, rows_of
-from stp_jax.evaluation.run import evaluate
-from stp_jax.evaluation.scores import Model
+from stp_jax.evaluate.camera_measure import CameraFidelity
+from stp_jax.evaluate.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
+from stp_jax.evaluate.fvd_measure import FvdSmall
+from stp_jax.evaluate.measures import Measure, select
+from stp_jax.evaluate.rows import TRUTH, WHOLE_SCENE, Row, rows_of
+from stp_jax.evaluate.run import evaluate
+from stp_jax.evaluate.scores import Model
 
 
 class Brightness(Measure):

@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stp_jax.errors import InputError
-from stp_jax.evaluation import lpips, metrics
+from stp_jax.evaluate import lpips, metrics
 
 
 def noisy_pair(sigma=12.0, shape=(3, 40, 33, 3)):

@@ -7,9 +7,9 @@ from configs.demo import ASSETS
 from input_pipeline.datasets.records import open_records
 from input_pipeline.shots import decode_scene
 from stp_jax.errors import InputError
-from stp_jax.evaluation import disentanglement, time_fidelity
-from stp_jax.evaluation.disturb import degrade
-from stp_jax.evaluation.time_fidelity import time_scores
+from stp_jax.evaluate import disentanglement, time_fidelity
+from stp_jax.evaluate.disturb import degrade
+from stp_jax.evaluate.time_fidelity import time_scores
 
 CAMERAS = np.linspace(2, 14, 9).round().astype(int)
 

@@ -15,11 +15,11 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from stp_jax import export, pretrained, weights
+from stp_jax.controls.view import view_of
+from stp_jax.export import command as export
 from stp_jax.models.config import DiTConfig
-from stp_jax.pretrained import models
-from stp_jax.pretrained.files import open_tensors
-from stp_jax.view import view_of
+from stp_jax.weights import kinds, native, reading, recognition
+from stp_jax.weights.files import open_tensors
 from tests.stored_tensors import (
     LATENTS,
     NOISY,
@@ -79,16 +79,16 @@ def test_official_to_ours_and_back_keeps_every_bit(official, tmp_path, capsys):
     for kind in ("dit", "vae"):
         file = f"{kind}.safetensors"
         assert same(load_file(official / file), load_file(tmp_path / "again" / file))
-        configs = [pretrained.recognise(folder, kind).config for folder in (official, tmp_path / "again")]
+        configs = [recognition.recognise(folder, kind).config for folder in (official, tmp_path / "again")]
         assert configs[0] == configs[1]
 
 
 def test_ours_to_official_keeps_what_the_tensors_do_not_say(tmp_path, capsys):
     ours = write_tiny_model(tmp_path / "ours")
     run(capsys, "--weights", ours, "--format", "official", "--only", "vae", "--out", tmp_path / "official")
-    found = pretrained.recognise(tmp_path / "official", "vae")
-    assert found.config == pretrained.recognise(ours, "vae").config
-    assert same(pretrained.read(found), weights.read_weights(ours, "vae"))
+    found = recognition.recognise(tmp_path / "official", "vae")
+    assert found.config == recognition.recognise(ours, "vae").config
+    assert same(reading.read(found), native.read_weights(ours, "vae"))
 
 
 def test_values_change_their_type_on_request_alone(official, tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_large_models_are_split_and_found_again(official, tmp_path, capsys, monk
     assert len(parts) > 2 and parts[0] == f"dit-00001-of-{len(parts):05d}.safetensors"
     again = open_tensors(tmp_path / "out/dit.safetensors.index.json")
     assert same(again, load_file(official / "dit.safetensors"))
-    assert pretrained.recognise(tmp_path / "out", "dit").config == dataclasses.replace(
+    assert recognition.recognise(tmp_path / "out", "dit").config == dataclasses.replace(
         PILOT, dtype="bfloat16"
     )
 
@@ -139,7 +139,7 @@ def test_diffusers_loads_the_folders_and_gives_the_same_output(wan, tmp_path, ca
     reason = "pip install 'stp-jax[convert]' to compare with diffusers"
     torch = pytest.importorskip("torch", reason=reason)
     diffusers = pytest.importorskip("diffusers", reason=reason)
-    from tests.pretrained.make_golden import channels_first, channels_last
+    from tests.weights.make_golden import channels_first, channels_last
 
     run(capsys, "--weights", wan, "--format", "diffusers", "--out", tmp_path / "out")
     transformer = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
@@ -180,9 +180,9 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
     parameters = load_file(out / "parameters.safetensors")
     velocity = program.call(parameters, inputs)
 
-    found = pretrained.recognise(source, "dit")
+    found = recognition.recognise(source, "dit")
     config = dataclasses.replace(found.config, dtype="float32")
-    model = nnx.merge(models.abstract("dit", config)[0], models.state_of(jax.device_put(parameters)))
+    model = nnx.merge(kinds.abstract("dit", config)[0], kinds.state_of(jax.device_put(parameters)))
 
     @jax.jit
     def expected(inputs):

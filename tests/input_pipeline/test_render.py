@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.render import grid
-from stp_jax import cameras, media
+from stp_jax import media
+from stp_jax.controls import cameras
 from tests.opengl import needs_opengl
 
 pytestmark = needs_opengl

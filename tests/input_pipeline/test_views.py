@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.render import grid, views
-from stp_jax import cameras
+from stp_jax.controls import cameras
 from stp_jax.errors import InputError
 from tests.opengl import needs_opengl
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stp_jax import media, pictures
-from stp_jax.cameras import Cameras
+from stp_jax import media
+from stp_jax.controls.cameras import Cameras
 from stp_jax.errors import InputError
+from stp_jax.media import pictures
 
 
 def gradient_video(frames=12, height=48, width=64):

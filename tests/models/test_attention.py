@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models import attention as attention_module
 from stp_jax.models import attention as module
@@ -17,7 +18,6 @@ from stp_jax.models.attention import (
     splash_attention,
     tokamax_attention,
 )
-from stp_jax.sharding import make_mesh
 
 
 def draw(*shape, seed=0):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stp_jax import cameras, weights
+from stp_jax.controls import cameras
+from stp_jax.controls.view import view_of
 from stp_jax.models import attention, layers
 from stp_jax.models.block import to_tokens
 from stp_jax.models.conditioning import TemporalDownsampler
@@ -17,7 +18,7 @@ from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import Conditioning, SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
 from stp_jax.models.vae_layers import Conv
-from stp_jax.view import view_of
+from stp_jax.weights import native
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
@@ -51,9 +52,9 @@ def randomised(config: DiTConfig) -> SpaceTimeDiT:
     rng = np.random.default_rng(0)
     tensors = {
         key: (0.2 * rng.standard_normal(value.shape) + (1 if key.endswith("scale") else 0)).astype(np.float32)
-        for key, value in weights.flatten(model).items()
+        for key, value in native.flatten(model).items()
     }
-    weights.load_into(model, tensors, "test")
+    native.load_into(model, tensors, "test")
     return model
 
 
@@ -265,7 +266,7 @@ def test_forward_equals_float64_reference(variant):
     config = VARIANTS[variant]
     model, x = randomised(config), inputs()
     x = with_memory(x) if config.memory else x
-    tensors = {key: np.asarray(value) for key, value in weights.flatten(model).items()}
+    tensors = {key: np.asarray(value) for key, value in native.flatten(model).items()}
     out = run(model, x)
     for sample in range(B):
         expected = reference(tensors, config, x, sample)

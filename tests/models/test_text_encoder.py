@@ -1,4 +1,4 @@
-"""The buckets of distances; the encoder itself is compared in tests/pretrained/test_same_outputs.py."""
+"""The buckets of distances; the encoder itself is compared in tests/weights/test_same_outputs.py."""
 
 import numpy as np
 import pytest

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models import vae_layers
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels, to_pixels
@@ -22,7 +23,6 @@ from stp_jax.models.vae_layers import (
     Upsample,
     double_size,
 )
-from stp_jax.sharding import make_mesh
 
 TINY = VAEConfig(
     dim=4,

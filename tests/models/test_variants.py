@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stp_jax import cameras
+from stp_jax.controls import cameras
+from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.models import camera_attention
 from stp_jax.models.attention import attention
 from stp_jax.models.block import to_tokens
 from stp_jax.models.config import LEAST_SIGMA, DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.rope import axis_frequencies, rotary_tables
-from stp_jax.sharding import batch_sharding, make_mesh
 from tests.models.test_dit import (
     CONFIG,
     FRAMES,

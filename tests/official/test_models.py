@@ -11,15 +11,18 @@ import pytest
 from safetensors.numpy import save_file
 
 import sample
-from stp_jax import cameras, export, flow, media, text, weights
+from stp_jax import flow, media, text
+from stp_jax.controls import cameras
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
+from stp_jax.export import command as export
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.official_inputs import pose12
-from stp_jax.rerender import Rerenderer
-from stp_jax.sampler import official_noise
-from stp_jax.sharding import make_mesh
-from stp_jax.view import View
+from stp_jax.official.poses import pose12
+from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.rerender.sampler import official_noise
+from stp_jax.weights import native
 from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
 from tests.test_text import CONFIG, write_text_encoder, write_tokenizer
 
@@ -231,9 +234,9 @@ MISTAKES = {
     "--weights {spacetimepilot} --frames 10": r"takes 4n \+ 1, for instance 9 or 13",
     "--weights {spacetimepilot} --size 50 32": "multiples of 16",
     "--weights {spacetimepilot} --animation_time official:nothing": "nothing",
-    f"--weights {weights.BUNDLED} --prompt dog": "takes no text",
-    f"--weights {weights.BUNDLED} --guidance 3": "takes no text",
-    f"--weights {weights.BUNDLED} --negative_prompt dog": "--negative_prompt: .* takes no text",
+    f"--weights {native.BUNDLED} --prompt dog": "takes no text",
+    f"--weights {native.BUNDLED} --guidance 3": "takes no text",
+    f"--weights {native.BUNDLED} --negative_prompt dog": "--negative_prompt: .* takes no text",
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stp_jax.torch_noise import torch_randn
+from stp_jax.official.noise import torch_randn
 
 # torch.randn(shape, generator=torch.Generator().manual_seed(seed)) of PyTorch 2.13, every third number.
 RECORDED = {

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stp_jax import cameras
+from stp_jax.controls import cameras
 from stp_jax.errors import InputError
-from stp_jax.official_inputs import pose12, to_official_pixels
+from stp_jax.official.poses import pose12, to_official_pixels
 
 F = 9
 MIRROR, FLIP = np.diag([-1.0, 1, 1, 1]), np.diag([1.0, -1, -1, 1])

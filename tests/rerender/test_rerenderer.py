@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stp_jax import cameras, weights
+from stp_jax.controls import cameras
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.dit import SpaceTimeDiT
-from stp_jax.rerender import Rerenderer
-from stp_jax.sharding import make_mesh
-from stp_jax.view import View
+from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.weights import native
 from tests.tiny_model import (
     DIT_CONFIG,
     FRAMES,
@@ -175,7 +176,7 @@ def truncate(folder):
 
 def save_dit(folder, config):
     parameters = random_parameters(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0)), 0, 0.1)
-    weights.save_weights(folder, "dit", parameters, dataclasses.asdict(config), notes=NOTES)
+    native.save_weights(folder, "dit", parameters, dataclasses.asdict(config), notes=NOTES)
 
 
 DAMAGES = {

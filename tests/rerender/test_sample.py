@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stp_jax import cameras, media, weights
+from stp_jax import media
+from stp_jax.controls import cameras
 from stp_jax.errors import InputError
-from stp_jax.request import LONGEST, SAME_CAMERA, read_request
+from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
+from stp_jax.weights import native
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, write_tiny_model
 
-SCRIPT = Path(__file__).parent.parent / "sample.py"
+SCRIPT = Path(__file__).parents[2] / "sample.py"
 RESULTS = {
     "result.mp4",
     "side_by_side.mp4",
@@ -28,7 +30,7 @@ RESULTS = {
     "cameras_and_time.png",
     "settings.json",
 }
-NOTES = weights.SamplingNotes(**NOTES)
+NOTES = native.SamplingNotes(**NOTES)
 
 
 def load_script():
@@ -282,7 +284,7 @@ def test_help_list_and_mistakes_come_before_jax_is_loaded(tmp_path, files):
 def test_list_explains_every_preset(run):
     status, out, _ = run("--list")
     assert status == 0
-    from stp_jax import animation_time
+    from stp_jax.controls import animation_time
 
     for name in [*cameras.PRESETS, SAME_CAMERA, *animation_time.PRESETS]:
         assert f"\n  {name} " in out

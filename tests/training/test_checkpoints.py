@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
-from stp_jax.sharding import make_mesh
 from stp_jax.training import checkpoints as module
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stp_jax import weights
+from stp_jax.weights import native
 
 ROOT = Path(__file__).parents[2]
 KILLS = 30
@@ -67,12 +67,12 @@ def test_killed_thirty_times_a_run_ends_bit_identical(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    straight = weights.read_weights(tmp_path / "straight/weights", "toy")
+    straight = native.read_weights(tmp_path / "straight/weights", "toy")
     finished = [tmp_path / "killed", *tmp_path.glob("done*")]
     resumed = done.stdout.count("Continuing")
     assert resumed >= KILLS // 3, done.stdout
     for folder in finished:
         for name, array in straight.items():
-            np.testing.assert_array_equal(array, weights.read_weights(folder / "weights", "toy")[name])
+            np.testing.assert_array_equal(array, native.read_weights(folder / "weights", "toy")[name])
         losses = [json.loads(line) for line in open(folder / "metrics.jsonl")]
         assert losses[-1]["step"] == 60

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
-from stp_jax.sharding import make_mesh
 from stp_jax.training.optimizer import make_optimizer, schedule
 from stp_jax.training.state import update_ema
 from tests.training.toy import toy_config

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from input_pipeline.latents import LatentCache
-from stp_jax import cameras, weights
-from stp_jax.distributed import connect
+from stp_jax.controls import cameras
+from stp_jax.devices.distributed import connect
 from stp_jax.errors import InputError
+from stp_jax.weights import native
 from tests.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +128,7 @@ def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
 
 
 def exported(folder: Path) -> dict[str, np.ndarray]:
-    return weights.read_weights(folder / "weights", "toy")
+    return native.read_weights(folder / "weights", "toy")
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_the_real_model_trains_on_latents_in_two_processes(tmp_path):
     for status, errors in finish(run.start(2)):
         assert status == 0, errors
     assert np.isfinite(list(run.losses().values())).all() and run.losses()
-    trained = weights.read_weights(tmp_path / "run/weights", "dit")
+    trained = native.read_weights(tmp_path / "run/weights", "dit")
     assert all(np.isfinite(array).all() for array in trained.values())
     assert list((tmp_path / "run/pictures").glob("*.png"))
 

@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stp_jax import hardware, weights
+from stp_jax.devices import hardware
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
-from stp_jax.sharding import make_mesh
 from stp_jax.training import loop, metrics, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
+from stp_jax.weights import native
 from tests.training.toy import ToyTask, toy_config
 
 
 def exported(workdir):
-    return weights.read_weights(workdir / "weights", "toy")
+    return native.read_weights(workdir / "weights", "toy")
 
 
 def random_parameters(config):
@@ -216,7 +217,7 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     pictures = [f"{step:08d}.{kind}" for step in (5, 10) for kind in ("mp4", "png")]
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == pictures
     assert list((tmp_path / "tensorboard").iterdir())
-    index = weights.read_index(tmp_path / "weights", "toy")
+    index = native.read_index(tmp_path / "weights", "toy")
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
 
 
@@ -325,9 +326,9 @@ def test_the_best_weights_on_held_out_scenes_are_kept(tmp_path, toy, monkeypatch
     monkeypatch.setattr(loop.Validation, "loss", lambda self, params: next(losses))
     loop.train(toy_config(steps=8, validate_every=2), tmp_path)
     assert logged(tmp_path, "validation/loss") == {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5}
-    assert weights.read_index(tmp_path / "best", "toy")["notes"]["steps"] == 4
+    assert native.read_index(tmp_path / "best", "toy")["notes"]["steps"] == 4
     loop.train(toy_config(steps=12, validate_every=2), tmp_path)  # remembers the best
-    notes = weights.read_index(tmp_path / "best", "toy")["notes"]
+    notes = native.read_index(tmp_path / "best", "toy")["notes"]
     assert notes["steps"] == 10 and notes["validation_loss"] == 0.5
 
 
@@ -444,7 +445,7 @@ def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straig
 
 def test_weights_that_cannot_be_written_are_told_and_written_later(tmp_path, straight, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_file", no_space)
+        patch.setattr(native, "save_file", no_space)
         with pytest.raises(InputError, match="Step 10 is saved, but its weights could not be written"):
             loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
     told = capsys.readouterr().out
@@ -522,5 +523,5 @@ def test_no_clipping_is_no_vanishing(tmp_path, toy):
     config = toy_config(steps=3)
     config.optimizer.clip = 0.0
     loop.train(config, tmp_path)
-    start = weights.flatten(ToyTask().init(nnx.Rngs(random_key(config.seed, 0, INIT))))
+    start = native.flatten(ToyTask().init(nnx.Rngs(random_key(config.seed, 0, INIT))))
     assert all(np.abs(array - start[name]).max() > 0 for name, array in exported(tmp_path).items())

@@ -10,17 +10,17 @@ import pytest
 from flax import nnx
 
 from configs import wan_1_3b_plucker
+from stp_jax.controls.view import View
+from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.layers import merge_lora
-from stp_jax.pretrained import models
-from stp_jax.sharding import batch_sharding, make_mesh
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import LOSS, bind, graph_of, init_state, random_key, trained
 from stp_jax.training.step import accumulated, make_train_step
-from stp_jax.view import View
-from stp_jax.weights import flatten
+from stp_jax.weights import kinds
+from stp_jax.weights.native import flatten
 from tests.training.toy import WIDTH, ToyTask, toy_config
 
 
@@ -130,7 +130,7 @@ def test_the_recipe_of_recammaster_names_its_modules():
         dim=32, ffn_dim=16, layers=1, heads=2, channels=4, freq_dim=8, text_dim=8,
         camera="pose12_target", animation_time="none", rope_frames="stream",
     )  # fmt: skip
-    chosen = trained(models.shapes("dit", config), wan_1_3b_plucker.RECAMMASTER_TRAINABLE)
+    chosen = trained(kinds.shapes("dit", config), wan_1_3b_plucker.RECAMMASTER_TRAINABLE)
     assert {name.split(".")[1] for name in chosen} == {
         *("camera", "projector", "q", "k", "v", "o", "norm_q", "norm_k")
     }

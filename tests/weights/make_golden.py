@@ -1,6 +1,6 @@
 """Writes golden.npz: outputs of diffusers' and transformers' models with the weights of `random_tensor`.
 
-Run as `python -m tests.pretrained.make_golden` where the extra `convert` is installed. The tests beside it
+Run as `python -m tests.weights.make_golden` where the extra `convert` is installed. The tests beside it
 compare our models with the same weights.
 """
 

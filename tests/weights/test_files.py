@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
-from stp_jax.pretrained.files import open_tensors
+from stp_jax.weights.files import open_tensors
 
 
 class Global:

@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from stp_jax.devices.sharding import make_mesh, parameter_shardings
 from stp_jax.errors import InputError
-from stp_jax.pretrained import layout
-from stp_jax.pretrained.layout import Rule
-from stp_jax.sharding import make_mesh, parameter_shardings
+from stp_jax.weights.layouts import table as layout
+from stp_jax.weights.layouts.table import Rule
 from tests.stored_tensors import normal
 
 RULES = [

@@ -10,13 +10,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from stp_jax import pretrained, weights
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
-from stp_jax.pretrained import dit, models
-from stp_jax.pretrained.layout import stored_shapes
-from stp_jax.pretrained.text_encoder import TIED
-from stp_jax.sharding import make_mesh
+from stp_jax.weights import kinds, native, reading, recognition
+from stp_jax.weights.layouts import dit
+from stp_jax.weights.layouts.table import stored_shapes
+from stp_jax.weights.layouts.text_encoder import TIED
 from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
 
 SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
@@ -44,68 +44,68 @@ def downloads(tmp_path):
 
 
 def write_ours(folder, kind, config):
-    shapes = models.shapes(kind, config)
+    shapes = kinds.shapes(kind, config)
     parameters = {name: random_tensor(name, shape.shape) for name, shape in shapes.items()}
-    weights.save_weights(folder, kind, parameters, dataclasses.asdict(config), part_bytes=10_000)
+    native.save_weights(folder, kind, parameters, dataclasses.asdict(config), part_bytes=10_000)
     return parameters
 
 
 @pytest.mark.parametrize("kind, layout", [(k, la) for k in TINY for la in ("official", "diffusers")])
 def test_files_of_every_kind_and_layout(tmp_path, kind, layout):
-    found = pretrained.recognise(write(tmp_path / "weights.safetensors", kind, layout=layout))
+    found = recognition.recognise(write(tmp_path / "weights.safetensors", kind, layout=layout))
     assert (found.kind, found.layout) == (kind, layout)
     assert dataclasses.replace(found.config, dtype=TINY[kind].dtype) == TINY[kind]
 
 
 def test_official_model_is_named_and_sampled_as_published(tmp_path):
-    found = pretrained.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT), "dit")
+    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT), "dit")
     assert found.title == "SpaceTimePilot of width 64"
-    assert pretrained.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0, True)
+    assert reading.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0, True)
 
 
 def test_models_of_a_download_folder_are_found_by_published_name(downloads):
     wan = downloads / "models/Wan2.1"
-    assert pretrained.find(downloads, "dit") == wan / "diffusion_pytorch_model.safetensors"
-    assert pretrained.find(downloads, "vae") == wan / "vae/diffusion_pytorch_model.safetensors"
-    assert pretrained.find(downloads, "text_encoder") == wan / "text_encoder/model.safetensors"
+    assert recognition.find(downloads, "dit") == wan / "diffusion_pytorch_model.safetensors"
+    assert recognition.find(downloads, "vae") == wan / "vae/diffusion_pytorch_model.safetensors"
+    assert recognition.find(downloads, "text_encoder") == wan / "text_encoder/model.safetensors"
     pilot = write(downloads / "SpacetimePilot_1.3B_v1.ckpt", "dit", SPACETIMEPILOT)
     official = write(downloads / "models/Wan2.1_VAE.pth", "vae")
-    assert pretrained.find(downloads, "dit") == pilot
-    assert pretrained.find(downloads, "vae") == official
+    assert recognition.find(downloads, "dit") == pilot
+    assert recognition.find(downloads, "vae") == official
 
 
 def test_folder_four_levels_down_is_not_searched(tmp_path):
     write(tmp_path / "a/b/c/d/Wan2.1_VAE.pth", "vae")
     with pytest.raises(InputError, match=r"holds no weights of a VAE.*Wan2.1_VAE.pth"):
-        pretrained.find(tmp_path, "vae")
-    assert pretrained.find(tmp_path / "a", "vae").name == "Wan2.1_VAE.pth"
+        recognition.find(tmp_path, "vae")
+    assert recognition.find(tmp_path / "a", "vae").name == "Wan2.1_VAE.pth"
 
 
 def test_a_file_of_any_name_is_found_where_it_is_the_only_one_of_its_kind(tmp_path):
     mine = write(tmp_path / "mine.safetensors", "dit")
     write(tmp_path / "decoder.safetensors", "vae")
-    assert pretrained.find(tmp_path, "dit") == mine
+    assert recognition.find(tmp_path, "dit") == mine
     write(tmp_path / "other.safetensors", "dit", dataclasses.replace(TINY["dit"], layers=1))
     with pytest.raises(InputError, match="more than one file of a DiT: mine.safetensors, other.safetensors"):
-        pretrained.find(tmp_path, "dit")
+        recognition.find(tmp_path, "dit")
 
 
 def test_companions_are_found_beside_the_file_of_a_dit(downloads):
-    transformer = pretrained.find(downloads, "dit")
-    assert pretrained.recognise(transformer, "vae").title == "a Wan VAE of width 8"
-    assert pretrained.find(transformer, "text_encoder").name == "model.safetensors"
+    transformer = recognition.find(downloads, "dit")
+    assert recognition.recognise(transformer, "vae").title == "a Wan VAE of width 8"
+    assert recognition.find(transformer, "text_encoder").name == "model.safetensors"
     alone = write(downloads / "elsewhere/wan.safetensors", "dit")
     with pytest.raises(InputError, match="of width 64, not a VAE, and none lies beside it"):
-        pretrained.recognise(alone, "vae")
+        recognition.recognise(alone, "vae")
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     other = write(tmp_path / "Wan2.1_VAE.pth", "vae")
     with pytest.raises(InputError, match="Wan2.1_VAE.pth is a Wan VAE of width 8, not a DiT"):
-        pretrained.recognise(other, "dit")
+        recognition.recognise(other, "dit")
     unknown = write(tmp_path / "clip.safetensors", "vae", tensors={"visual.conv1.weight": np.zeros(3)})
     with pytest.raises(InputError, match="no model known here: its tensors are visual.conv1.weight"):
-        pretrained.recognise(unknown, "dit")
+        recognition.recognise(unknown, "dit")
 
 
 def test_missing_and_unknown_tensors_are_named_when_a_file_is_recognised(tmp_path):
@@ -117,11 +117,11 @@ def test_missing_and_unknown_tensors_are_named_when_a_file_is_recognised(tmp_pat
         r"damaged.safetensors \(SpaceTimePilot.*: 3 missing \(.*; 1 not known \(blocks.7.ffn.0.weight\)"
     )
     with pytest.raises(InputError, match=complaint):
-        pretrained.recognise(path)
+        recognition.recognise(path)
     del tensors["patch_embedding.weight"]
     write(path, "dit", tensors=tensors)
     with pytest.raises(InputError, match="patch_embedding.weight is missing"):
-        pretrained.recognise(path)
+        recognition.recognise(path)
 
 
 LOST = {  # pattern of the tensors -> what the message names as missing
@@ -139,13 +139,13 @@ def test_what_a_block_lacks_is_named_as_missing(tmp_path, lost):
     path = write(tmp_path / "x.safetensors", "dit", tensors=kept)
     (tmp_path / "config.json").write_text(json.dumps(HEADS | {"num_layers": 2}))
     with pytest.raises(InputError, match=LOST[lost]) as error:
-        pretrained.recognise(path)
+        recognition.recognise(path)
     assert "not known" not in str(error.value)
 
 
 def test_a_published_model_without_its_last_blocks_is_not_whole(tmp_path):
     config = dataclasses.replace(SPACETIMEPILOT, dim=1536, heads=12, layers=1, ffn_dim=8)
-    shapes = stored_shapes(dit.rules(config, "official"), models.shapes("dit", config))
+    shapes = stored_shapes(dit.rules(config, "official"), kinds.shapes("dit", config))
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     assert dit.read_config(tensors, "official", {}, "x").layers == 30
     assert dit.read_config(tensors, "official", {"dim": 1536, "num_layers": 1}, "x").layers == 1
@@ -165,7 +165,7 @@ def test_nonsense_in_a_config_is_told(tmp_path, described, complaint):
     path = write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT)
     (tmp_path / "config.json").write_text(json.dumps(HEADS | described))
     with pytest.raises(InputError, match=complaint):
-        pretrained.recognise(path)
+        recognition.recognise(path)
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
@@ -173,14 +173,14 @@ def test_whole_numbers_are_no_weights(tmp_path):
     tensors["head.head.bias"] = tensors["head.head.bias"].astype(np.int8)
     path = write(tmp_path / "x.safetensors", "dit", tensors=tensors)
     with pytest.raises(InputError, match=r"1 no floating-point numbers \(head.head.bias int8\)"):
-        pretrained.recognise(path)
+        recognition.recognise(path)
 
 
 def test_a_parameter_of_several_types_keeps_every_value(tmp_path):
     tensors: dict = random_tensors("dit", SPACETIMEPILOT, "official")
     name = "blocks.0.ffn.0.weight"
     tensors[name] = tensors[name].astype("bfloat16")
-    read = pretrained.read(pretrained.recognise(write(tmp_path / "x.safetensors", "dit", tensors=tensors)))
+    read = reading.read(recognition.recognise(write(tmp_path / "x.safetensors", "dit", tensors=tensors)))
     kernel = read["blocks.ffn_in.kernel"]
     assert kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel[0], tensors[name].astype(np.float32).T)
@@ -193,34 +193,34 @@ def test_two_models_of_equal_size_are_not_mistaken_for_copies(tmp_path):
         changed = {name: factor * array for name, array in tensors.items()}
         write(tmp_path / folder / "diffusion_pytorch_model.safetensors", "dit", tensors=changed)
     with pytest.raises(InputError, match="more than one file of a DiT: a/"):
-        pretrained.recognise(tmp_path, "dit")
+        recognition.recognise(tmp_path, "dit")
     shutil.rmtree(tmp_path / "c")
-    assert pretrained.recognise(tmp_path, "dit").path.parent.name == "a"  # b is a copy of it
+    assert recognition.recognise(tmp_path, "dit").path.parent.name == "a"  # b is a copy of it
     write(tmp_path / "SpacetimePilot_1.3B_v1.ckpt", "dit", SPACETIMEPILOT)
-    assert pretrained.recognise(tmp_path, "dit").path.suffix == ".ckpt"  # Wan's are what it started from
+    assert recognition.recognise(tmp_path, "dit").path.suffix == ".ckpt"  # Wan's are what it started from
     write(tmp_path / "step20000.ckpt", "dit")
     with pytest.raises(InputError, match="SpacetimePilot_1.3B_v1.ckpt, step20000.ckpt. Give the path of one"):
-        pretrained.recognise(tmp_path, "dit")
+        recognition.recognise(tmp_path, "dit")
 
 
 def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
     write(tmp_path / "a_lora.safetensors", "dit", tensors={"lora.down": np.zeros(3)})
     with pytest.raises(InputError, match="a_lora.safetensors is no model known here"):
-        pretrained.recognise(tmp_path, "dit")
+        recognition.recognise(tmp_path, "dit")
     write(tmp_path / "mine.safetensors", "dit", SPACETIMEPILOT)
-    assert pretrained.recognise(tmp_path, "dit").path.name == "mine.safetensors"
+    assert recognition.recognise(tmp_path, "dit").path.name == "mine.safetensors"
 
 
 def test_parts_and_models_of_pictures_are_told_as_such(tmp_path):
     part = write(tmp_path / "model-00001-of-00002.safetensors", "dit", SPACETIMEPILOT)
     with pytest.raises(InputError, match="is one part of a model: give"):
-        pretrained.recognise(part, "dit")
+        recognition.recognise(part, "dit")
     with pytest.raises(InputError, match="00002.safetensors is a part of a model, whose .index.json is"):
-        pretrained.recognise(tmp_path, "dit")
+        recognition.recognise(tmp_path, "dit")
     tensors = {"encoder.down_blocks.0.resnets.0.conv1.weight": np.zeros((8, 4, 3, 3), np.float32)}
     path = write(tmp_path / "other/vae.safetensors", "vae", tensors=tensors)
     with pytest.raises(InputError, match="It is a VAE of pictures"):
-        pretrained.recognise(path, "vae")
+        recognition.recognise(path, "vae")
 
 
 def test_text_encoders_saved_by_pytorch_are_found(tmp_path):
@@ -230,14 +230,14 @@ def test_text_encoders_saved_by_pytorch_are_found(tmp_path):
     places = {"weight_map": dict.fromkeys(names, "pytorch_model-00001-of-00001.bin")}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(places))
     for given in (tmp_path, folder):
-        assert pretrained.recognise(given, "text_encoder").path.name == "pytorch_model.bin.index.json"
+        assert recognition.recognise(given, "text_encoder").path.name == "pytorch_model.bin.index.json"
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        pretrained.recognise(tmp_path / "nowhere", "dit")
+        recognition.recognise(tmp_path / "nowhere", "dit")
     with pytest.raises(InputError, match=r"holds no weights of a DiT. Looked for dit.json"):
-        pretrained.recognise(tmp_path, "dit")
+        recognition.recognise(tmp_path, "dit")
 
 
 @pytest.mark.parametrize("names", ["both", "second"])
@@ -246,21 +246,21 @@ def test_the_tied_embedding_of_transformers_may_stand_under_either_name(tmp_path
     tensors[TIED] = tensors["shared.weight"].copy()
     if names == "second":
         del tensors["shared.weight"]
-    found = pretrained.recognise(write(tmp_path / "model.safetensors", "text_encoder", tensors=tensors))
-    np.testing.assert_array_equal(pretrained.read(found)["token_embedding"], tensors[TIED])
+    found = recognition.recognise(write(tmp_path / "model.safetensors", "text_encoder", tensors=tensors))
+    np.testing.assert_array_equal(reading.read(found)["token_embedding"], tensors[TIED])
 
 
 def test_our_own_folder_is_read_as_it_was_written(tmp_path):
     parameters = write_ours(tmp_path, "dit", DiTConfig(**TINY_DIT | {"text_dim": 0}))
     write_ours(tmp_path, "vae", TINY["vae"])
-    found = pretrained.recognise(tmp_path)
+    found = recognition.recognise(tmp_path)
     assert (found.kind, found.layout, found.path) == ("dit", "ours", tmp_path)
     assert any(rule.pieces > 1 for rule in found.rules)
-    read = pretrained.read(found)
+    read = reading.read(found)
     assert read.keys() == parameters.keys()
     for name, array in parameters.items():
         np.testing.assert_array_equal(read[name], array)
-    assert pretrained.recognise(tmp_path, "vae").config == TINY["vae"]
+    assert recognition.recognise(tmp_path, "vae").config == TINY["vae"]
 
 
 def test_a_config_of_another_version_is_refused(tmp_path):
@@ -269,15 +269,15 @@ def test_a_config_of_another_version_is_refused(tmp_path):
     index["config"]["colour"] = "blue"
     (tmp_path / "vae.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"vae.json: .*colour"):
-        pretrained.recognise(tmp_path, "vae")
+        recognition.recognise(tmp_path, "vae")
 
 
 def test_loading_spreads_a_model_over_the_mesh_in_the_dtypes_asked_for(tmp_path):
-    found = pretrained.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT))
+    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT))
     mesh = make_mesh(data=2, fsdp=4)
-    graph, state = pretrained.load(found, mesh, "bfloat16")
-    expected = pretrained.read(found)
-    read = weights.flatten(nnx.merge(graph, state))
+    graph, state = reading.load(found, mesh, "bfloat16")
+    expected = reading.read(found)
+    read = native.flatten(nnx.merge(graph, state))
     assert read.keys() == expected.keys()
     for name, array in read.items():
         matrix = name.endswith("kernel")
@@ -285,37 +285,37 @@ def test_loading_spreads_a_model_over_the_mesh_in_the_dtypes_asked_for(tmp_path)
         np.testing.assert_array_equal(array, expected[name].astype(array.dtype))
     kernel = read["blocks.ffn_in.kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
-    assert nnx.graphdef(nnx.merge(graph, state)) == pretrained.graph(found)
+    assert nnx.graphdef(nnx.merge(graph, state)) == reading.graph(found)
 
 
 def test_training_may_start_from_a_model_that_lacks_some_parts(tmp_path):
-    found = pretrained.recognise(write(tmp_path / "wan.safetensors", "dit"))
-    wanted = models.shapes("dit", dataclasses.replace(TINY["dit"], source=True, camera="plucker"))
+    found = recognition.recognise(write(tmp_path / "wan.safetensors", "dit"))
+    wanted = kinds.shapes("dit", dataclasses.replace(TINY["dit"], source=True, camera="plucker"))
     with pytest.raises(InputError, match=r"missing \(blocks.camera"):
-        pretrained.read(found, wanted)
-    read = pretrained.read(found, wanted, allow_missing=lambda name: "camera" in name)
+        reading.read(found, wanted)
+    read = reading.read(found, wanted, allow_missing=lambda name: "camera" in name)
     assert {name for name in wanted if name not in read} == {name for name in wanted if "camera" in name}
 
 
 def test_text_weights_are_left_over_for_a_model_without_text(tmp_path):
-    found = pretrained.recognise(write(tmp_path / "wan.safetensors", "dit"))
+    found = recognition.recognise(write(tmp_path / "wan.safetensors", "dit"))
     with pytest.raises(InputError, match="not known .*cross_attn"):
-        pretrained.read(found, models.shapes("dit", dataclasses.replace(TINY["dit"], text_dim=0)))
+        reading.read(found, kinds.shapes("dit", dataclasses.replace(TINY["dit"], text_dim=0)))
 
 
 def test_folders_that_diffusers_and_transformers_write(tmp_path):
     for package in ("torch", "diffusers", "transformers"):
         pytest.importorskip(package, reason=f"pip install 'stp-jax[convert]' to compare with {package}")
-    from tests.pretrained import make_golden
+    from tests.weights import make_golden
 
     make_golden.make_transformer().save_pretrained(tmp_path / "transformer", max_shard_size="100KB")
     make_golden.make_vae().save_pretrained(tmp_path / "vae")
     make_golden.make_text_encoder().save_pretrained(tmp_path / "text_encoder")
     for kind, config in TINY.items():
-        found = pretrained.recognise(tmp_path, kind)
+        found = recognition.recognise(tmp_path, kind)
         assert dataclasses.replace(found.config, dtype=config.dtype) == config
-        expected = weights.flatten(build(kind, config, "diffusers"))
-        read = pretrained.read(found)
+        expected = native.flatten(build(kind, config, "diffusers"))
+        read = reading.read(found)
         assert read.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(read[name], array)
@@ -329,9 +329,9 @@ def test_official_checkpoints_as_torch_writes_them(tmp_path, wrapper):
     saved = {name: torch.from_numpy(array).bfloat16() for name, array in tensors.items()}
     torch.save({wrapper: saved} if wrapper else saved, tmp_path / "SpacetimePilot_1.3B_v1.ckpt")
     (tmp_path / "config.json").write_text(json.dumps(HEADS))
-    found = pretrained.recognise(tmp_path, "dit")
+    found = recognition.recognise(tmp_path, "dit")
     assert found.title.startswith("SpaceTimePilot")
-    read = pretrained.read(found)
-    for name, array in weights.flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
+    read = reading.read(found)
+    for name, array in native.flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
         assert read[name].dtype == "bfloat16"
         np.testing.assert_array_equal(read[name], np.asarray(array).astype("bfloat16"))

@@ -12,8 +12,9 @@ import pytest
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.pretrained import dit, models, text_encoder, vae
-from stp_jax.pretrained.layout import stored_shapes
+from stp_jax.weights import kinds
+from stp_jax.weights.layouts import dit, text_encoder, vae
+from stp_jax.weights.layouts.table import stored_shapes
 from tests.stored_tensors import IDS, LATENTS, MASK, NOISY, TEXT, TIMESTEP, TINY, VIDEO, WAN, build
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -24,7 +25,7 @@ def expected(request):
     if request.param == "live":
         for package in ("torch", "diffusers", "transformers"):
             pytest.importorskip(package, reason=f"pip install 'stp-jax[convert]' to compare with {package}")
-        from tests.pretrained import make_golden
+        from tests.weights import make_golden
 
         return make_golden.outputs()
     return dict(np.load(Path(__file__).parent / "golden.npz"))
@@ -90,4 +91,4 @@ def test_names_and_shapes_at_full_size(size):
             kind, module, config = "dit", dit, DiTConfig(**WAN)
             theirs = diffusers.WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
     shapes = {name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
-    assert stored_shapes(module.rules(config, "diffusers"), models.shapes(kind, config)) == shapes
+    assert stored_shapes(module.rules(config, "diffusers"), kinds.shapes(kind, config)) == shapes

@@ -9,9 +9,10 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.pretrained import dit, models
-from stp_jax.pretrained.layout import lazy_parameters, stored_shapes, write_tensors
-from stp_jax.pretrained.recognition import LAYOUTS
+from stp_jax.weights import kinds
+from stp_jax.weights.layouts import dit
+from stp_jax.weights.layouts.table import lazy_parameters, stored_shapes, write_tensors
+from stp_jax.weights.recognition import LAYOUTS
 from tests.stored_tensors import (
     RECAMMASTER,
     SPACETIMEPILOT,
@@ -54,7 +55,7 @@ def kind_of(name: str) -> str:
     ids=["Wan2.1 1.3B", "Wan2.1 14B", "ReCamMaster", "SpaceTimePilot", "VAE", "umT5"],
 )
 def test_official_names_and_shapes(kind, config, tensors, parameters, md5):
-    shapes = stored_shapes(LAYOUTS[kind].rules(config, "official"), models.shapes(kind, config))
+    shapes = stored_shapes(LAYOUTS[kind].rules(config, "official"), kinds.shapes(kind, config))
     assert len(shapes) == tensors
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
     assert identity(shapes) == md5

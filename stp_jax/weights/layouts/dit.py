@@ -10,8 +10,8 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
-from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import (
+from stp_jax.weights import kinds
+from stp_jax.weights.layouts.table import (
     LEADING_ONE,
     SAME,
     WEIGHT,
@@ -86,7 +86,7 @@ def rules(config: DiTConfig, layout: str) -> list[Rule]:
             "Store this DiT under its official names."
         )
     table = []
-    for name in models.shapes("dit", config):
+    for name in kinds.shapes("dit", config):
         pieces = config.layers if name.startswith("blocks.") else 0
         if name in MODULES:
             table.append(Rule(name, MODULES[name][column], LEADING_ONE, pieces))

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
-from stp_jax.weights import piece_bounds
+from stp_jax.weights.native import piece_bounds
 
 if TYPE_CHECKING:
     import jax

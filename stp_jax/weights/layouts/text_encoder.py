@@ -9,7 +9,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.models.text_encoder import TextEncoderConfig
-from stp_jax.pretrained.layout import SAME, WEIGHT, Rule, count_layers, positive
+from stp_jax.weights.layouts.table import SAME, WEIGHT, Rule, count_layers, positive
 
 LAYOUTS = ("official", "diffusers")  # diffusers' folders hold transformers' files
 

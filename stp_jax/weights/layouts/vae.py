@@ -10,8 +10,8 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.models.vae import WAN_LATENT_MEAN, WAN_LATENT_STD, VAEConfig
-from stp_jax.pretrained import models
-from stp_jax.pretrained.layout import SAME, WEIGHT, Form, Rule, trailing_ones
+from stp_jax.weights import kinds
+from stp_jax.weights.layouts.table import SAME, WEIGHT, Form, Rule, trailing_ones
 
 LAYOUTS = ("official", "diffusers")
 
@@ -66,7 +66,7 @@ def rules(config: VAEConfig, layout: str) -> list[Rule]:
     """
     if layout == "diffusers" and config.res_blocks != 2:
         raise InputError("Only VAEs with two residual blocks for each level are stored in diffusers' layout.")
-    return [Rule(name, stored_name(name, layout), _form(name)) for name in models.shapes("vae", config)]
+    return [Rule(name, stored_name(name, layout), _form(name)) for name in kinds.shapes("vae", config)]
 
 
 def _form(name: str) -> Form:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
-BUNDLED = Path(__file__).parent / "assets" / "demo"  # the demo model
+BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
 
 
 class SamplingNotes(NamedTuple):
@@ -42,7 +42,7 @@ class SamplingNotes(NamedTuple):
     sampling_steps: int  # Euler steps
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
     sampling_guidance: float = 1.0  # by text; 1 is none
-    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official_inputs.pose12`
+    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.pose12`
 
 
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:
@@ -187,7 +187,7 @@ def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: a part is missing, truncated, or lacks a tensor.
     """
-    from stp_jax.pretrained.files import open_tensors
+    from stp_jax.weights.files import open_tensors
 
     tensors: dict[str, np.ndarray] = {}
     for file, keys in read_index(folder, name)["files"].items():

@@ -1,0 +1,1 @@
+"""Devices, processes, and how arrays are spread over them."""

@@ -1,0 +1,27 @@
+"""Video files in and out, and pictures of videos. Videos are uint8 RGB `[F, H, W, 3]`."""
+
+from stp_jax.media.video import (
+    Clip,
+    fit_clip,
+    fit_image,
+    fit_intrinsics,
+    new_file,
+    official_fit,
+    read_clip,
+    read_official_clip,
+    read_video,
+    write_video,
+)
+
+__all__ = [
+    "Clip",
+    "fit_clip",
+    "fit_image",
+    "fit_intrinsics",
+    "new_file",
+    "official_fit",
+    "read_clip",
+    "read_official_clip",
+    "read_video",
+    "write_video",
+]

@@ -1,0 +1,1 @@
+"""What exists only to match SpaceTimePilot's release."""

@@ -1,0 +1,1 @@
+"""How published models name and store their parameters, as tables of rules."""
