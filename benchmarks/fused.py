@@ -19,20 +19,21 @@ import numpy as np
 
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models import fused
-from stp_jax.models.layers import layer_norm
+from stp_jax.models.fused_heads import norm_rotate
+from stp_jax.models.layers import add_bias, layer_norm
 from stp_jax.models.rope import rotate
 
 VIDEOS, TOKENS, WIDTH, HEADS, EPS = 64, 640, 768, 12, 1e-6
 
 
-def plain_modulated_norm(x, update, gate, shift, scale):
-    x = x + (gate[:, None] * update).astype(x.dtype)
+def plain_modulated_norm(x, product, bias, gate, shift, scale):
+    x = x + (gate[:, None] * add_bias(product, bias)).astype(x.dtype)
     return x, (layer_norm(x, EPS) * (1 + scale[:, None]) + shift[:, None]).astype(x.dtype)
 
 
-def plain_norm_rotate(qkv, scales, cos, sin):
+def plain_norm_rotate(qkv, bias, scales, cos, sin):
     b, n, _ = qkv.shape
-    q, k, v = jnp.split(qkv, 3, -1)
+    q, k, v = jnp.split(add_bias(qkv, bias), 3, -1)
     done = []
     for x, scale in zip((q, k), scales, strict=True):
         y = x.astype(jnp.float32)
@@ -41,14 +42,15 @@ def plain_norm_rotate(qkv, scales, cos, sin):
     return done[0], done[1], v.reshape(b, n, HEADS, -1)
 
 
-def exact_modulated_norm(x, update, gate, shift, scale):
-    x = x + gate[:, None] * update
+def exact_modulated_norm(x, product, bias, gate, shift, scale):
+    x = x + gate[:, None] * (product + bias)
     y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + EPS)
     return x, y * (1 + scale[:, None]) + shift[:, None]
 
 
-def exact_norm_rotate(qkv, scales, cos, sin):
+def exact_norm_rotate(qkv, bias, scales, cos, sin):
     b, n, _ = qkv.shape
+    qkv = qkv + bias
     done = []
     for x, scale in zip(jnp.split(qkv, 3, -1)[:2], scales, strict=True):
         x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + EPS) * scale
@@ -65,9 +67,11 @@ def inputs(name: str, videos: int) -> list[np.ndarray]:
         return np.asarray(rng.standard_normal(shape), np.float32)
 
     if name == "modulated_norm":
-        return [normal(videos, TOKENS, WIDTH) for _ in range(2)] + [normal(videos, WIDTH) for _ in range(3)]
+        vectors = [normal(WIDTH), *(normal(videos, WIDTH) for _ in range(3))]
+        return [normal(videos, TOKENS, WIDTH) for _ in range(2)] + vectors
     angles = normal(videos, TOKENS, WIDTH // HEADS // 2)
-    return [normal(videos, TOKENS, 3 * WIDTH), normal(2, WIDTH), np.cos(angles), np.sin(angles)]
+    parameters = normal(3 * WIDTH), normal(2, WIDTH)
+    return [normal(videos, TOKENS, 3 * WIDTH), *parameters, np.cos(angles), np.sin(angles)]
 
 
 def with_gradients(function: Callable, differentiable: int) -> Callable:
@@ -91,11 +95,13 @@ class Case(NamedTuple):
 
 CASES = {
     "modulated_norm": Case(
-        lambda *a: fused.modulated_norm(*a, EPS), plain_modulated_norm, exact_modulated_norm, 5, 2
+        lambda x, *a: fused.modulated_norm(fused.Stream(x, fused.Update(*a[:3])), *a[3:], EPS),
+        plain_modulated_norm,
+        exact_modulated_norm,
+        6,
+        2,
     ),
-    "norm_rotate": Case(
-        lambda *a: fused.norm_rotate(*a, HEADS, EPS), plain_norm_rotate, exact_norm_rotate, 2, 1
-    ),
+    "norm_rotate": Case(lambda *a: norm_rotate(*a, HEADS, EPS), plain_norm_rotate, exact_norm_rotate, 3, 1),
 }
 
 

@@ -14,7 +14,9 @@ from stp_jax.models import camera_attention, fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.config import DiTConfig
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, add_bias, fill_up, gelu, layer_norm, pairs_apart
+from stp_jax.models.fused import Stream, Update
+from stp_jax.models.fused_heads import norm_rotate
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, fill_up, gelu, layer_norm, pairs_apart
 from stp_jax.models.rope import rotate
 
 
@@ -151,7 +153,7 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: jax.Array,
+        stream: Stream,
         modulation: jax.Array,
         shared: Shared,
         told: BlockConditioning,
@@ -159,30 +161,39 @@ class Block(nnx.Module):
         tokens: int,
         out_tokens: int,
         first_values: jax.Array | None = None,
-    ) -> jax.Array:
-        """The first `out_tokens` tokens, `[B, out_tokens, D]`, of `x` `[B, N, D]`.
+        defer: bool = False,
+    ) -> Stream:
+        """The first `out_tokens` tokens of a stream `[B, N, D]`, as a stream `[B, out_tokens, D]`.
 
-        `modulation` `[B, 6, D]` comes from the timestep. The first `tokens` of the N serve as keys and
-        values, the others are padding; only those asked for serve as queries. `first_values` are those of the
-        first block, for the value residual.
+        Args:
+          modulation: `[B, 6, D]`, from the timestep.
+          tokens: how many of the N serve as keys and values; the others are padding.
+          out_tokens: only these serve as queries.
+          first_values: those of the first block, for the value residual.
+          defer: whether the update of the feed-forward net may be returned without being added, where the
+            next norm is one of the kernels that add it.
         """
-        c, dtype = self.config, x.dtype
+        c, dtype = self.config, stream.x.dtype
         mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
 
-        # The kernels know one shift and scale for each video.
+        # The kernels know one scale for each video.
         fast = c.fused and fused.available(dtype) and told.modulation is None
         row_major = fused.row_major if fast else lambda x: x
 
         if fast:
-            x, y = fused.modulated_norm(x, None, None, shift1[:, 0], scale1[:, 0], c.eps)
-            y = row_major(self._with_conditioning(y, shared, told, tokens))
+            x, y = self._fused_input(stream, shift1[:, 0], scale1[:, 0], shared, told, tokens)
         else:
+            assert stream.update is None
+            x = stream.x
             y = self._attention_input(x, shift1, scale1, shared, told, tokens)
         a, x = self._attend(y, shared, first_values, tokens, out_tokens), x[:, :out_tokens]
         if fast:
-            a, gate = row_major(self.o(a)), gate1[:, 0]
-            x, y = fused.modulated_norm(x, a, gate, shift2[:, 0], scale2[:, 0], c.eps)
+            update = Update(row_major(self.o.product(a)), self.o.bias[...], gate1[:, 0])
+            x, y = fused.modulated_norm(Stream(x, update), shift2[:, 0], scale2[:, 0], c.eps)
+            if defer and c.ffn_parts == 1:
+                product = row_major(self.ffn_out.product(gelu(self.ffn_in(y))))
+                return Stream(x, Update(product, self.ffn_out.bias[...], gate2[:, 0]))
         else:
             x = x + (self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1))
             if told.text_keys is not None and told.text_values is not None:
@@ -191,7 +202,7 @@ class Block(nnx.Module):
                 more = (self._of_tokens(told.modulation[:, :, i], tokens, out_tokens) for i in (2, 3))
                 shift2, scale2 = (a + b for a, b in zip((shift2, scale2), more, strict=True))
             y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
-        return row_major(x + self._feed_forward(y, gate2))
+        return Stream(row_major(x + self._feed_forward(y, gate2)))
 
     def _attend(
         self, y: jax.Array, shared: Shared, first_values: jax.Array | None, tokens: int, out_tokens: int
@@ -223,9 +234,36 @@ class Block(nnx.Module):
         kernels = [pairs_apart(layer.kernel[...], heads) for layer in (self.q, self.k)]
         biases = [pairs_apart(layer.bias[...], heads) for layer in (self.q, self.k)]
         kernel = jnp.concatenate([*kernels, self.v.kernel[...]], 1).astype(y.dtype)
-        qkv = add_bias(y @ kernel, jnp.concatenate([*biases, self.v.bias[...]]))
+        bias = jnp.concatenate([*biases, self.v.bias[...]])
         scales = jnp.stack([pairs_apart(norm.scale[...], heads) for norm in (self.norm_q, self.norm_k)])
-        return fused.norm_rotate(qkv, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
+        return norm_rotate(y @ kernel, bias, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
+
+    def _fused_input(
+        self,
+        stream: Stream,
+        shift: jax.Array,
+        scale: jax.Array,
+        shared: Shared,
+        told: BlockConditioning,
+        tokens: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The tokens `[B, N, D]`, and what `_attention_input` makes of them, by a kernel.
+
+        What all tokens of a video or of a frame are told alike is added to the `shift` `[B, D]`, whose
+        gradient the kernel sums.
+        """
+        n, frames = stream.x.shape[1], told.frames
+        if shared.rays is not None:
+            shift = shift + self.camera.bias[...]
+        equal = self.config.clip_patch("source") == self.config.patch  # as many tokens in every frame
+        if frames is not None and n == tokens and equal:
+            shift, frames = shift[:, None] + frames.astype(jnp.float32), None
+        x, y = fused.modulated_norm(stream, shift, scale, self.config.eps)
+        if frames is not None:
+            y = y + self._of_tokens(frames, tokens, n)
+        if shared.rays is not None:
+            y = y + self.camera.product(shared.rays)
+        return x, fused.row_major(y)
 
     def _of_tokens(self, frames: jax.Array, tokens: int, padded: int) -> jax.Array:
         """`to_tokens` for this config; `padded` may be less than `tokens`: the first ones."""

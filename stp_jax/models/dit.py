@@ -23,12 +23,14 @@ from jax.ad_checkpoint import checkpoint_name
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
 from stp_jax.flow import MAX_TIMESTEP
+from stp_jax.models import fused
 from stp_jax.models.attention import attention_backend, fastest_backend
 from stp_jax.models.block import Block, BlockConditioning, Shared
 from stp_jax.models.camera_attention import latent_projections
 from stp_jax.models.clips import CLIPS, frame_positions, joined, views_by_clip
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, pose12
 from stp_jax.models.config import BLOCK_INPUT, LEAST_SIGMA, REMAT_POLICIES, DiTConfig
+from stp_jax.models.fused import Stream
 from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 
@@ -213,36 +215,41 @@ class SpaceTimeDiT(nnx.Module):
             first_values = block.values(x, modulation, conditioning.shared, told, tokens=tokens)
         backend = fastest_backend(differentiable=differentiable)
 
-        def run(x, layer, out_tokens):
+        def run(stream, layer, out_tokens, defer=False):
             state, told = layer
             block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
-            x = checkpoint_name(x, BLOCK_INPUT)
+            stream = stream._replace(x=checkpoint_name(stream.x, BLOCK_INPUT))
             with attention_backend(backend):
-                y = block(
-                    x,
+                stream = block(
+                    stream,
                     modulation,
                     conditioning.shared,
                     told,
                     tokens=tokens,
                     out_tokens=out_tokens,
                     first_values=first_values,
+                    defer=defer,
                 )
-            return constrain(y, "batch", "tokens", None)
+            return _constrained(stream)
 
         # Past the last block only target tokens are read, so only they need queries: exact, and free.
         all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
-        layers = (stacked, conditioning.blocks)
+        layers, stream = (stacked, conditioning.blocks), Stream(x)
         if differentiable and c.unroll:
-            x = self._run_unrolled(run, x, layers, all_tokens, last_tokens)
+            stream = self._run_unrolled(run, stream, layers, all_tokens, last_tokens)
         elif differentiable:
-            x = self._run_looped(run, x, layers, all_tokens, last_tokens)
+            stream = self._run_looped(run, stream, layers, all_tokens, last_tokens)
         else:
             at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
-            x = jax.lax.fori_loop(0, c.layers - 1, lambda i, x: run(x, at(i), all_tokens), x)
-            x = run(x, at(c.layers - 1), last_tokens)
+            stream = jax.lax.fori_loop(0, c.layers - 1, lambda i, s: run(s, at(i), all_tokens), stream)
+            stream = run(stream, at(c.layers - 1), last_tokens)
 
         shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
-        y = self.head((layer_norm(x, c.eps) * (1 + scale) + shift).astype(dtype))
+        if stream.update is None:
+            y = (layer_norm(stream.x, c.eps) * (1 + scale) + shift).astype(dtype)
+        else:
+            _, y = fused.modulated_norm(stream, shift[:, 0], scale[:, 0], c.eps)
+        y = self.head(y)
         y = constrain(y, "batch", None, None)[:, :target_tokens]  # few values: gathered, then cut
         y = einops.rearrange(
             y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
@@ -279,21 +286,23 @@ class SpaceTimeDiT(nnx.Module):
         return x, of_all.shape[1], of_target.shape[1]
 
     def _run_unrolled(
-        self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int
-    ) -> jax.Array:
+        self, run: Callable, stream: Stream, layers: Any, all_tokens: int, last_tokens: int
+    ) -> Stream:
         """All blocks, each with code of its own; `layers` have a leading `[L]`."""
-        if self.config.remat != "none":
+        if self.config.remat == "none":
+            run = functools.partial(run, defer=True)
+        else:  # of a block's input as little as possible is kept, so updates are added
             policy = REMAT_POLICIES[self.config.remat]
             run = jax.checkpoint(run, policy=policy, static_argnums=2)
         leaves, structure = jax.tree.flatten(layers)
         each = [jax.tree.unflatten(structure, layer) for layer in zip(*map(_unstack, leaves), strict=True)]
         for layer in each[:-1]:
-            x = run(x, layer, all_tokens)
-        return run(x, each[-1], last_tokens)
+            stream = run(stream, layer, all_tokens)
+        return run(stream, each[-1], last_tokens)
 
     def _run_looped(
-        self, run: Callable, x: jax.Array, layers: Any, all_tokens: int, last_tokens: int
-    ) -> jax.Array:
+        self, run: Callable, stream: Stream, layers: Any, all_tokens: int, last_tokens: int
+    ) -> Stream:
         """All blocks but the last in a loop, then the last, with rematerialisation."""
         stacked, told = layers
         # To split off the last block copies parameters and gradient, so in the computation's dtype.
@@ -305,8 +314,16 @@ class SpaceTimeDiT(nnx.Module):
         policy = REMAT_POLICIES[self.config.remat]
         remat = functools.partial(jax.checkpoint, policy=policy, static_argnums=2)
         inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
-        x, _ = jax.lax.scan(lambda x, layer: (inner(x, layer, all_tokens), None), x, first)
-        return remat(run)(x, last, last_tokens)
+        stream, _ = jax.lax.scan(lambda s, layer: (inner(s, layer, all_tokens), None), stream, first)
+        return remat(run)(stream, last, last_tokens)
+
+
+def _constrained(stream: Stream) -> Stream:
+    """A stream whose tokens `[B, N, D]` are split over the devices as those of all activations."""
+    x, update = stream
+    if update is not None:
+        update = update._replace(product=constrain(update.product, "batch", "tokens", None))
+    return Stream(constrain(x, "batch", "tokens", None), update)
 
 
 def _unstack(x: jax.Array) -> list[jax.Array]:

@@ -53,6 +53,12 @@ class Dense(nnx.Module):
             y = y + (x @ self.lora_a[...].astype(x.dtype)) @ own(self.lora_b).astype(x.dtype)
         return (gate * y).astype(x.dtype) if gate is not None and late else y
 
+    def product(self, x: jax.Array) -> jax.Array:
+        """`x @ kernel` alone, for whoever adds the bias in a kernel of its own; there is no LoRA."""
+        if self.lora_rank:
+            raise ValueError("a product without its bias has no LoRA")
+        return x @ self.kernel[...].astype(x.dtype)
+
 
 @jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:

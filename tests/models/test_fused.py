@@ -28,67 +28,43 @@ def compare(function, reference, arrays, dtype, tolerance):
     got, pull = jax.vjp(function, *given)
     own = pull(jax.tree.map(lambda c, a: jnp.asarray(c, a.dtype), cotangents, got))
     for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
         close(one, other, tolerance)
     for number, (one, other) in enumerate(zip(own, gradients, strict=True)):
         assert one.dtype == given[number].dtype
         close(one, other, tolerance)
 
 
+@pytest.mark.parametrize("runs", [None, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
-def test_modulated_norm(dtype, tolerance):
-    rng, tokens, width = np.random.default_rng(0), 40, 24  # neither fills the kernels' tiles
-    x, update = (jnp.asarray(rng.standard_normal((2, tokens, width)), dtype) for _ in range(2))
-    vectors = [rng.standard_normal((2, width)).astype(np.float32) for _ in range(3)]
-    compare(
-        lambda *a: fused.modulated_norm(*a, EPS, True),
-        modulated_norm,
-        [x, update, *vectors],
-        dtype,
-        tolerance,
-    )
-    compare(
-        lambda x, *a: fused.modulated_norm(x, None, None, *a, EPS, True),
-        lambda x, *a: modulated_norm(x, 0, vectors[0], *a),
-        [x, *vectors[1:]],
-        dtype,
-        tolerance,
-    )
+def test_modulated_norm(dtype, tolerance, runs):
+    rng, tokens, width = np.random.default_rng(0), 40 * (runs or 1), 24  # neither fills the kernels' tiles
 
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
 
-@pytest.mark.parametrize(
-    ("heads", "half", "tables", "dtype", "tolerance"),
-    [(3, 4, 2, jnp.float32, 2e-6), (2, 3, 1, jnp.bfloat16, 2e-2)],
-)
-def test_norm_rotate(heads, half, tables, dtype, tolerance):
-    rng = np.random.default_rng(0)
-    tokens, width = 35, 2 * heads * half
-    qkv = jnp.asarray(rng.standard_normal((2, tokens, 3 * width)), dtype)
-    scales = rng.standard_normal((2, width)).astype(np.float32)
-    angle = rng.standard_normal((tables, tokens, half))
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    x, product = (jnp.asarray(normal(2, tokens, width), dtype) for _ in range(2))
+    bias, gate, scale = normal(width), normal(2, width), normal(2, width)
+    shift = normal(2, width) if runs is None else normal(2, runs, width)
+
+    def kernel(x, product, bias, gate, shift, scale):
+        return fused.modulated_norm(
+            fused.Stream(x, fused.Update(product, bias, gate)), shift, scale, EPS, True
+        )
+
+    compare(kernel, modulated_norm, [x, product, bias, gate, shift, scale], dtype, tolerance)
     compare(
-        lambda qkv, scales: fused.norm_rotate(qkv, scales, cos, sin, heads, EPS, True),
-        lambda qkv, scales: norm_rotate(qkv, scales, cos, sin, heads),
-        [qkv, scales],
+        lambda x, *a: fused.modulated_norm(fused.Stream(x), *a, EPS, True),
+        lambda x, *a: modulated_norm(x, 0, 0, gate, *a),
+        [x, shift, scale],
         dtype,
         tolerance,
     )
 
 
-def norm_rotate(qkv, scales, cos, sin, heads):
-    """In the dtype of its arguments, from the definition: complex numbers turned by their angles."""
-    b, n, _ = qkv.shape
-    done = []
-    for x, scale in zip(jnp.split(qkv, 3, -1)[:2], scales, strict=True):
-        x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + EPS) * scale
-        x = x.reshape(b, n, heads, 2, -1)
-        turned = (x[:, :, :, 0] + 1j * x[:, :, :, 1]) * (cos + 1j * sin)[:, :, None]
-        done.append(jnp.concatenate([turned.real, turned.imag], -1))
-    return *done, jnp.split(qkv, 3, -1)[2].reshape(b, n, heads, -1)
-
-
-def modulated_norm(x, update, gate, shift, scale):
+def modulated_norm(x, product, bias, gate, shift, scale):
     """In the dtype of its arguments, from the definition."""
-    x = x + gate[:, None] * update
+    x = x + gate[:, None] * (product + bias)
     y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + EPS)
-    return x, y * (1 + scale[:, None]) + shift[:, None]
+    shift = shift.reshape(len(x), -1, x.shape[-1])
+    return x, y * (1 + scale[:, None]) + jnp.repeat(shift, x.shape[1] // shift.shape[1], axis=1)

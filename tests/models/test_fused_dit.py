@@ -1,0 +1,84 @@
+"""A DiT with the GPU kernels, interpreted on the CPU, against the same one with XLA's operations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stp_jax import weights
+from stp_jax.models import fused, fused_heads
+from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.sharding import batch_sharding, make_mesh
+from tests.models.test_dit import CONFIG, condition, inputs, randomised
+
+CONFIG = dataclasses.replace(CONFIG, layers=2, unroll=True)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Makes the kernels available; gives a list with an entry for each that was traced."""
+    run, calls = fused.call, []
+
+    def interpreted(*arguments, interpret):
+        calls.append(arguments)
+        return run(*arguments, interpret=True)
+
+    monkeypatch.setattr(fused, "available", lambda dtype: True)
+    for module in (fused, fused_heads):
+        monkeypatch.setattr(module, "call", interpreted)
+    return calls
+
+
+def loss_and_gradients(model: SpaceTimeDiT, x: dict) -> tuple[np.ndarray, dict]:
+    """The prediction, and gradients by dotted name of its product with fixed random numbers."""
+    graph, state = nnx.split(model)
+    weight = np.random.default_rng(1).standard_normal(x["noisy"].shape).astype(np.float32)
+
+    def loss(state, x):
+        model = nnx.merge(graph, state)
+        y = model(x["noisy"], x["source"], x["timestep"], condition(model, x))
+        return jnp.mean(y * weight), y
+
+    gradients, y = jax.device_get(jax.jit(jax.grad(loss, has_aux=True))(state, x))
+    return y, weights.flatten(nnx.merge(graph, gradients))
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "launches"),
+    [
+        # Blocks: forward and backward of two norms and of queries and keys, which the last one does not run
+        # as kernels, as it computes the target's tokens alone; then the norm of the head.
+        ({}, 8, 2 * (2 * 2 + 1 + 1)),
+        ({"source_patch": 1}, 6, None),  # frames of 9 and of 36 tokens, and one token of padding
+        ({"unroll": False, "remat": "full"}, 8, None),
+    ],
+)
+def test_the_kernels_compute_the_same(kernels, changes, size, launches):
+    config, x = dataclasses.replace(CONFIG, **changes), inputs()
+    x |= {clip: x[clip][:, :, :size, :size] for clip in ("noisy", "source")}
+    expected = loss_and_gradients(randomised(config), x)
+    assert not kernels
+    got = loss_and_gradients(randomised(dataclasses.replace(config, fused=True)), x)
+    assert len(kernels) == launches or (launches is None and kernels)
+    same(got, expected)
+
+
+def test_the_kernels_compute_the_same_on_eight_devices(kernels):
+    x = {name: np.concatenate([a, a[::-1], a, a]) for name, a in inputs().items()}
+    expected = loss_and_gradients(randomised(CONFIG), x)
+    mesh = make_mesh(data=8)
+    with jax.set_mesh(mesh):
+        model = randomised(dataclasses.replace(CONFIG, fused=True))
+        got = loss_and_gradients(model, jax.device_put(x, batch_sharding(mesh)))
+    same(got, expected)
+
+
+def same(got, expected):
+    np.testing.assert_allclose(got[0], expected[0], atol=2e-5 * np.abs(expected[0]).max())
+    assert got[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        tolerance = 1e-4 * np.abs(gradient).max() + 1e-8
+        np.testing.assert_allclose(got[1][name], gradient, atol=tolerance, err_msg=name)
