@@ -26,6 +26,7 @@ from stp_jax import user_input
 from stp_jax.command_line import Parser, number
 from stp_jax.controls import animation_time, cameras
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.official import time_patterns
 from stp_jax.rerender.request import LONGEST, SAME_CAMERA, Request, read_request
 from stp_jax.rerender.results import result_folder, write_results
 from stp_jax.weights import native
@@ -178,7 +179,7 @@ def explain_choices() -> str:
 {table(animation_time.PRESETS)}
 
 --animation_time official:NAME, SpaceTimePilot's patterns for 81 frames
-{table(animation_time.OFFICIAL_PATTERNS)}
+{table(time_patterns.PATTERNS)}
 
 --animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
   Frame 0 shows moment 0, frame 8 moment 8, the motion stands still until frame 12, then runs to the end at

@@ -35,10 +35,11 @@ import numpy as np
 
 from stp_jax import media
 from stp_jax.controls import cameras
-from stp_jax.controls.animation_time import OFFICIAL, curve
 from stp_jax.controls.cameras import Cameras
 from stp_jax.errors import InputError
 from stp_jax.media import decode
+from stp_jax.official import time_patterns
+from stp_jax.official.clip import official_fit
 
 FRAMES, HEIGHT, WIDTH = 81, 480, 832
 #: mode: (official time pattern, file of the ground truth)
@@ -156,7 +157,7 @@ def moments(mode: str, frames: int) -> np.ndarray:
       InputError: F - 1 does not divide 80.
     """
     stride = _stride(frames)
-    return curve(OFFICIAL + MODES[mode][0], FRAMES)[::stride] / stride
+    return time_patterns.pattern(MODES[mode][0])[::stride] / stride
 
 
 def _stride(frames: int) -> int:
@@ -181,7 +182,7 @@ def read_frames(path: str | os.PathLike, frames: int, height: int, width: int) -
     with contextlib.closing(decode.frames(path)) as timed:
         for count, (_, picture) in enumerate(timed, start=1):
             if (count - 1) % stride == 0:
-                image = media.official_fit(picture(), HEIGHT, WIDTH)
+                image = official_fit(picture(), HEIGHT, WIDTH)
                 whole = (height, width) == (HEIGHT, WIDTH)
                 pictures.append(image if whole else media.fit_image(image, height, width))
             if count == FRAMES:

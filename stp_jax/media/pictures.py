@@ -87,7 +87,7 @@ def plot_cameras_and_time(
     curves = {"source": source_animation_time, "target": target_animation_time}
     for label, curve in curves.items():
         time.plot(np.arange(len(curve)), curve, ".-", color=_COLOURS[label], label=label)
-    time.set(title="Animation time", xlabel="frame", ylabel="moment of the source (frames)")
+    time.set(title="Animation time", xlabel="frame", ylabel="animation time (source frames)")
     for axes in (above, side, time):
         axes.grid(alpha=0.3)
     above.legend()

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from stp_jax import media
-from stp_jax.controls import animation_time, cameras
+from stp_jax.controls import cameras
 from stp_jax.controls.cameras import Cameras
 from stp_jax.errors import InputError
 from stp_jax.media import decode
+from stp_jax.official import time_patterns
+from stp_jax.official.clip import read_official_clip
 from stp_jax.weights.native import SamplingNotes
 
 SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
@@ -70,14 +72,14 @@ def read_request(
       InputError: a video, a camera path or a clock that cannot be used.
     """
     frames, height, width = notes.frames, notes.height, notes.width
-    moments = animation_time.curve(clock, frames)
+    moments = time_patterns.curve(clock, frames)
     same_camera = camera == SAME_CAMERA
     if not same_camera:
         cameras.parse(camera, frames)  # the lens is not known yet, but mistakes are told before a long read
 
     count, last = decode.times(video)
     if consecutive := official and duration is None:
-        clip = media.read_official_clip(video, frames, height, width, start=start)
+        clip = read_official_clip(video, frames, height, width, start=start)
         end = min(start + (frames - 1) / clip.fps, last)
     else:
         end = start + duration if duration else min(start + LONGEST, last)

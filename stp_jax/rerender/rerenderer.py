@@ -23,7 +23,8 @@ from stp_jax.devices.sharding import RULES, batch_sharding, gathered, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.tiling import decode_tiled, encode_tiled
 from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
-from stp_jax.official.poses import pose12, to_official_pixels
+from stp_jax.official.clip import to_official_pixels
+from stp_jax.official.poses import official_poses
 from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
 from stp_jax.weights import native, reading, recognition
 
@@ -205,7 +206,7 @@ class Rerenderer:
         target_view = View(*(target or source), target_animation_time)
         self._check(source_video, source_view, target_view)
         if self.official:
-            poses = pose12(
+            poses = official_poses(
                 source.c2w,
                 None if target is None else target.c2w,
                 scale_source=self.notes.sampling_scaled_poses and target is not None,

@@ -42,7 +42,7 @@ class SamplingNotes(NamedTuple):
     sampling_steps: int  # Euler steps
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
     sampling_guidance: float = 1.0  # by text; 1 is none
-    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.pose12`
+    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.official_poses`
 
 
 def flatten(module: nnx.Module) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from stp_jax import media
 from stp_jax.errors import InputError
 from stp_jax.evaluate import cam_x_time_folder as folder_of
 from stp_jax.evaluate import metrics
-from stp_jax.official.poses import pose12
+from stp_jax.official.poses import official_poses
 from stp_jax.rerender.rerenderer import Rerenderer
 from tests.official.test_models import write_models
 
@@ -186,7 +186,7 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     assert all(0 < metrics.psnr_frames(r.video, r.truth) < 40 for r in results)
     c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
-    expected = pose12(mirrored, None, scale_source=False)[0]
+    expected = official_poses(mirrored, None, scale_source=False)[0]
     for view in received[-1]:
         np.testing.assert_allclose(view.c2w[0], expected, atol=1e-5)
     assert received[-1][0].animation_time[0].tolist() == list(range(8, -1, -1))

@@ -19,7 +19,7 @@ from stp_jax.errors import InputError
 from stp_jax.export import command as export
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.official.poses import pose12
+from stp_jax.official.poses import official_poses
 from stp_jax.rerender.rerenderer import Rerenderer
 from stp_jax.rerender.sampler import official_noise
 from stp_jax.weights import native
@@ -84,7 +84,7 @@ def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance,
     dit = build("dit", dit_config(model), "official")
     pixels = video[None].astype(np.float32) / 127.5 - 1
     latents = jax.jit(lambda x: vae.encode(x))(pixels)  # smaller than a tile, so whole
-    told = pose12(source.c2w[None], target.c2w[None], target_reference=source.c2w[:1])
+    told = official_poses(source.c2w[None], target.c2w[None], target_reference=source.c2w[:1])
     encoder = folder / "models_t5_umt5-xxl-enc-bf16.safetensors"
     words = text.embed(["a dog runs", "fast"], encoder, dtype="float32")
 

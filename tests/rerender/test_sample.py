@@ -156,7 +156,7 @@ BAD = {
     "--video {f}/clip.mp4 --start 7": "must lie within its 0 to 1.9",
     # cameras
     "--camera orbit_lefft": "unknown camera preset 'orbit_lefft': did you mean orbit_left",
-    "--camera orbit_left:far": "'far' is no number",
+    "--camera orbit_left:far": "'far' is not a number",
     "--camera {f}/missing.json": "missing.json: no such file",
     "--camera {f}/shapes.json": "shapes.json: frame 0: expected 4 x 4",
     "--camera {f}/nan.json": "nan.json: frame 3: the pose has NaN",
@@ -173,9 +173,9 @@ BAD = {
     "--animation_time '0:0, 3:3, 2:1'": "keyframes out of order",
     "--animation_time '0:0, 16:16, 24:16, 32:32'": "outside this video, frames 0 to 4",
     "--animation_time '0:0, 4:-1'": "4:-1 is outside",
-    "--animation_time '0:0, 4'": "'4' is no keyframe",
-    "--animation_time bullet_time:9": "moment 9 is outside the source, 0 to 4",
-    "--animation_time {f}/times.txt": "times.txt: frame 3: moment 9 is outside",
+    "--animation_time '0:0, 4'": "'4' is not a keyframe",
+    "--animation_time bullet_time:9": "time 9 is outside the source, 0 to 4",
+    "--animation_time {f}/times.txt": "times.txt: frame 3: time 9 is outside",
     # flags
     "--camra orbit_left": "unknown flag 'camra': did you mean camera",
     "--cam orbit_left": "unknown flag 'cam'",
