@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stp_jax import media
-from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import pictures
 from tests.media.video_files import BROKEN, break_file, encode, gradient_video
@@ -194,9 +194,9 @@ def test_pictures(tmp_path):
     assert sheet.shape == (100, 110 + 3 * 66, 3)
     np.testing.assert_array_equal(sheet[:48, -66:-2], video[-1])
 
-    still = Cameras(np.tile(np.eye(4, dtype=np.float32), (12, 1, 1)), np.full((12, 4), 0.5, np.float32))
-    times = np.arange(12)
-    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still, times, times[::-1])
+    poses = np.tile(np.eye(4, dtype=np.float32), (12, 1, 1))
+    still = View(poses, np.full((12, 4), 0.5, np.float32), np.arange(12))
+    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still.at(slice(None, None, -1)))
     assert Image.open(tmp_path / "plot.png").width > 1000
     with pytest.raises(InputError, match="exists"):
         pictures.contact_sheet(tmp_path / "plot.png", {"source": video})
