@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import einops
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from stp_jax import user_input
 from stp_jax.controls import camera_files
@@ -333,6 +334,5 @@ def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.
     part = (place - before)[:, None]
     lens = (1 - part) * lens[before] + part * lens[after]
     c2w = (1 - part[:, None]) * c2w[before] + part[:, None] * c2w[after]
-    u, _, vt = np.linalg.svd(c2w[:, :3, :3])
-    c2w[:, :3, :3] = u @ vt
+    c2w[:, :3, :3] = Rotation.from_matrix(c2w[:, :3, :3]).as_matrix()  # which takes the polar factor
     return Cameras(c2w.astype(np.float32), lens.astype(np.float32))

@@ -107,7 +107,7 @@ def test_animations(tmp_path, suffix):
     images[0].save(path, save_all=True, append_images=images[1:], duration=[100, 300, 100], lossless=True)
     frames, _ = media.read_video(path)
     np.testing.assert_allclose(frames[:, 5, 5], colours, atol=2)
-    # 5 moments over the 0.4 s between first and last: red, then green from 0.1 s on, blue at 0.4 s.
+    # 5 times over the 0.4 s between first and last: red, then green from 0.1 s on, blue at 0.4 s.
     clip = media.read_clip(path, 5, 8, 8)
     np.testing.assert_allclose(clip.frames[:, 4, 4], [colours[i] for i in (0, 1, 1, 1, 2)], atol=2)
     assert clip.fps == pytest.approx(10)

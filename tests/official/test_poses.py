@@ -235,23 +235,23 @@ def test_target_poses_are_relative_from_the_left(tmp_path, form):
     np.testing.assert_array_equal(source, np.tile(np.eye(4), (F, 1, 1)))
 
 
-def test_a_target_put_into_the_sources_world_is_told_as_its_own_motion(tmp_path):
+def test_a_target_put_into_the_sources_world_is_given_as_its_own_motion(tmp_path):
     """How both reach the model: the source in its file's world, the target placed at its first camera."""
     source = cameras.read(write_blender(tmp_path, world_path()), F)
     target = cameras.parse(write_multicam(tmp_path, world_path(1)), F, reference=source.c2w[0])
     placed = source.c2w[0] @ target.c2w
     reference = source.c2w[:1]
-    _, told = official_poses(source.c2w, placed, target_reference=reference)
-    np.testing.assert_allclose(told, motion(world_path(1)), atol=1e-5)
+    _, given = official_poses(source.c2w, placed, target_reference=reference)
+    np.testing.assert_allclose(given, motion(world_path(1)), atol=1e-5)
 
 
 def test_a_target_may_begin_away_from_the_source():
     source, target = world_path(), world_path(1)
-    _, told = official_poses(source, target, target_reference=source[0])
-    np.testing.assert_allclose(told, np.linalg.inv(source[0]) @ target, atol=1e-5)
+    _, given = official_poses(source, target, target_reference=source[0])
+    np.testing.assert_allclose(given, np.linalg.inv(source[0]) @ target, atol=1e-5)
 
 
-def test_batches_are_told_as_each_alone_and_still_cameras_are_not_scaled():
+def test_batches_are_as_each_alone_and_still_cameras_are_not_scaled():
     batch = np.stack([world_path(), world_path(1), np.tile(world_path()[:1], (F, 1, 1))])
     together = official_poses(batch, batch[::-1], target_reference=batch[:, :1])
     for i in range(3):
