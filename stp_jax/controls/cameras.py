@@ -223,7 +223,7 @@ def token_rays(
 
 
 def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> None:
-    """Raises `InputError`, naming `where` and the frame, unless all cameras are sound.
+    """Raises `InputError`, naming `where` and the frame, unless all cameras are valid.
 
     Those are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
     [F, 4] with positive focal lengths, divided by width and height (not in pixels); finite numbers all.
@@ -295,7 +295,7 @@ def read(
 
     Raises:
       InputError: missing, unreadable or truncated file, another layout, no such camera in it, too few poses,
-        or unsound ones (see `check`).
+        or invalid ones (see `check`).
     """
     return _to_cameras(camera_files.load(path), frames, intrinsics, span)
 

@@ -108,13 +108,11 @@ def read_request(
       InputError: a video, a camera path or an animation time that cannot be used.
     """
     target_time = time_patterns.curve(animation_time, notes.frames)
+    consecutive = official and duration is None
     same_camera = camera == SAME_CAMERA
     if not same_camera:
         cameras.parse(camera, notes.frames)  # the lens is not known yet, but mistakes come before a long read
-    if official and duration is None:
-        part = _consecutive_part(video, notes, start)
-    else:
-        part = _spread_part(video, notes, start, duration)
+    part = _read_part(video, notes, start, duration, consecutive)
     source = _source_view(source_cameras, part, notes, fov)
     world = source.c2w[0]
     relative = source._replace(c2w=cameras.relative_to(source.c2w, world))
@@ -127,16 +125,15 @@ def read_request(
             distance=distance,
             reference=world if source_cameras else None,
             source=source_cameras,
-            consecutive=part.consecutive is not None,
+            consecutive=consecutive,
         )
         target = View(*path, target_time)
     still = f"taken to stand still, with a field of view of {fov:g} degrees"
-    summary = [
-        *part.summary,
-        f"Its camera: {source_cameras or still}",
-        f"New camera: {camera}. New animation time: {animation_time}",
-    ]
-    return Request(part.clip, part.span, relative, target, world, "\n".join(summary), same_camera)
+    made = (
+        f"Its camera: {source_cameras or still}\nNew camera: {camera}. New animation time: {animation_time}"
+    )
+    summary = "\n".join([*part.summary, made])
+    return Request(part.clip, part.span, relative, target, world, summary, same_camera)
 
 
 class _Part(NamedTuple):
@@ -145,9 +142,17 @@ class _Part(NamedTuple):
     clip: media.Clip
     span: tuple[float, float]  # seconds of the video, where the clip begins and ends
     last: float  # the second of the video's last frame
-    summary: list[str]
+    summary: str
     #: number of the first frame in the video, and how many follow each other; None: spread over the span
     consecutive: tuple[int, int] | None = None
+
+
+def _read_part(
+    video: str | os.PathLike, notes: SamplingNotes, start: float, duration: float | None, consecutive: bool
+) -> _Part:
+    if consecutive:
+        return _consecutive_part(video, notes, start)
+    return _spread_part(video, notes, start, duration)
 
 
 def _spread_part(
@@ -160,7 +165,7 @@ def _spread_part(
     summary = [_describe(video, count, last, clip, (start, end))]
     if end < last - 0.05 and not duration:
         summary.append(f"  (its {last:.1f} s are too many: choose with --start and --duration)")
-    return _Part(clip, (start, end), last, summary)
+    return _Part(clip, (start, end), last, "\n".join(summary))
 
 
 def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: float) -> _Part:
@@ -177,7 +182,7 @@ def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: flo
     taken = min(frames, count - first)
     if taken < frames:
         summary.append(f"  (it has {taken} from there on; the last is repeated {frames - taken} times)")
-    return _Part(clip, (start, end), last, summary, (first, taken))
+    return _Part(clip, (start, end), last, "\n".join(summary), (first, taken))
 
 
 def _describe(
