@@ -129,10 +129,10 @@ def read_request(
         )
         target = View(*path, target_time)
     still = f"taken to stand still, with a field of view of {fov:g} degrees"
-    made = (
-        f"Its camera: {source_cameras or still}\nNew camera: {camera}. New animation time: {animation_time}"
+    summary = (
+        f"{part.summary}\nIts camera: {source_cameras or still}\n"
+        f"New camera: {camera}. New animation time: {animation_time}"
     )
-    summary = "\n".join([*part.summary, made])
     return Request(part.clip, part.span, relative, target, world, summary, same_camera)
 
 
