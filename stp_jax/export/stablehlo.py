@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
 from stp_jax.export.command import write_safetensors
 from stp_jax.models.attention import attention_backend
+from stp_jax.models.parameters import bind
 from stp_jax.text import LENGTH
 from stp_jax.weights import kinds, reading, recognition
 from stp_jax.weights.layouts.table import lazy_parameters
@@ -146,7 +146,7 @@ def export_stablehlo(
     inputs = inputs_of(found, latent_size, batch, frames)
 
     def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
-        model = nnx.merge(graph, kinds.state_of(parameters))
+        model = bind(graph, parameters)
         conditioning = model.condition(
             view_of(inputs, "target"),
             view_of(inputs, "source"),

@@ -99,16 +99,6 @@ def gelu(x: jax.Array) -> jax.Array:
     return (y * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (y + 0.044715 * y**3))).astype(x.dtype)
 
 
-def merge_lora(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Parameters by dotted name with every `lora_a @ lora_b` added to its kernel and gone."""
-    merged = {name: array for name, array in parameters.items() if ".lora_" not in name}
-    for name, a in parameters.items():
-        if name.endswith(".lora_a"):
-            module = name.removesuffix("lora_a")
-            merged[f"{module}kernel"] = parameters[f"{module}kernel"] + a @ parameters[f"{module}lora_b"]
-    return merged
-
-
 class MLP(nnx.Module):
     """Dense, an activation (SiLU unless told otherwise), Dense."""
 

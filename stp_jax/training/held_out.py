@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from input_pipeline.pipeline import make_dataset
 from stp_jax.devices.distributed import say
 from stp_jax.devices.sharding import global_batch, host_rows
+from stp_jax.models.parameters import Params, bind
 from stp_jax.training.metrics import Writer
-from stp_jax.training.state import PICTURES, VALIDATION, Params, bind, graph_of, random_key
+from stp_jax.training.state import PICTURES, VALIDATION, graph_of, random_key
 from stp_jax.training.tasks import Task
 
 

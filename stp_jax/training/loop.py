@@ -22,11 +22,12 @@ from stp_jax.command_line import check_fields
 from stp_jax.devices.distributed import Agreement, on_host, say, told_by_first
 from stp_jax.devices.sharding import AXES, RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.errors import InputError
+from stp_jax.models.parameters import Params, bind
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Average, Params, abstract_state, bind, graph_of, init_state, trained
+from stp_jax.training.state import Average, abstract_state, graph_of, init_state, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 from stp_jax.training.workdir import check_workdir, locked, write_config

@@ -3,8 +3,7 @@
 A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
 JSON has the model's config, the part of each tensor, and notes such as the steps trained.
 
-JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at
-once.
+JAX is not imported, so that a command line can look into a folder and refuse it at once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  gives numpy its bfloat16
 import numpy as np
@@ -24,10 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import jax
-    from flax import nnx
+from stp_jax.weights.files import open_tensors
 
 PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
 BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
@@ -43,14 +39,6 @@ class SamplingNotes(NamedTuple):
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
     sampling_guidance: float = 1.0  # by text; 1 is none
     sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.pose12`
-
-
-def flatten(module: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter of a module by its dotted name."""
-    from flax import nnx
-
-    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    return {".".join(map(str, path)): variable[...] for path, variable in flat}
 
 
 def save_weights(
@@ -70,7 +58,7 @@ def save_weights(
     Args:
       folder: made if missing.
       name: `dit`, `vae`, ...
-      parameters: see `flatten`; or anything that has a shape and a dtype and is sliced like an array.
+      parameters: arrays, or anything that has a shape and a dtype and is sliced like an array.
       config: fields of the model's config dataclass.
       dtype: what tensors are stored as; None: as they are.
       notes: anything a reader should know, such as `SamplingNotes`.
@@ -187,8 +175,6 @@ def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: a part is missing, truncated, or lacks a tensor.
     """
-    from stp_jax.weights.files import open_tensors
-
     tensors: dict[str, np.ndarray] = {}
     for file, keys in read_index(folder, name)["files"].items():
         path = Path(folder) / file
@@ -214,28 +200,3 @@ def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
         count = sum(other.startswith(f"{key}#") for other in tensors)
         tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
     return tensors
-
-
-def load_into(module: nnx.Module, tensors: dict[str, np.ndarray], where: str) -> None:
-    """Replaces every parameter of `module` in place, casting to the parameter's dtype.
-
-    Raises:
-      InputError: a tensor is missing, left over or of another shape; they are named.
-    """
-    import jax.numpy as jnp
-    from flax import nnx
-
-    wanted = flatten(module)
-    problems = [f"missing {key}" for key in wanted if key not in tensors]
-    problems += [f"unknown {key}" for key in tensors if key not in wanted]
-    problems += [
-        f"{key} has shape {tensors[key].shape}, not {wanted[key].shape}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise InputError(f"{where} holds weights of another model: {'; '.join(problems[:4])}{more}.")
-    for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
-        key = ".".join(map(str, path))
-        variable[...] = jnp.asarray(tensors[key], variable[...].dtype)

@@ -17,8 +17,8 @@ from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import Conditioning, SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
+from stp_jax.models.parameters import flatten, load_into
 from stp_jax.models.vae_layers import Conv
-from stp_jax.weights import native
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
@@ -52,9 +52,9 @@ def randomised(config: DiTConfig) -> SpaceTimeDiT:
     rng = np.random.default_rng(0)
     tensors = {
         key: (0.2 * rng.standard_normal(value.shape) + (1 if key.endswith("scale") else 0)).astype(np.float32)
-        for key, value in native.flatten(model).items()
+        for key, value in flatten(model).items()
     }
-    native.load_into(model, tensors, "test")
+    load_into(model, tensors, "test")
     return model
 
 
@@ -266,7 +266,7 @@ def test_forward_equals_float64_reference(variant):
     config = VARIANTS[variant]
     model, x = randomised(config), inputs()
     x = with_memory(x) if config.memory else x
-    tensors = {key: np.asarray(value) for key, value in native.flatten(model).items()}
+    tensors = {key: np.asarray(value) for key, value in flatten(model).items()}
     out = run(model, x)
     for sample in range(B):
         expected = reference(tensors, config, x, sample)
