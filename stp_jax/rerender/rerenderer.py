@@ -21,9 +21,9 @@ from stp_jax.controls.cameras import Cameras, relative_to
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, batch_sharding, gathered, size_of
 from stp_jax.errors import InputError
-from stp_jax.models.tiling import decode_tiled, encode_tiled
 from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
 from stp_jax.official.poses import pose12, to_official_pixels
+from stp_jax.official.tiles import decode_tiled, encode_tiled
 from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
 from stp_jax.weights import native, reading, recognition
 
@@ -49,7 +49,7 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
-      tiled: the VAE works in the official tiles, see `stp_jax.models.tiling`, to match official videos.
+      tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
       mesh: a batch is spread over its devices, and filled up where it does not divide; default: all devices
         of this machine that a single video can use, see `mesh_for_one_video`.
@@ -114,7 +114,8 @@ class Rerenderer:
             height=notes.height if height is None else height,
             width=notes.width if width is None else width,
         )
-        check_size(self.notes, self._vae_config, self._dit_config.patch)
+        size = self.notes.frames, self.notes.height, self.notes.width
+        self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
         self._text_encoder: Path | None = None
         if self._dit_config.text_dim:
             encoder = recognition.recognise(text_encoder or folder, "text_encoder")
@@ -155,9 +156,7 @@ class Rerenderer:
         return self.guidance != 1
 
     def _latent_size(self) -> tuple[int, int, int]:
-        stride = self._vae_config.spatial_stride
-        frames = (self.notes.frames - 1) // self._vae_config.frame_stride + 1
-        return frames, self.notes.height // stride, self.notes.width // stride
+        return self._vae_config.latent_size(self.notes.frames, self.notes.height, self.notes.width)
 
     @property
     def takes_text(self) -> bool:
@@ -357,20 +356,3 @@ class _Resident:
         """Frees its memory, once what was computed with it is there."""
         jax.block_until_ready(wait_for)
         self._state = None
-
-
-def check_size(notes: native.SamplingNotes, vae_config, patch: int) -> None:
-    """Raises `InputError` unless the VAE and the DiT can work at this number of frames, height and width."""
-    frame_stride, cell = vae_config.frame_stride, vae_config.spatial_stride * patch
-    frames, size = notes.frames, (notes.height, notes.width)
-    if frames < 1 or (frames - 1) % frame_stride:
-        below = max(frames - 1, 0) // frame_stride * frame_stride + 1
-        raise InputError(
-            f"{frames} frames: the model takes {frame_stride}n + 1, "
-            f"for instance {below} or {below + frame_stride}."
-        )
-    if min(size) < cell or any(side % cell for side in size):
-        near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in size[::-1])
-        raise InputError(
-            f"{size[1]} x {size[0]} pixels: the model takes multiples of {cell}, for instance {near}."
-        )

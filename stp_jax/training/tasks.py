@@ -163,9 +163,8 @@ class DiTTask:
         self.tokens = round(tokens)
 
     def latent_size(self) -> tuple[int, int, int]:
-        data, stride = self.config.data, self.vae_config.spatial_stride
-        frames = (data.frames - 1) // self.vae_config.frame_stride + 1
-        return frames, data.height // stride, data.width // stride
+        data = self.config.data
+        return self.vae_config.latent_size(data.frames, data.height, data.width)
 
     def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of everything in an example of latents, with a memory if the model takes one."""

@@ -17,13 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  gives numpy its bfloat16
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
+from stp_jax.files import replace_file
 from stp_jax.weights.files import open_tensors
+from stp_jax.weights.parts import write_parts
 
 PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
 BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
@@ -66,52 +65,21 @@ def save_weights(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: list[list[str]] = []  # names of the tensors
-    part: dict[str, np.ndarray] = {}
-
-    def write_part() -> None:
-        save_part(part, folder / f"{name}-{len(parts) + 1:05d}.tmp")
-        parts.append(sorted(part))
-        part.clear()
-
-    limit = part_bytes or PART_BYTES
-    try:
-        for key, piece in _pieces(parameters, dtype, limit):
-            if part and sum(array.nbytes for array in part.values()) + piece.nbytes > limit:
-                write_part()
-            part[key] = piece
-        if part or not parts:
-            write_part()
-    except BaseException:
-        for path in folder.glob(f"{name}-*.tmp"):
-            path.unlink()
-        raise
-    files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": keys for i, keys in enumerate(parts)}
     old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
-    for i, file in enumerate(files):
-        os.replace(folder / f"{name}-{i + 1:05d}.tmp", folder / file)
-    index = {"config": config, "notes": notes or {}, "files": files}
-    temporary = folder / f"{name}.json.tmp"
-    temporary.write_text(json.dumps(index, indent=1) + "\n")
-    os.replace(temporary, folder / f"{name}.json")
+    limit = part_bytes or PART_BYTES
+    files = write_parts(
+        folder,
+        name,
+        _pieces(parameters, dtype, limit),
+        limit,
+        lambda i, count: f"{name}-{i + 1:05d}-of-{count:05d}.safetensors",
+    )
+    index = {"config": config, "notes": notes or {}, "files": {f: sorted(keys) for f, keys in files.items()}}
+    with replace_file(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(index, indent=1) + "\n")
     for path in old:
         if path.name not in files:
             path.unlink()
-
-
-def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as the user's other files; the library's own may not.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    try:
-        save_file(tensors, str(path), metadata)
-    except SafetensorError as error:  # the library's own, of a full disk
-        raise OSError(str(error)) from None
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
 
 
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:

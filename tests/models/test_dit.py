@@ -12,10 +12,10 @@ from flax import nnx
 from stp_jax.controls import cameras
 from stp_jax.controls.view import view_of
 from stp_jax.models import attention, layers
-from stp_jax.models.block import to_tokens
+from stp_jax.models.block import Conditioning, to_tokens
 from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.config import DiTConfig
-from stp_jax.models.dit import Conditioning, SpaceTimeDiT
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
 from stp_jax.models.parameters import flatten, load_into
 from stp_jax.models.vae_layers import Conv
@@ -321,12 +321,20 @@ def test_long_sequences_attend_block_by_block_to_the_same_result(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value_and_grad(), whole)
 
 
-def test_a_model_says_what_it_must_be_told():
+def test_a_model_says_what_it_must_be_given():
     model = SpaceTimeDiT(SPACETIMEPILOT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="target.animation_time.*source.c2w.*text"):
         model.condition(latent_size=(1, 4, 4))
     with pytest.raises(ValueError, match="source is False"):
         dataclasses.replace(CONFIG, source=False)
+
+
+def test_a_model_of_the_targets_poses_needs_none_of_the_source():
+    model, x = randomised(VARIANTS["ReCamMaster"]), inputs()
+    without = {name: value for name, value in x.items() if name != "source_c2w"}
+    jax.tree.map(np.testing.assert_array_equal, condition(model, without), condition(model, x))
+    with pytest.raises(ValueError, match=r"must be given target\.c2w$"):
+        condition(model, {name: value for name, value in without.items() if name != "target_c2w"})
 
 
 def test_new_model_predicts_zero_and_ignores_conditioning():
