@@ -106,7 +106,7 @@ def embed(
     """Embeddings [P, LENGTH, D] float32 of prompts, zeros past the end of each.
 
     What was embedded before is read from the cache folder. Otherwise the text encoder comes to the device,
-    embeds one prompt after the other and leaves again.
+    embeds one prompt after the other and is freed again.
 
     Args:
       prompts: in any language; an empty one is the end-of-text token alone.

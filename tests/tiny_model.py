@@ -30,7 +30,7 @@ DIT_CONFIG = DiTConfig(
 
 
 def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
-    """Normal numbers for every parameter, so that nothing is zero and all that is told has an effect."""
+    """Normal numbers for every parameter, so that nothing is zero and all conditioning has an effect."""
     shapes = flatten(_zeros(make))
     rng = np.random.default_rng(seed)
     return {

@@ -19,7 +19,7 @@ from stp_jax.devices.sharding import RULES, batch_axes, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.layers import pad
 
-LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
+LOGITS_BYTES = 2**30  # the most memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
 CROSS_GROUPS = 16  # of queries, at least, in cuDNN's attention to few keys
 SPLASH_BLOCK = 1024  # queries and keys of a block of the TPU kernel
@@ -71,7 +71,7 @@ def attention(
     Args:
       q: `[B, N, heads, head_dim]`; `sequence` divides N, and M but for `whole_keys`.
       k, v: `[B, M, heads, head_dim]`.
-      keys: so many of the M are attended to, the others are padding; default: all.
+      keys: how many of the M are attended to, the others are padding; default: all.
       whole_keys: whether every device has all keys and values, as those of a prompt.
 
     Returns:
@@ -171,7 +171,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def tokamax_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: tuple[str, ...] = ("mosaic", "cudnn")
 ) -> jax.Array:
-    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a word."""
+    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a notice."""
     import tokamax
 
     return tokamax.dot_product_attention(q, k, v, implementation=implementation)

@@ -39,7 +39,7 @@ class Dense(nnx.Module):
           gate: `[B, 1, outputs]`, to multiply the result with. That of a long sequence is multiplied into the
             kernel: it is smaller than the product, which the backward pass would otherwise need, and
             rematerialisation compute again, for the gate's gradient.
-          rotary_heads: if given, outputs are those of `half_split` for so many heads.
+          rotary_heads: if given, the number of heads: outputs are in the order of `half_split`.
         """
         late = gate is not None and x.shape[1] < LONG_SEQUENCE
 
@@ -79,9 +79,9 @@ add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _add_bias_backward)
 
 
 def half_split(array: jax.Array, heads: int) -> jax.Array:
-    """The last axis reordered: within each head all first members of the pairs that the rotary embedding
-    rotates, then all second ones.
+    """The last axis reordered from the interleaved to the half-split layout of rotary embeddings.
 
+    Within each head all first members of the rotated pairs come first, then all second ones.
     Queries and keys ordered alike have the same products. Members of pairs side by side make slow code on
     GPUs and TPUs; to reorder parameters costs next to nothing.
     """
@@ -100,7 +100,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class MLP(nnx.Module):
-    """Dense, an activation (SiLU unless told otherwise), Dense."""
+    """Dense, an activation (by default SiLU), Dense."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs, activation=jax.nn.silu):
         self.layer_in = Dense(inputs, hidden, rngs=rngs)
@@ -146,7 +146,7 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
 
 
 def pad(x: jax.Array, multiple: int) -> jax.Array:
-    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of so many."""
+    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of this number."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), *((0, 0),) * (x.ndim - 2)))
 
 

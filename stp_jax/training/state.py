@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from stp_jax.devices.distributed import say
+from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, abstract, flatten
@@ -96,7 +96,7 @@ def init_state(
     if missing:
         if params:
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
-            say(f"Started from {found.title}; it lacks and training begins with: {modules}.")
+            log(f"Started from {found.title}; it lacks and training begins with: {modules}.")
 
         def missing_params() -> Params:
             random = random_params()

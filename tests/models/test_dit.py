@@ -78,7 +78,7 @@ def inputs(seed: int = 0) -> dict:
 
 
 def with_memory(x: dict, frames: int = 2, seed: int = 5) -> dict:
-    """Inputs with a memory of so many latent frames, from other cameras at earlier moments."""
+    """Inputs with a memory of this many latent frames, from other cameras at earlier animation times."""
     rng = np.random.default_rng(seed)
     paths = [cameras.preset(name, 4 * frames) for name in ("orbit_right", "truck_left")]
     latents = (B, frames, SIZE, SIZE, CONFIG.channels)
@@ -166,7 +166,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
             out.append(v[0])
         return np.stack(out)
 
-    tokens, camera, moment, position = [], [], [], []
+    tokens, camera, time, position = [], [], [], []
     for role, name in enumerate(roles):
         latents = x["noisy" if name == "target" else name][sample].astype(np.float64)
         times = x[f"{name}_animation_time"][sample].astype(np.float64)
@@ -200,8 +200,8 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                     own = w["camera_encoder.role"][min(role, 1)]
                     own = own + (w["camera_encoder.memory_role"] if name == "memory" else 0)
                     camera.append(embedded + own)
-                    moment.append(mlp("animation_time_encoder.embed", waves))
-    xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
+                    time.append(mlp("animation_time_encoder.embed", waves))
+    xs, camera, time, position = map(np.array, (tokens, camera, time, position))
 
     head_dim = config.dim // config.heads
     spatial = 2 * (head_dim // 6)
@@ -239,13 +239,13 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
         shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
         y = norm(xs) * (1 + scale1) + shift1
         if not official:
-            y = y + linear("camera", camera) + linear("animation_time", moment)
+            y = y + linear("camera", camera) + linear("animation_time", time)
         elif config.camera != "none":
             second = "source" if config.camera == "pose12" else "target"
-            told = linear("camera", np.concatenate([poses("target"), poses(second)]))
+            frames_added = linear("camera", np.concatenate([poses("target"), poses(second)]))
             if config.animation_time != "none":
-                told = told + np.concatenate([official_moments(name, b) for name in roles])
-            y = y + np.repeat(told, h * h, axis=0)
+                frames_added = frames_added + np.concatenate([official_moments(name, b) for name in roles])
+            y = y + np.repeat(frames_added, h * h, axis=0)
         q, k, v = rms("norm_q", linear("q", y)), rms("norm_k", linear("k", y)), linear("v", y)
         a = linear("o", softmax_attention(rope_heads(q), rope_heads(k), v))
         xs = xs + gate1 * (linear("projector", a) if config.camera.startswith("pose12") else a)
@@ -431,7 +431,7 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
     monkeypatch.setattr(attention, "_local", lambda q, *rest: queries.add(q.shape[1]) or real(q, *rest))
     jax.clear_caches()
     run(model, x)
-    assert queries == {56, 32}  # 54 and 27, filled up to multiples of 8
+    assert queries == {56, 32}  # 54 and 27, padded to multiples of 8
 
 
 def test_the_form_for_sampling_predicts_the_same():

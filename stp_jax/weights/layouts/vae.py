@@ -90,7 +90,7 @@ def read_config(
       where: for messages.
 
     Raises:
-      InputError: a tensor that says something about the config is missing; nothing tells the statistics.
+      InputError: a tensor that says something about the config is missing; nothing gives the statistics.
     """
 
     def find(ours: str) -> np.ndarray | None:
