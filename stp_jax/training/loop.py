@@ -336,7 +336,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         if checkpoints.latest != step:
             saved = "no step" if checkpoints.latest is None else f"step {checkpoints.latest}"
             raise InputError(
-                f"Step {step} could not be saved, {saved} is: the last lines above log why.\n"
+                f"Step {step} could not be saved, {saved} is: the last lines above say why.\n"
                 "The same command goes on from there."
             )
         if not exported:
