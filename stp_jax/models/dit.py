@@ -110,9 +110,11 @@ class SpaceTimeDiT(nnx.Module):
 
         rays = self._rays(views, grids).astype(dtype) if c.camera == "plucker" else None
         poses = self._poses(views).astype(dtype) if c.camera.startswith("pose12") else None
-        time = self._animation_time(views).astype(dtype) if c.animation_time != "none" else None
+        animation_time = None
+        if c.animation_time != "none":
+            animation_time = self._animation_time(views).astype(dtype)
         prompt = self.text_embedding(text.astype(dtype)) if text is not None and c.text_dim else None
-        blocks = prepare_blocks(self.blocks, poses, time, prompt)
+        blocks = prepare_blocks(self.blocks, poses, animation_time, prompt)
 
         cos, sin = self._rotary_tables(frame_positions(c, frames, views), grids)
         if rays is not None:
