@@ -75,8 +75,7 @@ class Settings:
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
-        stride = self.vae.spatial_stride
-        return (self.frames - 1) // self.vae.frame_stride + 1, self.height // stride, self.width // stride
+        return self.vae.latent_size(self.frames, self.height, self.width)
 
 
 SMALL = Settings(
@@ -483,12 +482,8 @@ def main(arguments: list[str] | None = None) -> None:
         attention=flags.attention,
         **{name: value for name, value in given.items() if value},
     )
-    cell = settings.vae.spatial_stride * settings.dit.patch
-    if (settings.frames - 1) % settings.vae.frame_stride or settings.height % cell or settings.width % cell:
-        raise InputError(
-            f"{settings.frames} frames of {settings.width} x {settings.height} pixels: the models take "
-            f"{settings.vae.frame_stride}n + 1 frames and multiples of {cell} pixels"
-        )
+    size = settings.frames, settings.height, settings.width
+    settings.vae.check_video_size(*size, patch=settings.dit.patch)
 
     measurements = []
     guidance = flags.guidance if flags.guidance != 1 and settings.dit.text_dim else None

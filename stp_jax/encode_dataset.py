@@ -113,7 +113,6 @@ def encode_dataset(
     if rules != "grid":
         meta["rules"] = rules
     check_clips(vae_config, frames, size, clips_per_scene, clips_per_path, windows)
-    stride = vae_config.spatial_stride
     draw = functools.partial(
         make_clips,
         config,
@@ -130,11 +129,7 @@ def encode_dataset(
         scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
-        latent_shape=(
-            (frames - 1) // vae_config.frame_stride + 1,
-            *(side // stride for side in size),
-            vae_config.z_dim,
-        ),
+        latent_shape=(*vae_config.latent_size(frames, *size), vae_config.z_dim),
         clips_per_path=clips_per_path,
         windows=windows,
         meta=meta,
@@ -146,12 +141,7 @@ def check_clips(
     vae: VAEConfig, frames: int, size: Sequence[int], clips_per_scene: int, clips_per_path: int, windows: int
 ) -> None:
     """Raises `InputError` where the flags ask for clips that the VAE cannot encode, or for parts of paths."""
-    if (frames - 1) % vae.frame_stride:
-        raise InputError(f"--frames {frames}: the VAE encodes {vae.frame_stride}n + 1 frames.")
-    if any(side % vae.spatial_stride for side in size):
-        raise InputError(
-            f"--size {size[0]} {size[1]}: the VAE encodes multiples of {vae.spatial_stride} pixels."
-        )
+    vae.check_video_size(frames, *size)
     if clips_per_scene % windows or clips_per_path % windows:
         raise InputError(
             f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "

@@ -25,8 +25,8 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--frames 6", "--frames 6: the VAE encodes 4n + 1 frames"),
-        ("--size 7 16", "--size 7 16: the VAE encodes multiples of"),
+        ("--frames 6", "6 frames: the model takes 4n + 1, for instance 5 or 9"),
+        ("--size 7 16", "16 x 7 pixels: the model takes multiples of 4"),
         ("--size 64 64", "videos of 16 x 8, but data.width x data.height = 64 x 64"),
         ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
         ("--batch_size 0", "--batch_size: '0' is not a whole number"),

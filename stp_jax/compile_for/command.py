@@ -24,6 +24,7 @@ from typing import Any
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.compile_for.collectives import GIB, count_collectives
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.models.parameters import bind
 
 # What the compiler asks the machine about, were it part of a pod.
 NO_POD = {
@@ -157,7 +158,6 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     """One velocity of the model in bfloat16 for a batch of videos, as sampling asks for it."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     from stp_jax.devices.sharding import batch_sharding, parameter_shardings
     from stp_jax.training.tasks import DiTTask
@@ -180,7 +180,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     }
 
     def velocity(params, frozen, batch, timestep):
-        model = nnx.merge(graph, kinds.state_of(params))
+        model = bind(graph, params)
         latents = batch["target_latents"].astype(jnp.float32)
         conditioning = task._condition(model, frozen, batch, latents)
         clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -15,6 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from stp_jax.errors import InputError
+from stp_jax.files import new_file
 from stp_jax.media import decode
 
 
@@ -24,26 +24,6 @@ class Clip(NamedTuple):
     frames: np.ndarray  # uint8 [F, H, W, 3]
     fps: float  # frames per second at which `frames` plays at the speed of the file
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
-
-
-@contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write to, and renames it to `path` when the block ends well.
-
-    Raises:
-      InputError: `path` exists, or its folder does not or cannot be written.
-    """
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"{path} exists already and is not overwritten: choose another name.")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_video(

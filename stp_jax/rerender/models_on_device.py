@@ -9,8 +9,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from stp_jax.devices.sharding import gathered
-from stp_jax.models.tiling import decode_tiled, encode_tiled
 from stp_jax.models.vae import VAE, to_pixels
+from stp_jax.official.tiles import decode_tiled, encode_tiled
 from stp_jax.weights import reading
 from stp_jax.weights.recognition import Pretrained
 

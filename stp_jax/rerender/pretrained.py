@@ -1,4 +1,4 @@
-"""Finds the models that re-render a video, and checks that they fit together and to the size asked for."""
+"""Finds the models that re-render a video, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from stp_jax import text
 from stp_jax.errors import InputError
-from stp_jax.models.vae import VAEConfig
-from stp_jax.weights import native, recognition
+from stp_jax.weights import recognition
 from stp_jax.weights.recognition import Pretrained
 
 
@@ -73,20 +72,3 @@ def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Path:
         )
     text.find_tokenizer(found.path)  # where it is missing, the user learns it now
     return found.path
-
-
-def check_size(notes: native.SamplingNotes, vae: VAEConfig, patch: int) -> None:
-    """Raises `InputError` unless the VAE and the DiT can work at this number of frames, height and width."""
-    frame_stride, cell = vae.frame_stride, vae.spatial_stride * patch
-    frames, size = notes.frames, (notes.height, notes.width)
-    if frames < 1 or (frames - 1) % frame_stride:
-        below = max(frames - 1, 0) // frame_stride * frame_stride + 1
-        raise InputError(
-            f"{frames} frames: the model takes {frame_stride}n + 1, "
-            f"for instance {below} or {below + frame_stride}."
-        )
-    if min(size) < cell or any(side % cell for side in size):
-        near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in size[::-1])
-        raise InputError(
-            f"{size[1]} x {size[0]} pixels: the model takes multiples of {cell}, for instance {near}."
-        )

@@ -18,13 +18,13 @@ from stp_jax.controls.cameras import relative_to
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
-from stp_jax.models.dit import Conditioning
+from stp_jax.models.block import Conditioning
 from stp_jax.models.vae import fitting_chunk, to_pixels
 from stp_jax.official.clip import to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
-from stp_jax.rerender.pretrained import check_size, find_models, is_official
+from stp_jax.rerender.pretrained import find_models, is_official
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
 from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
 from stp_jax.weights import native, reading
@@ -48,7 +48,7 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
-      tiled: the VAE works in the official tiles, see `stp_jax.models.tiling`, to match official videos.
+      tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
       mesh: a batch is spread over its devices, and padded where it does not divide; default: all devices of
         this machine that a single video can use, see `mesh_for_one_video`.
@@ -101,7 +101,8 @@ class Rerenderer:
             width=notes.width if width is None else width,
         )
         self._dit_config, self._vae_config = dit.config, vae_files.config
-        check_size(self.notes, self._vae_config, self._dit_config.patch)
+        size = self.notes.frames, self.notes.height, self.notes.width
+        self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
 
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
@@ -132,9 +133,7 @@ class Rerenderer:
         return self.guidance != 1
 
     def _latent_size(self) -> tuple[int, int, int]:
-        stride = self._vae_config.spatial_stride
-        frames = (self.notes.frames - 1) // self._vae_config.frame_stride + 1
-        return frames, self.notes.height // stride, self.notes.width // stride
+        return self._vae_config.latent_size(self.notes.frames, self.notes.height, self.notes.width)
 
     def __call__(
         self,

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from stp_jax import flow
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, constrain, make_mesh, size_of
-from stp_jax.models.dit import Conditioning, SpaceTimeDiT
+from stp_jax.models.block import Conditioning
+from stp_jax.models.dit import SpaceTimeDiT
 
 WORTH_SPREADING = 2048  # tokens of a target from which on several devices are faster than one
 
