@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
     """Tokens of all clips, as the first block takes them."""
 
     x: jax.Array  # [B, N, D], padding last
-    count: int  # of those that are no padding
+    total: int  # of those that are no padding
     of_target: int  # they come first
 
 
@@ -205,7 +205,7 @@ class SpaceTimeDiT(nnx.Module):
             tokens.x,
             self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim),
             conditioning,
-            tokens=tokens.count,
+            tokens=tokens.total,
             target_tokens=tokens.of_target,
             differentiable=differentiable,
         )

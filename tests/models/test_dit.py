@@ -166,7 +166,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
             out.append(v[0])
         return np.stack(out)
 
-    tokens, camera, times, position = [], [], [], []
+    tokens, camera, animation_time, position = [], [], [], []
     for role, name in enumerate(roles):
         latents = x["noisy" if name == "target" else name][sample].astype(np.float64)
         times = x[f"{name}_animation_time"][sample].astype(np.float64)
@@ -200,8 +200,8 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                     own = w["camera_encoder.role"][min(role, 1)]
                     own = own + (w["camera_encoder.memory_role"] if name == "memory" else 0)
                     camera.append(embedded + own)
-                    times.append(mlp("animation_time_encoder.embed", waves))
-    xs, camera, times, position = map(np.array, (tokens, camera, times, position))
+                    animation_time.append(mlp("animation_time_encoder.embed", waves))
+    xs, camera, animation_time, position = map(np.array, (tokens, camera, animation_time, position))
 
     head_dim = config.dim // config.heads
     spatial = 2 * (head_dim // 6)
@@ -239,7 +239,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
         shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
         y = norm(xs) * (1 + scale1) + shift1
         if not official:
-            y = y + linear("camera", camera) + linear("animation_time", times)
+            y = y + linear("camera", camera) + linear("animation_time", animation_time)
         elif config.camera != "none":
             second = "source" if config.camera == "pose12" else "target"
             frames_added = linear("camera", np.concatenate([poses("target"), poses(second)]))
