@@ -50,8 +50,8 @@ class _Tiles(NamedTuple):
     half: int  # of a head
     tables: int  # rotary tables: one for each video, or one
 
-    # Indices are divided by `lax.div` and `lax.rem`: `//` also minds signs, and then the compiler does not see
-    # that neighbours lie side by side in memory, and reads each by itself.
+    # Indices are divided by `lax.div` and `lax.rem`: `//` also minds signs, and then the compiler does not
+    # see that neighbours lie side by side in memory, and reads each by itself.
 
     @property
     def programs(self) -> int:
