@@ -15,7 +15,7 @@ from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluation import lpips
 from stp_jax.evaluation.cases import CASES_PER_SCENE
-from stp_jax.evaluation.measures import Measure
+from stp_jax.evaluation.measures import Measure, choose_available
 from stp_jax.evaluation.report import Report
 from stp_jax.evaluation.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
@@ -59,7 +59,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         for measure in measures:
             stack.callback(measure.close)
-        measures, left_out = _available(measures, reader[0], data.frames, need_measures)
+        measures, left_out = choose_available(measures, reader[0], data.frames, need_measures)
         measure_lpips = lpips.load()
         settings = settings | {
             "data": {"path": str(data.path), "split": split, "frames": data.frames},
@@ -67,6 +67,7 @@ def evaluate(
             "seed": seed,
             "batch_size": batch_size,  # the noise of a video depends on its place in the batch
             "measures": [m.name for m in measures],
+            "left_out": sorted(left_out),
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
@@ -110,17 +111,6 @@ def _measure_scenes(
                     report.show(scene.name, outcome, labels)
             rows = [row for outcome in outcomes for row in outcome.rows]
             report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
-
-
-def _available(
-    measures: Sequence[Measure], scene: Scene, frames: int, needed: bool
-) -> tuple[list[Measure], dict[str, str]]:
-    """The measures that are available, and why the others are not, by name; where needed that is an error."""
-    reasons = {measure.name: measure.available(scene, frames) for measure in measures}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
-    if needed and left_out:
-        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
-    return [measure for measure in measures if measure.name not in left_out], left_out
 
 
 def _plan(scenes: int, done: int, videos: int) -> str:
