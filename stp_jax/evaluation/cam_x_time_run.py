@@ -34,6 +34,7 @@ from stp_jax.evaluation.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluation.measures import Measure, choose_available
 from stp_jax.evaluation.report import Report
 from stp_jax.evaluation.rows import NEAREST, SOURCE, Row
+from stp_jax.evaluation.run import say_left_out
 from stp_jax.evaluation.scores import (
     Lpips,
     Model,
@@ -66,9 +67,8 @@ def evaluate_cam_x_time(
     Args:
       models: of one size, `stp_jax.rerender.Rerenderer` each: they take a prompt, and no target cameras.
       folder: see `stp_jax.evaluation.cam_x_time_folder.read_folder`.
-      videos: by label, folders of videos that were made elsewhere, see
-        `stp_jax.evaluation.cam_x_time_folder.find_videos`. They are measured at the size of the models;
-        without any at 81 frames of 832 x 480.
+      videos: by label, folders for `stp_jax.evaluation.cam_x_time_folder.find_videos`. They are measured at
+        the size of the models; without any at 81 frames of 832 x 480.
       scenes: only the first n. None: all.
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
@@ -77,8 +77,8 @@ def evaluate_cam_x_time(
       measures, need_measures: as in `stp_jax.evaluation.run.evaluate`; such as need no grid.
 
     Raises:
-      InputError: the set or a folder of videos is incomplete; the models' number of frames does not fit it; a
-        needed measure is not available; `out` is in use or cannot be written.
+      InputError: the set or a folder of videos is incomplete; the models' number of frames does not fit;
+        a needed measure is not available; `out` is in use or cannot be written.
     """
     size = (models[0].size if models else None) or (FRAMES, HEIGHT, WIDTH)
     times = {mode: moments(mode, size[0]) for mode in MODES}
@@ -91,32 +91,22 @@ def evaluate_cam_x_time(
         first = scene_of(files[0], read_source(files[0], *size, fov))
         measures, left_out = choose_available(measures, first, size[0], need_measures)
         measure_lpips = lpips.load()
+        data = {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]}
         settings = settings | {
-            "data": {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]},
-            "videos": videos or {},
-            "scenes": len(files),
-            "seed": seed,
-            "fov": fov,
-            "measures": [m.name for m in measures],
-            "left_out": sorted(left_out),
+            **{"data": data, "videos": videos or {}, "scenes": len(files), "seed": seed, "fov": fov},
+            **{"measures": [m.name for m in measures], "left_out": sorted(left_out)},
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        missing = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-        for line in missing if measure_lpips else [lpips.NOT_INSTALLED, *missing]:
-            tqdm.write(line)
+        say_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
             _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
         )
-        _measure_scenes(
-            report, files, times, lambda scene: read_source(scene, *size, fov), run, models, sheets
-        )
-    official = {label: _as_published(report.rows, label) for label in methods_of(models)}
-    notes = {
-        "lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED,
-        "left_out": left_out,
-        "as_published": official,
-    }
+        read = functools.partial(read_source, frames=size[0], height=size[1], width=size[2], fov=fov)
+        _measure_scenes(report, files, times, read, run, models, sheets)
+    notes: dict[str, Any] = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
+    notes["left_out"] = left_out
+    notes["as_published"] = {label: _as_published(report.rows, label) for label in methods_of(models)}
     return report.finish([model.label for model in models], methods_of(models), measures, notes)
 
 

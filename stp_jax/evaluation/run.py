@@ -71,9 +71,7 @@ def evaluate(
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        missing = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-        for line in missing if measure_lpips else [lpips.NOT_INSTALLED, *missing]:
-            tqdm.write(line)
+        say_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
             evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size
         )
@@ -82,6 +80,14 @@ def evaluate(
         )
     notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
     return report.finish([m.label for m in models], methods_of(models), measures, notes)
+
+
+def say_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
+    """A line for everything that is not measured."""
+    if not has_lpips:
+        tqdm.write(lpips.NOT_INSTALLED)
+    for name, reason in left_out.items():
+        tqdm.write(f"{name} is left out: {reason}")
 
 
 def _measure_scenes(
