@@ -14,7 +14,7 @@ from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
 from stp_jax.evaluate.cases import TIME
 from stp_jax.evaluate.scores import Model
 from stp_jax.official.poses import pose12
-from stp_jax.rerender import Rerenderer
+from stp_jax.rerender.rerenderer import Rerenderer
 from tests.official.test_models import write_models
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48

@@ -14,7 +14,7 @@ from stp_jax.evaluate.cases import TIME
 from stp_jax.evaluate.command import main
 from stp_jax.evaluate.metrics import psnr, psnr_frames
 from stp_jax.evaluate.rows import NEAREST, SOURCE
-from stp_jax.rerender import Rerenderer
+from stp_jax.rerender.rerenderer import Rerenderer
 from tests.evaluate.test_cam_x_time_folder import SCENES, write_set
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model
 
