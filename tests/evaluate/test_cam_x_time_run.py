@@ -23,9 +23,10 @@ def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch,
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     prompts = []
 
-    def darker(self, video, cameras, time, target_cameras, target_time, *, prompt, seed):
+    def darker(self, video, source, target, *, prompt, seed):
         """Instead of the model, which would be compiled for long."""
-        assert target_cameras is None and len(cameras.c2w) == len(time) == len(target_time) == FRAMES
+        assert target.c2w is None and len(target.animation_time) == FRAMES
+        assert len(source.c2w) == len(source.animation_time) == FRAMES
         prompts.append(prompt)
         return video // 2
 

@@ -197,7 +197,7 @@ DAMAGES = {
     "no weights at all": (lambda f: [path.unlink() for path in f.iterdir()], "no weights of a DiT"),
     "no vae": (lambda f: (f / "vae.json").unlink(), "no weights of a VAE"),
     "no part": (lambda f: next(f.glob("vae-*")).unlink(), "is missing"),
-    "truncated": (truncate, "is truncated: .* bytes are there"),
+    "truncated": (truncate, "is truncated or damaged: .* bytes are not what its header says"),
     "broken index": (lambda f: (f / "dit.json").write_text('{"config": '), "not a weights index"),
     "no notes": (lambda f: edit_index(f, "dit", notes=None), "frames"),
     "other width": (
