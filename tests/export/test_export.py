@@ -213,7 +213,7 @@ MISTAKES = {
     "--weights {official} --format ours --out {official}": "exists and is not empty",
     "--weights {official} --format ours --only text_encoder": "no weights of a text encoder",
     "--weights {official}/nothing --format ours": "does not exist",
-    "--weights {ours} --format stablehlo --frames 6": r"4n \+ 1 frames",
+    "--weights {ours} --format stablehlo --frames 6": r"4n \+ 1, for instance 5 or 9",
     "--weights {ours} --format stablehlo --only vae": "dit alone",
     "--weights {ours} --format onnx": "invalid choice: 'onnx'",
 }
