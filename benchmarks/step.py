@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stp_jax.benchmark import costliest_kernels
+from stp_jax.benchmark.measure import costliest_kernels
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.errors import InputError, exit_on_input_error

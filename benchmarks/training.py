@@ -41,7 +41,8 @@ from tqdm import tqdm
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import count_scenes, default_config, make_clips, make_dataset
-from stp_jax.benchmark import SMALL, write_random_model
+from stp_jax.benchmark.settings import SMALL
+from stp_jax.benchmark.start import write_random_model
 from stp_jax.command_line import Parser, count, read_config
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.media.video import write_video
