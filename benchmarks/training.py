@@ -44,6 +44,7 @@ from input_pipeline.pipeline import count_scenes, default_config, make_clips, ma
 from stp_jax.benchmark.settings import SMALL
 from stp_jax.benchmark.start import write_random_model
 from stp_jax.command_line import Parser, count, read_config
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.media.video import write_video
 from stp_jax.models.config import TEXT_TOKENS
@@ -109,8 +110,7 @@ def prepare(prepared: Path, config, vae: VAEConfig, scenes: int) -> None:
             clips_per_path=CLIPS_PER_PATH,
         )
         for clips in make_clips(videos, split=split, seed=0, clips=CLIPS, clips_per_path=CLIPS_PER_PATH):
-            known = {name: clips[name] for name in ("c2w", "intrinsics", "animation_time")}
-            cache.write(clips["row"], noise, **known)
+            cache.write(clips["row"], noise, view_of(clips))
     write_random_model(work / "vae", "vae", vae)
     np.savez(work / "text.npz", embeddings=np.zeros((1, TEXT_TOKENS, config.model.text_dim), np.float32))
     work.rename(prepared)

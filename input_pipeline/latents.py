@@ -21,9 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from input_pipeline.pairs import make_relative
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
-_ARRAYS = ("latents", "c2w", "intrinsics", "animation_time")
+_ARRAYS = ("latents", *View._fields)
 
 
 class LatentCache:
@@ -136,18 +137,9 @@ class LatentCache:
         """The scenes that are not written yet."""
         return np.flatnonzero(~self._arrays["complete"]).tolist()
 
-    def write(
-        self,
-        scene: int,
-        latents: np.ndarray,
-        *,
-        c2w: np.ndarray,
-        intrinsics: np.ndarray,
-        animation_time: np.ndarray,
-    ) -> None:
+    def write(self, scene: int, latents: np.ndarray, view: View) -> None:
         """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete."""
-        values = dict(latents=latents, c2w=c2w, intrinsics=intrinsics, animation_time=animation_time)
-        for name, value in values.items():
+        for name, value in named("", view, latents=latents).items():
             array = self._arrays[name]
             if value.shape != array.shape[1:]:
                 raise ValueError(f"{name} has shape {value.shape}, not {array.shape[1:]}")
@@ -222,7 +214,7 @@ class LatentCache:
         clips, frames = np.divmod(rows, latents.shape[1])
         pixel_frames = (4 * frames[..., None] + np.arange(-3, 1)).reshape(len(rows), -1)
         clips = np.repeat(clips, 4, axis=1)
-        memory = {name: self._flat(name)[clips, pixel_frames] for name in _ARRAYS if name != "latents"}
+        memory = {name: self._flat(name)[clips, pixel_frames] for name in View._fields}
         frames_of_all = latents.reshape(-1, *latents.shape[2:])
         return memory | {"latents": np.take(frames_of_all, rows, axis=0, mode="clip")}
 
@@ -238,8 +230,8 @@ class LatentCache:
         if memory is not None:
             clips.append(self.memory_at(memory))
         if self.windows > 1:  # animation time 0 is where the source begins, which is any window
-            zero = clips[0]["animation_time"][:, :1].copy()
-            clips = [clip | {"animation_time": clip["animation_time"] - zero} for clip in clips]
+            zero = view_of(clips[0]).animation_time[:, :1].copy()
+            clips = [clip | {"animation_time": view_of(clip).animation_time - zero} for clip in clips]
         return make_relative(*clips)
 
     def _flat(self, name: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from input_pipeline.shots import Clip, Scene, Shot, take
 from stp_jax.controls.animation_time import random_warp
 from stp_jax.controls.cameras import relative_to
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")
@@ -246,13 +247,14 @@ def random_target(
 def make_relative(source: Clip, target: Clip, memory: Clip | None = None) -> dict[str, np.ndarray]:
     """Joins clips of one scene to a training example in the frame of the source's first camera.
 
-    The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with
-    `source_`, `target_` and `memory_` before them.
+    The clips' arrays may have any leading axes, the same for all; their names in the example are those of
+    `stp_jax.controls.view.named`, with `source_`, `target_` and `memory_` before them.
     """
     example: dict[str, np.ndarray] = {}
-    reference = source["c2w"][..., :1, :, :]
-    for name, one in (("source", source), ("target", target), ("memory", memory or {})):
-        example |= {f"{name}_{key}": value for key, value in one.items()}
-        if one:
-            example[f"{name}_c2w"] = relative_to(one["c2w"], reference)
+    reference = view_of(source).c2w[..., :1, :, :]
+    for name, one in (("source", source), ("target", target), ("memory", memory)):
+        if one is not None:
+            view = view_of(one)
+            others = {key: array for key, array in one.items() if key not in View._fields}
+            example |= named(name, view._replace(c2w=relative_to(view.c2w, reference)), **others)
     return example

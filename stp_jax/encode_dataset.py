@@ -31,6 +31,7 @@ from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax.command_line import Parser, count, number
+from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.vae import VAEConfig, fitting_chunk
@@ -185,9 +186,7 @@ def encode_missing(cache: LatentCache, draw: Callable, encode: Callable) -> None
     def write_oldest() -> None:
         clip, parts = underway.popleft()
         latents = np.concatenate([np.asarray(part) for part in parts])
-        cache.write(
-            clip["row"], latents, **{key: clip[key] for key in ("c2w", "intrinsics", "animation_time")}
-        )
+        cache.write(clip["row"], latents, view_of(clip))
         bar.update()
 
     for clip in iterator:

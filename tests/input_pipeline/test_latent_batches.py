@@ -7,6 +7,7 @@ from absl import flags
 
 from input_pipeline import pairs, pipeline
 from input_pipeline.latents import LatentCache
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
 
 FRAMES, LATENT_FRAMES, WINDOWS, SCENES, CLIPS, PER_PATH, K = 9, 3, 3, 2, 12, 6, 2
@@ -41,7 +42,7 @@ def write_long_cache(path, windows=WINDOWS):
             np.arange(LATENT_FRAMES),
         ]
         held = np.stack(np.broadcast_arrays(*values), -1)[:, :, None, None]
-        cache.write(scene, np.broadcast_to(held, (CLIPS, LATENT_FRAMES, 2, 2, 4)), **clips)
+        cache.write(scene, np.broadcast_to(held, (CLIPS, LATENT_FRAMES, 2, 2, 4)), view_of(clips))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from input_pipeline.datasets import cam_x_time
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.shots import SceneReader
+from stp_jax.controls.view import View, view_of
 from stp_jax.errors import InputError
 
 SCENES, CLIPS, PER_PATH, FRAMES = 3, 7, 3, 5
@@ -46,9 +47,7 @@ def write_cache(path, rows=range(SCENES)):
         cache.write(
             scene,
             np.broadcast_to(number[:, None, None, None, None], (CLIPS, 2, 2, 2, 4)),
-            c2w=c2w,
-            intrinsics=np.ones((CLIPS, FRAMES, 4)),
-            animation_time=times,
+            View(c2w, np.ones((CLIPS, FRAMES, 4)), times),
         )
     return cache
 
@@ -274,8 +273,7 @@ def write_source_latents(path, config, passes=2, **changes):
     for clips in pipeline.make_clips(config, **options):
         latents = np.zeros((CLIPS, *shape), np.float32)
         latents[..., :3] = clips["video"][:, ::4].mean((2, 3), keepdims=True)
-        known = {name: clips[name] for name in ("c2w", "intrinsics", "animation_time")}
-        cache.write(clips["row"], latents, **known)
+        cache.write(clips["row"], latents, view_of(clips))
 
 
 def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_moment(folder, tmp_path):
