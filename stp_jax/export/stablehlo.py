@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stp_jax.controls.view import view_of
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
-from stp_jax.export.command import write_safetensors
+from stp_jax.export.files import write_json, write_safetensors
 from stp_jax.models.attention import attention_backend
+from stp_jax.models.config import DiTConfig
 from stp_jax.text import LENGTH
 from stp_jax.weights import kinds, reading, recognition
 from stp_jax.weights.layouts.table import lazy_parameters
@@ -52,35 +52,21 @@ print("velocity", velocity.shape, velocity.dtype, "mean square", float((velocity
 
 
 def inputs_of(
-    found: Pretrained, latent_size: tuple[int, int, int], batch: int, frames: int
+    config: DiTConfig, latent_size: tuple[int, int, int], batch: int, frames: int
 ) -> dict[str, Any]:
     """Shape, dtype and meaning of everything that the exported program takes beside the parameters."""
-    c = found.config
-    latents = (batch, *latent_size, c.channels)
+    latents = (batch, *latent_size, config.channels)
     inputs: dict[str, tuple[tuple[int, ...], str]] = {
         "noisy": (latents, "noisy latents of the target [B, F', H', W', C], normalised"),
         "timestep": ((batch,), "noise level [B], 1000 is pure noise"),
     }
-    if c.source:
+    if config.source:
         inputs["source"] = (latents, "latents of the source, normalised")
-    for clip in ("source", "target") if c.source else ():
-        if c.camera != "none":
-            inputs[f"{clip}_c2w"] = (
-                (batch, frames, 4, 4),
-                "camera to world, OpenCV axes, relative to the source's first camera, metres"
-                if c.camera == "plucker"
-                else "poses as stp_jax.official.poses.pose12 gives them",
-            )
-        if c.camera == "plucker":
-            inputs[f"{clip}_intrinsics"] = (
-                (batch, frames, 4),
-                "fx, fy, cx, cy divided by width, height, width, height",
-            )
-        if c.animation_time != "none" or c.rope_frames == "animation_time":
-            inputs[f"{clip}_animation_time"] = ((batch, frames), "moment of each frame, in source frames")
-    if c.text_dim:
+        view = _described_view(config, batch, frames)
+        inputs |= named("source", view) | named("target", view)
+    if config.text_dim:
         inputs["text"] = (
-            (batch, LENGTH, c.text_dim),
+            (batch, LENGTH, config.text_dim),
             "embeddings of the prompt, zeros past its end (stp_jax.text)",
         )
     return {
@@ -89,12 +75,58 @@ def inputs_of(
     }
 
 
+def _described_view(config: DiTConfig, batch: int, frames: int) -> View:
+    """Shape and meaning of the parts of a clip's view that a model takes."""
+    c2w = intrinsics = animation_time = None
+    if config.camera == "plucker":
+        c2w = "camera to world, OpenCV axes, relative to the source's first camera, metres"
+        intrinsics = (batch, frames, 4), "fx, fy, cx, cy divided by width, height, width, height"
+    elif config.camera != "none":
+        c2w = "poses as stp_jax.official.poses.pose12 gives them"
+    if config.animation_time != "none" or config.rope_frames == "animation_time":
+        animation_time = (batch, frames), "animation time of each frame, in source frames"
+    return View(c2w and ((batch, frames, 4, 4), c2w), intrinsics, animation_time)
+
+
 def _vae_strides(found: Pretrained) -> tuple[int, int]:
     """Of the VAE that lies beside our own weights, otherwise of Wan's."""
     if found.layout != "ours" or not (found.path / "vae.json").is_file():
         return WAN_STRIDES
     vae = recognition.recognise(found.path, "vae").config
     return vae.frame_stride, vae.spatial_stride
+
+
+def _latent_size(found: Pretrained, frames: int, width: int, height: int) -> tuple[int, int, int]:
+    """(F', H', W') of the latents of a video.
+
+    Raises:
+      InputError: the model cannot work at this size.
+    """
+    frame_stride, stride = _vae_strides(found)
+    cell = stride * found.config.patch
+    if (frames - 1) % frame_stride or height % cell or width % cell:
+        raise InputError(
+            f"{frames} frames of {width} x {height} pixels: the model takes {frame_stride}n + 1 frames and "
+            f"multiples of {cell} pixels."
+        )
+    return (frames - 1) // frame_stride + 1, height // stride, width // stride
+
+
+def _denoiser(graph: nnx.GraphDef, latent_size: tuple[int, int, int]) -> Callable:
+    """`denoise(parameters, inputs) -> velocity` of a model."""
+
+    def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
+        model = nnx.merge(graph, kinds.state_of(parameters))
+        conditioning = model.condition(
+            view_of(inputs, "target"),
+            view_of(inputs, "source"),
+            text=inputs.get("text"),
+            latent_size=latent_size,
+        )
+        arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
+        return model(*arguments, differentiable=False).astype(jnp.float32)
+
+    return denoise
 
 
 def export_stablehlo(
@@ -129,39 +161,21 @@ def export_stablehlo(
     notes = reading.sampling_notes(found)
     frames = frames or notes.frames
     width, height = size or (notes.width, notes.height)
-    frame_stride, stride = _vae_strides(found)
-    cell = stride * found.config.patch
-    if (frames - 1) % frame_stride or height % cell or width % cell:
-        raise InputError(
-            f"{frames} frames of {width} x {height} pixels: the model takes {frame_stride}n + 1 frames and "
-            f"multiples of {cell} pixels."
-        )
-    latent_size = (frames - 1) // frame_stride + 1, height // stride, width // stride
+    latent_size = _latent_size(found, frames, width, height)
     lazy = lazy_parameters(found.rules, found.tensors)
     if dtype is None:
         stored = {lazy[name].dtype for name in lazy if name.endswith("kernel")}
         dtype = "bfloat16" if stored == {np.dtype("bfloat16")} else "float32"
     graph, shapes = kinds.abstract("dit", dataclasses.replace(found.config, dtype=dtype, remat="none"))
     dtypes = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
-    inputs = inputs_of(found, latent_size, batch, frames)
-
-    def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
-        model = nnx.merge(graph, kinds.state_of(parameters))
-        conditioning = model.condition(
-            view_of(inputs, "target"),
-            view_of(inputs, "source"),
-            text=inputs.get("text"),
-            latent_size=latent_size,
-        )
-        arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
-        return model(*arguments, differentiable=False).astype(jnp.float32)
-
+    inputs = inputs_of(found.config, latent_size, batch, frames)
     wanted = {name: jax.ShapeDtypeStruct(shape.shape, dtypes[name]) for name, shape in shapes.items()}
     given = {name: jax.ShapeDtypeStruct(one["shape"], one["dtype"]) for name, one in inputs.items()}
+    denoise = jax.jit(_denoiser(graph, latent_size))
     with attention_backend("xla"):
-        exported = jax.export.export(jax.jit(denoise), platforms=PLATFORMS)(wanted, given)
+        exported = jax.export.export(denoise, platforms=PLATFORMS)(wanted, given)
     (folder / "denoiser.stablehlo").write_bytes(exported.serialize())
-    (folder / "inputs.json").write_text(json.dumps(inputs, indent=1) + "\n")
+    write_json(folder / "inputs.json", inputs)
     (folder / "run.py").write_text(RUN_PY)
     arrays = ((name, np.asarray(lazy[name], dtypes[name])) for name in sorted(lazy))
     write_safetensors(folder, "parameters", arrays)

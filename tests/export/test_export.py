@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from stp_jax.controls.view import view_of
 from stp_jax.export import command as export
+from stp_jax.export import files
 from stp_jax.models.config import DiTConfig
 from stp_jax.weights import kinds, native, reading, recognition
 from stp_jax.weights.files import open_tensors
@@ -38,8 +39,8 @@ from tests.tiny_model import write_tiny_model
 PILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT | {"dim": 64}, dtype="float32")
 
 
-def run(capsys, *words) -> str:
-    export.main([str(word) for word in words])
+def run(capsys, *flags) -> str:
+    export.main([str(flag) for flag in flags])
     return capsys.readouterr().out
 
 
@@ -100,7 +101,7 @@ def test_values_change_their_type_on_request_alone(official, tmp_path, capsys):
 
 
 def test_large_models_are_split_and_found_again(official, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "PART_BYTES", 20_000)
+    monkeypatch.setattr(files, "PART_BYTES", 20_000)
     run(capsys, "--weights", official, "--only", "dit", "--format", "official", "--out", tmp_path / "out")
     parts = sorted(file.name for file in (tmp_path / "out").glob("dit-*.safetensors"))
     assert len(parts) > 2 and parts[0] == f"dit-00001-of-{len(parts):05d}.safetensors"
