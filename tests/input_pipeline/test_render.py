@@ -231,6 +231,28 @@ def test_same_seed_gives_the_same_bytes_in_another_process(written):
         assert path.read_bytes() == same
 
 
+def test_films_that_are_open_at_the_same_time_draw_what_each_draws_alone():
+    """Two of them in one OpenGL context, a third of another size in one of its own."""
+    from input_pipeline.render import film, scene
+
+    sizes = [(0, 64, 64), (1, 64, 64), (2, 96, 32)]
+    drawn = [scene.draw(seed, 2, 9) for seed, *_ in sizes]
+    alone = []
+    for one, (_, *size) in zip(drawn, sizes, strict=True):
+        with film.Film(one, *size) as camera:
+            alone.append([camera.shoot(t) for t in (0, 8)])
+    films = [film.Film(one, *size) for one, (_, *size) in zip(drawn, sizes, strict=True)]
+    assert films[0]._gl is films[1]._gl is not films[2]._gl
+    for camera, expected in zip(films, alone, strict=True):
+        np.testing.assert_array_equal(camera.shoot(0), expected[0])
+    films[2].__exit__()
+    films[1].__exit__()  # frees its pictures' textures, not those of the first
+    np.testing.assert_array_equal(films[0].shoot(8), alone[0][1])
+    films[0].__exit__()
+    with film.Film(drawn[1], 64, 64) as again:
+        np.testing.assert_array_equal(again.shoot(8), alone[1][1])
+
+
 def test_videos_hold_all_grid_times_of_each_camera_with_their_colours(written):
     pictures, data = grid.render_grid(1, SMALL)
     folder = written / "scene_000001"
