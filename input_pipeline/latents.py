@@ -14,7 +14,7 @@ clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,29 +86,26 @@ class LatentCache:
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
-            found = _read_meta(path)
-            differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
-            if differing:
-                raise InputError(
-                    f"latent cache {path}: begun with other settings ({', '.join(differing)}); "
-                    "choose another folder or delete it"
-                )
-            cache = cls(path, found, "r+")
-            if not cache.missing():
-                raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
-            return cache
-        if path.exists() and any(path.iterdir()):
-            raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
-        for name, shape in shapes.items():
-            dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
-            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
+            return cls._continue(path, wanted)
+        _write_empty(path, shapes)
         # Written last: its presence says that the arrays are there.
         (path / "meta.json").write_text(json.dumps(wanted, indent=1))
         return cls(path, wanted, "r+")
+
+    @classmethod
+    def _continue(cls, path: Path, wanted: dict[str, Any]) -> LatentCache:
+        """The unfinished cache in a folder; raises `InputError` unless its meta.json is what is wanted."""
+        found = _read_meta(path)
+        differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
+        if differing:
+            raise InputError(
+                f"latent cache {path}: begun with other settings ({', '.join(differing)}); "
+                "choose another folder or delete it"
+            )
+        cache = cls(path, found, "r+")
+        if not cache.missing():
+            raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
+        return cache
 
     @classmethod
     def open(cls, path: str | Path) -> LatentCache:
@@ -244,3 +241,16 @@ def _read_meta(path: Path) -> dict[str, Any]:
         return json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path / 'meta.json'}: not readable ({error})") from error
+
+
+def _write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Writes the arrays of a new cache, zeros; raises `InputError` where a folder has something in it."""
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
+    for name, shape in shapes.items():
+        dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+        np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
