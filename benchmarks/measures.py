@@ -1,10 +1,10 @@
-"""What the measures of fidelity say of ground truth, as it is and disturbed: their own errors.
+"""The measures of fidelity on ground truth, as it is and disturbed: their own errors.
 
     python benchmarks/measures.py --scenes 8 --every 4
 
-Of each held-out scene two cases are taken, camera control and one with another clock. Cameras are estimated
-from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half noise), of paths
-0.8 times as long, and of cameras turned by 3 degrees; times from all frames, also of a clock one frame
+Of each held-out scene two cases are taken, camera control and one with other animation times. Cameras
+are estimated from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half
+noise), of paths 0.8 times as long, and of cameras turned by 3 degrees; times from all frames, also one frame
 late. Needs the extra `render`.
 """
 
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     reader = SceneReader(open_records(ASSETS / "cam_x_time_mini", "cam_x_time", "test"), cached_scenes=1)
     camera: dict[str, list] = {}
-    clock: dict[str, list] = {}
+    times: dict[str, list] = {}
     spent, background = [], []
     for number in range(args.scenes):
         scene = reader[number]
@@ -125,15 +125,15 @@ def main(argv: list[str] | None = None) -> None:
         chosen = [moving_camera[0], moving_camera[1 + number % 4]]
         assert chosen[0].group == CAMERA
         spent.append(camera_rows(scene, chosen, args.every, args.psnr, camera))
-        time_rows(scene, moving_camera, args.psnr, clock)
+        time_rows(scene, moving_camera, args.psnr, times)
         moving = disentanglement.moving_mask(scene.videos[chosen[0].target_camera])
-        clocks = [example_of(scene, case)["target_video"] for case in moving_camera]
-        background.append((disentanglement.background_psnr(clocks, moving), moving.mean()))
+        warps = [example_of(scene, case)["target_video"] for case in moving_camera]
+        background.append((disentanglement.background_psnr(warps, moving), moving.mean()))
         print(f"{scene.name}: {spent[-1]:.2f} CPU seconds for each frame's camera", flush=True)
     show(camera, camera_fidelity.summary, CAMERA_FIGURES)
-    show(clock, time_fidelity.summary, TIME_FIGURES)
+    show(times, time_fidelity.summary, TIME_FIGURES)
     decibels, part = np.mean(background, 0)
-    print(f"background of ground truth under 5 clocks: {decibels:.1f} dB; {part:.0%} of the pixels left out")
+    print(f"background of ground truth under 5 time curves: {decibels:.1f} dB; {part:.0%} of pixels left out")
 
 
 if __name__ == "__main__":

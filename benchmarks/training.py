@@ -125,7 +125,7 @@ def data_flags(prepared: Path, run: str) -> dict[str, object]:
 
 
 def train(work: Path, run: str, steps: int, config: str, flags: list[str]) -> list[dict]:
-    """The lines of metrics of a run of `train.py`, killed after so many steps."""
+    """The lines of metrics of a run of `train.py`, killed after `steps` steps."""
     workdir = work / "runs" / f"{run}_{time.strftime('%H%M%S')}"
     fields = {f"data.{name}": value for name, value in data_flags(work / "prepared", run).items()}
     fields |= {f"pictures.{name}": value for name, value in fields.items()}
@@ -184,9 +184,9 @@ def feed(prepared: Path, run: str, config, seconds: float) -> str:
 
 @exit_on_input_error
 def main() -> None:
-    words = sys.argv[1:]
-    split = words.index("--") if "--" in words else len(words)
-    flags = words[split + 1 :]
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = arguments[split + 1 :]
     parser = Parser(prog="python benchmarks/training.py", description=__doc__)
     parser.add_argument("--work", required=True, type=Path, help="folder for data and runs, some GiB")
     parser.add_argument(
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=count, default=8, help="of the data set; default 8")
     parser.add_argument("--feed_seconds", type=count, default=30)
     parser.add_argument("--small", action="store_true", help="a tiny model and video")
-    given = parser.parse_args(words[:split])
+    given = parser.parse_args(arguments[:split])
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
 

@@ -72,7 +72,7 @@ class LatentCache:
             raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
         if clips <= clips_per_path:
             raise InputError(
-                f"latent cache {path}: {clips} clips per scene leave no second camera path; "
+                f"latent cache {path}: {clips} clips per scene give no second camera path; "
                 f"ask for more than clips_per_path = {clips_per_path}"
             )
         shapes = {

@@ -1,6 +1,6 @@
 """Articulated figures: a biped that walks, jogs or gestures, a bird and a quadruped.
 
-A figure is a set of rigid parts whose poses are computed for all S moments of a clip at once: the body
+A figure is a set of rigid parts whose poses are computed for all S times of a clip together: the body
 follows its route, the feet keep their footprints, knees follow by inverse kinematics. The physics knows the
 parts as moving obstacles, so a ball bounces off a leg. Body frame: x forward, y left, z up; metres, radians.
 """

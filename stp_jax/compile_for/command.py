@@ -38,10 +38,10 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--topology", required=True, help="such as v5p:4x4x4, or gpu:8")
     add("--config", required=True, metavar="FILE", help="such as configs/wan_1_3b_plucker.py")
-    add("--mesh", nargs="+", default=[], metavar="AXIS=SIZE", help="default: as the config says")
+    add("--mesh", nargs="+", default=[], metavar="AXIS=SIZE", help="default: that of the config")
     add("--batch_size", type=count, help="of all devices together; default: one video for each share of it")
     add("--accumulate", type=count, default=1, help="parts of the batch, one after the other")
-    add("--remat", help="policy, see DiTConfig; default: as the config says")
+    add("--remat", help="policy, see DiTConfig; default: that of the config")
     add("--sample", action="store_true", help="a velocity for sampling instead of the train step")
     add("--mfu", type=number(0.01, 1), default=0.45, help="assumed for the estimate; default 0.45")
     return parser.parse_args(arguments)

@@ -195,7 +195,7 @@ def shard_gib(tree: Any) -> float:
 
 
 def excess(message: str) -> float:
-    """By how many GiB a program does not fit, from what the compiler says; 0: that is not what it says."""
+    """By how many GiB a program does not fit, from the compiler's error; 0: it is another error."""
     gib = {"G": 1, "M": 2**10, "K": 2**20}
     if match := re.search(r"[Ee]xceeded hbm capacity by ([\d.]+)([GMK])", message):
         return float(match[1]) / gib[match[2]]

@@ -1,4 +1,4 @@
-"""What a compiler says of a program, in words for a user."""
+"""The report on a compiled program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 
 @dataclasses.dataclass
 class Compiled:
-    """What the compiler says of one program, for each device; sizes in GiB."""
+    """One compiled program, for each device; sizes in GiB."""
 
     topology: str
     mesh: dict[str, int]

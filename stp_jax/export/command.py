@@ -54,14 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
     add("--dtype", choices=("float32", "bfloat16"), help="of the values; default: as they are stored")
     group = parser.add_argument_group("stablehlo: the sizes that the program is made for")
     group.add_argument("--batch", type=count, default=1, help="default 1")
-    group.add_argument("--frames", type=count, help="of the video; default: as the weights say")
+    group.add_argument("--frames", type=count, help="of the video; default: as noted in the weights")
     group.add_argument(
-        "--size", type=count, nargs=2, metavar=("WIDTH", "HEIGHT"), help="default: as the weights say"
+        "--size", type=count, nargs=2, metavar=("WIDTH", "HEIGHT"), help="default: as noted in the weights"
     )
     flags = parser.parse_args(arguments)
     if flags.format == "stablehlo":
         if flags.only not in (None, ["dit"]):
-            raise InputError("--format stablehlo exports the dit alone: leave --only out.")
+            raise InputError("--format stablehlo exports the dit alone: give it without --only.")
         models = [recognition.recognise(flags.weights, "dit")]
     else:
         models = find_models(flags.weights, flags.only)

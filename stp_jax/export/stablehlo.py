@@ -149,7 +149,7 @@ def export_stablehlo(
       dtype: of the computation and of the kernels; default: bfloat16 if they are stored so, or
         float32.
       batch: videos at a time.
-      frames, size: of the video, size as (width, height); default: as the weights say.
+      frames, size: of the video, size as (width, height); default: as noted in the weights.
 
     Raises:
       InputError: a size that the model cannot work at; the extra `export` is not installed.
