@@ -95,8 +95,7 @@ def prepare(prepared: Path, config, vae: VAEConfig, scenes: int) -> None:
     cam_x_time.main(["--scenes", str(work / "scenes"), "--out", str(work / "data")])
     videos = default_config()
     videos.update(kind="cam_x_time", path=str(work / "data"), frames=size[0], height=size[1], width=size[2])
-    stride = vae.spatial_stride
-    shape = ((size[0] - 1) // vae.frame_stride + 1, size[1] // stride, size[2] // stride, vae.z_dim)
+    shape = (*vae.latent_size(*size), vae.z_dim)
     noise = np.random.default_rng(0).standard_normal((CLIPS, *shape), np.float32)
     for split in ("train", "test"):
         cache = LatentCache.create(

@@ -127,7 +127,7 @@ def encode_dataset(
         scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
-        latent_shape=latent_shape(vae_config, frames, width, height),
+        latent_shape=(*vae_config.latent_size(frames, height, width), vae_config.z_dim),
         clips_per_path=clips_per_path,
         windows=windows,
         meta=describe(recognition.recognise(vae, "vae").config, seed, config),
@@ -139,12 +139,6 @@ def encode_dataset(
 def sides(size: Sequence[int]) -> str:
     """Both sides of a (width, height) by name."""
     return f"width {size[0]}, height {size[1]} pixels"
-
-
-def latent_shape(vae: VAEConfig, frames: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """[F', H', W', C] of the latents of a clip."""
-    latent_frames = (frames - 1) // vae.frame_stride + 1
-    return latent_frames, height // vae.spatial_stride, width // vae.spatial_stride, vae.z_dim
 
 
 def describe(vae: VAEConfig, seed: int, config: ConfigDict) -> dict[str, Any]:
@@ -162,12 +156,8 @@ def check_clips(
     vae: VAEConfig, frames: int, size: Sequence[int], clips_per_scene: int, clips_per_path: int, windows: int
 ) -> None:
     """Raises `InputError` where the flags ask for clips that the VAE cannot encode, or for parts of paths."""
-    if (frames - 1) % vae.frame_stride:
-        raise InputError(f"--frames {frames}: the VAE encodes {vae.frame_stride}n + 1 frames.")
-    if any(side % vae.spatial_stride for side in size):
-        raise InputError(
-            f"--size {size[0]} {size[1]}, {sides(size)}: the VAE encodes multiples of {vae.spatial_stride}."
-        )
+    width, height = size
+    vae.check_video_size(frames, height, width)
     if clips_per_scene % windows or clips_per_path % windows:
         raise InputError(
             f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, told apart from faults of the program."""
+"""The error for a user's mistakes, as distinct from faults of the program."""
 
 from __future__ import annotations
 

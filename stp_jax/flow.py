@@ -1,7 +1,7 @@
 """Flow matching: noise levels, noising, and the Euler step that walks back.
 
 Rectified flow as in Wan2.1: `x_sigma = (1 - sigma) * x0 + sigma * noise`, and the model predicts the velocity
-`noise - x0`. `sigma` is in [0, 1]; `timestep = 1000 * sigma` is what the model is told.
+`noise - x0`. `sigma` is in [0, 1]; `timestep = 1000 * sigma` is what the model is given.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class NoiseLevels(NamedTuple):
     """Noise levels of a batch, each `[B]` float32."""
 
     sigma: jax.Array  # how much noise is added
-    timestep: jax.Array  # what the model is told
+    timestep: jax.Array  # what the model is given
     weight: jax.Array  # of the example in the loss
 
 
@@ -48,7 +48,7 @@ def random_levels(
     Args:
       batch: how many.
       sampling: `uniform`: stratified over the batch, which lowers the variance of the loss at no cost;
-        `logit_normal` (Esser et al. 2024): more of the middle; `official`: one of 1,000 levels, told rounded
+        `logit_normal` (Esser et al. 2024): more of the middle; `official`: one of 1,000 levels, given rounded
         to bfloat16, and the noise of the level nearest to that, as in ReCamMaster's training.
       shift: see `shift_sigma`.
       weighting: `none`; `official`: a bell around timestep 500, see `official_weight`.
@@ -77,7 +77,7 @@ def random_levels(
 
 
 def official_levels(shift: float, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """The sigmas and the timesteps told, `[count]` float32, of ReCamMaster's training.
+    """The sigmas and the timesteps given, `[count]` float32, of ReCamMaster's training.
 
     A timestep of the shifted schedule is rounded to bfloat16 before anything else sees it; the noise is that
     of the level in the schedule which is nearest to it.

@@ -21,6 +21,7 @@ import numpy as np
 
 from stp_jax.command_line import Parser
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import cache_folder, replace_file
 
 LENGTH = 512  # tokens that the DiT looks at, most of them padding
 # Of Wan2.1's shared_config.py (Apache-2.0): the weights were tuned with exactly these words.
@@ -105,7 +106,7 @@ def embed(
     """Embeddings [P, LENGTH, D] float32 of prompts, zeros past the end of each.
 
     What was embedded before is read from the cache folder. Otherwise the text encoder comes to the device,
-    embeds one prompt after the other and leaves again.
+    embeds one prompt after the other and is freed again.
 
     Args:
       prompts: in any language; an empty one is the end-of-text token alone.
@@ -117,7 +118,7 @@ def embed(
       InputError: the weights or their tokenizer are missing or damaged, or do not belong together; the extra
         `text` is not installed.
     """
-    folder = Path(cache) if cache else _cache_folder()
+    folder = Path(cache) if cache else cache_folder("text")
     tokens = tokenize(prompts, find_tokenizer(weights))
     identity = _identity(Path(weights))
     files = [folder / f"{_digest(ids, mask, identity, dtype)}.npz" for ids, mask in zip(*tokens, strict=True)]
@@ -165,10 +166,6 @@ class Encoder:
         return np.asarray(self._run(self._state, ids, mask))
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stp_jax" / "text"
-
-
 def _identity(weights: Path) -> str:
     """Changes when the weights do; the text encoder is too large to read it for that."""
     files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
@@ -191,11 +188,10 @@ def _read_cached(file: Path) -> np.ndarray | None:
 
 
 def _write_cached(file: Path, embedding: np.ndarray) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}.tmp.npz")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, embedding=embedding)
-        os.replace(temporary, file)
+        with replace_file(file) as partial:
+            np.savez(partial, embedding=embedding)
     except OSError as error:
         reason = f"{file.parent}: {error.strerror or error}"
         print(f"The prompt's embedding is not kept for the next run ({reason}).", file=sys.stderr)
@@ -237,9 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
     from stp_jax.weights import recognition
 
     embeddings = embed(flags.prompt, recognition.find(flags.weights, "text_encoder"))
-    temporary = out.with_suffix(f".{os.getpid()}.npz")
-    np.savez(temporary, embeddings=embeddings)
-    os.replace(temporary, out)
+    with replace_file(out) as partial:
+        np.savez(partial, embeddings=embeddings)
     print(f"{out}: {len(embeddings)} embeddings of {embeddings.shape[1]} x {embeddings.shape[2]}")
 
 

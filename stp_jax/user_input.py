@@ -69,11 +69,11 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8") from error
+        raise InputError(f"{path}: is not a text in UTF-8") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: broken or truncated JSON ({error})") from error
     except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: is no sound {kind} file; it may be truncated") from error
+        raise InputError(f"{path}: is not a valid {kind} file; it may be truncated") from error
 
 
 def numbers(value: Any) -> np.ndarray | None:
@@ -89,7 +89,7 @@ def table(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     """Turns a list or array of one item per frame into float64 [F, *shape].
 
     Raises:
-      InputError: naming `where` and the frame, for items of another shape or that are no numbers.
+      InputError: naming `where` and the frame, for items of another shape or that are not numbers.
     """
     if isinstance(value, np.ndarray) and value.ndim:
         value = list(value)

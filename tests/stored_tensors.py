@@ -5,9 +5,9 @@ import zlib
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from stp_jax.models.config import DiTConfig
+from stp_jax.models.parameters import bind
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import kinds
@@ -50,8 +50,8 @@ def build(kind: str, config, layout: str, tensors: dict[str, np.ndarray] | None 
     """Our model with these parameters, by default random ones."""
     tensors = random_tensors(kind, config, layout) if tensors is None else tensors
     parameters = lazy_parameters(LAYOUTS[kind].rules(config, layout), tensors)
-    state = kinds.state_of({name: jnp.asarray(np.asarray(value)) for name, value in parameters.items()})
-    return nnx.merge(kinds.abstract(kind, config)[0], state)
+    arrays = {name: jnp.asarray(np.asarray(value)) for name, value in parameters.items()}
+    return bind(kinds.abstract(kind, config)[0], arrays)
 
 
 def identity(shapes: dict[str, tuple[int, ...]]) -> str:

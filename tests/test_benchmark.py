@@ -17,6 +17,7 @@ from stp_jax.benchmark.settings import SMALL
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop
+from stp_jax.models.parameters import bind
 from stp_jax.training.state import trained
 from stp_jax.training.tasks import DiTTask
 from stp_jax.weights import kinds
@@ -75,7 +76,7 @@ def test_of_a_train_step_gradients_of_what_is_not_trained_are_not_counted():
 
     def gradients(trained, frozen):
         def total(trained):
-            model = nnx.merge(graph, kinds.state_of(frozen | trained))
+            model = bind(graph, frozen | trained)
             return model(noisy, source, jnp.ones(1), conditioning).sum()
 
         return jax.grad(total)(trained)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.models.parameters import flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig
 from stp_jax.weights import native
 
@@ -29,8 +30,8 @@ DIT_CONFIG = DiTConfig(
 
 
 def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
-    """Normal numbers for every parameter, so that nothing is zero and all that is told has an effect."""
-    shapes = native.flatten(_zeros(make))
+    """Normal numbers for every parameter, so that nothing is zero and all conditioning has an effect."""
+    shapes = flatten(_zeros(make))
     rng = np.random.default_rng(seed)
     return {
         name: (rng.standard_normal(array.shape) * scale + name.endswith(("scale", "gamma"))).astype(
@@ -63,6 +64,6 @@ def write_tiny_model(folder: Path) -> Path:
 def read_tiny_model(folder: Path):
     """The two models, without the code under test."""
     vae, dit = _zeros(make_vae), _zeros(make_dit)
-    native.load_into(vae, native.read_weights(folder, "vae"), "vae")
-    native.load_into(dit, native.read_weights(folder, "dit"), "dit")
+    load_into(vae, native.read_weights(folder, "vae"), "vae")
+    load_into(dit, native.read_weights(folder, "dit"), "dit")
     return vae, dit

@@ -124,12 +124,8 @@ def settings_of(flags: argparse.Namespace) -> Settings:
         attention=flags.attention,
         **{name: value for name, value in given.items() if value},
     )
-    cell = settings.vae.spatial_stride * settings.dit.patch
-    if (settings.frames - 1) % settings.vae.frame_stride or settings.height % cell or settings.width % cell:
-        raise InputError(
-            f"{settings.frames} frames of {settings.width} x {settings.height} pixels: the models take "
-            f"{settings.vae.frame_stride}n + 1 frames and multiples of {cell} pixels"
-        )
+    size = settings.frames, settings.height, settings.width
+    settings.vae.check_video_size(*size, patch=settings.dit.patch)
     return settings
 
 

@@ -29,8 +29,7 @@ class Settings:
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
-        stride = self.vae.spatial_stride
-        return (self.frames - 1) // self.vae.frame_stride + 1, self.height // stride, self.width // stride
+        return self.vae.latent_size(self.frames, self.height, self.width)
 
 
 SMALL = Settings(

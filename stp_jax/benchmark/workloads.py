@@ -23,8 +23,8 @@ from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.text_encoder import TextEncoder
 from stp_jax.models.vae import VAE, to_pixels
-from stp_jax.rerender.rerenderer import vae_functions
-from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
+from stp_jax.rerender.models_on_device import vae_functions
+from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
 from stp_jax.weights import kinds
 
 
@@ -113,14 +113,16 @@ def sampling(
     (views, text), sampler = _conditioning_inputs(settings), Sampler(graph)
     negative = None if guidance is None else text
     sigmas = flow.sampling_sigmas(steps, shift=5.0)
-    paired = at_once(guidance is not None, 1, mesh)
+    batched = batched_guidance(guidance is not None, 1, mesh)
 
     def sample(state, source):
         conditioning = sampler.condition(
-            state, views, text, negative, latent_size=settings.latent_size, at_once=paired
+            state, views, text, negative, latent_size=settings.latent_size, batched_guidance=batched
         )
         noise = jax_noise(0, source.shape)
-        return sampler.sample(state, noise, source, conditioning, sigmas, guidance=guidance, at_once=paired)
+        return sampler.sample(
+            state, noise, source, conditioning, sigmas, guidance=guidance, batched_guidance=batched
+        )
 
     return sample
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -23,6 +22,7 @@ from stp_jax.devices.sharding import batch_sharding, make_mesh, parameter_shardi
 from stp_jax.errors import InputError
 from stp_jax.models.attention import attention_backend
 from stp_jax.models.flop import dit_flop
+from stp_jax.models.parameters import bind
 from stp_jax.training.loop import check_run
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import abstract_state, trained
@@ -92,7 +92,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     }
 
     def velocity(params, frozen, batch, timestep):
-        model = nnx.merge(graph, kinds.state_of(params))
+        model = bind(graph, params)
         latents = batch["target_latents"].astype(jnp.float32)
         conditioning = task._condition(model, frozen, batch, latents)
         clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")

@@ -1,4 +1,4 @@
-"""Animation time: which moment of the source's motion each frame of a video shows.
+"""Animation time: which time of the source's motion each frame of a video shows.
 
 A curve is float32 [F], counted in source frames: 0 is the source's first frame, F - 1 its last, fractions lie
 between. (Never to be confused with a diffusion model's timestep, the noise level.) A user gives a curve as a
@@ -49,30 +49,6 @@ _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
 }
 PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
 
-# SpaceTimePilot's patterns, of 81 frames: (name, name in its evaluation, explanation, moments).
-_PATTERNS: tuple[tuple[str, str, str, list[int]], ...] = (
-    ("forward", "normal", "0..80", [*range(81)]),
-    ("reverse", "reverse", "80..0", [*range(80, -1, -1)]),
-    ("pingpong", "bounce_40", "40..80, 80..41", [*range(40, 81), *range(80, 40, -1)]),
-    ("bounce_late", "zigzag_15_21_5", "60..84, 84..29", [*range(60, 85), *range(84, 28, -1)]),
-    ("bounce_early", "zigzag_5_21_15", "20..84, 84..69", [*range(20, 85), *range(84, 68, -1)]),
-    ("slowmo_first_half", "repeat_0to40_double", "0..40, each twice", [i // 2 for i in range(1, 82)]),
-    ("slowmo_second_half", "start40_repeat_next", "40..80, each twice", [40 + i // 2 for i in range(1, 82)]),
-    ("ramp_then_freeze", "go_and_freeze", "0..40, then 40", [min(i, 40) for i in range(81)]),
-    ("freeze_start", "fixed_0", "0", [0] * 81),
-    ("freeze_early", "fixed_5", "20", [20] * 81),
-    ("freeze_mid", "fixed_10", "40", [40] * 81),
-    ("freeze_late", "fixed_15", "60", [60] * 81),
-    ("freeze_end", "fixed_20", "80", [80] * 81),
-    ("zigzag_0_10_0", "zigzag_0_10_0", "0..40, 39..0", [*range(41), *range(39, -1, -1)]),
-)
-OFFICIAL = "official:"
-_OFFICIAL = {name: moments for *names, _, moments in _PATTERNS for name in names}
-OFFICIAL_PATTERNS = {
-    OFFICIAL + name: explanation if name == other else f"{explanation}; also {OFFICIAL}{other}"
-    for name, other, explanation, _ in _PATTERNS
-}
-
 # The five of the paper's test of time control, all at half source frames, where a rendered grid has truth.
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
@@ -83,28 +59,23 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     Args:
       spec: one of
         - a preset: a name of PRESETS; `bullet_time:3` freezes at source frame 3;
-        - a pattern of the official release, as `official:pingpong`, see OFFICIAL_PATTERNS: only for 81
-          frames. Two of them run beyond the source's end, to moment 84, as there;
         - keyframes `frame:animation time`, as "0:0, 16:16, 24:16, 32:32": linear in between, held before the
           first and after the last;
         - a file: .npy [F], .json (a list of F numbers, alone or under "animation_time"), .txt or .csv (F
           numbers between spaces, commas or line ends; or keyframes).
-      frames: F, of the source and of the result. A file must have exactly so many values, because its numbers
-        count source frames.
+      frames: F, of the source and of the result. A file must have F values, because they count source frames.
 
     Raises:
       InputError: unknown preset, malformed or unordered keyframes, values outside 0..F-1, unreadable file.
     """
     spec = str(spec)
     where = f"animation time {spec!r}"
-    if spec.startswith(OFFICIAL):
-        return _official(spec, frames)
-    name, *moment = [part.strip() for part in spec.split(":")]
+    name, *numbers = [part.strip() for part in spec.split(":")]
     if name in _PRESETS:
         times = _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0)
-        if moment:
-            value = user_input.number(moment[0])
-            if name != "bullet_time" or len(moment) > 1 or value is None:
+        if numbers:
+            value = user_input.number(numbers[0])
+            if name != "bullet_time" or len(numbers) > 1 or value is None:
                 raise InputError(f"{where}: only bullet_time takes a number, as bullet_time:3")
             times[:] = value
     elif user_input.is_file_name(spec, FILE_TYPES):
@@ -118,20 +89,9 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     if outside.any():
         frame = int(np.argmax(outside))
         raise InputError(
-            f"{where}: frame {frame}: moment {times[frame]:g} is outside the source, 0 to {frames - 1}"
+            f"{where}: frame {frame}: time {times[frame]:g} is outside the source, 0 to {frames - 1}"
         )
     return times.astype(np.float32)
-
-
-def _official(spec: str, frames: int) -> np.ndarray:
-    name = spec.removeprefix(OFFICIAL).strip()
-    if name not in _OFFICIAL:
-        raise user_input.unknown("official time pattern", name, _OFFICIAL)
-    if frames != 81:
-        raise InputError(
-            f"animation time {spec!r}: the official patterns are made for 81 frames, the video has {frames}"
-        )
-    return np.array(_OFFICIAL[name], np.float32)
 
 
 def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
@@ -141,17 +101,17 @@ def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
     at: list[int] = []
     times: list[float] = []
     for pair in text.split(","):
-        frame, moment = (user_input.number(part) for part in (pair.split(":") + ["", ""])[:2])
-        if pair.count(":") != 1 or frame is None or moment is None or frame != int(frame):
+        frame, time = (user_input.number(part) for part in (pair.split(":") + ["", ""])[:2])
+        if pair.count(":") != 1 or frame is None or time is None or frame != int(frame):
             raise InputError(
-                f"{where}: {pair.strip()!r} is no keyframe; write frame:animation time, as '8:4.5'"
+                f"{where}: {pair.strip()!r} is not a keyframe; write frame:animation time, as '8:4.5'"
             )
         if int(frame) in at:
             raise InputError(f"{where}: two keyframes for frame {frame:g}")
         if at and frame < at[-1]:
             raise InputError(f"{where}: keyframes out of order: frame {frame:g} comes after frame {at[-1]}")
         at.append(int(frame))
-        times.append(moment)
+        times.append(time)
     last = frames - 1
     for a, t in zip(at, times, strict=True):
         if not (0 <= a <= last and 0 <= t <= last):
@@ -168,7 +128,7 @@ def _fitted(at: list[int], times: list[float], last: int) -> str:
     frames = [round(frame * scale) for frame in at]
     if len(set(frames)) < len(frames):
         return ""
-    pairs = (f"{frame}:{moment * scale:.4g}" for frame, moment in zip(frames, times, strict=True))
+    pairs = (f"{frame}:{time * scale:.4g}" for frame, time in zip(frames, times, strict=True))
     return f"; scaled to it: '{', '.join(pairs)}'"
 
 
@@ -179,10 +139,10 @@ def _read(path: str, frames: int) -> np.ndarray:
         if ":" in data:
             lines = [line.strip(" ,") for line in data.splitlines()]
             return _keyframes(",".join(line for line in lines if line), frames, path)
-        words = data.replace(",", " ").split()
-        data = [user_input.number(word) for word in words]
+        items = data.replace(",", " ").split()
+        data = [user_input.number(item) for item in items]
         if None in data:
-            raise InputError(f"{path}: {words[data.index(None)]!r} is no number")
+            raise InputError(f"{path}: {items[data.index(None)]!r} is not a number")
     if isinstance(data, dict):
         data = data.get("animation_time")
     times = user_input.table(data, (), path)
@@ -247,7 +207,7 @@ def _smooth(rng: np.random.Generator, frames: int) -> np.ndarray:
     return _travel(rng, np.append(0, np.cumsum(speed)) / speed.sum())
 
 
-# name: (probability, drawing of a curve).
+# name: (probability, function that draws a curve)
 _WARPS: dict[str, tuple[float, Callable[[np.random.Generator, int], np.ndarray]]] = {
     "forward": (0.25, lambda rng, frames: np.arange(frames)),
     "backward": (0.10, lambda rng, frames: np.arange(frames)[::-1]),
@@ -269,7 +229,7 @@ def random_warp(rng: np.random.Generator, frames: int, resolution: float = 0.5) 
     The first seven modes of WARPS are those of SpaceTimePilot's augmentation, for F frames instead of 81, and
     with half steps where that repeats frames: forward; backward; boomerang, a window of 0..L..0; zigzag, the
     same of 0..p..0 with p in the later half; slow_global, half speed; slow_segment, half speed in a random
-    quarter; fixed_frame, frozen at a random moment. Ours: acceleration and deceleration, powers of 1.5 to 3
+    quarter; fixed_frame, frozen at a random time. Ours: acceleration and deceleration, powers of 1.5 to 3
     of the frame number, and smooth, a random smooth speed; each over at least half of the source, in either
     direction. The probabilities are ours; frozen time is likelier than in that augmentation.
 

@@ -30,7 +30,7 @@ class CameraFile(NamedTuple):
     poses: Any  # F matrices, 4 x 4
     intrinsics: Any = None  # 4 numbers, or 4 for each pose
     to_c2w: Callable[[np.ndarray], np.ndarray] = np.asarray  # float64 [F, 4, 4], of such poses
-    official: bool = False  # a form of the official releases
+    motion_only: bool = False  # it says how the camera moves, not where it starts
 
 
 def choice(text: str | os.PathLike) -> tuple[str, int | None]:
@@ -49,7 +49,7 @@ def load(path: str | os.PathLike) -> CameraFile:
         raise InputError(f"{where}: has no cameras to choose from; leave out what follows the file's name")
     if isinstance(data, np.ndarray):
         if "extrinsics" in Path(where).stem.lower():
-            return CameraFile(where, data, to_c2w=np.linalg.inv, official=True)
+            return CameraFile(where, data, to_c2w=np.linalg.inv, motion_only=True)
         return CameraFile(where, data)
     if isinstance(data, dict) and "c2w" in data:
         return CameraFile(where, data["c2w"], data.get("intrinsics"))
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike) -> CameraFile:
         return CameraFile(where, poses, lenses, np.linalg.inv)
     if isinstance(data, dict) and "cameras" in data and "convention" not in data:
         poses = _by_name(data, "extrinsic", where)
-        return CameraFile(where, poses, to_c2w=_blender_to_c2w, official=True)
+        return CameraFile(where, poses, to_c2w=_blender_to_c2w, motion_only=True)
     raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
 
 
@@ -100,7 +100,7 @@ def _multicam(data: dict, number: int | None, where: str) -> CameraFile:
                 f'{where}: frame {frame}: expected {{"{names[number]}": "[4 numbers] [...] [...] [...]"}} '
                 f'under "frame{frame}"'
             ) from error
-    return CameraFile(where, poses, to_c2w=_unreal_to_c2w, official=True)
+    return CameraFile(where, poses, to_c2w=_unreal_to_c2w, motion_only=True)
 
 
 def _unreal_to_c2w(poses: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Cameras: where they are, what they see, and the rays that tell a model so.
+"""Cameras: where they are, what they see, and the rays that a model is conditioned on.
 
 One convention, everywhere:
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import einops
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from stp_jax import user_input
 from stp_jax.controls import camera_files
@@ -61,7 +62,7 @@ def preset(
     camera sees them. Orbits and spirals always look at the pivot.
 
     Args:
-      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also tells the unit.
+      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also gives the unit.
         `start` is where the path begins, in the preset's own direction; by default at the source's first
         camera. `orbit_left:40:-20` goes from 20 degrees right to 20 degrees left, `orbit_left:0:30` stands
         still 30 degrees to the left.
@@ -70,7 +71,7 @@ def preset(
       distance: metres from the source's first camera to the pivot, straight ahead.
 
     Raises:
-      InputError: unknown preset, an amount or start that is no number, or a distance that is not positive.
+      InputError: unknown preset, an amount or start that is not a number, or a distance that is not positive.
     """
     if not 0 < distance < np.inf:
         raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
@@ -87,7 +88,7 @@ def preset(
     for i, text in enumerate(texts):
         value = user_input.number(text)
         if value is None or (zoom and value <= 0):
-            raise InputError(f"camera {spec!r}: {text!r} is no {'positive ' if zoom else ''}number")
+            raise InputError(f"camera {spec!r}: {text!r} is not a {'positive ' if zoom else ''}number")
         values[i] = value
     amount, start = values
     progress = np.linspace(0, 1, frames)
@@ -112,8 +113,8 @@ def parse(
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
 
-    The official files are taken as the official code takes them: they tell how a camera moves, not where it
-    starts. Their paths begin at the source's first camera, unless they lie in the same file as the source's.
+    Files of the official releases say how a camera moves, not where it starts: their paths begin at the
+    source's first camera, unless they lie in the same file as the source's.
 
     Args:
       intrinsics: the lens where the file has none, and of presets: [4] or [F, 4].
@@ -121,8 +122,7 @@ def parse(
       reference: [4, 4], pose of the source's first camera in the file's world; a file's poses are made
         relative to it. Without it they are taken to be so already.
       source: the file that `reference` is from.
-      consecutive: take the first F poses of an official file, as the official code does, instead of F spread
-        over all.
+      consecutive: take the first F poses of such a file, instead of F spread over all.
 
     Raises:
       InputError: as `preset` and `read`.
@@ -132,10 +132,10 @@ def parse(
     if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(path, camera_files.FILE_TYPES):
         return preset(text, frames, intrinsics=intrinsics, distance=distance)
     file = camera_files.load(text)
-    if consecutive and file.official:
+    if consecutive and file.motion_only:
         file = file._replace(poses=file.poses[:frames])
     cameras = _to_cameras(file, frames, intrinsics, (0.0, 1.0))
-    if file.official:
+    if file.motion_only:
         one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path)
         reference = reference if one_world else cameras.c2w[0]
     if reference is None:
@@ -164,7 +164,7 @@ def plucker_rays(c2w: Any, intrinsics: Any, height: int, width: int) -> Any:
     Args:
       c2w: [..., 4, 4], numpy or jax.
       intrinsics: [..., 4].
-      height, width: the picture is divided into so many cells; a ray passes through the middle of each.
+      height, width: number of cells of the picture; a ray passes through the middle of each.
 
     Returns:
       [..., height, width, 6]: moment o x d (in the unit of the translations), then unit direction d, in the
@@ -223,7 +223,7 @@ def token_rays(
 
 
 def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> None:
-    """Raises `InputError`, naming `where` and the frame, unless all cameras are sound.
+    """Raises `InputError`, naming `where` and the frame, unless all cameras are valid.
 
     Those are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
     [F, 4] with positive focal lengths, divided by width and height (not in pixels); finite numbers all.
@@ -295,7 +295,7 @@ def read(
 
     Raises:
       InputError: missing, unreadable or truncated file, another layout, no such camera in it, too few poses,
-        or unsound ones (see `check`).
+        or invalid ones (see `check`).
     """
     return _to_cameras(camera_files.load(path), frames, intrinsics, span)
 
@@ -334,6 +334,5 @@ def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.
     part = (place - before)[:, None]
     lens = (1 - part) * lens[before] + part * lens[after]
     c2w = (1 - part[:, None]) * c2w[before] + part[:, None] * c2w[after]
-    u, _, vt = np.linalg.svd(c2w[:, :3, :3])
-    c2w[:, :3, :3] = u @ vt
+    c2w[:, :3, :3] = Rotation.from_matrix(c2w[:, :3, :3]).as_matrix()  # which takes the polar factor
     return Cameras(c2w.astype(np.float32), lens.astype(np.float32))

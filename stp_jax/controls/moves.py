@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 
 def _shift(
@@ -17,21 +18,19 @@ def _shift(
     return matrix
 
 
-def _turn(degrees: np.ndarray, a: int, b: int) -> np.ndarray:
-    """Rotations [F, 4, 4] that turn axis `a` towards axis `b`."""
+def _turn(axis: str, degrees: np.ndarray) -> np.ndarray:
+    """Rotations [F, 4, 4] about an axis, "x" or "y"."""
     matrix = np.tile(np.eye(4), (len(degrees), 1, 1))
-    sine = np.sin(np.radians(degrees))
-    matrix[:, a, a] = matrix[:, b, b] = np.cos(np.radians(degrees))
-    matrix[:, b, a], matrix[:, a, b] = sine, -sine
+    matrix[:, :3, :3] = Rotation.from_euler(axis, degrees[:, None], degrees=True).as_matrix()
     return matrix
 
 
 def _right(degrees: np.ndarray) -> np.ndarray:
-    return _turn(degrees, 2, 0)  # forward towards right
+    return _turn("y", degrees)  # forward towards right
 
 
 def _down(degrees: np.ndarray) -> np.ndarray:
-    return _turn(degrees, 2, 1)  # forward towards down
+    return _turn("x", -degrees)  # forward towards down
 
 
 def _orbit(left: np.ndarray, up: np.ndarray, distance: float) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class View(NamedTuple):
     """Cameras and animation times of a clip, a JAX pytree; None where a model has no use for a part.
@@ -13,9 +15,12 @@ class View(NamedTuple):
     4K: its entries 4k .. 4k + 3 are those of the four pixel frames that latent frame k of it encodes. (Of a
     clip's latent frame 0, which encodes one, it is that entry four times.)
 
+    Models take a batch; of a single clip the axis B is absent. `View(*cameras, animation_time)` joins a path
+    of `stp_jax.controls.cameras` and a curve of `stp_jax.controls.animation_time`.
+
     Attributes:
-      c2w: `[B, F, 4, 4]`, OpenCV camera to world, relative to the source's first camera, metres; for the
-        `pose12` encoders in their own convention, see `stp_jax.official.poses`.
+      c2w: `[B, F, 4, 4]`, OpenCV camera to world, metres. Models take it relative to the source's first
+        camera; the `pose12` encoders in their own convention, see `stp_jax.official.poses`.
       intrinsics: `[B, F, 4]`, (fx, fy, cx, cy) divided by (width, height, width, height).
       animation_time: `[B, F]`, in source frames.
     """
@@ -23,6 +28,20 @@ class View(NamedTuple):
     c2w: Any = None
     intrinsics: Any = None
     animation_time: Any = None
+
+    def at(self, frames: Any) -> View:
+        """The entries of some frames: a slice, or their numbers in an array."""
+        axes_after = View(c2w=2, intrinsics=1, animation_time=0)
+        return View(
+            *(
+                None if array is None else array[(..., frames, *[slice(None)] * after)]
+                for array, after in zip(self, axes_after, strict=True)
+            )
+        )
+
+    def as_batch(self) -> View:
+        """A batch of this one clip: numpy arrays with a leading axis."""
+        return View(*(None if array is None else np.asarray(array)[None] for array in self))
 
 
 def view_of(batch: Mapping[str, Any], clip: str = "") -> View:

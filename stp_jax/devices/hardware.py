@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
+
+from stp_jax.files import cache_folder
 
 
 class Chip(NamedTuple):
@@ -40,6 +41,5 @@ def chip(device_kind: str) -> Chip | None:
 def use_compilation_cache() -> None:
     """Keeps compiled functions in the user's cache folder, so that the next process starts faster."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "stp_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

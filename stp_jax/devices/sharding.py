@@ -95,12 +95,12 @@ def size_of(axes: tuple[str, ...], mesh: Any) -> int:
 
 
 def batch_axes(videos: int, mesh: Any) -> tuple[str, ...] | None:
-    """Axes over which so many videos are split: none if they do not divide; all devices compute them then."""
+    """Axes over which videos are split: none if they do not divide; all devices compute all of them then."""
     return None if videos % size_of(RULES.batch, mesh) else RULES.batch
 
 
 def padded_tokens(tokens: int) -> int:
-    """So many tokens of a video filled up, so that all devices which share them get as many."""
+    """This number of tokens of a video padded, so that all devices which share them get as many."""
     mesh = jax.sharding.get_abstract_mesh()
     multiple = TOKEN_MULTIPLE * (1 if mesh.empty else size_of(RULES.tokens, mesh))
     return math.ceil(tokens / multiple) * multiple

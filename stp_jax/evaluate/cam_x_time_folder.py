@@ -35,10 +35,11 @@ import numpy as np
 
 from stp_jax import media
 from stp_jax.controls import cameras
-from stp_jax.controls.animation_time import OFFICIAL, curve
-from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import decode
+from stp_jax.official import time_patterns
+from stp_jax.official.clip import official_fit
 
 FRAMES, HEIGHT, WIDTH = 81, 480, 832
 #: mode: (official time pattern, file of the ground truth)
@@ -69,8 +70,7 @@ class Source(NamedTuple):
     """What a model is given of a scene, at F frames of its size."""
 
     video: np.ndarray  # uint8 [F, H, W, 3]
-    cameras: Cameras  # in the file's mirrored world, see `stp_jax.controls.cameras.read`
-    animation_time: np.ndarray  # float32 [F]: 0 .. F - 1
+    view: View  # cameras in the file's mirrored world, see `stp_jax.controls.cameras.read`; time 0 .. F - 1
 
 
 class Result(NamedTuple):
@@ -156,7 +156,7 @@ def moments(mode: str, frames: int) -> np.ndarray:
       InputError: F - 1 does not divide 80.
     """
     stride = _stride(frames)
-    return curve(OFFICIAL + MODES[mode][0], FRAMES)[::stride] / stride
+    return time_patterns.pattern(MODES[mode][0])[::stride] / stride
 
 
 def _stride(frames: int) -> int:
@@ -181,7 +181,7 @@ def read_frames(path: str | os.PathLike, frames: int, height: int, width: int) -
     with contextlib.closing(decode.frames(path)) as timed:
         for count, (_, picture) in enumerate(timed, start=1):
             if (count - 1) % stride == 0:
-                image = media.official_fit(picture(), HEIGHT, WIDTH)
+                image = official_fit(picture(), HEIGHT, WIDTH)
                 whole = (height, width) == (HEIGHT, WIDTH)
                 pictures.append(image if whole else media.fit_image(image, height, width))
             if count == FRAMES:
@@ -201,11 +201,12 @@ def read_source(scene: SceneFiles, frames: int, height: int, width: int, fov: fl
     """
     stride = _stride(frames)
     lens = cameras.default_intrinsics(fov, aspect=WIDTH / HEIGHT)
-    path = cameras.read(scene.cameras, intrinsics=media.fit_intrinsics(lens, (HEIGHT, WIDTH), height, width))
+    lens = media.fit_intrinsics(lens, (HEIGHT, WIDTH), height, width)
+    path = View(*cameras.read(scene.cameras, intrinsics=lens))
     if len(path.c2w) < FRAMES:
         raise InputError(f"{scene.cameras} has {len(path.c2w)} poses: the source has {FRAMES} frames.")
-    path = Cameras(*(array[:FRAMES:stride] for array in path))
-    return Source(read_frames(scene.video, frames, height, width), path, np.arange(frames, dtype=np.float32))
+    view = path.at(slice(0, FRAMES, stride))._replace(animation_time=np.arange(frames, dtype=np.float32))
+    return Source(read_frames(scene.video, frames, height, width), view)
 
 
 def evaluate_folder(
@@ -236,7 +237,7 @@ def evaluate_folder(
         source = read_source(scene, *size, fov)
         for mode in modes:
             truth = read_frames(scene.truths[mode], *size)
-            video = rerenderer(*source, None, times[mode], prompt=scene.prompt, seed=seed)
+            video = rerenderer(*source, View(animation_time=times[mode]), prompt=scene.prompt, seed=seed)
             yield Result(mode, scene.name, video, truth)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stp_jax.controls.view import View
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cam_x_time_folder import (
     MODES,
@@ -97,11 +98,11 @@ def _outcome(
 ) -> Outcome:
     target = read_frames(scene.truths[mode], *size)
     path = np.arange(size[0])  # the source's own camera path
-    case = Case(TIME, mode, path, path, source.animation_time, time)
+    case = Case(TIME, mode, path, path, source.view.animation_time, time)
     videos: dict[str, np.ndarray] = {}
     for model in models:
         rerender: Any = model.rerender  # takes a prompt, too
-        videos[model.label] = rerender(*source, None, time, prompt=scene.prompt, seed=seed)
+        videos[model.label] = rerender(*source, View(animation_time=time), prompt=scene.prompt, seed=seed)
     videos[NEAREST] = source.video[nearest_source_frame(case)]
     videos[SOURCE] = source.video
     videos |= {name: reconstruct(target[None])[0] for name, reconstruct in ceilings(models).items()}

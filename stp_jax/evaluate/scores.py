@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from input_pipeline.shots import Scene
-from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View, view_of
 from stp_jax.evaluate import metrics
 from stp_jax.evaluate.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
 from stp_jax.evaluate.disturb import degrade
@@ -25,10 +25,8 @@ class Rerender(Protocol):
     def __call__(
         self,
         source_video: np.ndarray,
-        source_cameras: Cameras,
-        source_animation_time: np.ndarray,
-        target_cameras: Cameras,
-        target_animation_time: np.ndarray,
+        source: View,
+        target: View,
         /,
         *,
         seed: int,
@@ -167,14 +165,7 @@ def _named(measure: Measure, values: Values) -> Values:
 def _videos(models: Sequence[Model], batch: Sequence[Case], joined: dict[str, Any], seed: int):
     source = joined["source_video"]
     videos = {
-        model.label: model.rerender(
-            source,
-            Cameras(joined["source_c2w"], joined["source_intrinsics"]),
-            joined["source_animation_time"],
-            Cameras(joined["target_c2w"], joined["target_intrinsics"]),
-            joined["target_animation_time"],
-            seed=seed,
-        )
+        model.label: model.rerender(source, view_of(joined, "source"), view_of(joined, "target"), seed=seed)
         for model in models
     }
     videos[NEAREST] = np.stack([source[i, nearest_source_frame(case)] for i, case in enumerate(batch)])

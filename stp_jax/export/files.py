@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.weights import native
+from stp_jax.weights.parts import write_parts
 
 PART_BYTES = 8 * 2**30  # of a safetensors file; larger models are split, with an index
 
@@ -26,29 +26,21 @@ def write_safetensors(
 
     No more than one part is in host memory at a time.
     """
-    limit = part_bytes or PART_BYTES
-    part: dict[str, np.ndarray] = {}
-    names: list[list[str]] = []
     total = 0
 
-    def write_part() -> None:
-        native.save_part(part, folder / f"{stem}.{len(names)}.tmp", {"format": "pt"})
-        names.append(list(part))
-        part.clear()
+    def counted() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal total
+        for name, array in tensors:
+            total += array.nbytes
+            yield name, array
 
-    for name, array in tensors:
-        if part and sum(one.nbytes for one in part.values()) + array.nbytes > limit:
-            write_part()
-        part[name] = array
-        total += array.nbytes
-    write_part()
-    files = [f"{stem}-{i + 1:05d}-of-{len(names):05d}.safetensors" for i in range(len(names))]
-    if len(files) == 1:
-        files = [f"{stem}.safetensors"]
-    for i, file in enumerate(files):
-        os.replace(folder / f"{stem}.{i}.tmp", folder / file)
+    def file_name(i: int, count: int) -> str:
+        return f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else f"{stem}.safetensors"
+
+    limit = part_bytes or PART_BYTES
+    files = write_parts(folder, stem, counted(), limit, file_name, {"format": "pt"})
     if len(files) > 1:
-        places = {name: file for file, inside in zip(files, names, strict=True) for name in inside}
+        places = {name: file for file, inside in files.items() for name in inside}
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_json(folder / f"{stem}.safetensors.index.json", index)
 

@@ -17,13 +17,14 @@ from stp_jax.errors import InputError
 from stp_jax.export.files import write_json, write_safetensors
 from stp_jax.models.attention import attention_backend
 from stp_jax.models.config import DiTConfig
+from stp_jax.models.parameters import bind
+from stp_jax.models.vae import VAEConfig
 from stp_jax.text import LENGTH
 from stp_jax.weights import kinds, reading, recognition
 from stp_jax.weights.layouts.table import lazy_parameters
 from stp_jax.weights.recognition import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-WAN_STRIDES = 4, 8  # video frames and pixels for a latent cell
 
 RUN_PY = '''"""Calls the exported denoiser once, with noise. Needs jax, numpy and safetensors alone."""
 
@@ -88,35 +89,18 @@ def _described_view(config: DiTConfig, batch: int, frames: int) -> View:
     return View(c2w and ((batch, frames, 4, 4), c2w), intrinsics, animation_time)
 
 
-def _vae_strides(found: Pretrained) -> tuple[int, int]:
+def _vae_config(found: Pretrained) -> VAEConfig:
     """Of the VAE that lies beside our own weights, otherwise of Wan's."""
     if found.layout != "ours" or not (found.path / "vae.json").is_file():
-        return WAN_STRIDES
-    vae = recognition.recognise(found.path, "vae").config
-    return vae.frame_stride, vae.spatial_stride
-
-
-def _latent_size(found: Pretrained, frames: int, width: int, height: int) -> tuple[int, int, int]:
-    """(F', H', W') of the latents of a video.
-
-    Raises:
-      InputError: the model cannot work at this size.
-    """
-    frame_stride, stride = _vae_strides(found)
-    cell = stride * found.config.patch
-    if (frames - 1) % frame_stride or height % cell or width % cell:
-        raise InputError(
-            f"{frames} frames of {width} x {height} pixels: the model takes {frame_stride}n + 1 frames and "
-            f"multiples of {cell} pixels."
-        )
-    return (frames - 1) // frame_stride + 1, height // stride, width // stride
+        return VAEConfig()
+    return recognition.recognise(found.path, "vae").config
 
 
 def _denoiser(graph: nnx.GraphDef, latent_size: tuple[int, int, int]) -> Callable:
     """`denoise(parameters, inputs) -> velocity` of a model."""
 
     def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
-        model = nnx.merge(graph, kinds.state_of(parameters))
+        model = bind(graph, parameters)
         conditioning = model.condition(
             view_of(inputs, "target"),
             view_of(inputs, "source"),
@@ -161,7 +145,9 @@ def export_stablehlo(
     notes = reading.sampling_notes(found)
     frames = frames or notes.frames
     width, height = size or (notes.width, notes.height)
-    latent_size = _latent_size(found, frames, width, height)
+    vae = _vae_config(found)
+    vae.check_video_size(frames, height, width, patch=found.config.patch)
+    latent_size = vae.latent_size(frames, height, width)
     lazy = lazy_parameters(found.rules, found.tensors)
     if dtype is None:
         stored = {lazy[name].dtype for name in lazy if name.endswith("kernel")}

@@ -6,9 +6,7 @@ from stp_jax.media.video import (
     fit_image,
     fit_intrinsics,
     new_file,
-    official_fit,
     read_clip,
-    read_official_clip,
     read_video,
     write_video,
 )
@@ -19,9 +17,7 @@ __all__ = [
     "fit_image",
     "fit_intrinsics",
     "new_file",
-    "official_fit",
     "read_clip",
-    "read_official_clip",
     "read_video",
     "write_video",
 ]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View
 from stp_jax.media.video import new_file
 
 _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
@@ -61,33 +61,27 @@ def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], colum
         Image.fromarray(np.concatenate(lines)).save(partial)
 
 
-def plot_cameras_and_time(
-    path: str | os.PathLike,
-    source_cameras: Cameras,
-    target_cameras: Cameras,
-    source_animation_time: np.ndarray,
-    target_animation_time: np.ndarray,
-) -> None:
+def plot_cameras_and_time(path: str | os.PathLike, source: View, target: View) -> None:
     """Writes a PNG: camera paths from above and from the side (metres), and each frame's animation time.
 
-    Cameras are in one frame, `[F, ...]`; animation times `[F]` are in source frames. Circles mark the first
-    camera. Raises `InputError` where `path` exists or cannot be written.
+    The views are of F frames each, their cameras in one world. Circles mark the first camera. Raises
+    `InputError` where `path` exists or cannot be written.
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     above, side, time = figure.subplots(1, 3)
-    cameras = {"source": source_cameras, "target": target_cameras}
-    positions = np.concatenate([np.asarray(c.c2w)[:, :3, 3] for c in cameras.values()])
+    views = {"source": source, "target": target}
+    positions = np.concatenate([np.asarray(view.c2w)[:, :3, 3] for view in views.values()])
     size = 0.2 * max(np.ptp(positions, axis=0).max(), 0.5)
-    for label, path_of in cameras.items():
-        _draw_path(above, path_of, label, horizontal=0, vertical=2, size=size)
-        _draw_path(side, path_of, label, horizontal=2, vertical=1, size=size)
+    for label, view in views.items():
+        _draw_path(above, view, label, horizontal=0, vertical=2, size=size)
+        _draw_path(side, view, label, horizontal=2, vertical=1, size=size)
     above.set(title="Cameras from above", xlabel="right (m)", ylabel="forward (m)")
     side.set(title="Cameras from the side", xlabel="forward (m)", ylabel="down (m)")
     side.invert_yaxis()
-    curves = {"source": source_animation_time, "target": target_animation_time}
-    for label, curve in curves.items():
-        time.plot(np.arange(len(curve)), curve, ".-", color=_COLOURS[label], label=label)
-    time.set(title="Animation time", xlabel="frame", ylabel="moment of the source (frames)")
+    for label, view in views.items():
+        frames = np.arange(len(view.animation_time))
+        time.plot(frames, view.animation_time, ".-", color=_COLOURS[label], label=label)
+    time.set(title="Animation time", xlabel="frame", ylabel="animation time (source frames)")
     for axes in (above, side, time):
         axes.grid(alpha=0.3)
     above.legend()
@@ -95,11 +89,9 @@ def plot_cameras_and_time(
         figure.savefig(partial, dpi=110)
 
 
-def _draw_path(
-    axes: Axes, cameras: Cameras, label: str, *, horizontal: int, vertical: int, size: float
-) -> None:
+def _draw_path(axes: Axes, view: View, label: str, *, horizontal: int, vertical: int, size: float) -> None:
     """A line through the cameras, and the field of view of five of them, on two of the world's axes."""
-    c2w, intrinsics = np.asarray(cameras.c2w), np.asarray(cameras.intrinsics)
+    c2w, intrinsics = np.asarray(view.c2w), np.asarray(view.intrinsics)
     position = c2w[:, :3, 3]
     colour = _COLOURS[label]
     axes.plot(position[:, horizontal], position[:, vertical], "-", color=colour, label=label)

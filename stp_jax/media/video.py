@@ -1,12 +1,11 @@
-"""Video files in and out. Videos are uint8 RGB `[F, H, W, 3]`; what a user can mend raises `InputError`."""
+"""Video files in and out. Videos are uint8 RGB `[F, H, W, 3]`; a user's mistake raises `InputError`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -15,6 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from stp_jax.errors import InputError
+from stp_jax.files import new_file
 from stp_jax.media import decode
 
 
@@ -24,26 +24,6 @@ class Clip(NamedTuple):
     frames: np.ndarray  # uint8 [F, H, W, 3]
     fps: float  # frames per second at which `frames` plays at the speed of the file
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
-
-
-@contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write to, and renames it to `path` when the block ends well.
-
-    Raises:
-      InputError: `path` exists, or its folder does not or cannot be written.
-    """
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"{path} exists already and is not overwritten: choose another name.")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_video(
@@ -122,7 +102,7 @@ def read_clip(
 ) -> Clip:
     """Takes `frames` pictures of a video file, evenly spaced in seconds from `start` to `end`.
 
-    Each is the frame on show at its moment, so any frame rate will do, also a variable one, and a short video
+    Each is the frame on show at its time, so any frame rate will do, also a variable one, and a short video
     repeats frames. By default the clip spans the whole video, first and last frame included. The picture is
     resized until it covers `height` x `width` and its middle is cut out. Only the frames taken are held in
     memory. Rotation, grey and transparency are treated as in `read_video`.
@@ -134,9 +114,9 @@ def read_clip(
       InputError: as `read_video`; a video of a single frame; a range that is empty or outside the video.
     """
     count, last = decode.times(path)
-    moments = _moments(str(path), count, last, frames, start, end)
-    with contextlib.closing(decode.frames(path, moments[-1])) as timed:
-        return _clip(timed, moments, height, width, fps=(count - 1) / last)
+    times = _sampling_times(str(path), count, last, frames, start, end)
+    with contextlib.closing(decode.frames(path, times[-1])) as timed:
+        return _clip(timed, times, height, width, fps=(count - 1) / last)
 
 
 def fit_clip(
@@ -150,60 +130,14 @@ def fit_clip(
     end: float | None = None,
 ) -> Clip:
     """As `read_clip`, for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
-    moments = _moments("the video", len(video), (len(video) - 1) / fps, frames, start, end)
+    times = _sampling_times("the video", len(video), (len(video) - 1) / fps, frames, start, end)
     timed = ((i / fps, lambda image=image: image) for i, image in enumerate(video))
-    return _clip(timed, moments, height, width, fps=fps)
+    return _clip(timed, times, height, width, fps=fps)
 
 
-def read_official_clip(
-    path: str | os.PathLike, frames: int = 81, height: int = 480, width: int = 832, *, start: float = 0.0
-) -> Clip:
-    """Takes consecutive frames of a video file, and cuts them as SpaceTimePilot does.
-
-    They run from `start` on; the last one is repeated where the video ends early. Each is resized with a
-    bilinear filter until it covers `height` x `width`, its sides rounded to whole pixels, and its middle is
-    cut out. (`read_clip` spreads its frames over a range of seconds, and rounds nothing.)
-
-    Args:
-      start: seconds after the first frame.
-
-    Raises:
-      InputError: as `read_video`; a video of a single frame; a start that is outside the video.
-    """
-    pictures: list[np.ndarray] = []
-    times: list[float] = []
-    count, size = 0, (0, 0)
-    with contextlib.closing(decode.frames(path)) as timed:
-        for seconds, picture in timed:
-            count += 1
-            if seconds < start - 1e-6:
-                continue
-            image = picture()
-            size = image.shape[:2]
-            pictures.append(official_fit(image, height, width))
-            times.append(seconds)
-            if len(pictures) == frames:
-                break
-    if count < 2 <= frames:
-        raise InputError(f"{path} has one frame: a video needs at least two.")
-    if not pictures:
-        raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
-    fps = (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else decode.rate(path)
-    pictures += [pictures[-1]] * (frames - len(pictures))
-    return Clip(np.stack(pictures), fps, size)
-
-
-def official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 `[h, w, 3]` -> `[height, width, 3]`, cut as SpaceTimePilot does, see `read_official_clip`."""
-    h, w = image.shape[:2]
-    scale = max(width / w, height / h)
-    h, w = round(h * scale), round(w * scale)
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((w, h), Image.Resampling.BILINEAR)
-    top, left = round((h - height) / 2), round((w - width) / 2)
-    return np.asarray(resized)[top : top + height, left : left + width]
-
-
-def _moments(name: str, count: int, last: float, frames: int, start: float, end: float | None) -> list[float]:
+def _sampling_times(
+    name: str, count: int, last: float, frames: int, start: float, end: float | None
+) -> list[float]:
     if count < 2 or last <= 0:
         raise InputError(f"{name} has {'one frame' if count else 'no frame'}: a video needs at least two.")
     stop = last if end is None else end
@@ -214,13 +148,13 @@ def _moments(name: str, count: int, last: float, frames: int, start: float, end:
 
 def _clip(
     timed: Iterable[tuple[float, Callable[[], np.ndarray]]],
-    moments: list[float],
+    times: list[float],
     height: int,
     width: int,
     *,
     fps: float,
 ) -> Clip:
-    """Keeps the picture on show at each of the ascending `moments`; makes no other.
+    """Keeps the picture on show at each of the ascending `times`; makes no other.
 
     `fps` is what a clip of a single picture has.
     """
@@ -230,7 +164,7 @@ def _clip(
 
     def show_until(seconds: float) -> None:
         nonlocal size
-        due = sum(moment < seconds - 1e-6 for moment in moments) - len(pictures)
+        due = sum(time < seconds - 1e-6 for time in times) - len(pictures)
         if shown is not None and due > 0:
             picture = shown()
             size = picture.shape[:2]
@@ -240,8 +174,8 @@ def _clip(
         show_until(seconds)
         shown = picture
     show_until(np.inf)
-    span = moments[-1] - moments[0]
-    return Clip(np.stack(pictures), (len(moments) - 1) / span if span else fps, size)
+    span = times[-1] - times[0]
+    return Clip(np.stack(pictures), (len(times) - 1) / span if span else fps, size)
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

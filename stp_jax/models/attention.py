@@ -17,9 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from stp_jax.devices.sharding import RULES, batch_axes, size_of
 from stp_jax.errors import InputError
-from stp_jax.models.layers import fill_up
+from stp_jax.models.layers import pad
 
-LOGITS_BYTES = 2**30  # at most so much memory for attention weights where no fused kernel avoids them
+LOGITS_BYTES = 2**30  # the most memory for attention weights where no fused kernel avoids them
 SAVED = "attention"  # name of what rematerialisation may keep: outputs, and statistics of the softmax
 CROSS_GROUPS = 16  # of queries, at least, in cuDNN's attention to few keys
 SPLASH_BLOCK = 1024  # queries and keys of a block of the TPU kernel
@@ -71,7 +71,7 @@ def attention(
     Args:
       q: `[B, N, heads, head_dim]`; `sequence` divides N, and M but for `whole_keys`.
       k, v: `[B, M, heads, head_dim]`.
-      keys: so many of the M are attended to, the others are padding; default: all.
+      keys: how many of the M are attended to, the others are padding; default: all.
       whole_keys: whether every device has all keys and values, as those of a prompt.
 
     Returns:
@@ -143,7 +143,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if queries >= CROSS_GROUPS * keys:
         fitting = (n for n in range(CROSS_GROUPS, 2 * CROSS_GROUPS) if queries % (2 * n) == 0)
         groups = next(fitting, CROSS_GROUPS)
-    q, k, v = fill_up(q, 2 * groups), fill_up(k, 2), fill_up(v, 2)
+    q, k, v = pad(q, 2 * groups), pad(k, 2), pad(v, 2)
     batch = q.shape[0]
     grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
     # Each group adds to the gradients of keys and values: in float32.
@@ -171,7 +171,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def tokamax_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: tuple[str, ...] = ("mosaic", "cudnn")
 ) -> jax.Array:
-    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a word."""
+    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a notice."""
     import tokamax
 
     return tokamax.dot_product_attention(q, k, v, implementation=implementation)
@@ -196,7 +196,7 @@ def splash_attention(
 
     def prepare(x: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         """[B, heads, N, head_dim] with whole blocks of tokens, and 0 for tokens, 1 for padding."""
-        tokens, x = x.shape[1], fill_up(x, block)
+        tokens, x = x.shape[1], pad(x, block)
         return x.swapaxes(1, 2), (jnp.arange(x.shape[1]) >= tokens).astype(jnp.int32)
 
     q, q_segments = prepare(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), block_q)

@@ -1,4 +1,4 @@
-"""One transformer block of the DiT, and what it is told besides its tokens."""
+"""One transformer block of the DiT, and what it is conditioned on besides its tokens."""
 
 from __future__ import annotations
 
@@ -16,26 +16,41 @@ from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.fused import Stream, Update
 from stp_jax.models.fused_heads import norm_rotate
-from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, fill_up, gelu, layer_norm, pairs_apart
+from stp_jax.models.layers import Dense, LayerNorm, RMSNorm, gelu, half_split, layer_norm, pad
 from stp_jax.models.rope import rotate
 
 
-class BlockConditioning(NamedTuple):
-    """What one block was told, ready for use; stacked over the blocks it has a leading [L]."""
+class Modulation(NamedTuple):
+    """What the timestep does to one half of a block: `x + gate * f(norm(x) * (1 + scale) + shift)`."""
 
-    frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
-    text_keys: jax.Array | None  # [B, T, heads, head_dim]
-    text_values: jax.Array | None
-    modulation: jax.Array | None = None  # [B, 2F', 4, D], shift, scale, shift, scale of both norms by frame
+    shift: jax.Array  # each [B, 1, D] float32, or [B, N, D] where it differs by token
+    scale: jax.Array
+    gate: jax.Array
 
 
-class Shared(NamedTuple):
-    """What all blocks are told alike."""
+class SharedConditioning(NamedTuple):
+    """What all blocks read alike."""
 
     cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding; N: tokens and padding
     sin: jax.Array
     rays: jax.Array | None  # [B, N, E], embedded Plücker rays
     cameras: jax.Array | None = None  # [B, N, 2, 4, 4], see `camera_attention`
+
+
+class BlockConditioning(NamedTuple):
+    """What one block reads, ready for use; stacked over the blocks it has a leading [L]."""
+
+    frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
+    text_keys: jax.Array | None  # [B, T, heads, head_dim]
+    text_values: jax.Array | None
+    frame_modulation: jax.Array | None = None  # [B, 2F', 4, D], shift, scale, shift, scale of both norms
+
+
+class Conditioning(NamedTuple):
+    """All that a model is conditioned on for one batch of videos, whatever the timestep."""
+
+    shared: SharedConditioning
+    blocks: BlockConditioning  # with a leading [L]
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -63,7 +78,7 @@ def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> ja
             each = 2 * tokens // (count * (1 + finer))
             halves = zip(jnp.split(exact, 2, axis=1), (each, finer * each), strict=True)
             own = jnp.concatenate([jnp.repeat(half, n, axis=1) for half, n in halves], axis=1)
-        return fill_up(own.astype(frames.dtype), padded)
+        return pad(own.astype(frames.dtype), padded)
     # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
     if finer == 1:
         own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
@@ -77,7 +92,7 @@ def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> ja
 
 
 class CrossAttention(nnx.Module):
-    """Attention from video tokens to the words of a prompt; no mask, as in Wan2.1."""
+    """Attention from video tokens to the tokens of a prompt; no mask, as in Wan2.1."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         dim = config.dim
@@ -129,34 +144,34 @@ class Block(nnx.Module):
         self.ffn_out = Dense(config.ffn_dim, dim, **options)
 
     def prepare(
-        self, poses: jax.Array | None, moments: jax.Array | None, text: jax.Array | None
+        self, poses: jax.Array | None, animation_time: jax.Array | None, text: jax.Array | None
     ) -> BlockConditioning:
         """Everything of this block that does not depend on the timestep.
 
         Args:
           poses: `[B, 2F', 12]`, for the `pose12` encoders.
-          moments: what the animation-time encoder of the block takes.
+          animation_time: what the animation-time encoder of the block takes.
           text: `[B, T, D]`.
         """
-        frames = modulation = None
-        if moments is not None and self.config.animation_time_modulation:
-            modulation = einops.rearrange(
-                self.animation_time_modulation(moments), "b f (four d) -> b f four d", four=4
+        frames = frame_modulation = None
+        if animation_time is not None and self.config.animation_time_modulation:
+            frame_modulation = einops.rearrange(
+                self.animation_time_modulation(animation_time), "b f (four d) -> b f four d", four=4
             )
-        elif moments is not None:
-            frames = self.animation_time(moments)
+        elif animation_time is not None:
+            frames = self.animation_time(animation_time)
         if poses is not None:
-            told = self.camera(poses)
-            frames = told if frames is None else frames + told
+            of_poses = self.camera(poses)
+            frames = of_poses if frames is None else frames + of_poses
         keys, values = (None, None) if text is None else self.cross_attn.keys_and_values(text)
-        return BlockConditioning(frames, keys, values, modulation)
+        return BlockConditioning(frames, keys, values, frame_modulation)
 
     def __call__(
         self,
         stream: Stream,
         modulation: jax.Array,
-        shared: Shared,
-        told: BlockConditioning,
+        shared: SharedConditioning,
+        conditioning: BlockConditioning,
         *,
         tokens: int,
         out_tokens: int,
@@ -174,38 +189,57 @@ class Block(nnx.Module):
             next norm is one of the kernels that add it.
         """
         c, dtype = self.config, stream.x.dtype
-        mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
-        shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
-
+        attn, ffn = self._modulations(modulation)
         # The kernels know one scale for each video.
-        fast = c.fused and fused.available(dtype) and told.modulation is None
+        fast = c.fused and fused.available(dtype) and conditioning.frame_modulation is None
         row_major = fused.row_major if fast else lambda x: x
 
         if fast:
-            x, y = self._fused_input(stream, shift1[:, 0], scale1[:, 0], shared, told, tokens)
+            x, y = self._fused_input(stream, attn, shared, conditioning, tokens)
         else:
             assert stream.update is None
             x = stream.x
-            y = self._attention_input(x, shift1, scale1, shared, told, tokens)
+            y = self._attention_input(x, attn, shared, conditioning, tokens)
         a, x = self._attend(y, shared, first_values, tokens, out_tokens), x[:, :out_tokens]
         if fast:
-            update = Update(row_major(self.o.product(a)), self.o.bias[...], gate1[:, 0])
-            x, y = fused.modulated_norm(Stream(x, update), shift2[:, 0], scale2[:, 0], c.eps)
+            update = Update(row_major(self.o.product(a)), self.o.bias[...], attn.gate[:, 0])
+            x, y = fused.modulated_norm(Stream(x, update), ffn.shift[:, 0], ffn.scale[:, 0], c.eps)
             if defer and c.ffn_parts == 1:
                 product = row_major(self.ffn_out.product(gelu(self.ffn_in(y))))
-                return Stream(x, Update(product, self.ffn_out.bias[...], gate2[:, 0]))
+                return Stream(x, Update(product, self.ffn_out.bias[...], ffn.gate[:, 0]))
         else:
-            x = x + (self.projector(self.o(a), gate1) if c.camera.startswith("pose12") else self.o(a, gate1))
-            if told.text_keys is not None and told.text_values is not None:
-                x = x + self.cross_attn(self.norm3(x), told.text_keys, told.text_values)
-            if told.modulation is not None:
-                more = (self._of_tokens(told.modulation[:, :, i], tokens, out_tokens) for i in (2, 3))
-                shift2, scale2 = (a + b for a, b in zip((shift2, scale2), more, strict=True))
-            y = (layer_norm(x, c.eps) * (1 + scale2) + shift2).astype(dtype)
-        return Stream(row_major(x + self._feed_forward(y, gate2)))
+            pose12 = c.camera.startswith("pose12")
+            x = x + (self.projector(self.o(a), attn.gate) if pose12 else self.o(a, attn.gate))
+            if conditioning.text_keys is not None and conditioning.text_values is not None:
+                x = x + self.cross_attn(self.norm3(x), conditioning.text_keys, conditioning.text_values)
+            ffn = self._by_frame(ffn, conditioning, 2, tokens, out_tokens)
+            y = (layer_norm(x, c.eps) * (1 + ffn.scale) + ffn.shift).astype(dtype)
+        return Stream(row_major(x + self._feed_forward(y, ffn.gate)))
+
+    def _modulations(self, modulation: jax.Array) -> tuple[Modulation, Modulation]:
+        """Those of attention and of the feed-forward net, for `modulation` `[B, 6, D]` of the timestep."""
+        mod = (self.modulation[...] + modulation)[:, :, None]  # [B, 6, 1, D] float32
+        shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
+        return Modulation(shift1, scale1, gate1), Modulation(shift2, scale2, gate2)
+
+    def _by_frame(
+        self, mod: Modulation, conditioning: BlockConditioning, first: int, tokens: int, padded: int
+    ) -> Modulation:
+        """`mod` with shift and scale by animation time added, which are `first` of `frame_modulation`, and
+        the one after."""
+        frames = conditioning.frame_modulation
+        if frames is None:
+            return mod
+        shift, scale = (self._of_tokens(frames[:, :, i], tokens, padded) for i in (first, first + 1))
+        return mod._replace(shift=mod.shift + shift, scale=mod.scale + scale)
 
     def _attend(
-        self, y: jax.Array, shared: Shared, first_values: jax.Array | None, tokens: int, out_tokens: int
+        self,
+        y: jax.Array,
+        shared: SharedConditioning,
+        first_values: jax.Array | None,
+        tokens: int,
+        out_tokens: int,
     ) -> jax.Array:
         """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all, not projected."""
         c, cameras = self.config, shared.cameras
@@ -231,28 +265,28 @@ class Block(nnx.Module):
     def _fused_heads(self, y: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, ...]:
         """Queries, keys, values `[B, N, heads, head_dim]` of `y` `[B, N, D]`: one product and a kernel."""
         heads = self.config.heads
-        kernels = [pairs_apart(layer.kernel[...], heads) for layer in (self.q, self.k)]
-        biases = [pairs_apart(layer.bias[...], heads) for layer in (self.q, self.k)]
+        kernels = [half_split(layer.kernel[...], heads) for layer in (self.q, self.k)]
+        biases = [half_split(layer.bias[...], heads) for layer in (self.q, self.k)]
         kernel = jnp.concatenate([*kernels, self.v.kernel[...]], 1).astype(y.dtype)
         bias = jnp.concatenate([*biases, self.v.bias[...]])
-        scales = jnp.stack([pairs_apart(norm.scale[...], heads) for norm in (self.norm_q, self.norm_k)])
+        scales = jnp.stack([half_split(norm.scale[...], heads) for norm in (self.norm_q, self.norm_k)])
         return norm_rotate(y @ kernel, bias, scales, cos[:, :, 0], sin[:, :, 0], heads, self.config.eps)
 
     def _fused_input(
         self,
         stream: Stream,
-        shift: jax.Array,
-        scale: jax.Array,
-        shared: Shared,
-        told: BlockConditioning,
+        mod: Modulation,
+        shared: SharedConditioning,
+        conditioning: BlockConditioning,
         tokens: int,
     ) -> tuple[jax.Array, jax.Array]:
         """The tokens `[B, N, D]`, and what `_attention_input` makes of them, by a kernel.
 
-        What all tokens of a video or of a frame are told alike is added to the `shift` `[B, D]`, whose
-        gradient the kernel sums.
+        What is the same for all tokens of a video or of a frame is added to the shift, whose gradient the
+        kernel sums.
         """
-        n, frames = stream.x.shape[1], told.frames
+        n, frames = stream.x.shape[1], conditioning.frames
+        shift, scale = mod.shift[:, 0], mod.scale[:, 0]
         if shared.rays is not None:
             shift = shift + self.camera.bias[...]
         equal = self.config.clip_patch("source") == self.config.patch  # as many tokens in every frame
@@ -272,31 +306,34 @@ class Block(nnx.Module):
         return to_tokens(frames, tokens, max(padded, padded_tokens(tokens)), finer)[:, :padded]
 
     def _attention_input(
-        self, x: jax.Array, shift: Any, scale: Any, shared: Shared, told: BlockConditioning, tokens: int
+        self,
+        x: jax.Array,
+        mod: Modulation,
+        shared: SharedConditioning,
+        conditioning: BlockConditioning,
+        tokens: int,
     ) -> jax.Array:
-        """`x` `[B, N, D]`, normed and modulated, with what the block is told added."""
-        if told.modulation is not None:
-            more = [self._of_tokens(told.modulation[:, :, i], tokens, x.shape[1]) for i in (0, 1)]
-            shift, scale = shift + more[0], scale + more[1]
-        y = (layer_norm(x, self.config.eps) * (1 + scale) + shift).astype(x.dtype)
-        return self._with_conditioning(y, shared, told, tokens)
-
-    def _with_conditioning(
-        self, y: jax.Array, shared: Shared, told: BlockConditioning, tokens: int
-    ) -> jax.Array:
-        """`y` `[B, N, D]` with the embeddings of animation time and cameras added."""
-        if told.frames is not None:
-            y = y + self._of_tokens(told.frames, tokens, y.shape[1])
+        """`x` `[B, N, D]`, normed and modulated, with the embeddings of animation time and cameras added."""
+        mod = self._by_frame(mod, conditioning, 0, tokens, x.shape[1])
+        y = (layer_norm(x, self.config.eps) * (1 + mod.scale) + mod.shift).astype(x.dtype)
+        if conditioning.frames is not None:
+            y = y + self._of_tokens(conditioning.frames, tokens, y.shape[1])
         if shared.rays is not None:
             y = y + self.camera(shared.rays)
         return y
 
     def values(
-        self, x: jax.Array, modulation: jax.Array, shared: Shared, told: BlockConditioning, *, tokens: int
+        self,
+        x: jax.Array,
+        modulation: jax.Array,
+        shared: SharedConditioning,
+        conditioning: BlockConditioning,
+        *,
+        tokens: int,
     ) -> jax.Array:
         """The values `[B, N, heads, head_dim]` of this block's attention, see `__call__`."""
-        mod = (self.modulation[...] + modulation)[:, :2, None]
-        y = self._attention_input(x, mod[:, 0], mod[:, 1], shared, told, tokens)
+        attn, _ = self._modulations(modulation)
+        y = self._attention_input(x, attn, shared, conditioning, tokens)
         return split_heads(self.v(y), self.config.heads)
 
     def _feed_forward(self, y: jax.Array, gate: jax.Array) -> jax.Array:

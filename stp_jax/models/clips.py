@@ -37,11 +37,14 @@ def views_by_clip(
         intrinsics=config.camera == "plucker" or config.camera_attention != "none",
         animation_time=config.animation_time != "none" or config.rope_frames == "animation_time",
     )
+    only_target = config.camera == "pose12_target" and config.camera_attention == "none"
     missing = [
         f"{clip}.{name}"
         for clip, view in views.items()
         for name in View._fields
-        if getattr(needed, name) and getattr(view, name) is None
+        if getattr(needed, name)
+        and getattr(view, name) is None
+        and not (only_target and clip == "source" and name == "c2w")
     ]
     missing += ["text"] if config.text_dim and text is None else []
     if missing:
@@ -81,10 +84,10 @@ def frame_positions(config: DiTConfig, frames: int, views: dict[str, View]) -> j
     """
     memory = views.get("memory")
     if config.rope_frames == "animation_time":
-        moments = [group_frames(views[clip].animation_time).mean(2) for clip in ("target", "source")]
+        positions = [group_frames(views[clip].animation_time).mean(2) for clip in ("target", "source")]
         if memory is not None:
-            moments.append(einops.reduce(memory.animation_time, "b (k four) -> b k", "mean", four=4))
-        return jnp.concatenate(moments, axis=1)
+            positions.append(einops.reduce(memory.animation_time, "b (k four) -> b k", "mean", four=4))
+        return jnp.concatenate(positions, axis=1)
     count = 0 if memory is None else memory.c2w.shape[1] // 4
     own = (2 if config.source else 1) * frames
     if config.rope_frames == "stream":

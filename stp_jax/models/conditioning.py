@@ -1,4 +1,4 @@
-"""Encoders of the two things a user directs: where the camera is and which moment it sees.
+"""Encoders of the two things a user directs: where the camera is and what animation time it sees.
 
 Ours give one small embedding per latent frame (animation time) or per token (camera rays), computed once per
 video; each block of the DiT adds its own zero-initialised projection of them. The encoders of the official
@@ -31,7 +31,7 @@ class PluckerEncoder(nnx.Module):
 
     def __init__(self, dim: int, *, samples: int, scene_scale: float, memory: bool = False, rngs: nnx.Rngs):
         self.embed = MLP(4 * samples * samples * 6, 2 * dim, dim, rngs=rngs)
-        # Tells target tokens from source tokens, which rays alone do not.
+        # Distinguishes target from source tokens, which rays alone do not.
         self.role = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, dim), jnp.float32))
         if memory:
             # Beside the source's role: until it is trained, a memory counts as more of the source.

@@ -56,7 +56,7 @@ class DiTConfig:
       memory: latent frames of earlier output that may stand beside both, to continue a long video; 0: none.
         Training draws as many. A call without a memory costs what it costs a model of 0.
       camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
-        after self-attention; `pose12_target`, the same told the target's poses alone (ReCamMaster); `none`.
+        after self-attention; `pose12_target`, the same given the target's poses alone (ReCamMaster); `none`.
       camera_attention: `prope`: half of each head is transformed by the projective cameras of its tokens, see
         `stp_jax.models.camera_attention`; the other half keeps the rotary embedding; `none`.
       animation_time: `frames`, all four of a latent frame; `uniform`, one of four; `official_conv`,
@@ -64,7 +64,7 @@ class DiTConfig:
       animation_time_modulation: whether each block's projection of the animation time scales and shifts what
         both its norms give, by latent frame, as the timestep does, instead of being added to the first's.
       rope_frames: the position of a latent frame: `stream`, running on through the source (official);
-        `shared` by target and source; `animation_time`, the moment that it shows.
+        `shared` by target and source; `animation_time`, the one that it shows.
       prediction: of the network: `velocity`, or `x0`, from which the velocity `(x_sigma - x0) / sigma` is
         derived, with sigma at least LEAST_SIGMA (Li and He 2025, "Back to basics").
       value_residual: whether the values of each block are mixed with those of the first by a learned share
@@ -155,12 +155,12 @@ class DiTConfig:
         plain = self.camera == "plucker" and self.animation_time != "official_conv" and not self.source_patch
         if self.memory and not plain:
             raise ValueError(
-                "model.memory needs model.camera plucker, which tells the clips apart, an "
+                "model.memory needs model.camera plucker, which distinguishes the clips, an "
                 "animation_time other than official_conv, and source_patch 0"
             )
         if self.rope_frames == "animation_time" and not self.source:
             raise ValueError(
-                "model.rope_frames is animation_time, which a model without a source is not told"
+                "model.rope_frames is animation_time, which a model without a source is not given"
             )
 
     def clip_patch(self, clip: str) -> int:

@@ -1,4 +1,5 @@
-"""The space-time DiT: Wan2.1's video transformer over target and source tokens, told cameras and moments.
+"""The space-time DiT: Wan2.1's video transformer over target and source tokens, conditioned on cameras and
+animation time.
 
 Tokens are ordered frame, row, column; the noisy target's frames come first, the clean source's after them,
 then those of a memory, if there is one, and padding last (`sharding.padded_tokens`). Everything that does not
@@ -9,41 +10,41 @@ text-to-video.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from stp_jax.controls.view import View
-from stp_jax.devices.sharding import cast_kernels, constrain, constrain_parameters, gathered, padded_tokens
+from stp_jax.devices.sharding import constrain, padded_tokens
 from stp_jax.flow import MAX_TIMESTEP
 from stp_jax.models import fused
-from stp_jax.models.attention import attention_backend, fastest_backend
-from stp_jax.models.block import Block, BlockConditioning, Shared
+from stp_jax.models.block import Block, Conditioning, SharedConditioning
 from stp_jax.models.camera_attention import latent_projections
 from stp_jax.models.clips import CLIPS, frame_positions, joined, views_by_clip
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, pose12
-from stp_jax.models.config import BLOCK_INPUT, LEAST_SIGMA, REMAT_POLICIES, DiTConfig
+from stp_jax.models.config import LEAST_SIGMA, DiTConfig
 from stp_jax.models.fused import Stream
-from stp_jax.models.layers import MLP, Dense, fill_up, gelu, layer_norm, sinusoid, zeros
+from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, pad, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
+from stp_jax.models.stack import prepare_blocks, run_blocks
+
+Grids = dict[str, tuple[int, int]]  # tokens along the height and the width of a clip's frames, by its name
 
 
-class Conditioning(NamedTuple):
-    """What a model is told of one batch of videos, whatever the timestep."""
+class Tokens(NamedTuple):
+    """Tokens of all clips, as the first block takes them."""
 
-    shared: Shared
-    blocks: BlockConditioning  # with a leading [L]
+    x: jax.Array  # [B, N, D], padding last
+    total: int  # of those that are no padding
+    of_target: int  # they come first
 
 
 class SpaceTimeDiT(nnx.Module):
-    """Predicts a target video's flow-matching velocity from a source video, cameras, moments and text."""
+    """Predicts a target video's velocity from a source video, cameras, animation time and text."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         dim, tokens_in = config.dim, config.channels * config.patch**2
@@ -86,7 +87,7 @@ class SpaceTimeDiT(nnx.Module):
         text: jax.Array | None = None,
         latent_size: tuple[int, int, int],
     ) -> Conditioning:
-        """Encodes cameras, animation times and text once per video; ignores what the config has no use for.
+        """Encodes cameras, animation time and text once per video; ignores what the config has no use for.
 
         Args:
           target, source: what the clips are seen with, F entries each; None for a model without a source.
@@ -107,45 +108,45 @@ class SpaceTimeDiT(nnx.Module):
         views = views_by_clip(c, target, source, memory, text)
         grids = {clip: (height // c.clip_patch(clip), width // c.clip_patch(clip)) for clip in views}
 
-        rays = poses = moments = None
-        if c.camera == "plucker":
-            rays = joined(
-                views,
-                lambda view, clip: self.camera_encoder(
-                    view.c2w, view.intrinsics, grids[clip], role=CLIPS.index(clip)
-                ),
-                lambda part, clip: einops.rearrange(part, "b f h w d -> b (f h w) d"),
-            )
-            rays = constrain(_pad_tokens(rays.astype(dtype)), "batch", "tokens", None)
-        elif c.camera == "pose12":
-            poses = joined(views, lambda view, clip: pose12(view.c2w)).astype(dtype)
-        elif c.camera == "pose12_target":
-            poses = joined(views, lambda view, clip: pose12(views["target"].c2w)).astype(dtype)
-        if c.animation_time == "official_conv":
-            clocks = jnp.stack([view.animation_time for view in views.values()])
-            moments = sinusoid(clocks, c.freq_dim).astype(dtype)
-        elif c.animation_time != "none":
-            moments = joined(views, lambda view, clip: self.animation_time_encoder(view.animation_time))
-            moments = moments.astype(dtype)
-        words = self.text_embedding(text.astype(dtype)) if text is not None and c.text_dim else None
+        rays = self._rays(views, grids).astype(dtype) if c.camera == "plucker" else None
+        poses = self._poses(views).astype(dtype) if c.camera.startswith("pose12") else None
+        animation_time = None
+        if c.animation_time != "none":
+            animation_time = self._animation_time(views).astype(dtype)
+        prompt = self.text_embedding(text.astype(dtype)) if text is not None and c.text_dim else None
+        blocks = prepare_blocks(self.blocks, poses, animation_time, prompt)
 
-        graph, stacked = nnx.split(self.blocks)
-
-        def prepare(state):
-            return nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks.")).prepare(
-                poses, moments, words
-            )
-
-        blocks = jax.vmap(prepare)(stacked) if c.unroll else jax.lax.map(prepare, stacked)
         cos, sin = self._rotary_tables(frame_positions(c, frames, views), grids)
-        cameras = None
-        if c.camera_attention == "prope":
-            cameras = self._token_cameras(views, grids)
-        return Conditioning(Shared(_pad_tokens(cos), _pad_tokens(sin), rays, cameras), blocks)
+        if rays is not None:
+            rays = constrain(_pad_tokens(rays), "batch", "tokens", None)
+        cameras = self._token_cameras(views, grids) if c.camera_attention == "prope" else None
+        return Conditioning(SharedConditioning(_pad_tokens(cos), _pad_tokens(sin), rays, cameras), blocks)
 
-    def _rotary_tables(
-        self, positions: jax.Array, grids: dict[str, tuple[int, int]]
-    ) -> tuple[jax.Array, jax.Array]:
+    def _rays(self, views: dict[str, View], grids: Grids) -> jax.Array:
+        """Embedded Plücker rays of each token, `[B, N, E]`."""
+        return joined(
+            views,
+            lambda view, clip: self.camera_encoder(
+                view.c2w, view.intrinsics, grids[clip], role=CLIPS.index(clip)
+            ),
+            lambda part, clip: einops.rearrange(part, "b f h w d -> b (f h w) d"),
+        )
+
+    def _poses(self, views: dict[str, View]) -> jax.Array:
+        """Rotation and translation by latent frame `[B, 2F', 12]`; ReCamMaster's are the target's twice."""
+        if self.config.camera == "pose12_target":
+            return joined(views, lambda view, clip: pose12(views["target"].c2w))
+        return joined(views, lambda view, clip: pose12(view.c2w))
+
+    def _animation_time(self, views: dict[str, View]) -> jax.Array:
+        """What the blocks project: embeddings of the latent frames `[B, 2F', E]`; or sinusoids of the pixel
+        frames `[2, B, F, freq_dim]`, for the official convolutions."""
+        if self.config.animation_time == "official_conv":
+            animation_time = jnp.stack([view.animation_time for view in views.values()])
+            return sinusoid(animation_time, self.config.freq_dim)
+        return joined(views, lambda view, clip: self.animation_time_encoder(view.animation_time))
+
+    def _rotary_tables(self, positions: jax.Array, grids: Grids) -> tuple[jax.Array, jax.Array]:
         """Of all tokens, `[B or 1, N, 1, n]`, for the `[B or 1, frames]` positions of `frame_positions`."""
         c = self.config
         rotated = c.dim // c.heads // (2 if c.camera_attention == "prope" else 1)
@@ -158,7 +159,7 @@ class SpaceTimeDiT(nnx.Module):
         cos, sin = (jnp.concatenate(tables, axis=1) for tables in zip(*parts, strict=True))
         return cos, sin
 
-    def _token_cameras(self, views: dict[str, View], grids: dict[str, tuple[int, int]]) -> jax.Array:
+    def _token_cameras(self, views: dict[str, View], grids: Grids) -> jax.Array:
         """Projection and its inverse for each token, `[B, N, 2, 4, 4]` float32, zeros for padding."""
         matrices = joined(
             views,
@@ -186,8 +187,7 @@ class SpaceTimeDiT(nnx.Module):
           conditioning: from `condition`.
           memory: latents `[B, K, H', W', C]` of earlier output, clean or slightly noisy, where `conditioning`
             has a memory of K latent frames.
-          differentiable: False reads the blocks' parameters where they are; a gradient through such indexing
-            would touch all of them in every block.
+          differentiable: False is for sampling: faster, and no gradient can be taken, see `run_blocks`.
 
         Returns:
           Velocity `[B, F', H', W', C]` float32.
@@ -196,75 +196,48 @@ class SpaceTimeDiT(nnx.Module):
           ValueError: the memory is not that of `conditioning`.
         """
         c = self.config
-        dtype, p = jnp.dtype(c.dtype), c.patch
-        frames, height, width = noisy_target.shape[1:4]
-        sigma = timestep.astype(jnp.float32) / MAX_TIMESTEP
-        x, tokens, target_tokens = self._embed(noisy_target.astype(dtype), source, memory)
-        if conditioning.shared.cos.shape[1] != x.shape[1]:
+        tokens = self._embed(noisy_target.astype(c.dtype), source, memory)
+        if conditioning.shared.cos.shape[1] != tokens.x.shape[1]:
             raise ValueError("the latents have more or fewer frames than what `condition` was given")
-        if c.official_rounding:
-            timestep = timestep.astype(jnp.bfloat16)
-        t = self.timestep_embedding(sinusoid(timestep, c.freq_dim))
-        modulation = self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim)
-
-        graph, stacked = nnx.split(self.blocks)
-        first_values = None
-        if c.value_residual:
-            state, told = jax.tree.map(lambda a: a[0], (stacked, conditioning.blocks))
-            block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
-            first_values = block.values(x, modulation, conditioning.shared, told, tokens=tokens)
-        backend = fastest_backend(differentiable=differentiable)
-
-        def run(stream, layer, out_tokens, defer=False):
-            state, told = layer
-            block = nnx.merge(graph, gathered(cast_kernels(state, dtype), "blocks."))
-            stream = stream._replace(x=checkpoint_name(stream.x, BLOCK_INPUT))
-            with attention_backend(backend):
-                stream = block(
-                    stream,
-                    modulation,
-                    conditioning.shared,
-                    told,
-                    tokens=tokens,
-                    out_tokens=out_tokens,
-                    first_values=first_values,
-                    defer=defer,
-                )
-            return _constrained(stream)
-
-        # Past the last block only target tokens are read, so only they need queries: exact, and free.
-        all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
-        layers, stream = (stacked, conditioning.blocks), Stream(x)
-        if differentiable and c.unroll:
-            stream = self._run_unrolled(run, stream, layers, all_tokens, last_tokens)
-        elif differentiable:
-            stream = self._run_looped(run, stream, layers, all_tokens, last_tokens)
-        else:
-            at = lambda i: jax.tree.map(lambda a: a[i], layers)  # noqa: E731
-            stream = jax.lax.fori_loop(0, c.layers - 1, lambda i, s: run(s, at(i), all_tokens), stream)
-            stream = run(stream, at(c.layers - 1), last_tokens)
-
-        shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
-        if stream.update is None:
-            y = (layer_norm(stream.x, c.eps) * (1 + scale) + shift).astype(dtype)
-        else:
-            _, y = fused.modulated_norm(stream, shift[:, 0], scale[:, 0], c.eps)
-        y = self.head(y)
-        y = constrain(y, "batch", None, None)[:, :target_tokens]  # few values: gathered, then cut
-        y = einops.rearrange(
-            y, "b (f h w) (p q c) -> b f (h p) (w q) c", f=frames, h=height // p, w=width // p, p=p, q=p
+        t = self._embed_timestep(timestep)
+        stream = run_blocks(
+            self.blocks,
+            tokens.x,
+            self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim),
+            conditioning,
+            tokens=tokens.total,
+            target_tokens=tokens.of_target,
+            differentiable=differentiable,
         )
-        y = y.astype(jnp.float32)
+        y = constrain(self._head(stream, t), "batch", None, None)  # few values: gathered, then cut
+        _, frames, height, width, _ = noisy_target.shape
+        grid = {"f": frames, "h": height // c.patch, "w": width // c.patch}
+        y = einops.rearrange(
+            y[:, : tokens.of_target], "b (f h w) (p q c) -> b f (h p) (w q) c", p=c.patch, q=c.patch, **grid
+        ).astype(jnp.float32)
         if c.prediction == "x0":
-            y = (noisy_target.astype(jnp.float32) - y) / jnp.maximum(sigma, LEAST_SIGMA)[
-                :, None, None, None, None
-            ]
+            sigma = (timestep.astype(jnp.float32) / MAX_TIMESTEP)[:, None, None, None, None]
+            y = (noisy_target.astype(jnp.float32) - y) / jnp.maximum(sigma, LEAST_SIGMA)
         return y
 
-    def _embed(
-        self, target: jax.Array, source: jax.Array | None, memory: jax.Array | None
-    ) -> tuple[jax.Array, int, int]:
-        """Tokens `[B, N, D]` of the latents, the number of them all without padding and of the target's."""
+    def _embed_timestep(self, timestep: jax.Array) -> jax.Array:
+        """`[B]` -> `[B, D]` float32."""
+        if self.config.official_rounding:
+            timestep = timestep.astype(jnp.bfloat16)
+        return self.timestep_embedding(sinusoid(timestep, self.config.freq_dim))
+
+    def _head(self, stream: Stream, t: jax.Array) -> jax.Array:
+        """Tokens `[B, N, D]`, modulated by `t` `[B, D]`, to the values of their patches `[B, N, p p C]`."""
+        c = self.config
+        shift, scale = jnp.split(self.head_modulation[...] + t[:, None], 2, axis=1)
+        if stream.update is None:
+            y = (layer_norm(stream.x, c.eps) * (1 + scale) + shift).astype(c.dtype)
+        else:
+            _, y = fused.modulated_norm(stream, shift[:, 0], scale[:, 0], c.eps)
+        return self.head(y)
+
+    def _embed(self, target: jax.Array, source: jax.Array | None, memory: jax.Array | None) -> Tokens:
+        """Tokens of the latents, the target's in the dtype of the computation."""
         c = self.config
 
         def patches(latents: jax.Array, p: int) -> jax.Array:
@@ -277,60 +250,15 @@ class SpaceTimeDiT(nnx.Module):
             if c.source_patch:
                 own = self.source_embedding(patches(source, c.source_patch))
                 x = jnp.concatenate([self.patch_embedding(of_target), own], axis=1)
-                tokens = constrain(_pad_tokens(x), "batch", "tokens", None)
-                return tokens, x.shape[1], of_target.shape[1]
+                padded = constrain(_pad_tokens(x), "batch", "tokens", None)
+                return Tokens(padded, x.shape[1], of_target.shape[1])
             earlier = [] if memory is None else [memory.astype(target.dtype)]
             target = jnp.concatenate([target, source, *earlier], axis=1)
         of_all = patches(target, c.patch)
         x = constrain(self.patch_embedding(_pad_tokens(of_all)), "batch", "tokens", None)
-        return x, of_all.shape[1], of_target.shape[1]
-
-    def _run_unrolled(
-        self, run: Callable, stream: Stream, layers: Any, all_tokens: int, last_tokens: int
-    ) -> Stream:
-        """All blocks, each with code of its own; `layers` have a leading `[L]`."""
-        if self.config.remat == "none":
-            run = functools.partial(run, defer=True)
-        else:  # of a block's input as little as possible is kept, so updates are added
-            policy = REMAT_POLICIES[self.config.remat]
-            run = jax.checkpoint(run, policy=policy, static_argnums=2)
-        leaves, structure = jax.tree.flatten(layers)
-        each = [jax.tree.unflatten(structure, layer) for layer in zip(*map(_unstack, leaves), strict=True)]
-        for layer in each[:-1]:
-            stream = run(stream, layer, all_tokens)
-        return run(stream, each[-1], last_tokens)
-
-    def _run_looped(
-        self, run: Callable, stream: Stream, layers: Any, all_tokens: int, last_tokens: int
-    ) -> Stream:
-        """All blocks but the last in a loop, then the last, with rematerialisation."""
-        stacked, told = layers
-        # To split off the last block copies parameters and gradient, so in the computation's dtype.
-        layers = (cast_kernels(stacked, jnp.dtype(self.config.dtype)), told)
-        first, last = (jax.tree.map(lambda a, at=at: a[at], layers) for at in (slice(-1), -1))
-        first, last = ((constrain_parameters(p, "blocks."), told) for p, told in (first, last))
-        # Else sums over tokens in the gradient are put off until it is joined to that of the others.
-        last = jax.lax.optimization_barrier(last)
-        policy = REMAT_POLICIES[self.config.remat]
-        remat = functools.partial(jax.checkpoint, policy=policy, static_argnums=2)
-        inner = remat(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
-        stream, _ = jax.lax.scan(lambda s, layer: (inner(s, layer, all_tokens), None), stream, first)
-        return remat(run)(stream, last, last_tokens)
-
-
-def _constrained(stream: Stream) -> Stream:
-    """A stream whose tokens `[B, N, D]` are split over the devices as those of all activations."""
-    x, update = stream
-    if update is not None:
-        update = update._replace(product=constrain(update.product, "batch", "tokens", None))
-    return Stream(constrain(x, "batch", "tokens", None), update)
-
-
-def _unstack(x: jax.Array) -> list[jax.Array]:
-    """`[L, ...]` -> L of `[...]`; its gradient is one concatenation, that of indexing a sum of L stacks."""
-    return [part[0] for part in jax.lax.split(x, (1,) * len(x))]
+        return Tokens(x, of_all.shape[1], of_target.shape[1])
 
 
 def _pad_tokens(x: jax.Array) -> jax.Array:
     """`[B, N, ...]` with zeros behind its tokens, as many as `padded_tokens` says."""
-    return fill_up(x, padded_tokens(x.shape[1]))
+    return pad(x, padded_tokens(x.shape[1]))

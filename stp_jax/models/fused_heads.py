@@ -29,7 +29,7 @@ def norm_rotate(
 
     Args:
       qkv: `[B, N, 3 D]`, queries, keys and values without their bias, channels of queries and keys in the
-        order of `layers.pairs_apart`.
+        order of `layers.half_split`.
       bias: `[3 D]` float32, added to `qkv`.
       scales: `[2, D]` float32, of the norms of queries and of keys, in that order of channels.
       cos, sin: `[B or 1, N, head_dim / 2]` float32; no gradient is computed for them.

@@ -39,14 +39,14 @@ class Dense(nnx.Module):
           gate: `[B, 1, outputs]`, to multiply the result with. That of a long sequence is multiplied into the
             kernel: it is smaller than the product, which the backward pass would otherwise need, and
             rematerialisation compute again, for the gate's gradient.
-          rotary_heads: if given, outputs are those of `pairs_apart` for so many heads.
+          rotary_heads: if given, the number of heads: outputs are in the order of `half_split`.
         """
         late = gate is not None and x.shape[1] < LONG_SEQUENCE
 
         def own(parameter: nnx.Param) -> jax.Array:
             array = parameter[...]
             array = array if gate is None or late else array * gate
-            return pairs_apart(array, rotary_heads) if rotary_heads else array
+            return half_split(array, rotary_heads) if rotary_heads else array
 
         y = add_bias(x @ own(self.kernel).astype(x.dtype), own(self.bias))
         if self.lora_rank:
@@ -78,10 +78,10 @@ def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array,
 add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _add_bias_backward)
 
 
-def pairs_apart(array: jax.Array, heads: int) -> jax.Array:
-    """The last axis reordered: within each head all first members of the pairs that the rotary embedding
-    rotates, then all second ones.
+def half_split(array: jax.Array, heads: int) -> jax.Array:
+    """The last axis reordered from the interleaved to the half-split layout of rotary embeddings.
 
+    Within each head all first members of the rotated pairs come first, then all second ones.
     Queries and keys ordered alike have the same products. Members of pairs side by side make slow code on
     GPUs and TPUs; to reorder parameters costs next to nothing.
     """
@@ -99,18 +99,8 @@ def gelu(x: jax.Array) -> jax.Array:
     return (y * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (y + 0.044715 * y**3))).astype(x.dtype)
 
 
-def merge_lora(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Parameters by dotted name with every `lora_a @ lora_b` added to its kernel and gone."""
-    merged = {name: array for name, array in parameters.items() if ".lora_" not in name}
-    for name, a in parameters.items():
-        if name.endswith(".lora_a"):
-            module = name.removesuffix("lora_a")
-            merged[f"{module}kernel"] = parameters[f"{module}kernel"] + a @ parameters[f"{module}lora_b"]
-    return merged
-
-
 class MLP(nnx.Module):
-    """Dense, an activation (SiLU unless told otherwise), Dense."""
+    """Dense, an activation (by default SiLU), Dense."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs, activation=jax.nn.silu):
         self.layer_in = Dense(inputs, hidden, rngs=rngs)
@@ -133,7 +123,7 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
         scale = self.scale[...]
-        return (y * (pairs_apart(scale, rotary_heads) if rotary_heads else scale)).astype(x.dtype)
+        return (y * (half_split(scale, rotary_heads) if rotary_heads else scale)).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -155,8 +145,8 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
     return y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
 
 
-def fill_up(x: jax.Array, multiple: int) -> jax.Array:
-    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of so many."""
+def pad(x: jax.Array, multiple: int) -> jax.Array:
+    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of this number."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), *((0, 0),) * (x.ndim - 2)))
 
 

@@ -62,7 +62,7 @@ def rotary_tables(
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates pairs (a, b) of `x` `[B, N, heads, head_dim]`: `(a cos - b sin, a sin + b cos)`.
 
-    Channels are in the order of `layers.pairs_apart`. Wan's pairs are adjacent channels of the parameters.
+    Channels are in the half-split layout, see `layers.half_split`; Wan's parameters are interleaved.
     """
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)

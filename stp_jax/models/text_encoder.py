@@ -81,7 +81,7 @@ class TextEncoderBlock(nnx.Module):
         self.ffn_out = Linear(c.ffn_dim, c.dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, pairs: np.ndarray, mask: jax.Array) -> jax.Array:
-        """`x` `[B, N, D]`, `pairs` as `distance_buckets`, `mask` `[B, N]` true for words -> `[B, N, D]`."""
+        """`[B, N, D]` -> `[B, N, D]`; `pairs` as `distance_buckets`; `mask` `[B, N]`, true for the prompt."""
         y = self.norm1(x)
         heads = (*y.shape[:2], self.config.heads, -1)
         q, k, v = (layer(y).reshape(heads) for layer in (self.q, self.k, self.v))

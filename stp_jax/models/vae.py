@@ -94,6 +94,32 @@ class VAEConfig:
         """Pixels per latent cell along height and width."""
         return 2 ** len(self.temporal_downsample)
 
+    def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(F', H', W') of the latents of a video that `check_video_size` accepts."""
+        stride = self.spatial_stride
+        return (frames - 1) // self.frame_stride + 1, height // stride, width // stride
+
+    def check_video_size(self, frames: int, height: int, width: int, *, patch: int = 1) -> None:
+        """Refuses videos that have no whole latents.
+
+        Args:
+          patch: side in latent cells of the tokens of a DiT that works on the latents.
+
+        Raises:
+          InputError: frames are not 4n + 1, or height and width no multiples of 8 (for Wan's strides).
+        """
+        stride, cell = self.frame_stride, self.spatial_stride * patch
+        if frames < 1 or (frames - 1) % stride:
+            below = max(frames - 1, 0) // stride * stride + 1
+            raise InputError(
+                f"{frames} frames: the model takes {stride}n + 1, for instance {below} or {below + stride}."
+            )
+        if min(height, width) < cell or height % cell or width % cell:
+            near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in (width, height))
+            raise InputError(
+                f"{width} x {height} pixels: the model takes multiples of {cell}, for instance {near}."
+            )
+
 
 def fitting_chunk(frames: int, height: int, width: int) -> int | None:
     """Latent frames of a video of this many frames and pixels to work on at a time; None: all at once.
@@ -131,7 +157,7 @@ def _rematerialised(layer: nnx.Module) -> Callable:
 
 
 class Encoder(nnx.Module):
-    """Video [B, 1 + 4n, H, W, 3] to features [B, 1 + n, H / 8, W / 8, 2 * z_dim]."""
+    """Video [B, 4n + 1, H, W, 3] to features [B, 1 + n, H / 8, W / 8, 2 * z_dim]."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
@@ -157,7 +183,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Features [B, 1 + n, H / 8, W / 8, z_dim] to video [B, 1 + 4n, H, W, 3]."""
+    """Features [B, 1 + n, H / 8, W / 8, z_dim] to video [B, 4n + 1, H, W, 3]."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
@@ -303,18 +329,7 @@ class VAE(nnx.Module):
         """Raises `InputError` unless videos of this shape can be encoded."""
         if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
             raise InputError(f"video has shape {shape}; the VAE encodes [B, F, H, W, 3], none 0")
-        frames, height, width = shape[1:4]
-        stride, size = self.config.frame_stride, self.config.spatial_stride
-        if (frames - 1) % stride:
-            below = (frames - 1) // stride * stride + 1
-            raise InputError(
-                f"video has {frames} frames; the VAE encodes {stride}n + 1 frames: "
-                f"use {below} or {below + stride}"
-            )
-        if height % size or width % size:
-            raise InputError(
-                f"video is {width} x {height} pixels; the VAE needs multiples of {size}: resize or crop it"
-            )
+        self.config.check_video_size(*shape[1:4])
 
 
 def _in_chunks(

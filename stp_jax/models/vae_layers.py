@@ -141,8 +141,8 @@ class AttentionBlock(nnx.Module):
             return jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))  # softmax in float32
 
         # No fused kernel takes heads so wide: every weight is in memory, so few frames at a time.
-        at_once = min(len(qkv), max(1, LOGITS_BYTES // (4 * positions**2)))
-        y = jax.lax.map(attend, qkv, batch_size=at_once) if at_once < len(qkv) else attend(qkv)
+        block = min(len(qkv), max(1, LOGITS_BYTES // (4 * positions**2)))
+        y = jax.lax.map(attend, qkv, batch_size=block) if block < len(qkv) else attend(qkv)
         return constrain_columns(x + self.proj(y.reshape(x.shape))), ()
 
 

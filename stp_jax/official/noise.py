@@ -1,4 +1,4 @@
-"""PyTorch's normal noise of a seed, without PyTorch."""
+"""The noise that the official code starts from: PyTorch's of a seed, without PyTorch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,20 @@ def torch_randn(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return noise.reshape(shape)
 
 
+def official_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise [B, F', H', W', C] float32 that the official code starts from, the same for each video."""
+    batch, frames, height, width, channels = shape
+    noise = torch_randn(seed, (1, channels, frames, height, width))
+    return np.broadcast_to(noise.transpose(0, 2, 3, 4, 1), shape)
+
+
 def _uniform(generator: np.random.RandomState, count: int) -> np.ndarray:
     bits = np.frombuffer(generator.bytes(4 * count), "<u4")
     return (bits & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
 
 
 def _normal(uniform: np.ndarray) -> np.ndarray:
-    """Of each 16 numbers, eight tell the radii and eight the angles; computed in float32, as in PyTorch."""
+    """Of each 16 numbers, eight give the radii and eight the angles; computed in float32, as in PyTorch."""
     pairs = uniform.reshape(-1, 2, 8)
     radius = np.sqrt(-2 * np.log(1 - pairs[:, 0]))
     angle = np.float32(2 * np.pi) * pairs[:, 1]

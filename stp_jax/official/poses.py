@@ -1,24 +1,22 @@
-"""What the official weights are told, where it differs from this library's one convention.
+"""Poses as the official weights take them, where they differ from this library's one convention.
 
-SpaceTimePilot tells its DiT the rotation and translation of each camera relative to a first one, in two ways
-that do not agree:
+SpaceTimePilot's DiT is conditioned on the rotation and translation of each camera relative to a first one, in
+two ways that do not agree:
 
 - the source's as `c2w_i @ inv(c2w_0)`: the motion as the file's world sees it. It depends on the axes and the
   origin of that world, which mean nothing, and even on whether it is mirrored;
 - the target's as `inv(c2w_0) @ c2w_i`: the motion as the first camera sees it, as everywhere else here.
 
-They are equal where the first camera's frame is the world. The weights expect both, so both are told; for
-this `controls.cameras.read` leaves poses in their file's world. ReCamMaster is told the target's alone.
+They are equal where the first camera's frame is the world. The weights expect both, so both are given; for
+this `controls.cameras.read` keeps poses in their file's world. ReCamMaster is given the target's alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 
-def pose12(
+def official_poses(
     source_c2w: np.ndarray | None,
     target_c2w: np.ndarray | None,
     *,
@@ -28,14 +26,14 @@ def pose12(
     """Poses as the `pose12` encoders take them, which look at the first three rows of every fourth.
 
     Args:
-      source_c2w: [..., F, 4, 4], in the world of its file. None: not known, told as standing still, which is
-        what the official scripts do.
-      target_c2w: [..., F, 4, 4], metres, in any world. None: the same poses as told of the source, as in the
+      source_c2w: [..., F, 4, 4], in the world of its file. None: not known, taken to stand still, as the
+        official scripts do.
+      target_c2w: [..., F, 4, 4], metres, in any world. None: the same as the source's result, as in the
         official Cam x Time evaluation, where time alone changes.
       scale_source: divide the source's translations by the largest of their components over all frames,
         unless it is below 0.01. The official script for single videos does so, its batch script and
         evaluations do not.
-      target_reference: [..., 1, 4, 4] or [4, 4], the pose that the target is told relative to, in its world:
+      target_reference: [..., 1, 4, 4] or [4, 4], the pose that the target's are relative to, in its world:
         the source's first camera, so that the target may begin elsewhere, as ReCamMaster was trained. None:
         the target's own first, as in all official inference.
 
@@ -58,9 +56,3 @@ def pose12(
         reference = poses[..., :1, :, :] if target_reference is None else target_reference
         target = np.linalg.inv(np.asarray(reference, np.float64)) @ poses
     return source.astype(np.float32), target.astype(np.float32)
-
-
-def to_official_pixels(video: Any) -> Any:
-    """Float in [-1, 1], numpy or jax, to uint8 pixels: cut off, not rounded; what lies outside is clipped."""
-    xp = video.__array_namespace__()
-    return xp.clip((video.astype(xp.float32) + 1) * 127.5, 0, 255).astype(xp.uint8)

@@ -1,1 +1,1 @@
-"""From a video and what a user asks for to the same scene from new cameras, at new moments."""
+"""From a video and what a user asks for to the same scene from new cameras, at new animation times."""

@@ -1,43 +1,42 @@
-"""Re-renders a video from new cameras, at new moments: VAE, Euler steps of the space-time DiT, VAE."""
+"""Re-renders a video from new cameras and with a new animation time: VAE, Euler steps of the DiT, VAE."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from stp_jax import flow, text
-from stp_jax.controls.cameras import Cameras, relative_to
+from stp_jax.controls.cameras import relative_to
 from stp_jax.controls.view import View
-from stp_jax.devices.sharding import RULES, batch_sharding, gathered, size_of
+from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
-from stp_jax.models.tiling import decode_tiled, encode_tiled
-from stp_jax.models.vae import VAE, fitting_chunk, to_pixels
-from stp_jax.official.poses import pose12, to_official_pixels
-from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video, official_noise
-from stp_jax.weights import native, reading, recognition
+from stp_jax.models.block import Conditioning
+from stp_jax.models.vae import fitting_chunk, to_pixels
+from stp_jax.official.clip import to_official_pixels
+from stp_jax.official.noise import official_noise
+from stp_jax.official.poses import official_poses
+from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
+from stp_jax.rerender.pretrained import find_models, is_official
+from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
+from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
+from stp_jax.weights import native, reading
 
-# What the VAE costs in steps of the DiT, for honest progress bars: the demo on a CPU, with compilation, and
-# the full size on a GPU.
-CPU_COSTS, GPU_COSTS = (14, 18), (1, 1)
-Progress = Callable[[str, float], None]  # what comes next, and the share of the work done
+Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
 
 
 class Rerenderer:
     """A trained model, ready to re-render videos; functions compile on first use, for each batch size.
 
-    The text encoder, the VAE and the DiT come to the device when they are first needed. The text encoder
-    leaves it again before the others come; embeddings of prompts are kept on disk.
+    The text encoder, the VAE and the DiT come to the device when they are first needed. The text encoder's
+    memory is freed again before the others come; embeddings of prompts are kept on disk.
 
     Args:
       folder: weights of a DiT in any layout that `stp_jax.weights` reads: a folder that train.py wrote,
@@ -49,10 +48,10 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
-      tiled: the VAE works in the official tiles, see `stp_jax.models.tiling`, to match official videos.
+      tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
-      mesh: a batch is spread over its devices, and filled up where it does not divide; default: all devices
-        of this machine that a single video can use, see `mesh_for_one_video`.
+      mesh: a batch is spread over its devices, and padded where it does not divide; default: all devices of
+        this machine that a single video can use, see `mesh_for_one_video`.
 
     Raises:
       InputError: missing or damaged weights, of another model, or of models that do not fit together; sizes
@@ -81,59 +80,34 @@ class Rerenderer:
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
-
-        dit_files = recognition.recognise(folder, "dit")
-        vae_files = recognition.recognise(vae or folder, "vae")
-        self.title = f"{dit_files.title}, {dit_files.path}"
-        if not dit_files.config.source:
-            raise InputError(
-                f"{folder} is {dit_files.title}, which is told no source video, camera or animation time. It "
-                "is a start for training: see configs/wan_1_3b_plucker.py."
-            )
+        dit, vae_files, self._text_encoder = find_models(
+            folder, vae=vae, text_encoder=text_encoder, dtype=self.dtype, official_rounding=official_rounding
+        )
+        self.title = f"{dit.title}, {dit.path}"
         #: the official weights are sampled the official way: its noise, its poses, its rounding
-        self.official = dit_files.config.camera.startswith("pose12")
-        if official_rounding is None:
-            official_rounding = self.official and self.dtype == "bfloat16"
-        self._dit_config = dataclasses.replace(
-            dit_files.config, dtype=self.dtype, remat="none", official_rounding=official_rounding
-        )
-        self._vae_config = dataclasses.replace(
-            vae_files.config, dtype=self.dtype, official_rounding=official_rounding
-        )
-        if self._vae_config.z_dim != self._dit_config.channels:
-            raise InputError(
-                f"{vae or folder}: the vae makes latents of {self._vae_config.z_dim} channels, the dit of "
-                f"{folder} takes {self._dit_config.channels}. Give weights that were trained together."
-            )
-        notes = reading.sampling_notes(dit_files)
+        self.official = is_official(dit)
+
+        notes = reading.sampling_notes(dit)
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
+        if self.guidance != 1 and not self.takes_text:
+            raise InputError(
+                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
+            )
         self.notes = notes._replace(
             frames=notes.frames if frames is None else frames,
             height=notes.height if height is None else height,
             width=notes.width if width is None else width,
         )
-        check_size(self.notes, self._vae_config, self._dit_config.patch)
-        self._text_encoder: Path | None = None
-        if self._dit_config.text_dim:
-            encoder = recognition.recognise(text_encoder or folder, "text_encoder")
-            if encoder.config.dim != self._dit_config.text_dim:
-                raise InputError(
-                    f"{encoder.path} is {encoder.title}; {dit_files.title} reads embeddings "
-                    f"{self._dit_config.text_dim} wide. Give the text encoder that it was trained with."
-                )
-            self._text_encoder = encoder.path
-            text.find_tokenizer(self._text_encoder)  # its absence is told now
-        elif self.guidance != 1:
-            raise InputError(
-                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
-            )
+        self._dit_config, self._vae_config = dit.config, vae_files.config
+        size = self.notes.frames, self.notes.height, self.notes.width
+        self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
 
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
-        self._vae = _Resident(dataclasses.replace(vae_files, config=self._vae_config), self._mesh, self.dtype)
-        self._dit = _Resident(dataclasses.replace(dit_files, config=self._dit_config), self._mesh, self.dtype)
+        self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
+        self._dit = ModelOnDevice(dit, self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)
         chunk = fitting_chunk(self.notes.frames, self.notes.height, self.notes.width)
         self._encode, self._decode = vae_functions(
@@ -151,25 +125,21 @@ class Rerenderer:
         return f"{len(kinds)} x {kinds[0]}, {self.dtype}"
 
     @property
+    def takes_text(self) -> bool:
+        return self._text_encoder is not None
+
+    @property
     def _guided(self) -> bool:
         return self.guidance != 1
 
     def _latent_size(self) -> tuple[int, int, int]:
-        stride = self._vae_config.spatial_stride
-        frames = (self.notes.frames - 1) // self._vae_config.frame_stride + 1
-        return frames, self.notes.height // stride, self.notes.width // stride
-
-    @property
-    def takes_text(self) -> bool:
-        return self._text_encoder is not None
+        return self._vae_config.latent_size(self.notes.frames, self.notes.height, self.notes.width)
 
     def __call__(
         self,
         source_video: np.ndarray,
-        source: Cameras,
-        source_animation_time: np.ndarray,
-        target: Cameras | None,
-        target_animation_time: np.ndarray,
+        source: View,
+        target: View,
         *,
         prompt: str | Sequence[str] = "",
         negative_prompt: str | None = None,
@@ -180,9 +150,9 @@ class Rerenderer:
 
         Args:
           source_video: uint8 [F, H, W, 3], of the size that the model was made for.
-          source, target: cameras of F frames, in one world frame of any choice, metres. No target: the
-            source's; official models are then told so as in the official Cam x Time evaluation.
-          source_animation_time, target_animation_time: [F], in source frames.
+          source, target: what the two clips are seen with, F entries each; cameras in one world frame of any
+            choice, metres. A target without `c2w` has the source's cameras; official models are then given
+            them as in the official Cam x Time evaluation.
           prompt: says what is to be seen, for a model that takes text; a batch may have one for each video.
           negative_prompt: says what is not, where there is guidance; default: `text.NEGATIVE_PROMPT`.
           seed: of the noise that sampling starts from; videos of a batch get different noise, but for the
@@ -196,68 +166,24 @@ class Rerenderer:
           InputError: the video, the cameras or the animation times are of another shape.
         """
         if np.ndim(source_video) == 4:
-            single = (source_video, source, source_animation_time, target, target_animation_time)
-            batch = jax.tree.map(lambda array: np.asarray(array)[None], single)
-            return self(*batch, prompt=prompt, negative_prompt=negative_prompt, seed=seed, progress=progress)[
-                0
-            ]
-        source_view = View(*source, source_animation_time)
-        target_view = View(*(target or source), target_animation_time)
-        self._check(source_video, source_view, target_view)
-        if self.official:
-            poses = pose12(
-                source.c2w,
-                None if target is None else target.c2w,
-                scale_source=self.notes.sampling_scaled_poses and target is not None,
-                target_reference=source.c2w[:, :1],
-            )
-        else:
-            reference = source.c2w[:, :1]
-            poses = relative_to(source_view.c2w, reference), relative_to(target_view.c2w, reference)
-        views = (target_view._replace(c2w=poses[1]), source_view._replace(c2w=poses[0]))
-        prompts = [prompt] * len(source_video) if isinstance(prompt, str) else list(prompt)
-        sigmas = flow.sampling_sigmas(self.steps, self.shift)
-        encode_cost, decode_cost = self._costs
-        work, done = encode_cost + self.steps + decode_cost, 0
-
-        def report(what: str, cost: int, *wait_for: jax.Array) -> None:
-            nonlocal done
-            if progress:
-                jax.block_until_ready(wait_for)
-                progress(what, done / work)
-                done += cost
-
-        embedded = self._embed(prompts, negative_prompt, lambda: report("reading the prompt", 0))
-        paired = at_once(self._guided, len(source_video), self._mesh)
-        put = functools.partial(self._put, paired=paired)
+            batch = np.asarray(source_video)[None], source.as_batch(), target.as_batch()
+            options: Any = {"negative_prompt": negative_prompt, "seed": seed, "progress": progress}
+            return self(*batch, prompt=prompt, **options)[0]
+        views = self._views(source_video, source, target)
+        report = Report(progress, self._costs.encode + self.steps + self._costs.decode)
+        batched = batched_guidance(self._guided, len(source_video), self._mesh)
+        embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
         with jax.set_mesh(self._mesh):
-            report("reading the clip", encode_cost)
-            latents = self._encode(self._vae.state(), put(source_video))
+            report("reading the clip", self._costs.encode)
+            source_latents = self._encode(self._vae.state(), self._put(source_video, whole=batched))
             if self._low_memory:
-                self._vae.leave(latents)
-            words, negative = (None if rows is None else put(rows) for rows in embedded)
-            conditioning = self._sampler.condition(
-                self._dit.state(),
-                jax.tree.map(lambda array: put(np.asarray(array, np.float32)), views),
-                words,
-                negative,
-                latent_size=self._latent_size(),
-                at_once=paired,
-            )
-            x = self._sampler.sample(
-                self._dit.state(),
-                put(self._noise(seed, latents.shape)),
-                latents,
-                conditioning,
-                sigmas,
-                guidance=self.guidance if self._guided else None,
-                at_once=paired,
-                progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
-            )
-            report("painting the frames", decode_cost, x)
+                self._vae.offload(source_latents)
+            conditioning = self._condition(views, embeddings, batched)
+            latents = self._sample(source_latents, conditioning, seed, batched, report)
+            report("decoding", self._costs.decode, latents)
             if self._low_memory:
-                self._dit.leave(x)
-            video = np.asarray(self._decode(self._vae.state(), x))[: len(source_video)]
+                self._dit.offload(latents)
+            video = np.asarray(self._decode(self._vae.state(), latents))[: len(source_video)]
         report("done", 0)
         return video
 
@@ -267,36 +193,23 @@ class Rerenderer:
             latents = self._encode(self._vae.state(), self._put(video))
             return np.asarray(self._decode(self._vae.state(), latents))[: len(video)]
 
-    def _embed(self, prompts: list[str], negative_prompt: str | None, report: Callable[[], None]):
-        """Embeddings [B, T, D] of the prompts and, with guidance, of the negative prompt; or None, None."""
-        if self._text_encoder is None:
-            return None, None
-        negative = text.NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-        report()
-        guided = [negative] if self._guided else []
-        embedded = text.embed([*prompts, *guided], self._text_encoder, dtype=self.dtype)
-        words = embedded[: len(prompts)]
-        return words, np.broadcast_to(embedded[-1:], words.shape) if guided else None
-
-    def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-        if not self.official:
-            return np.asarray(jax_noise(seed, shape))
-        noise = official_noise(seed, shape)
-        if self.dtype == "bfloat16":
-            noise = noise.astype(jnp.bfloat16)
-        return noise.astype(np.float32)
-
-    def _put(self, array: np.ndarray, *, paired: bool = False) -> jax.Array:
-        """Brings a batch to the devices; its last entry is repeated until it divides.
-
-        Args:
-          paired: whether two halves of the devices shall have the whole batch, see `sampler.at_once`.
-        """
-        shards = size_of(RULES.batch, self._mesh) // (2 if paired else 1)
-        fill = -len(array) % shards
-        array = np.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        whole = NamedSharding(self._mesh, P())
-        return jax.device_put(array, whole if paired else batch_sharding(self._mesh))
+    def _views(self, video: np.ndarray, source: View, target: View) -> tuple[View, View]:
+        """Target and source with poses as the DiT is conditioned on them; raises `InputError` for shapes."""
+        same_cameras = target.c2w is None
+        if same_cameras:
+            target = View(source.c2w, source.intrinsics, target.animation_time)
+        self._check(video, source, target)
+        reference = source.c2w[:, :1]
+        if self.official:
+            source_c2w, target_c2w = official_poses(
+                source.c2w,
+                None if same_cameras else target.c2w,
+                scale_source=self.notes.sampling_scaled_poses and not same_cameras,
+                target_reference=reference,
+            )
+        else:
+            source_c2w, target_c2w = relative_to(source.c2w, reference), relative_to(target.c2w, reference)
+        return target._replace(c2w=target_c2w), source._replace(c2w=source_c2w)
 
     def _check(self, video: np.ndarray, source: View, target: View) -> None:
         batch, frames, size = len(video), self.notes.frames, (self.notes.height, self.notes.width)
@@ -314,63 +227,62 @@ class Rerenderer:
                         f"{[batch, frames, *shape]} as the source video asks for."
                     )
 
+    def _embed(
+        self, videos: int, prompt: str | Sequence[str], negative_prompt: str | None, report: Report
+    ) -> Embeddings:
+        """What the DiT reads of the prompts and, with guidance, of the negative prompt."""
+        if self._text_encoder is None:
+            return None, None
+        prompts = [prompt] * videos if isinstance(prompt, str) else list(prompt)
+        negative = text.NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
+        report("reading the prompt", 0)
+        guided = [negative] if self._guided else []
+        embedded = text.embed([*prompts, *guided], self._text_encoder, dtype=self.dtype)
+        positive = embedded[: len(prompts)]
+        return positive, np.broadcast_to(embedded[-1:], positive.shape) if guided else None
 
-def vae_functions(
-    graph: nnx.GraphDef[VAE],
-    *,
-    chunk: int | None,
-    decode_chunk: int | None,
-    tiled: bool = False,
-    finish: Callable[[jax.Array], jax.Array] = to_pixels,
-) -> tuple[Callable, Callable]:
-    """Compiled `encode(state, uint8 video) -> latents` and `decode(state, latents) -> finish(video)`."""
-
-    @jax.jit
-    def encode(state: nnx.State, video: jax.Array) -> jax.Array:
-        vae = nnx.merge(graph, gathered(state))
-        return encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
-
-    @jax.jit
-    def decode(state: nnx.State, latents: jax.Array) -> jax.Array:
-        vae = nnx.merge(graph, gathered(state))
-        if tiled:
-            return finish(decode_tiled(vae, latents, chunk=decode_chunk))
-        return vae.decode(latents, chunk=decode_chunk, finish=finish)
-
-    return encode, decode
-
-
-class _Resident:
-    """A model that comes to the device when it is first needed."""
-
-    def __init__(self, files: recognition.Pretrained, mesh: Mesh, dtype: str):
-        self._load = lambda: reading.load(files, mesh, dtype)
-        self.graph = reading.graph(files)
-        self._state: nnx.State | None = None
-
-    def state(self) -> nnx.State:
-        if self._state is None:
-            _, self._state = self._load()
-        return self._state
-
-    def leave(self, *wait_for: jax.Array) -> None:
-        """Frees its memory, once what was computed with it is there."""
-        jax.block_until_ready(wait_for)
-        self._state = None
-
-
-def check_size(notes: native.SamplingNotes, vae_config, patch: int) -> None:
-    """Raises `InputError` unless the VAE and the DiT can work at this number of frames, height and width."""
-    frame_stride, cell = vae_config.frame_stride, vae_config.spatial_stride * patch
-    frames, size = notes.frames, (notes.height, notes.width)
-    if frames < 1 or (frames - 1) % frame_stride:
-        below = max(frames - 1, 0) // frame_stride * frame_stride + 1
-        raise InputError(
-            f"{frames} frames: the model takes {frame_stride}n + 1, "
-            f"for instance {below} or {below + frame_stride}."
+    def _condition(self, views: tuple[View, View], embeddings: Embeddings, batched: bool) -> Conditioning:
+        """Everything that all steps are conditioned on, computed once."""
+        return self._sampler.condition(
+            self._dit.state(),
+            jax.tree.map(lambda array: self._put(np.asarray(array, np.float32), whole=batched), views),
+            *(None if rows is None else self._put(rows, whole=batched) for rows in embeddings),
+            latent_size=self._latent_size(),
+            batched_guidance=batched,
         )
-    if min(size) < cell or any(side % cell for side in size):
-        near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in size[::-1])
-        raise InputError(
-            f"{size[1]} x {size[0]} pixels: the model takes multiples of {cell}, for instance {near}."
+
+    def _sample(
+        self, source: jax.Array, conditioning: Conditioning, seed: int, batched: bool, report: Report
+    ) -> jax.Array:
+        """Latents of the target, from those of the source."""
+        return self._sampler.sample(
+            self._dit.state(),
+            self._put(self._noise(seed, source.shape), whole=batched),
+            source,
+            conditioning,
+            flow.sampling_sigmas(self.steps, self.shift),
+            guidance=self.guidance if self._guided else None,
+            batched_guidance=batched,
+            progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
         )
+
+    def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+        if not self.official:
+            return np.asarray(jax_noise(seed, shape))
+        noise = official_noise(seed, shape)
+        if self.dtype == "bfloat16":
+            noise = noise.astype(jnp.bfloat16)
+        return noise.astype(np.float32)
+
+    def _put(self, array: np.ndarray, *, whole: bool = False) -> jax.Array:
+        """Brings a batch to the devices, padded with its last entry until it divides.
+
+        Args:
+          whole: every device gets the whole batch, as `batched_guidance` needs; the batch then divides among
+            half of the devices.
+        """
+        shards = size_of(RULES.batch, self._mesh) // (2 if whole else 1)
+        padding = -len(array) % shards
+        array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
+        sharding = NamedSharding(self._mesh, P()) if whole else batch_sharding(self._mesh)
+        return jax.device_put(array, sharding)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from stp_jax import media
+from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.rerender.request import Request
 
@@ -64,7 +68,7 @@ def _short_name(text: str | os.PathLike[str]) -> str:
 
 
 def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
-    """Writes videos, `scale` times enlarged, a contact sheet, and a picture of cameras and clock."""
+    """Writes videos, enlarged by `scale`, a contact sheet, and a picture of cameras and animation time."""
     from stp_jax.media import pictures
 
     videos = {"source": request.clip.frames, "result": result}
@@ -72,13 +76,7 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
     media.write_video(folder / "result.mp4", large["result"], fps)
     media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
     pictures.contact_sheet(folder / "contact_sheet.png", videos)
-    pictures.plot_cameras_and_time(
-        folder / "cameras_and_time.png",
-        request.source,
-        request.target,
-        request.source_animation_time,
-        request.target_animation_time,
-    )
+    pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
 
 
 def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
@@ -86,3 +84,44 @@ def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
     size = (video.shape[2] * scale, video.shape[1] * scale)
     frames = (Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in video)
     return np.stack([np.asarray(frame) for frame in frames])
+
+
+def write_settings(path: Path, settings: dict[str, Any], request: Request, **more: Any) -> None:
+    """Writes a command that repeats the run, and the numbers that its names stood for.
+
+    Args:
+      settings: sample.py's flags by name.
+      more: whatever else was used.
+    """
+    given = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("list", "out") and value is not None and value is not False
+    }
+    used = {
+        "seconds": request.seconds,
+        "source_size": request.clip.source_size,
+        "source_animation_time": request.source.animation_time.tolist(),
+        "target_animation_time": request.target.animation_time.tolist(),
+        "source_cameras": _cameras_of(request.source),
+        "target_cameras": _cameras_of(request.target),
+    }
+    result = {"command": _command(given), "settings": given, "used": used | more}
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _cameras_of(view: View) -> dict[str, list]:
+    return {"c2w": view.c2w.tolist(), "intrinsics": view.intrinsics.tolist()}
+
+
+def _command(flags: dict[str, Any]) -> str:
+    """The command line of sample.py with these flags."""
+    command = ["python", "sample.py"]
+    for key, value in flags.items():
+        if value is True:
+            command.append(f"--{key}")
+        elif isinstance(value, (list, tuple)):
+            command += [f"--{key}", *map(str, value)]
+        else:
+            command.append(f"--{key}={value}")
+    return shlex.join(command)

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from stp_jax import flow
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, constrain, make_mesh, size_of
-from stp_jax.models.dit import Conditioning, SpaceTimeDiT
-from stp_jax.official.noise import torch_randn
+from stp_jax.models.block import Conditioning
+from stp_jax.models.dit import SpaceTimeDiT
 
 WORTH_SPREADING = 2048  # tokens of a target from which on several devices are faster than one
 
@@ -36,8 +36,8 @@ def mesh_for_one_video(
     return make_mesh(data=halves, sequence=count // halves, devices=devices[:count])
 
 
-def at_once(guided: bool, videos: int, mesh: Mesh) -> bool:
-    """Whether both velocities of guidance are computed at the same time."""
+def batched_guidance(guided: bool, videos: int, mesh: Mesh) -> bool:
+    """Whether both velocities of guidance are computed as one batch, each on half of the devices."""
     return guided and size_of(RULES.batch, mesh) >= 2 * videos
 
 
@@ -53,13 +53,6 @@ def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
-def official_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise [B, F', H', W', C] float32 that the official code starts from, the same for each video."""
-    batch, frames, height, width, channels = shape
-    noise = torch_randn(seed, (1, channels, frames, height, width))
-    return np.broadcast_to(noise.transpose(0, 2, 3, 4, 1), shape)
-
-
 class Sampler:
     """Samples from a DiT; its functions compile on first use, for each shape.
 
@@ -68,9 +61,9 @@ class Sampler:
     """
 
     def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
-        def condition(state, views, text, negative, latent_size, at_once) -> Conditioning:
+        def condition(state, views, text, negative, latent_size, batched_guidance) -> Conditioning:
             model = nnx.merge(graph, state)
-            if at_once:
+            if batched_guidance:
                 views = jax.tree.map(twice, views)
                 text = constrain(jnp.concatenate([text, negative]), "batch", None, None)
                 return model.condition(*views, text=text, latent_size=latent_size)
@@ -82,30 +75,32 @@ class Sampler:
             both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
             return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
 
-        def step(state, x, source, memory, sigma, following, conditioning, guidance, at_once) -> jax.Array:
+        def step(
+            state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
+        ) -> jax.Array:
             model = nnx.merge(graph, state)
             timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
             if guidance is None:
                 velocity = model(x, source, timestep, conditioning, memory, differentiable=False)
-            elif at_once:
+            elif batched_guidance:
                 videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
                 both = model(videos, sources, timesteps, conditioning, earlier, differentiable=False)
                 predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
                 velocity = without + guidance * (predicted - without)
             else:
                 # One after the other: a batch of two would need the memory of two.
-                def told(words) -> jax.Array:
-                    blocks = conditioning.blocks._replace(text_keys=words[0], text_values=words[1])
-                    known = conditioning._replace(blocks=blocks)
-                    return model(x, source, timestep, known, memory, differentiable=False)
+                def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
+                    blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
+                    of_prompt = conditioning._replace(blocks=blocks)
+                    return model(x, source, timestep, of_prompt, memory, differentiable=False)
 
-                words = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
-                predicted, without = jax.lax.map(told, words)
+                prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
+                predicted, without = jax.lax.map(velocity_with, prompts)
                 velocity = without + guidance * (predicted - without)
             return flow.euler_step(x, velocity, sigma, following)
 
-        self._condition = jax.jit(condition, static_argnames=("latent_size", "at_once"))
-        self._step = jax.jit(step, donate_argnames="x", static_argnames="at_once")
+        self._condition = jax.jit(condition, static_argnames=("latent_size", "batched_guidance"))
+        self._step = jax.jit(step, donate_argnames="x", static_argnames="batched_guidance")
 
     def condition(
         self,
@@ -115,16 +110,18 @@ class Sampler:
         negative: jax.Array | None = None,
         *,
         latent_size: tuple[int, int, int],
-        at_once: bool = False,
+        batched_guidance: bool = False,
     ) -> Conditioning:
-        """What `sample` needs to know, computed once; see `SpaceTimeDiT.condition`.
+        """What all steps are conditioned on, computed once; see `SpaceTimeDiT.condition`.
 
         Args:
           views: of the target, the source and, where there is one, the memory.
           text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
-          at_once: whether both velocities of guidance are computed at the same time.
+          batched_guidance: whether both velocities of guidance are computed as one batch.
         """
-        return self._condition(state, views, text, negative, latent_size=latent_size, at_once=at_once)
+        return self._condition(
+            state, views, text, negative, latent_size=latent_size, batched_guidance=batched_guidance
+        )
 
     def sample(
         self,
@@ -136,7 +133,7 @@ class Sampler:
         *,
         guidance: float | None = None,
         memory: jax.Array | None = None,
-        at_once: bool = False,
+        batched_guidance: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
     ) -> jax.Array:
         """Latents of the target, [B, F', H', W', C] float32.
@@ -149,12 +146,14 @@ class Sampler:
           guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022); None: the velocity
             as it is, in half the time.
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
-          at_once: as for `condition`.
+          batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
         """
         x = jnp.array(noise, jnp.float32)  # a copy: each step takes the memory of the one before
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x = self._step(state, x, source, memory, sigma, following, conditioning, guidance, at_once)
+            x = self._step(
+                state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
+            )
         return x

@@ -19,14 +19,15 @@ from tqdm import tqdm
 
 from input_pipeline.pipeline import count_examples, make_dataset
 from stp_jax.command_line import check_fields
-from stp_jax.devices.distributed import Agreement, on_host, say, told_by_first
+from stp_jax.devices.distributed import Agreement, broadcast_from_first, log, on_host
 from stp_jax.devices.sharding import AXES, RULES, global_batch, host_rows, make_mesh, size_of
 from stp_jax.errors import InputError
+from stp_jax.models.parameters import Params, bind
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Average, Params, abstract_state, bind, graph_of, init_state, trained
+from stp_jax.training.state import Average, abstract_state, graph_of, init_state, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.training.tasks import Task, make_task
 from stp_jax.training.workdir import check_workdir, locked, write_config
@@ -148,7 +149,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
     with jax.set_mesh(mesh), StopRequest() as stop, contextlib.ExitStack() as cleanup:
         changed = check_workdir(workdir, config)
         if jax.process_index() == 0:
-            cleanup.enter_context(locked(workdir, say))
+            cleanup.enter_context(locked(workdir, log))
         task = make_task(config)
         optimizer = make_optimizer(config.optimizer)
         step_fn = make_train_step(task, optimizer, config)
@@ -156,7 +157,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         training_data(config, config.seed, mesh)  # a mistake in the data is told now
         preview = Preview(task, config, frozen, mesh) if run.pictures_every else None
         validation = Validation(task, config, frozen, mesh) if run.validate_every else None
-        checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=say)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, report=log)
         resumed = checkpoints.latest is not None
         averaging = config.optimizer.ema_decay > 0
         average = Average(config.optimizer)
@@ -167,11 +168,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             meta = checkpoints.meta()
             first, elapsed_before, best = meta["step"], meta["elapsed_seconds"], meta["best"] or math.inf
             order_from = meta.get("order_from", 0)  # older checkpoints know no other order
-            say(f"Continuing {workdir} at step {first}.")
+            log(f"Continuing {workdir} at step {first}.")
             if changed:
-                say(f"The config has changed: {'; '.join(changed)}.")
+                log(f"The config has changed: {'; '.join(changed)}.")
             if meta["epoch_examples"] != examples:
-                say(
+                log(
                     f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training "
                     "goes on with the first of the new order."
                 )
@@ -194,7 +195,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
 
         def ended(step: int) -> bool:
             if agreement.alone:
-                agreement.hear(agreement.ask(progress(step), stop.number))
+                agreement.update(agreement.all_reduce(progress(step), stop.number))
             return step >= run.steps or agreement.progress >= 1 or agreement.signal > 0
 
         def save(step: int) -> bool:
@@ -208,9 +209,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             try:
                 export_weights(task, config, state.averaged(), workdir / folder, notes, mesh)
             except OSError as error:
-                say(f"Weights of step {step} are NOT written to {workdir / folder}: {error}")
+                log(f"Weights of step {step} are NOT written to {workdir / folder}: {error}")
                 written = False
-            return bool(told_by_first(written))
+            return bool(broadcast_from_first(written))
 
         def validate(step: int) -> float:
             """The best loss on held-out scenes so far."""
@@ -218,7 +219,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
             loss = validation.loss(state.averaged())
             writer.scalars(step, {"validation/loss": loss})
             if not math.isfinite(loss):
-                say(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
+                log(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
             return loss if loss < best and export(step, "best", validation_loss=loss) else best
 
         # Only now: a mistake found above leaves the folder free for another config.
@@ -250,7 +251,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 if profile and step - first == PROFILED.start:
                     jax.profiler.start_trace(workdir / "profile")
                     tracing = True
-                agreed = agreement.ask(progress(step), stop.number)
+                agreed = agreement.all_reduce(progress(step), stop.number)
                 stepped, metrics = step_fn(state._replace(ema={}), frozen, batch, agreed[0])
                 step += 1
                 state = average.take(stepped._replace(ema=state.ema), step)
@@ -258,18 +259,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                     jax.block_until_ready(metrics)
                     jax.profiler.stop_trace()
                     profile = tracing = False
-                    say(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
+                    log(f"The trace of {len(PROFILED)} steps is in {workdir / 'profile'}.")
                 if step == first + 1:
                     jax.block_until_ready(metrics)
                     start = elapsed() - elapsed_before
-                    say(f"First step after {start:.0f} s.")
+                    log(f"First step after {start:.0f} s.")
                     writer.scalars(step, {"start_seconds": start})
                     meter.restart(step)  # it compiled: that is not the time of a step
                 underway.append((metrics, agreed))
                 while len(underway) > (STEPS_AHEAD if step < run.steps else 0):
                     # Reading the numbers of an older step is what keeps the host from running further ahead.
                     numbers, heard = jax.device_get(underway.popleft())
-                    agreement.hear(heard)
+                    agreement.update(heard)
                     meter.steps.append(numbers)
                     in_a_row = in_a_row + 1 if numbers["skipped"] else 0
                     skipped += int(numbers["skipped"])
@@ -313,14 +314,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
 
         bar.close()
         # Whatever came to only some of the processes, all know now.
-        agreement.hear(jax.device_get(agreement.ask(progress(step), stop.number)))
+        agreement.update(jax.device_get(agreement.all_reduce(progress(step), stop.number)))
         stopped_by = signal.Signals(agreement.signal) if agreement.signal else None
         if skipped:
-            say(f"{skipped} of these steps were skipped, as their loss or gradient was not finite.")
+            log(f"{skipped} of these steps were skipped, as their loss or gradient was not finite.")
         if tracing:
             jax.profiler.stop_trace()
         if profile:
-            say(f"The run was too short for a whole trace: that takes {PROFILED.stop} steps.")
+            log(f"The run was too short for a whole trace: that takes {PROFILED.stop} steps.")
         if validation and not stopped_by and step % run.validate_every:
             best = validate(step)
         if checkpoints.latest != step:
@@ -344,10 +345,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 "Free some space there; the same command writes them."
             )
     if stopped_by:
-        say(f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue.")
+        log(f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue.")
     else:
         pictures = f", pictures in {workdir / 'pictures'}" if run.pictures_every else ""
-        say(f"Done: {step} steps. Weights in {workdir / 'weights'}{pictures}.")
+        log(f"Done: {step} steps. Weights in {workdir / 'weights'}{pictures}.")
     return stopped_by
 
 
@@ -357,7 +358,7 @@ def describe(task: Task, params: Params, chosen: Params) -> None:
     share = "" if trained == size else f", of which {trained:.1f} M are trained"
     devices = jax.devices()
     hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    say(f"{task.name}: {size:.1f} M parameters{share}, {len(devices)} x {devices[0].device_kind}{hosts}")
+    log(f"{task.name}: {size:.1f} M parameters{share}, {len(devices)} x {devices[0].device_kind}{hosts}")
 
 
 def export_weights(

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from stp_jax.devices.distributed import say
+from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
 from stp_jax.errors import InputError
-from stp_jax.weights import native, reading, recognition
+from stp_jax.models.parameters import Params, abstract, flatten
+from stp_jax.weights import reading, recognition
 
 if TYPE_CHECKING:
     from stp_jax.training.tasks import Task
-
-Params = dict[str, jax.Array]  # dotted name -> array
 
 
 class TrainState(NamedTuple):
@@ -63,16 +62,7 @@ def trained(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
 
 def graph_of(task: Task) -> nnx.GraphDef:
     """The model's structure without any array."""
-    return nnx.graphdef(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
-
-
-def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
-    """The model with these parameters."""
-    flat: dict[tuple, Any] = {
-        tuple(int(key) if key.isdigit() else key for key in name.split(".")): nnx.Param(array)
-        for name, array in params.items()
-    }
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    return abstract(lambda: task.init(nnx.Rngs(0)))[0]
 
 
 def init_state(
@@ -93,7 +83,7 @@ def init_state(
     """
 
     def random_params() -> Params:
-        return native.flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
+        return flatten(task.init(nnx.Rngs(random_key(seed, 0, INIT))))
 
     shapes = jax.eval_shape(random_params)
     trained(shapes, trainable)
@@ -106,7 +96,7 @@ def init_state(
     if missing:
         if params:
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
-            say(f"Started from {found.title}; it lacks and training begins with: {modules}.")
+            log(f"Started from {found.title}; it lacks and training begins with: {modules}.")
 
         def missing_params() -> Params:
             random = random_params()
@@ -134,7 +124,7 @@ def abstract_state(
     """
 
     def create() -> TrainState:
-        params = native.flatten(task.init(nnx.Rngs(0)))
+        params = flatten(task.init(nnx.Rngs(0)))
         chosen = trained(params, trainable)
         return TrainState(jnp.int32(0), params, optimizer.init(chosen), dict(chosen) if average else {})
 

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from stp_jax.devices.sharding import constrain_parameters, gathered
+from stp_jax.models.parameters import Params, bind
 from stp_jax.training.optimizer import schedule
 from stp_jax.training.state import (
     LOSS,
-    Params,
     TrainState,
-    bind,
     graph_of,
     random_key,
     trained,

@@ -21,10 +21,10 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
-from stp_jax.models.layers import merge_lora
+from stp_jax.models.parameters import Params, bind, merge_lora
 from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
 from stp_jax.text import read_embeddings
-from stp_jax.training.state import Params, bind, trained
+from stp_jax.training.state import trained
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 from stp_jax.weights import kinds, native, reading, recognition
 
@@ -163,9 +163,8 @@ class DiTTask:
         self.tokens = round(tokens)
 
     def latent_size(self) -> tuple[int, int, int]:
-        data, stride = self.config.data, self.vae_config.spatial_stride
-        frames = (data.frames - 1) // self.vae_config.frame_stride + 1
-        return frames, data.height // stride, data.width // stride
+        data = self.config.data
+        return self.vae_config.latent_size(data.frames, data.height, data.width)
 
     def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of everything in an example of latents, with a memory if the model takes one."""

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
+from stp_jax.files import replace_file
 
 # Fields that may differ when a run is continued; a name stands for everything below it.
 FREE_FIELDS = (
@@ -123,9 +124,8 @@ def locked(workdir: Path, report: Callable[[str], None]) -> Iterator[None]:
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json at once or not at all. Raises `InputError` where it cannot."""
-    temporary = workdir / "config.json.tmp"
     try:
-        temporary.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
-        os.replace(temporary, workdir / "config.json")
+        with replace_file(workdir / "config.json") as partial:
+            partial.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None

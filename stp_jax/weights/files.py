@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from stp_jax.errors import InputError
 
@@ -28,10 +29,15 @@ SAFETENSORS_DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
@@ -121,34 +127,38 @@ def _memory_map(path: Path) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Views of the tensors. The library reads and checks the header; its arrays would be copies, and of
+    numpy's own types only."""
     data = _memory_map(path)
-    start = 8 + int.from_bytes(bytes(data[:8]), "little") if len(data) >= 8 else math.inf
-    if start > len(data):
-        if bytes(data[8:9]) != b"{":
-            raise InputError(f"{path} is no safetensors file: {_what_it_is(bytes(data[:512]))}.")
-        raise InputError(f"{path} is truncated: its header is not complete. {AGAIN}")
     try:
-        header = json.loads(bytes(data[8:start]))
-        described = {name: value for name, value in header.items() if name != "__metadata__"}
-        entries = {}
-        for name, value in described.items():
-            first, last = map(int, value["data_offsets"])
-            entries[name] = (str(value["dtype"]), tuple(map(int, value["shape"])), first, last)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise InputError(f"{path} is no safetensors file, or its header is damaged. {AGAIN}") from None
-    end = start + max((stop for *_, stop in entries.values()), default=0)
-    if end > len(data):
-        raise InputError(f"{path} is truncated: {len(data):,} of {end:,} bytes are there. {AGAIN}")
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            entries = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    except SafetensorError as error:
+        raise InputError(_what_is_wrong(path, data, str(error))) from None
     tensors = {}
-    for name, (kind, shape, first, last) in entries.items():
+    start = 8 + int.from_bytes(bytes(data[:8]), "little")  # tensors lie side by side from here on
+    for name, (kind, shape) in entries.items():
         if kind not in SAFETENSORS_DTYPES:
             known = ", ".join(SAFETENSORS_DTYPES)
             raise InputError(f"{path}: {name} is of type {kind}; known are {known}.")
         dtype = np.dtype(SAFETENSORS_DTYPES[kind])
-        if first < 0 or min(shape, default=0) < 0 or last - first != math.prod(shape) * dtype.itemsize:
-            raise InputError(f"{path}: its header is damaged at {name}. {AGAIN}")
-        tensors[name] = data[start + first : start + last].view(dtype).reshape(shape)
+        end = start + math.prod(shape) * dtype.itemsize
+        tensors[name] = data[start:end].view(dtype).reshape(shape)
+        start = end
     return tensors
+
+
+def _what_is_wrong(path: Path, data: np.ndarray, error: str) -> str:
+    """A line about a file that the library refuses."""
+    reason = error.removeprefix("Error while deserializing header: ")
+    if reason in ("header too small", "header too large", "invalid header length"):
+        if bytes(data[8:9]) != b"{":
+            return f"{path} is no safetensors file: {_what_it_is(bytes(data[:512]))}."
+        return f"{path} is truncated: its header is not complete. {AGAIN}"
+    if reason.startswith("incomplete metadata"):
+        return f"{path} is truncated or damaged: {len(data):,} bytes are not what its header says. {AGAIN}"
+    return f"{path} is no safetensors file, or its header is damaged ({reason}). {AGAIN}"
 
 
 def _read_index(path: Path) -> dict[str, np.ndarray]:

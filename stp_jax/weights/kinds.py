@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from stp_jax.models import parameters
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.text_encoder import TextEncoder
 from stp_jax.models.vae import VAE
@@ -18,23 +19,9 @@ KINDS: dict[str, Any] = {"dit": SpaceTimeDiT, "vae": VAE, "text_encoder": TextEn
 @functools.lru_cache(maxsize=16)
 def abstract(kind: str, config: Any) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """Structure of a model, and shape and dtype of its parameters by dotted name."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: KINDS[kind](config, rngs=nnx.Rngs(0))))
-    shapes = {
-        ".".join(map(str, path)): jax.ShapeDtypeStruct(variable.shape, variable.dtype)
-        for path, variable in nnx.to_flat_state(state)
-    }
-    return graph, shapes
+    return parameters.abstract(lambda: KINDS[kind](config, rngs=nnx.Rngs(0)))
 
 
 def shapes(kind: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of the parameters of a model by dotted name."""
     return abstract(kind, config)[1]
-
-
-def state_of(parameters: dict[str, jax.Array]) -> nnx.State:
-    """Parameters by dotted name as the state that `nnx.merge` takes beside the model's structure."""
-    flat: dict[tuple, Any] = {
-        tuple(int(key) if key.isdigit() else key for key in name.split(".")): nnx.Param(array)
-        for name, array in parameters.items()
-    }
-    return nnx.from_flat_state(flat)

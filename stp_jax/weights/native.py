@@ -3,8 +3,7 @@
 A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
 JSON has the model's config, the part of each tensor, and notes such as the steps trained.
 
-JAX is imported only where arrays are made, so that a command line can look into a folder and refuse it at
-once.
+JAX is not imported, so that a command line can look into a folder and refuse it at once.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  gives numpy its bfloat16
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from stp_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import jax
-    from flax import nnx
+from stp_jax.files import replace_file
+from stp_jax.weights.files import open_tensors
+from stp_jax.weights.parts import write_parts
 
 PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
 BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
@@ -42,15 +37,7 @@ class SamplingNotes(NamedTuple):
     sampling_steps: int  # Euler steps
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
     sampling_guidance: float = 1.0  # by text; 1 is none
-    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.pose12`
-
-
-def flatten(module: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter of a module by its dotted name."""
-    from flax import nnx
-
-    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    return {".".join(map(str, path)): variable[...] for path, variable in flat}
+    sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.official_poses`
 
 
 def save_weights(
@@ -70,7 +57,7 @@ def save_weights(
     Args:
       folder: made if missing.
       name: `dit`, `vae`, ...
-      parameters: see `flatten`; or anything that has a shape and a dtype and is sliced like an array.
+      parameters: arrays, or anything that has a shape and a dtype and is sliced like an array.
       config: fields of the model's config dataclass.
       dtype: what tensors are stored as; None: as they are.
       notes: anything a reader should know, such as `SamplingNotes`.
@@ -78,52 +65,21 @@ def save_weights(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: list[list[str]] = []  # names of the tensors
-    part: dict[str, np.ndarray] = {}
-
-    def write_part() -> None:
-        save_part(part, folder / f"{name}-{len(parts) + 1:05d}.tmp")
-        parts.append(sorted(part))
-        part.clear()
-
-    limit = part_bytes or PART_BYTES
-    try:
-        for key, piece in _pieces(parameters, dtype, limit):
-            if part and sum(array.nbytes for array in part.values()) + piece.nbytes > limit:
-                write_part()
-            part[key] = piece
-        if part or not parts:
-            write_part()
-    except BaseException:
-        for path in folder.glob(f"{name}-*.tmp"):
-            path.unlink()
-        raise
-    files = {f"{name}-{i + 1:05d}-of-{len(parts):05d}.safetensors": keys for i, keys in enumerate(parts)}
     old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
-    for i, file in enumerate(files):
-        os.replace(folder / f"{name}-{i + 1:05d}.tmp", folder / file)
-    index = {"config": config, "notes": notes or {}, "files": files}
-    temporary = folder / f"{name}.json.tmp"
-    temporary.write_text(json.dumps(index, indent=1) + "\n")
-    os.replace(temporary, folder / f"{name}.json")
+    limit = part_bytes or PART_BYTES
+    files = write_parts(
+        folder,
+        name,
+        _pieces(parameters, dtype, limit),
+        limit,
+        lambda i, count: f"{name}-{i + 1:05d}-of-{count:05d}.safetensors",
+    )
+    index = {"config": config, "notes": notes or {}, "files": {f: sorted(keys) for f, keys in files.items()}}
+    with replace_file(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(index, indent=1) + "\n")
     for path in old:
         if path.name not in files:
             path.unlink()
-
-
-def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as the user's other files; the library's own may not.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    try:
-        save_file(tensors, str(path), metadata)
-    except SafetensorError as error:  # the library's own, of a full disk
-        raise OSError(str(error)) from None
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
 
 
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -187,8 +143,6 @@ def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: a part is missing, truncated, or lacks a tensor.
     """
-    from stp_jax.weights.files import open_tensors
-
     tensors: dict[str, np.ndarray] = {}
     for file, keys in read_index(folder, name)["files"].items():
         path = Path(folder) / file
@@ -214,28 +168,3 @@ def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
         count = sum(other.startswith(f"{key}#") for other in tensors)
         tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
     return tensors
-
-
-def load_into(module: nnx.Module, tensors: dict[str, np.ndarray], where: str) -> None:
-    """Replaces every parameter of `module` in place, casting to the parameter's dtype.
-
-    Raises:
-      InputError: a tensor is missing, left over or of another shape; they are named.
-    """
-    import jax.numpy as jnp
-    from flax import nnx
-
-    wanted = flatten(module)
-    problems = [f"missing {key}" for key in wanted if key not in tensors]
-    problems += [f"unknown {key}" for key in tensors if key not in wanted]
-    problems += [
-        f"{key} has shape {tensors[key].shape}, not {wanted[key].shape}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise InputError(f"{where} holds weights of another model: {'; '.join(problems[:4])}{more}.")
-    for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
-        key = ".".join(map(str, path))
-        variable[...] = jnp.asarray(tensors[key], variable[...].dtype)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, Sharding
 
 from stp_jax.devices.sharding import parameter_shardings
+from stp_jax.models.parameters import state_of
 from stp_jax.weights import kinds, native
 from stp_jax.weights.layouts.table import check, lazy_parameters, read_parameters
 from stp_jax.weights.recognition import Pretrained
@@ -86,8 +87,7 @@ def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.S
         name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype) if _is_matrix(name) else jnp.float32)
         for name, shape in kinds.shapes(found.kind, found.config).items()
     }
-    parameters = read(found, like, parameter_shardings(like, mesh))
-    return graph(found), kinds.state_of(parameters)
+    return graph(found), state_of(read(found, like, parameter_shardings(like, mesh)))
 
 
 def _is_matrix(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Finding the model of a kind in what a user gave, and telling which model it is."""
+"""Finding the model of a kind in what a user gave, and recognising which model it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}
 CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
 NOUNS = {"dit": "a DiT", "vae": "a VAE", "text_encoder": "a text encoder"}
 
-# What tells a layout: tensors that only it has.
+# What a layout is recognised by: tensors that only it has.
 SIGNATURES = {
     r"blocks\.\d+\.self_attn\.": ("dit", "official"),
     r"blocks\.\d+\.attn1\.": ("dit", "diffusers"),

@@ -138,13 +138,13 @@ def test_preset_of_one_frame():
         ("Orbit-Left", "did you mean orbit_left"),
         ("xyzzy", "choose one of static, "),
         ("", "choose one of static, "),
-        ("orbit_left:4x", "'4x' is no number"),
-        ("orbit_left:", "'' is no number"),
-        ("orbit_left:nan", "'nan' is no number"),
+        ("orbit_left:4x", "'4x' is not a number"),
+        ("orbit_left:", "'' is not a number"),
+        ("orbit_left:nan", "'nan' is not a number"),
         ("orbit_left:1:2:3", "longest form is orbit_left:amount:start"),
         ("static:3", "longest form is static"),
-        ("zoom_in:0", "'0' is no positive number"),
-        ("zoom_in:2:-1", "'-1' is no positive number"),
+        ("zoom_in:0", "'0' is not a positive number"),
+        ("zoom_in:2:-1", "'-1' is not a positive number"),
     ],
 )
 def test_bad_preset_is_refused(spec, message):

@@ -13,7 +13,7 @@ from stp_jax import media
 from stp_jax.errors import InputError
 from stp_jax.evaluate import cam_x_time_folder as folder_of
 from stp_jax.evaluate import metrics
-from stp_jax.official.poses import pose12
+from stp_jax.official.poses import official_poses
 from stp_jax.rerender.rerenderer import Rerenderer
 from tests.official.test_models import write_models
 
@@ -133,17 +133,17 @@ def test_what_a_model_is_given(folder):
     model = FromTruth(folder)
     results = list(folder_of.evaluate_folder(model, folder))
     for (given, options), result in zip(model.calls, results, strict=True):
-        video, cameras, source_time, target, target_time = given
-        assert target is None  # the poses of the source
+        video, source, target = given
+        assert target.c2w is None and target.intrinsics is None  # those of the source
         assert options == {"prompt": f"a scene, {result.scene}", "seed": 0}
-        assert source_time.tolist() == list(range(FRAMES))
-        # Every tenth frame; green is 20 + 2 * moment.
+        assert source.animation_time.tolist() == list(range(FRAMES))
+        # Every tenth frame; green is 20 + 2 * time.
         assert video.shape == result.truth.shape == (FRAMES, HEIGHT, WIDTH, 3)
-        np.testing.assert_allclose(video[:, 16, 24, 1], 20 + 20 * source_time, atol=2)
-        np.testing.assert_allclose(result.truth[:, 16, 24, 1], 20 + 20 * target_time, atol=2)
+        np.testing.assert_allclose(video[:, 16, 24, 1], 20 + 20 * source.animation_time, atol=2)
+        np.testing.assert_allclose(result.truth[:, 16, 24, 1], 20 + 20 * target.animation_time, atol=2)
         expected = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
         mirror, flip = np.diag([-1, 1, 1, 1]), np.diag([1, -1, -1, 1])
-        np.testing.assert_allclose(cameras.c2w, mirror @ expected @ flip, atol=1e-6)
+        np.testing.assert_allclose(source.c2w, mirror @ expected @ flip, atol=1e-6)
 
 
 def test_at_81_frames_the_times_are_the_official_ones():
@@ -186,7 +186,7 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     assert all(0 < metrics.psnr_frames(r.video, r.truth) < 40 for r in results)
     c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
-    expected = pose12(mirrored, None, scale_source=False)[0]
+    expected = official_poses(mirrored, None, scale_source=False)[0]
     for view in received[-1]:
         np.testing.assert_allclose(view.c2w[0], expected, atol=1e-5)
     assert received[-1][0].animation_time[0].tolist() == list(range(8, -1, -1))

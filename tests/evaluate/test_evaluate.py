@@ -104,12 +104,15 @@ class Oracle:
         self.calls = 0
         self.fail_at = None
 
-    def __call__(self, source_video, source_cameras, source_time, target_cameras, target_time, *, seed):
+    def __call__(self, source_video, source, target, *, seed):
         self.calls += 1
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
         return np.stack(
-            [self.one(*arrays) for arrays in zip(source_video, target_cameras.c2w, target_time, strict=True)]
+            [
+                self.one(*arrays)
+                for arrays in zip(source_video, target.c2w, target.animation_time, strict=True)
+            ]
         )
 
     def one(self, source, target_c2w, target_time):

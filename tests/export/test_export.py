@@ -12,13 +12,13 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from stp_jax.controls.view import view_of
 from stp_jax.export import command as export
 from stp_jax.export import files
 from stp_jax.models.config import DiTConfig
+from stp_jax.models.parameters import bind
 from stp_jax.weights import kinds, native, reading, recognition
 from stp_jax.weights.files import open_tensors
 from tests.stored_tensors import (
@@ -183,7 +183,7 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
 
     found = recognition.recognise(source, "dit")
     config = dataclasses.replace(found.config, dtype="float32")
-    model = nnx.merge(kinds.abstract("dit", config)[0], kinds.state_of(jax.device_put(parameters)))
+    model = bind(kinds.abstract("dit", config)[0], jax.device_put(parameters))
 
     @jax.jit
     def expected(inputs):

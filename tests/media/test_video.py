@@ -1,42 +1,16 @@
 """Videos in and out: what comes back equals what went in, and every broken file gets a clear message."""
 
 import struct
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from stp_jax import media
-from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import pictures
-
-
-def gradient_video(frames=12, height=48, width=64):
-    """Smooth pictures, so that coding loses little; brightness of channel 0 tells the frame."""
-    y, x = np.mgrid[:height, :width]
-    video = np.zeros((frames, height, width, 3), np.uint8)
-    for i in range(frames):
-        video[i] = np.stack([np.full_like(x, 20 + 10 * i), y * 200 // height, x * 200 // width], -1)
-    return video
-
-
-def encode(
-    path, frames, codec="libx264", pixel_format="yuv420p", pts=None, options=None, source_format="rgb24"
-):
-    """Writes a file with PyAV alone, as other programs would."""
-    with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=20)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
-        for i, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=source_format)
-            picture.time_base = Fraction(1, 20)
-            picture.pts = i if pts is None else pts[i]
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
+from tests.media.video_files import BROKEN, break_file, encode, gradient_video
 
 
 def error(a, b):
@@ -133,7 +107,7 @@ def test_animations(tmp_path, suffix):
     images[0].save(path, save_all=True, append_images=images[1:], duration=[100, 300, 100], lossless=True)
     frames, _ = media.read_video(path)
     np.testing.assert_allclose(frames[:, 5, 5], colours, atol=2)
-    # 5 moments over the 0.4 s between first and last: red, then green from 0.1 s on, blue at 0.4 s.
+    # 5 times over the 0.4 s between first and last: red, then green from 0.1 s on, blue at 0.4 s.
     clip = media.read_clip(path, 5, 8, 8)
     np.testing.assert_allclose(clip.frames[:, 4, 4], [colours[i] for i in (0, 1, 1, 1, 2)], atol=2)
     assert clip.fps == pytest.approx(10)
@@ -191,113 +165,14 @@ def test_fit_cuts_the_middle_and_intrinsics_follow():
     np.testing.assert_allclose(after[0, :2] * point + after[0, 2:], expected, rtol=1e-6)
 
 
-def write_mp4(path, **options):
-    noise = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    return encode(path, noise, options=options)
-
-
-@pytest.mark.parametrize("size", [(45, 80), (80, 45), (33, 47), (32, 48), (100, 100)])
-def test_official_clip_takes_consecutive_frames_and_cuts_as_the_official_code(tmp_path, size):
-    noise = np.random.default_rng(0).integers(0, 256, (12, *size, 3), dtype=np.uint8)
-    encode(tmp_path / "a.mkv", noise, codec="ffv1", pixel_format="bgr0")
-    clip = media.read_official_clip(tmp_path / "a.mkv", 9, 32, 48)
-    assert clip.frames.shape == (9, 32, 48, 3) and clip.frames.dtype == np.uint8
-    assert clip.fps == pytest.approx(20, rel=1e-3) and clip.source_size == size
-    h, w = size
-    scale = max(48 / w, 32 / h)
-    h, w = round(h * scale), round(w * scale)
-    top, left = round((h - 32) / 2), round((w - 48) / 2)
-    for got, frame in zip(clip.frames, noise[:9], strict=True):
-        resized = np.asarray(Image.fromarray(frame).resize((w, h), Image.BILINEAR))
-        np.testing.assert_array_equal(got, resized[top : top + 32, left : left + 48])
-
-
-def test_official_clip_repeats_the_last_frame_and_may_start_later(tmp_path):
-    video = gradient_video(12)
-    encode(tmp_path / "a.mkv", video, codec="ffv1", pixel_format="bgr0")
-    whole = media.read_official_clip(tmp_path / "a.mkv", 17, 48, 64)
-    np.testing.assert_array_equal(whole.frames, video[[*range(12), *[11] * 5]])
-    later = media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.2)
-    np.testing.assert_array_equal(later.frames, video[4:9])
-    last = media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.55)
-    np.testing.assert_array_equal(last.frames, video[[11] * 5])
-    assert last.fps == pytest.approx(20)
-    with pytest.raises(InputError, match="a.mkv: the start, 0.6 s"):
-        media.read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.6)
-
-
-def break_file(kind, folder):
-    path = folder / f"{kind}.mp4"
-    if kind == "missing":
-        pass
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "empty":
-        path.touch()
-    elif kind == "text":
-        path.write_text("this is no video\n" * 100)
-    elif kind == "text.txt":  # FFmpeg would play it as letters
-        path = folder / "notes.txt"
-        path.write_text("this is no video\n" * 100)
-    elif kind == "sound":
-        path = folder / "sound.wav"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("pcm_s16le", rate=8000)
-            sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-            sound.sample_rate = 8000
-            container.mux(stream.encode(sound))
-    elif kind == "one frame":
-        encode(path, gradient_video(1))
-    elif kind == "photo":
-        path = folder / "photo.png"
-        Image.fromarray(gradient_video(1)[0]).save(path)
-    elif kind == "truncated":
-        data = write_mp4(path).read_bytes()
-        path.write_bytes(data[: len(data) * 6 // 10])
-    elif kind == "truncated, header first":
-        data = write_mp4(path, movflags="+faststart").read_bytes()
-        path.write_bytes(data[: len(data) * 6 // 10])
-    elif kind == "truncated.mkv":
-        path = folder / kind
-        data = write_mp4(path).read_bytes()
-        path.write_bytes(data[: len(data) * 6 // 10])
-    elif kind == "only a header":
-        data = write_mp4(path, movflags="+faststart").read_bytes()
-        path.write_bytes(data[: data.index(b"mdat") + 4])
-    elif kind == "one frame left":
-        data = encode(path, gradient_video(40, 96, 96), options={"movflags": "+faststart"}).read_bytes()
-        path.write_bytes(data[: len(data) * 6 // 10])  # the first picture is most of this file
-    return path
-
-
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        ("missing", "no such file"),
-        ("folder", "not a file"),
-        ("empty", "empty"),
-        ("text", "not a video"),
-        ("text.txt", "no video stream"),
-        ("sound", "no video stream"),
-        ("one frame", "one frame"),
-        ("photo", "one frame"),
-        ("truncated", "truncated"),
-        ("truncated, header first", "truncated or damaged"),
-        ("truncated.mkv", "truncated or damaged"),
-        ("one frame left", "truncated or damaged"),
-        ("only a header", "not one frame"),
-    ],
-)
-def test_broken_files_are_named_with_what_is_wrong(tmp_path, kind, message):
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_files_are_named_with_what_is_wrong(tmp_path, kind):
     path = break_file(kind, tmp_path)
-    readers = [
-        lambda: media.read_clip(path, 5, 16, 16),
-        lambda: media.read_official_clip(path, 81, 16, 16),
-    ]
+    readers = [lambda: media.read_clip(path, 5, 16, 16)]
     if kind not in ("one frame", "photo"):  # of a single picture read_video makes a video of one frame
         readers.append(lambda: media.read_video(path))
     for read in readers:
-        with pytest.raises(InputError, match=message) as caught:
+        with pytest.raises(InputError, match=BROKEN[kind]) as caught:
             read()
         assert path.name in str(caught.value)
 
@@ -319,9 +194,9 @@ def test_pictures(tmp_path):
     assert sheet.shape == (100, 110 + 3 * 66, 3)
     np.testing.assert_array_equal(sheet[:48, -66:-2], video[-1])
 
-    still = Cameras(np.tile(np.eye(4, dtype=np.float32), (12, 1, 1)), np.full((12, 4), 0.5, np.float32))
-    times = np.arange(12)
-    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still, times, times[::-1])
+    poses = np.tile(np.eye(4, dtype=np.float32), (12, 1, 1))
+    still = View(poses, np.full((12, 4), 0.5, np.float32), np.arange(12))
+    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still.at(slice(None, None, -1)))
     assert Image.open(tmp_path / "plot.png").width > 1000
     with pytest.raises(InputError, match="exists"):
         pictures.contact_sheet(tmp_path / "plot.png", {"source": video})

@@ -12,13 +12,13 @@ from flax import nnx
 from stp_jax.controls import cameras
 from stp_jax.controls.view import view_of
 from stp_jax.models import attention, layers
-from stp_jax.models.block import to_tokens
+from stp_jax.models.block import Conditioning, to_tokens
 from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.config import DiTConfig
-from stp_jax.models.dit import Conditioning, SpaceTimeDiT
+from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
+from stp_jax.models.parameters import flatten, load_into
 from stp_jax.models.vae_layers import Conv
-from stp_jax.weights import native
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
@@ -52,9 +52,9 @@ def randomised(config: DiTConfig) -> SpaceTimeDiT:
     rng = np.random.default_rng(0)
     tensors = {
         key: (0.2 * rng.standard_normal(value.shape) + (1 if key.endswith("scale") else 0)).astype(np.float32)
-        for key, value in native.flatten(model).items()
+        for key, value in flatten(model).items()
     }
-    native.load_into(model, tensors, "test")
+    load_into(model, tensors, "test")
     return model
 
 
@@ -78,7 +78,7 @@ def inputs(seed: int = 0) -> dict:
 
 
 def with_memory(x: dict, frames: int = 2, seed: int = 5) -> dict:
-    """Inputs with a memory of so many latent frames, from other cameras at earlier moments."""
+    """Inputs with a memory of this many latent frames, from other cameras at earlier animation times."""
     rng = np.random.default_rng(seed)
     paths = [cameras.preset(name, 4 * frames) for name in ("orbit_right", "truck_left")]
     latents = (B, frames, SIZE, SIZE, CONFIG.channels)
@@ -166,7 +166,7 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
             out.append(v[0])
         return np.stack(out)
 
-    tokens, camera, moment, position = [], [], [], []
+    tokens, camera, animation_time, position = [], [], [], []
     for role, name in enumerate(roles):
         latents = x["noisy" if name == "target" else name][sample].astype(np.float64)
         times = x[f"{name}_animation_time"][sample].astype(np.float64)
@@ -200,8 +200,8 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
                     own = w["camera_encoder.role"][min(role, 1)]
                     own = own + (w["camera_encoder.memory_role"] if name == "memory" else 0)
                     camera.append(embedded + own)
-                    moment.append(mlp("animation_time_encoder.embed", waves))
-    xs, camera, moment, position = map(np.array, (tokens, camera, moment, position))
+                    animation_time.append(mlp("animation_time_encoder.embed", waves))
+    xs, camera, animation_time, position = map(np.array, (tokens, camera, animation_time, position))
 
     head_dim = config.dim // config.heads
     spatial = 2 * (head_dim // 6)
@@ -239,13 +239,13 @@ def reference(tensors: dict, config: DiTConfig, x: dict, sample: int) -> np.ndar
         shift1, scale1, gate1, shift2, scale2, gate2 = b["modulation"] + t6
         y = norm(xs) * (1 + scale1) + shift1
         if not official:
-            y = y + linear("camera", camera) + linear("animation_time", moment)
+            y = y + linear("camera", camera) + linear("animation_time", animation_time)
         elif config.camera != "none":
             second = "source" if config.camera == "pose12" else "target"
-            told = linear("camera", np.concatenate([poses("target"), poses(second)]))
+            frames_added = linear("camera", np.concatenate([poses("target"), poses(second)]))
             if config.animation_time != "none":
-                told = told + np.concatenate([official_moments(name, b) for name in roles])
-            y = y + np.repeat(told, h * h, axis=0)
+                frames_added = frames_added + np.concatenate([official_moments(name, b) for name in roles])
+            y = y + np.repeat(frames_added, h * h, axis=0)
         q, k, v = rms("norm_q", linear("q", y)), rms("norm_k", linear("k", y)), linear("v", y)
         a = linear("o", softmax_attention(rope_heads(q), rope_heads(k), v))
         xs = xs + gate1 * (linear("projector", a) if config.camera.startswith("pose12") else a)
@@ -266,7 +266,7 @@ def test_forward_equals_float64_reference(variant):
     config = VARIANTS[variant]
     model, x = randomised(config), inputs()
     x = with_memory(x) if config.memory else x
-    tensors = {key: np.asarray(value) for key, value in native.flatten(model).items()}
+    tensors = {key: np.asarray(value) for key, value in flatten(model).items()}
     out = run(model, x)
     for sample in range(B):
         expected = reference(tensors, config, x, sample)
@@ -321,12 +321,20 @@ def test_long_sequences_attend_block_by_block_to_the_same_result(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value_and_grad(), whole)
 
 
-def test_a_model_says_what_it_must_be_told():
+def test_a_model_says_what_it_must_be_given():
     model = SpaceTimeDiT(SPACETIMEPILOT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="target.animation_time.*source.c2w.*text"):
         model.condition(latent_size=(1, 4, 4))
     with pytest.raises(ValueError, match="source is False"):
         dataclasses.replace(CONFIG, source=False)
+
+
+def test_a_model_of_the_targets_poses_needs_none_of_the_source():
+    model, x = randomised(VARIANTS["ReCamMaster"]), inputs()
+    without = {name: value for name, value in x.items() if name != "source_c2w"}
+    jax.tree.map(np.testing.assert_array_equal, condition(model, without), condition(model, x))
+    with pytest.raises(ValueError, match=r"must be given target\.c2w$"):
+        condition(model, {name: value for name, value in without.items() if name != "target_c2w"})
 
 
 def test_new_model_predicts_zero_and_ignores_conditioning():
@@ -423,7 +431,7 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
     monkeypatch.setattr(attention, "_local", lambda q, *rest: queries.add(q.shape[1]) or real(q, *rest))
     jax.clear_caches()
     run(model, x)
-    assert queries == {56, 32}  # 54 and 27, filled up to multiples of 8
+    assert queries == {56, 32}  # 54 and 27, padded to multiples of 8
 
 
 def test_the_form_for_sampling_predicts_the_same():

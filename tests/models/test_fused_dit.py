@@ -11,7 +11,7 @@ from flax import nnx
 from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.models import fused, fused_heads
 from stp_jax.models.dit import SpaceTimeDiT
-from stp_jax.weights import native
+from stp_jax.models.parameters import flatten
 from tests.models.test_dit import CONFIG, condition, inputs, randomised
 
 CONFIG = dataclasses.replace(CONFIG, layers=2, unroll=True)
@@ -43,7 +43,7 @@ def loss_and_gradients(model: SpaceTimeDiT, x: dict) -> tuple[np.ndarray, dict]:
         return jnp.mean(y * weight), y
 
     gradients, y = jax.device_get(jax.jit(jax.grad(loss, has_aux=True))(state, x))
-    return y, native.flatten(nnx.merge(graph, gradients))
+    return y, flatten(nnx.merge(graph, gradients))
 
 
 @pytest.mark.parametrize(

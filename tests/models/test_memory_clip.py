@@ -10,17 +10,17 @@ from flax import nnx
 
 from stp_jax.controls.view import View
 from stp_jax.models.dit import SpaceTimeDiT
-from stp_jax.weights import native
+from stp_jax.models.parameters import flatten, load_into
 from tests.models.test_dit import CONFIG, condition, forward, inputs, randomised, run, with_memory
 
 
 def test_a_model_with_room_for_a_memory_is_the_one_without_until_it_has_one():
     without, x = randomised(CONFIG), inputs()
     room = SpaceTimeDiT(dataclasses.replace(CONFIG, memory=4), rngs=nnx.Rngs(0))
-    new, plain = native.flatten(room), native.flatten(SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)))
+    new, plain = flatten(room), flatten(SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)))
     assert new.keys() - plain.keys() == {"camera_encoder.memory_role"}
     assert all(np.array_equal(new[name], array) for name, array in plain.items())
-    native.load_into(room, new | native.flatten(without), "test")
+    load_into(room, new | flatten(without), "test")
     compiled = []
     for model in (without, room):
         graph, state = nnx.split(model)
@@ -47,7 +47,7 @@ def test_a_memory_of_source_frames_counts_as_a_longer_source_until_it_is_trained
     config = dataclasses.replace(CONFIG, memory=2, **changes)
     model = SpaceTimeDiT(config, rngs=nnx.Rngs(0))
     plain = randomised(dataclasses.replace(CONFIG, **changes))
-    native.load_into(model, native.flatten(model) | native.flatten(plain), "test")  # role of a new model
+    load_into(model, flatten(model) | flatten(plain), "test")  # role of a new model
     memory = {"memory": x["source"][:, 1:]}
     memory |= {f"memory_{name}": x[f"source_{name}"][:, 1:] for name in View._fields}
     found, alone = run(model, x | memory), run(plain, x)

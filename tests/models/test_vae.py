@@ -358,8 +358,8 @@ def test_doubling_the_size_repeats_pixels():
 @pytest.mark.parametrize(
     "shape, words",
     [
-        ((1, 6, 16, 16, 3), "6 frames.*use 5 or 9"),
-        ((1, 5, 20, 16, 3), "16 x 20 pixels.*multiples of 8"),
+        ((1, 6, 16, 16, 3), r"6 frames.*4n \+ 1, for instance 5 or 9"),
+        ((1, 5, 20, 16, 3), "16 x 20 pixels.*multiples of 8, for instance 16 x 16"),
         ((1, 5, 16, 20, 3), "20 x 16 pixels.*multiples of 8"),
         ((1, 5, 16, 16, 4), "shape"),
         ((5, 16, 16, 3), "shape"),

@@ -19,9 +19,9 @@ from stp_jax.errors import InputError
 from stp_jax.export import command as export
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.official.poses import pose12
+from stp_jax.official.noise import official_noise
+from stp_jax.official.poses import official_poses
 from stp_jax.rerender.rerenderer import Rerenderer
-from stp_jax.rerender.sampler import official_noise
 from stp_jax.weights import native
 from tests.stored_tensors import RECAMMASTER, SPACETIMEPILOT, TINY_DIT, WAN, build, random_tensors
 from tests.test_text import CONFIG, write_text_encoder, write_tokenizer
@@ -63,9 +63,9 @@ def inputs():
     world = cameras.preset("orbit_left", FRAMES, intrinsics=lens).c2w[3].astype(np.float64)
     in_world = lambda c: c._replace(c2w=(world @ c.c2w).astype(np.float32))  # noqa: E731
     target = in_world(cameras.parse("orbit_left:30:-15", FRAMES, intrinsics=lens))
-    clock = np.arange(FRAMES, dtype=np.float32)
+    time = np.arange(FRAMES, dtype=np.float32)
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return video, in_world(source), clock, target, clock[::-1].copy()
+    return video, View(*in_world(source), time), View(*target, time[::-1].copy())
 
 
 @pytest.mark.parametrize(
@@ -75,25 +75,25 @@ def inputs():
 def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance, tiled):
     folder = folders[model]
     rerenderer = Rerenderer(folder, **SIZE, steps=3, guidance=guidance, dtype="float32", tiled=tiled)
-    video, source, source_time, target, target_time = inputs()
-    result = rerenderer(
-        video, source, source_time, target, target_time, prompt="a dog runs", negative_prompt="fast", seed=7
-    )
+    video, source, target = inputs()
+    result = rerenderer(video, source, target, prompt="a dog runs", negative_prompt="fast", seed=7)
 
     vae = build("vae", VAE, "official")
     dit = build("dit", dit_config(model), "official")
     pixels = video[None].astype(np.float32) / 127.5 - 1
     latents = jax.jit(lambda x: vae.encode(x))(pixels)  # smaller than a tile, so whole
-    told = pose12(source.c2w[None], target.c2w[None], target_reference=source.c2w[:1])
+    source_c2w, target_c2w = official_poses(
+        source.c2w[None], target.c2w[None], target_reference=source.c2w[:1]
+    )
     encoder = folder / "models_t5_umt5-xxl-enc-bf16.safetensors"
-    words = text.embed(["a dog runs", "fast"], encoder, dtype="float32")
+    embedded = text.embed(["a dog runs", "fast"], encoder, dtype="float32")
 
     @jax.jit
-    def velocity(x, timestep, words):
+    def velocity(x, timestep, prompt):
         conditioning = dit.condition(
-            View(told[1], animation_time=target_time[None]),
-            View(told[0], animation_time=source_time[None]),
-            text=words,
+            View(target_c2w, animation_time=target.animation_time[None]),
+            View(source_c2w, animation_time=source.animation_time[None]),
+            text=prompt,
             latent_size=latents.shape[1:4],
         )
         return dit(x, latents, timestep, conditioning)
@@ -102,9 +102,9 @@ def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance,
     sigmas = flow.sampling_sigmas(3, 5.0)
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         timestep = np.full(1, 1000 * sigma, np.float32)
-        v = np.asarray(velocity(x.astype(np.float32), timestep, words[:1]), np.float64)
+        v = np.asarray(velocity(x.astype(np.float32), timestep, embedded[:1]), np.float64)
         if guidance != 1:
-            negative = np.asarray(velocity(x.astype(np.float32), timestep, words[1:]), np.float64)
+            negative = np.asarray(velocity(x.astype(np.float32), timestep, embedded[1:]), np.float64)
             v = negative + guidance * (v - negative)
         x = x + (following - sigma) * v
     decoded = np.asarray(jax.jit(lambda z: vae.decode(z))(x.astype(np.float32)))[0]
@@ -134,15 +134,15 @@ def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes):
     assert np.abs(np.subtract(*videos, dtype=int)).max() <= 1
 
 
-def test_without_a_target_the_poses_of_the_source_are_told_unscaled(folders):
+def test_without_cameras_of_the_target_the_sources_are_given_unscaled(folders):
     seen = []
     model = Rerenderer(folders["spacetimepilot"], **SIZE, steps=1, guidance=1, dtype="float32")
     condition = model._sampler.condition
     model._sampler.condition = lambda state, views, *rest, **more: (
         seen.extend(views) or condition(state, views, *rest, **more)
     )
-    video, source, clock, _, target_clock = inputs()
-    model(video, source, clock, None, target_clock)
+    video, source, target = inputs()
+    model(video, source, View(animation_time=target.animation_time))
     poses = source.c2w.astype(np.float64)
     expected = poses @ np.linalg.inv(poses[:1])
     assert len(seen) == 2
@@ -168,7 +168,7 @@ def test_weights_in_our_own_form_are_used_as_the_official_ones(folders, run, tmp
     assert np.abs(np.subtract(*results, dtype=int)).mean() < 1
 
 
-def test_a_text_encoder_of_another_width_is_told_before_anything_is_computed(folders, tmp_path):
+def test_a_text_encoder_of_another_width_is_refused_before_anything_is_computed(folders, tmp_path):
     config = dataclasses.replace(CONFIG, dim=20)
     save_file(random_tensors("text_encoder", config, "official"), tmp_path / "t5.safetensors")
     write_tokenizer(tmp_path / "tokenizer.json")
@@ -227,7 +227,7 @@ def test_empty_and_very_long_prompts_work(folders, run, tmp_path, prompt):
 
 
 MISTAKES = {
-    "--weights {wan}": "Wan2.1 text-to-video.*told no source video.*configs/wan_1_3b_plucker.py",
+    "--weights {wan}": "Wan2.1 text-to-video.*takes no source video.*configs/wan_1_3b_plucker.py",
     "--weights {spacetimepilot}/Wan2.1_VAE.pth": "is a Wan VAE of width 8, not a DiT",
     "--weights {spacetimepilot}/models_t5_umt5-xxl-enc-bf16.safetensors": "is a umT5 encoder.*not a DiT",
     "--weights {spacetimepilot} --text_encoder {recammaster}/Wan2.1_VAE.pth": "not a text encoder",
@@ -249,7 +249,7 @@ def test_mistakes_are_named_and_leave_no_trace(folders, run, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_text_encoder_without_its_tokenizer_is_told_before_anything_is_computed(run, tmp_path):
+def test_a_text_encoder_without_its_tokenizer_is_refused_before_anything_is_computed(run, tmp_path):
     folder = write_models(tmp_path / "models", "spacetimepilot")
     (folder / "google/umt5-xxl/tokenizer.json").unlink()
     status, said, error = run(f"{SMALL} --weights {folder} --prompt dog --out {tmp_path}/out")
@@ -257,7 +257,7 @@ def test_a_text_encoder_without_its_tokenizer_is_told_before_anything_is_compute
     assert "Computing" not in said and not (tmp_path / "out").exists()
 
 
-def test_a_truncated_download_is_told(run, tmp_path):
+def test_a_truncated_download_is_refused(run, tmp_path):
     folder = write_models(tmp_path / "models", "spacetimepilot")
     file = folder / "SpacetimePilot_1.3B_v1.ckpt"
     file.write_bytes(file.read_bytes()[:-1000])

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stp_jax.controls import cameras
 from stp_jax.errors import InputError
-from stp_jax.official.poses import pose12, to_official_pixels
+from stp_jax.official.poses import official_poses
 
 F = 9
 MIRROR, FLIP = np.diag([-1.0, 1, 1, 1]), np.diag([1.0, -1, -1, 1])
@@ -216,13 +214,13 @@ def test_source_poses_are_relative_from_the_right_in_the_world_of_the_file(tmp_p
     c2w = world_path()
     raw = c2w if form == "npy" else MIRROR @ c2w
     file = WRITERS[form](tmp_path, c2w)
-    source, target = pose12(cameras.read(file, F).c2w, None, scale_source=False)
+    source, target = official_poses(cameras.read(file, F).c2w, None, scale_source=False)
     assert source.dtype == target.dtype == np.float32
     np.testing.assert_allclose(source, official_source(raw), atol=5e-6)
     np.testing.assert_array_equal(target, source)
     assert np.abs(source - motion(c2w)).max() > 0.1, "the other convention gives something else"
 
-    scaled, _ = pose12(cameras.read(file, F).c2w, None)
+    scaled, _ = official_poses(cameras.read(file, F).c2w, None)
     expected = official_source(raw)
     expected[:, :3, 3] /= np.abs(expected[:, :3, 3]).max()
     np.testing.assert_allclose(scaled, expected, atol=5e-6)
@@ -232,42 +230,32 @@ def test_source_poses_are_relative_from_the_right_in_the_world_of_the_file(tmp_p
 def test_target_poses_are_relative_from_the_left(tmp_path, form):
     c2w = world_path()
     file = WRITERS[form](tmp_path, c2w)
-    source, target = pose12(None, cameras.read(file, F).c2w)
+    source, target = official_poses(None, cameras.read(file, F).c2w)
     np.testing.assert_allclose(target, motion(c2w), atol=5e-6)
     np.testing.assert_array_equal(source, np.tile(np.eye(4), (F, 1, 1)))
 
 
-def test_a_target_put_into_the_sources_world_is_told_as_its_own_motion(tmp_path):
+def test_a_target_put_into_the_sources_world_is_given_as_its_own_motion(tmp_path):
     """How both reach the model: the source in its file's world, the target placed at its first camera."""
     source = cameras.read(write_blender(tmp_path, world_path()), F)
     target = cameras.parse(write_multicam(tmp_path, world_path(1)), F, reference=source.c2w[0])
     placed = source.c2w[0] @ target.c2w
     reference = source.c2w[:1]
-    _, told = pose12(source.c2w, placed, target_reference=reference)
-    np.testing.assert_allclose(told, motion(world_path(1)), atol=1e-5)
+    _, given = official_poses(source.c2w, placed, target_reference=reference)
+    np.testing.assert_allclose(given, motion(world_path(1)), atol=1e-5)
 
 
 def test_a_target_may_begin_away_from_the_source():
     source, target = world_path(), world_path(1)
-    _, told = pose12(source, target, target_reference=source[0])
-    np.testing.assert_allclose(told, np.linalg.inv(source[0]) @ target, atol=1e-5)
+    _, given = official_poses(source, target, target_reference=source[0])
+    np.testing.assert_allclose(given, np.linalg.inv(source[0]) @ target, atol=1e-5)
 
 
-def test_batches_are_told_as_each_alone_and_still_cameras_are_not_scaled():
+def test_batches_are_as_each_alone_and_still_cameras_are_not_scaled():
     batch = np.stack([world_path(), world_path(1), np.tile(world_path()[:1], (F, 1, 1))])
-    together = pose12(batch, batch[::-1], target_reference=batch[:, :1])
+    together = official_poses(batch, batch[::-1], target_reference=batch[:, :1])
     for i in range(3):
-        alone = pose12(batch[i], batch[::-1][i], target_reference=batch[i, 0])
+        alone = official_poses(batch[i], batch[::-1][i], target_reference=batch[i, 0])
         for one, other in zip(together, alone, strict=True):
             np.testing.assert_allclose(one[i], other, atol=1e-7)
     np.testing.assert_allclose(together[0][2], np.tile(np.eye(4), (F, 1, 1)), atol=1e-6)
-
-
-def test_official_pixels_are_cut_off():
-    video = np.array([-2, -1, -0.999, 0, 0.5, 0.9999, 1, 3], np.float32)
-    expected = [0, 0, 0, 127, 191, 254, 255, 255]
-    for pixels in (to_official_pixels(video), jax.jit(to_official_pixels)(jnp.asarray(video))):
-        assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, expected)
-    half = jnp.asarray(video, jnp.bfloat16)
-    np.testing.assert_array_equal(to_official_pixels(half)[3:5], [127, 191])

@@ -46,10 +46,12 @@ def inputs(batch: int = 1):
     video = rng.integers(0, 256, (batch, FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     moves = ["static", "orbit_left:30:5", "dolly_in", "crane_up", "zoom_in"]
     paths = [cameras.preset(moves[i % len(moves)], FRAMES) for i in range(batch + 1)]
-    source = cameras.Cameras(*map(np.stack, zip(*paths[:batch], strict=True)))
-    target = cameras.Cameras(*map(np.stack, zip(*paths[1:], strict=True)))
-    own = np.tile(np.arange(FRAMES, dtype=np.float32), (batch, 1))
-    return video, source, own, target, own[:, ::-1] / 2
+    time = np.arange(FRAMES, dtype=np.float32)
+    source = jax.tree.map(lambda *clips: np.stack(clips), *(View(*path, time) for path in paths[:-1]))
+    target = jax.tree.map(
+        lambda *clips: np.stack(clips), *(View(*path, time[::-1] / 2) for path in paths[1:])
+    )
+    return video, source, target
 
 
 def one(batch, i):
@@ -63,17 +65,15 @@ def same(a, b):
 
 
 def test_result_is_euler_integration_of_the_velocity(folder, model):
-    video, source, own, target, moments = inputs()
+    video, source, target = inputs()
     vae, dit = read_tiny_model(folder)
     latents = jax.jit(vae.encode)(jnp.asarray(video / 127.5 - 1, jnp.float32))
-    told = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[1:4]))(
-        View(*target, moments), View(*source, own)
-    )
+    conditioning = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[1:4]))(target, source)
     key = jax.random.fold_in(jax.random.key(7), 0)
     x = np.asarray(jax.random.normal(key, latents.shape[1:]))[None].astype(np.float64)
     u = 1 - np.arange(STEPS + 1) / STEPS
     sigmas = SHIFT * u / (1 + (SHIFT - 1) * u)
-    velocity = jax.jit(lambda x, t: dit(x, latents, t, told))
+    velocity = jax.jit(lambda x, t: dit(x, latents, t, conditioning))
     for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         v = velocity(jnp.asarray(x, jnp.float32), jnp.full(1, 1000 * now, jnp.float32))
         x = x + (following - now) * np.asarray(v)
@@ -85,28 +85,33 @@ def test_result_is_euler_integration_of_the_velocity(folder, model):
 
 
 def test_every_input_and_the_seed_change_the_result(model):
-    video, source, own, target, moments = one(inputs(), 0)
-    result = model(video, source, own, target, moments, seed=1)
-    assert np.array_equal(result, model(video, source, own, target, moments, seed=1))
+    video, source, target = one(inputs(), 0)
+    result = model(video, source, target, seed=1)
+    assert np.array_equal(result, model(video, source, target, seed=1))
     others = [
-        model(video, source, own, target, moments, seed=2),
-        model(video[::-1], source, own, target, moments, seed=1),
-        model(video, target, own, target, moments, seed=1),
-        model(video, source, own / 2, target, moments, seed=1),
-        model(video, source, own, source, moments, seed=1),
-        model(video, source, own, target._replace(intrinsics=2 * target.intrinsics), moments, seed=1),
-        model(video, source, own, target, own, seed=1),
+        model(video, source, target, seed=2),
+        model(video[::-1], source, target, seed=1),
+        model(video, target._replace(animation_time=source.animation_time), target, seed=1),
+        model(video, source._replace(animation_time=source.animation_time / 2), target, seed=1),
+        model(video, source, source._replace(animation_time=target.animation_time), seed=1),
+        model(video, source, target._replace(intrinsics=2 * target.intrinsics), seed=1),
+        model(video, source, target._replace(animation_time=source.animation_time), seed=1),
     ]
     assert all(np.mean(other != result) > 0.01 for other in others)
 
 
+def test_a_target_without_cameras_has_the_sources(model):
+    video, source, target = one(inputs(2), 1)
+    expected = model(video, source, source._replace(animation_time=target.animation_time))
+    assert np.array_equal(model(video, source, View(animation_time=target.animation_time)), expected)
+
+
 def test_the_world_frame_does_not_matter(model):
-    video, source, own, target, moments = one(inputs(2), 1)
+    video, source, target = one(inputs(2), 1)
     world = cameras.preset("orbit_up:70", 2).c2w[1]
     world[:3, 3] += [3, -2, 1]
-    source_moved, target_moved = (path._replace(c2w=world @ path.c2w) for path in (source, target))
-    expected = model(video, source, own, target, moments)
-    same(model(video, source_moved, own, target_moved, moments), expected)
+    moved = (view._replace(c2w=world @ view.c2w) for view in (source, target))
+    same(model(video, *moved), model(video, source, target))
 
 
 def test_batches_and_meshes_do_not_change_a_video(folder, model):
@@ -140,24 +145,33 @@ def test_progress_grows_from_nothing_to_all(model):
     assert sum(what.startswith("step") for what, _ in calls) == STEPS
 
 
+def shaped(clip, name, change):
+    """Inputs with another shape of one array of a view."""
+
+    def apply(video, source, target):
+        views = {"source": source, "target": target}
+        views[clip] = views[clip]._replace(**{name: change(getattr(views[clip], name))})
+        return video, views["source"], views["target"]
+
+    return apply
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda i: (i[0][:, :4], *i[1:]), ["source video", "[5, 32, 32, 3]"]),
-        (lambda i: (i[0][:, :, :16], *i[1:]), ["source video", "32"]),
-        (lambda i: (i[0] / 255.0, *i[1:]), ["source video", "uint8"]),
-        (lambda i: (*i[:2], i[2][:, 1:], *i[3:]), ["source animation time"]),
-        (lambda i: (*i[:4], i[4][:, :, None]), ["target animation time"]),
-        (lambda i: (*i[:3], i[3]._replace(c2w=i[3].c2w[:, 1:]), i[4]), ["target c2w"]),
-        (
-            lambda i: (i[0], i[1]._replace(intrinsics=i[1].intrinsics[..., :3]), *i[2:]),
-            ["source intrinsics"],
-        ),
+        (lambda video, *views: (video[:, :4], *views), ["source video", "[5, 32, 32, 3]"]),
+        (lambda video, *views: (video[:, :, :16], *views), ["source video", "32"]),
+        (lambda video, *views: (video / 255.0, *views), ["source video", "uint8"]),
+        (shaped("source", "animation_time", lambda x: x[:, 1:]), ["source animation time"]),
+        (shaped("target", "animation_time", lambda x: x[:, :, None]), ["target animation time"]),
+        (shaped("target", "animation_time", lambda x: None), ["target animation time"]),
+        (shaped("target", "c2w", lambda x: x[:, 1:]), ["target c2w"]),
+        (shaped("source", "intrinsics", lambda x: x[..., :3]), ["source intrinsics"]),
     ],
 )
 def test_wrong_shapes_are_named(model, change, words):
     with pytest.raises(InputError) as error:
-        model(*change(inputs()))
+        model(*change(*inputs()))
     assert all(word in str(error.value) for word in words)
 
 

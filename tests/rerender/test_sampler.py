@@ -9,7 +9,8 @@ from flax import nnx
 
 from stp_jax import flow
 from stp_jax.controls.view import view_of
-from stp_jax.rerender.sampler import Sampler, jax_noise, mesh_for_one_video, official_noise
+from stp_jax.official.noise import official_noise
+from stp_jax.rerender.sampler import Sampler, jax_noise, mesh_for_one_video
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
 STEPS, SHIFT, SIZE = 5, 5.0, (3, 8, 8)

@@ -18,6 +18,7 @@ from flax import nnx
 from stp_jax.devices import hardware
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
+from stp_jax.models.parameters import flatten
 from stp_jax.training import loop, metrics, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
@@ -523,5 +524,5 @@ def test_no_clipping_is_no_vanishing(tmp_path, toy):
     config = toy_config(steps=3)
     config.optimizer.clip = 0.0
     loop.train(config, tmp_path)
-    start = native.flatten(ToyTask().init(nnx.Rngs(random_key(config.seed, 0, INIT))))
+    start = flatten(ToyTask().init(nnx.Rngs(random_key(config.seed, 0, INIT))))
     assert all(np.abs(array - start[name]).max() > 0 for name, array in exported(tmp_path).items())

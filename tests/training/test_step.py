@@ -15,12 +15,11 @@ from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
-from stp_jax.models.layers import merge_lora
+from stp_jax.models.parameters import bind, flatten, merge_lora
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import LOSS, bind, graph_of, init_state, random_key, trained
+from stp_jax.training.state import LOSS, graph_of, init_state, random_key, trained
 from stp_jax.training.step import accumulated, make_train_step
 from stp_jax.weights import kinds
-from stp_jax.weights.native import flatten
 from tests.training.toy import WIDTH, ToyTask, toy_config
 
 

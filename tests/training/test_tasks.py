@@ -20,9 +20,10 @@ from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
 from stp_jax.media.video import read_video
 from stp_jax.models.config import DiTConfig
+from stp_jax.models.parameters import bind, flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.loop import train
-from stp_jax.training.state import bind, graph_of
+from stp_jax.training.state import graph_of
 from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop
 from stp_jax.weights import native
 from stp_jax.weights.layouts import dit
@@ -75,7 +76,7 @@ def vae_run(data):
 def vae(vae_run):
     folder = vae_run[1] / "weights"
     module = VAE(VAEConfig(**native.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
-    native.load_into(module, native.read_weights(folder, "vae"), "vae")
+    load_into(module, native.read_weights(folder, "vae"), "vae")
     return module
 
 
@@ -159,7 +160,7 @@ def test_dit_trains_with_a_memory_in_some_batches(tmp_path, vae_run, dit_config,
     model, rng = DiTTask(config).init(nnx.Rngs(5)), np.random.default_rng(0)
     first = {  # the zeros of a new model would hide the gradient of the role
         name: np.asarray(array) + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
-        for name, array in native.flatten(model).items()
+        for name, array in flatten(model).items()
     }
     native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     config.init_from = str(tmp_path / "first")
@@ -214,7 +215,7 @@ def started_from(config, folder, init_from) -> dict[str, np.ndarray]:
 def test_training_starts_from_weights_of_ours(tmp_path, dit_config):
     config = dit_config.copy_and_resolve_references()
     model = DiTTask(config).init(nnx.Rngs(5))
-    first = {name: np.asarray(array) for name, array in native.flatten(model).items()}
+    first = {name: np.asarray(array) for name, array in flatten(model).items()}
     native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     found = started_from(config, tmp_path / "run", tmp_path / "first")
     for name, array in first.items():
@@ -291,8 +292,8 @@ def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
 
 def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):
     task = DiTTask(dit_config)
-    params = native.flatten(task.init(nnx.Rngs(0)))
-    again = native.flatten(bind(graph_of(task), params))
+    params = flatten(task.init(nnx.Rngs(0)))
+    again = flatten(bind(graph_of(task), params))
     assert list(again) == list(params)
     assert all(np.array_equal(again[name], params[name]) for name in params)
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
+from stp_jax.models.parameters import flatten
 from stp_jax.weights import kinds, native, reading, recognition
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import stored_shapes
@@ -277,7 +278,7 @@ def test_loading_spreads_a_model_over_the_mesh_in_the_dtypes_asked_for(tmp_path)
     mesh = make_mesh(data=2, fsdp=4)
     graph, state = reading.load(found, mesh, "bfloat16")
     expected = reading.read(found)
-    read = native.flatten(nnx.merge(graph, state))
+    read = flatten(nnx.merge(graph, state))
     assert read.keys() == expected.keys()
     for name, array in read.items():
         matrix = name.endswith("kernel")
@@ -314,7 +315,7 @@ def test_folders_that_diffusers_and_transformers_write(tmp_path):
     for kind, config in TINY.items():
         found = recognition.recognise(tmp_path, kind)
         assert dataclasses.replace(found.config, dtype=config.dtype) == config
-        expected = native.flatten(build(kind, config, "diffusers"))
+        expected = flatten(build(kind, config, "diffusers"))
         read = reading.read(found)
         assert read.keys() == expected.keys()
         for name, array in expected.items():
@@ -332,6 +333,6 @@ def test_official_checkpoints_as_torch_writes_them(tmp_path, wrapper):
     found = recognition.recognise(tmp_path, "dit")
     assert found.title.startswith("SpaceTimePilot")
     read = reading.read(found)
-    for name, array in native.flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
+    for name, array in flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
         assert read[name].dtype == "bfloat16"
         np.testing.assert_array_equal(read[name], np.asarray(array).astype("bfloat16"))

@@ -138,8 +138,8 @@ def read_config(
     if any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in tensors):
         raise InputError(f"{where} is an image-to-video model. Give a text-to-video model.")
     described = described if _is_about(described, dim) else {}
-    moments = has("frame_time_embedding", "temporal_downsampler")
-    camera = moments or has("cam_encoder", "projector")
+    timed = has("frame_time_embedding", "temporal_downsampler")
+    camera = timed or has("cam_encoder", "projector")
     return DiTConfig(
         dim=dim,
         ffn_dim=shape("blocks.ffn_in")[0],
@@ -151,8 +151,8 @@ def read_config(
         eps=positive(described, "eps", 1e-6, where),
         text_dim=shape("text_embedding.layer_in")[1],
         source=camera,
-        camera="none" if not camera else "pose12" if moments else "pose12_target",
-        animation_time="official_conv" if moments else "none",
+        camera="none" if not camera else "pose12" if timed else "pose12_target",
+        animation_time="official_conv" if timed else "none",
         rope_frames="stream",
     )
 

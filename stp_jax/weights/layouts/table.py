@@ -146,7 +146,7 @@ def _memory_map(array: Any) -> mmap.mmap | None:
 def count_layers(
     tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int, where: str
 ) -> int:
-    """How many layers a model has: as a config.json says, or as many as the names of its tensors tell.
+    """How many layers a model has: as a config.json says, or as the names of its tensors show.
 
     Args:
       tensors: names that begin with `prefix`, the number of a layer and a dot, and others.

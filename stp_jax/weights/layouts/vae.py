@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,21 +90,52 @@ def read_config(
       where: for messages.
 
     Raises:
-      InputError: a tensor that says something about the config is missing; nothing tells the statistics.
+      InputError: a tensor that says something about the config is missing; nothing gives the statistics.
     """
+
+    dim = len(_need("encoder.conv1.kernel", tensors, layout, where))
+    z_dim = len(_need("conv2.kernel", tensors, layout, where))
+    levels = _levels(tensors, layout, where)
+    mean, std = described.get("latents_mean"), described.get("latents_std")
+    if mean is None or std is None:
+        if z_dim != len(WAN_LATENT_MEAN):
+            raise InputError(
+                f"{where}: a VAE with {z_dim} channels of latents. Put a config.json beside it with their "
+                "latents_mean and latents_std."
+            )
+        mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
+    return VAEConfig(
+        dim=dim,
+        z_dim=z_dim,
+        dim_mult=tuple(width // dim for width in levels.widths),
+        res_blocks=levels.blocks,
+        temporal_downsample=tuple(levels.temporal),
+        latent_mean=mean,
+        latent_std=std,
+    )
+
+
+def _need(ours: str, tensors: Mapping[str, np.ndarray], layout: str, where: str) -> np.ndarray:
+    name = stored_name(ours, layout)
+    if name not in tensors:
+        of_videos = any(len(tensor.shape) == 5 for tensor in tensors.values())
+        hint = "Copy the file again." if of_videos else "It is a VAE of pictures, not of videos."
+        raise InputError(f"{where}: {name} is missing. {hint}")
+    return tensors[name]
+
+
+class _Levels(NamedTuple):
+    widths: list[int]  # of each level
+    temporal: list[bool]  # between levels, whether the frames are halved, too
+    blocks: int  # of a level
+
+
+def _levels(tensors: Mapping[str, np.ndarray], layout: str, where: str) -> _Levels:
+    """Of the encoder, whose layers are residual blocks and, after each level but the last, a downsampling."""
 
     def find(ours: str) -> np.ndarray | None:
         return tensors.get(stored_name(ours, layout))
 
-    def need(ours: str) -> np.ndarray:
-        found = find(ours)
-        if found is None:
-            of_videos = any(len(tensor.shape) == 5 for tensor in tensors.values())
-            hint = "Copy the file again." if of_videos else "It is a VAE of pictures, not of videos."
-            raise InputError(f"{where}: {stored_name(ours, layout)} is missing. {hint}")
-        return found
-
-    dim, z_dim = len(need("encoder.conv1.kernel")), len(need("conv2.kernel"))
     widths: list[int] = []
     temporal: list[bool] = []
     layers = blocks = 0
@@ -125,23 +156,7 @@ def read_config(
             f"{where}: {stored_name(f'encoder.downsamples.{layers}.conv1.kernel', layout)} is missing. "
             "Copy the file again."
         )
-    mean, std = described.get("latents_mean"), described.get("latents_std")
-    if mean is None or std is None:
-        if z_dim != len(WAN_LATENT_MEAN):
-            raise InputError(
-                f"{where}: a VAE with {z_dim} channels of latents. Put a config.json beside it with their "
-                "latents_mean and latents_std."
-            )
-        mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
-    return VAEConfig(
-        dim=dim,
-        z_dim=z_dim,
-        dim_mult=tuple(width // dim for width in widths),
-        res_blocks=blocks,
-        temporal_downsample=tuple(temporal),
-        latent_mean=mean,
-        latent_std=std,
-    )
+    return _Levels(widths, temporal, blocks)
 
 
 def title(config: VAEConfig) -> str:

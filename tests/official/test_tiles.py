@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from stp_jax.errors import InputError
-from stp_jax.models.tiling import decode_tiled, encode_tiled, tiled
 from stp_jax.models.vae import VAE
+from stp_jax.official.tiles import decode_tiled, encode_tiled, tiled
 from tests.models.test_vae import TINY, jitted, random_video, randomised
 
 

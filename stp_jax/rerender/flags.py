@@ -1,0 +1,168 @@
+"""The flags of sample.py, and the text of its --list; without JAX, so that mistakes are found at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from stp_jax import user_input
+from stp_jax.command_line import Parser, number
+from stp_jax.controls import animation_time, cameras
+from stp_jax.errors import InputError
+from stp_jax.official import time_patterns
+from stp_jax.rerender.request import LONGEST, SAME_CAMERA
+from stp_jax.weights import native
+
+
+def parse_flags(argv: list[str], description: str | None = None) -> argparse.Namespace:
+    """Raises `InputError` for a flag that does not exist or has a value that cannot be."""
+    parser = Parser(prog="sample.py", description=description)
+    add = parser.add_argument_group("what to re-render").add_argument
+    add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
+    add("--start", type=number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
+    add(
+        "--duration",
+        type=number(1e-3, 1e9),
+        metavar="SECONDS",
+        help=f"how much of it (all, {LONGEST:g} at most)",
+    )
+    add(
+        "--source_cameras",
+        metavar="FILE",
+        help="how it was filmed: .json, .npz or .npy with camera-to-world poses along the whole video, and "
+        "intrinsics; see --list (default: a camera that stands still)",
+    )
+    add(
+        "--fov",
+        type=number(1, 179),
+        default=50.0,
+        metavar="DEGREES",
+        help="field of view across the shorter side of the picture, where no file has the intrinsics (50)",
+    )
+    add = parser.add_argument_group("how").add_argument
+    add(
+        "--camera",
+        default="orbit_left:30:-15",
+        metavar="MOVE",
+        help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
+        "the same world (orbit_left:30:-15)",
+    )
+    add(
+        "--distance",
+        type=number(0.01, 1e4),
+        default=cameras.DISTANCE,
+        metavar="METRES",
+        help="from the first source camera to what it looks at: moves circle this point (%(default)g)",
+    )
+    add(
+        "--animation_time",
+        default="bullet_time",
+        metavar="TIME",
+        help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0; or a file "
+        "(bullet_time)",
+    )
+    add(
+        "--seed",
+        type=number(0, 2**32 - 1, int),
+        default=0,
+        help="of the noise: another one invents other unseen parts (0)",
+    )
+    add("--prompt", help="what is to be seen, for a model that takes text (nothing in particular)")
+    add("--negative_prompt", help="what is not to be seen (a list of faults that Wan2.1 was tuned with)")
+    add(
+        "--guidance",
+        type=number(0, 100),
+        help="how strongly the prompt is followed; 1: no guidance, twice as fast (as the weights say)",
+    )
+    add("--steps", type=number(1, 1000, int), help="steps of sampling: more are slower (as the weights say)")
+    add(
+        "--shift",
+        type=number(0.01, 100),
+        help="above 1: more steps where noise is high (as the weights say)",
+    )
+    add(
+        "--weights",
+        default=str(native.BUNDLED),
+        metavar="PATH",
+        help="a folder that train.py wrote, an official checkpoint, or a folder with the downloaded files of "
+        "a model (the bundled model)",
+    )
+    add("--vae", metavar="PATH", help="weights of the VAE (beside the others)")
+    add("--text_encoder", metavar="PATH", help="weights of the text encoder (beside the others)")
+    add = parser.add_argument_group("size and memory").add_argument
+    add("--frames", type=number(1, 10_000, int), help="of the new video, 4n + 1 (as the weights say)")
+    add(
+        "--size",
+        type=number(1, 10_000, int),
+        nargs=2,
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the new video in pixels (as the weights say)",
+    )
+    add(
+        "--low_memory",
+        action="store_true",
+        help="load the VAE and the DiT in turn, never both: for small devices",
+    )
+    add(
+        "--tiled",
+        action="store_true",
+        help="run the VAE in the official tiles, slower: to match official videos",
+    )
+    add("--dtype", choices=("bfloat16", "float32"), help="of the computation (bfloat16, on a CPU float32)")
+    add = parser.add_argument_group("results").add_argument
+    add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<animation time>)")
+    add(
+        "--scale",
+        type=number(1, 16, int),
+        help="enlarges the videos; 1 is the model's own size (3 for small ones)",
+    )
+    add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
+    parser.add_argument(
+        "--list", action="store_true", help="explain every camera move, animation time and file, and exit"
+    )
+
+    flags, extra = parser.parse_known_args(argv)
+    if extra and extra[0].startswith("-"):
+        known = [action.dest for action in parser._actions]
+        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known)
+    if extra:
+        raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
+    for name, value in vars(flags).items():
+        # An unset variable of a shell must not mean the default; an empty prompt is a prompt.
+        if value == "" and name not in ("prompt", "negative_prompt"):
+            raise InputError(f"--{name} is empty (see --help)")
+    return flags
+
+
+def explain_choices() -> str:
+    """What --list prints: camera moves, animation times, and the files that both may come from."""
+
+    def table(presets: dict[str, str]) -> str:
+        width = max(18, *(len(name) + 2 for name in presets))
+        return "\n".join(f"  {name:{width}}{explanation}" for name, explanation in presets.items())
+
+    return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
+{table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: only the animation time changes"})}
+  START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
+
+--camera FILE, --source_cameras FILE (OpenCV axes: x right, y down, z forward; metres)
+  .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
+  .npz              arrays of the same names; .npy: c2w alone
+  camera_data.json  of a rendered scene: the path runs through its cameras
+  official files    SpaceTimePilot's *extrinsics*.npy (world-to-camera) and camera_data.json; MultiCamVideo's
+                    camera_extrinsics.json:cam05
+  intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. A path of more poses
+  than frames is followed evenly. Without --source_cameras, the poses of --camera are relative to the source's
+  first camera.
+
+--animation_time PRESET (i: the frame, L: the last)
+{table(animation_time.PRESETS)}
+
+--animation_time official:NAME, SpaceTimePilot's patterns for 81 frames
+{table(time_patterns.PATTERNS)}
+
+--animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
+  Frame 0 shows source frame 0, frame 8 source frame 8, the motion stands still until frame 12, then runs to
+  the end at double speed. Source frames may have fractions; linear in between.
+
+--animation_time FILE
+  .json, .npy, .txt or .csv with the source frame that each frame shows; .txt and .csv may have keyframes."""

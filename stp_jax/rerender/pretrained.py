@@ -1,0 +1,74 @@
+"""Finds the models that re-render a video, and checks that they fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from stp_jax import text
+from stp_jax.errors import InputError
+from stp_jax.weights import recognition
+from stp_jax.weights.recognition import Pretrained
+
+
+class Models(NamedTuple):
+    """Where the models are, with the configs that they are used with."""
+
+    dit: Pretrained
+    vae: Pretrained
+    text_encoder: Path | None  # None: the DiT takes no text
+
+
+def find_models(
+    folder: str | os.PathLike,
+    *,
+    vae: str | os.PathLike | None,
+    text_encoder: str | os.PathLike | None,
+    dtype: str,
+    official_rounding: bool | None,
+) -> Models:
+    """The models of a `Rerenderer`, which explains the arguments.
+
+    Raises:
+      InputError: missing or damaged weights, of another model, or of models that do not fit together.
+    """
+    found_dit = recognition.recognise(folder, "dit")
+    found_vae = recognition.recognise(vae or folder, "vae")
+    if not found_dit.config.source:
+        raise InputError(
+            f"{folder} is {found_dit.title}, which takes no source video, camera or animation time. It "
+            "is a start for training: see configs/wan_1_3b_plucker.py."
+        )
+    if found_vae.config.z_dim != found_dit.config.channels:
+        raise InputError(
+            f"{vae or folder}: the vae makes latents of {found_vae.config.z_dim} channels, the dit of "
+            f"{folder} takes {found_dit.config.channels}. Give weights that were trained together."
+        )
+    if official_rounding is None:
+        official_rounding = is_official(found_dit) and dtype == "bfloat16"
+    used = {"dtype": dtype, "official_rounding": official_rounding}
+    dit_config = dataclasses.replace(found_dit.config, remat="none", **used)
+    vae_config = dataclasses.replace(found_vae.config, **used)
+    return Models(
+        dataclasses.replace(found_dit, config=dit_config),
+        dataclasses.replace(found_vae, config=vae_config),
+        _find_text_encoder(found_dit, text_encoder or folder) if found_dit.config.text_dim else None,
+    )
+
+
+def is_official(dit: Pretrained) -> bool:
+    """Whether a model is sampled the official way: with its noise, poses and rounding."""
+    return dit.config.camera.startswith("pose12")
+
+
+def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Path:
+    found = recognition.recognise(path, "text_encoder")
+    if found.config.dim != dit.config.text_dim:
+        raise InputError(
+            f"{found.path} is {found.title}; {dit.title} reads embeddings "
+            f"{dit.config.text_dim} wide. Give the text encoder that it was trained with."
+        )
+    text.find_tokenizer(found.path)  # where it is missing, the user learns it now
+    return found.path
