@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import jax
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from stp_jax.benchmark.start import measure_starts
 from stp_jax.benchmark.workloads import workloads
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import new_file
 from stp_jax.models.attention import BACKENDS
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
@@ -132,9 +132,8 @@ def settings_of(flags: argparse.Namespace) -> Settings:
 def write_figures(path: str, measurements: list[Measurement]) -> None:
     """Writes the measurements as JSON; the file appears once it is complete."""
     figures = [dataclasses.asdict(measured) for measured in measurements]
-    temporary = Path(f"{path}.part")
-    temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    temporary.rename(path)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @exit_on_input_error
