@@ -68,7 +68,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def summarise(lines: list[dict[str, Any]], steps: list[int], times: list[float]) -> dict[str, Any]:
-    """What a run's metrics.jsonl says.
+    """What a run's metrics.jsonl holds.
 
     Args:
       lines: its lines, in order; a step that was run again counts as it was the last time.
@@ -79,7 +79,7 @@ def summarise(lines: list[dict[str, Any]], steps: list[int], times: list[float])
     elapsed = {line["step"]: line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line}
 
     def seconds(step: int) -> float:
-        """When the step was done: as its own line says, or the next one's."""
+        """When the step was done: from its own line, or the next one's."""
         later = [at for at in sorted(elapsed) if at >= step]
         return elapsed[later[0]] if later else math.inf
 
@@ -147,7 +147,7 @@ def table(results: list[dict[str, Any]], steps: list[int], times: list[float]) -
 
 
 class Rows:
-    """Trains and measures rows, as `args` of `parse` say."""
+    """Trains and measures rows, as `args` of `parse` ask."""
 
     def __init__(self, args: Any):
         self._args = args

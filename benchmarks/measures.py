@@ -2,9 +2,9 @@
 
     python benchmarks/measures.py --scenes 8 --every 4
 
-Of each held-out scene two cases are taken, camera control and one with another clock. Cameras are estimated
+Of each held-out scene two cases are taken, camera control and one with other animation times. Cameras are estimated
 from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half noise), of paths
-0.8 times as long, and of cameras turned by 3 degrees, also with a clock one frame late; times from all frames
+0.8 times as long, and of cameras turned by 3 degrees, also one frame late; times from all frames
 at the commanded cameras, from every n-th at the estimated ones. Needs the extra `render`.
 """
 
@@ -74,9 +74,9 @@ def camera_rows(
     every: int,
     decibels: float,
     rows: dict[str, list],
-    clock: dict[str, list],
+    times: dict[str, list],
 ) -> float:
-    """Adds camera scores to `rows`, those of time at the estimated cameras to `clock`.
+    """Adds camera scores to `rows`, those of time at the estimated cameras to `times`.
 
     Returns:
       CPU seconds for each frame's camera.
@@ -113,7 +113,7 @@ def camera_rows(
                         scores = time_fidelity.time_scores(
                             video[kept], references, scene.animation_time, commanded[kept]
                         )
-                        clock.setdefault(f"{name}; {label} cameras", []).append(scores)
+                        times.setdefault(f"{name}; {label} cameras", []).append(scores)
     return float(np.mean(spent))
 
 
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     reader = SceneReader(open_records(ASSETS / "cam_x_time_mini", "cam_x_time", "test"), cached_scenes=1)
     camera: dict[str, list] = {}
-    clock: dict[str, list] = {}
+    times: dict[str, list] = {}
     estimated: dict[str, list] = {}
     spent, background = [], []
     for number in range(args.scenes):
@@ -182,17 +182,17 @@ def main(argv: list[str] | None = None) -> None:
         chosen = [moving_camera[0], moving_camera[1 + number % 4]]
         assert chosen[0].group == CAMERA
         spent.append(camera_rows(scene, chosen, args.every, args.psnr, camera, estimated))
-        time_rows(scene, moving_camera, args.psnr, clock)
+        time_rows(scene, moving_camera, args.psnr, times)
         moving = disentanglement.moving_mask(scene.videos[chosen[0].target_camera])
-        clocks = [example_of(scene, case)["target_video"] for case in moving_camera]
-        background.append((disentanglement.background_psnr(clocks, moving), moving.mean()))
+        warps = [example_of(scene, case)["target_video"] for case in moving_camera]
+        background.append((disentanglement.background_psnr(warps, moving), moving.mean()))
         print(f"{scene.name}: {spent[-1]:.2f} CPU seconds for each frame's camera", flush=True)
     show(camera, camera_fidelity.summary, CAMERA_FIGURES)
     show_intervals(camera, args.scenes)
     show(estimated, time_fidelity.summary, TIME_FIGURES)
-    show(clock, time_fidelity.summary, TIME_FIGURES)
+    show(times, time_fidelity.summary, TIME_FIGURES)
     decibels, part = np.mean(background, 0)
-    print(f"background of ground truth under 5 clocks: {decibels:.1f} dB; {part:.0%} of the pixels left out")
+    print(f"background of ground truth under 5 warps: {decibels:.1f} dB; {part:.0%} of the pixels left out")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stp_jax.benchmark import costliest_kernels
+from stp_jax.benchmark.measure import costliest_kernels
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
@@ -110,17 +110,17 @@ def measure(config, devices: int, steps: int, profile: int, hlo: str | None) -> 
 
 @exit_on_input_error
 def main() -> None:
-    words = sys.argv[1:]
-    split = words.index("--") if "--" in words else len(words)
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = Parser(prog="python benchmarks/step.py", description=__doc__)
     parser.add_argument("--config", default=f"{ROOT / 'configs/demo.py'}:gpu")
     parser.add_argument("--devices", type=count, default=1)
     parser.add_argument("--steps", type=count, default=10, help="timed together, five times; default 10")
     parser.add_argument("--profile", type=number(0, 10000, int), default=0, help="kernels to list")
     parser.add_argument("--hlo", help="write the compiled program's text to this file")
-    given = parser.parse_args(words[:split])
+    given = parser.parse_args(arguments[:split])
     config = read_config(given.config)
-    set_fields(config, words[split + 1 :])
+    set_fields(config, arguments[split + 1 :])
     measure(config, given.devices, given.steps, given.profile, given.hlo)
 
 

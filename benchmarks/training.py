@@ -41,8 +41,10 @@ from tqdm import tqdm
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import count_scenes, default_config, make_clips, make_dataset
-from stp_jax.benchmark import SMALL, write_random_model
+from stp_jax.benchmark.settings import SMALL
+from stp_jax.benchmark.start import write_random_model
 from stp_jax.command_line import Parser, count, read_config
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.media.video import write_video
 from stp_jax.models.config import TEXT_TOKENS
@@ -107,8 +109,7 @@ def prepare(prepared: Path, config, vae: VAEConfig, scenes: int) -> None:
             clips_per_path=CLIPS_PER_PATH,
         )
         for clips in make_clips(videos, split=split, seed=0, clips=CLIPS, clips_per_path=CLIPS_PER_PATH):
-            known = {name: clips[name] for name in ("c2w", "intrinsics", "animation_time")}
-            cache.write(clips["row"], noise, **known)
+            cache.write(clips["row"], noise, view_of(clips))
     write_random_model(work / "vae", "vae", vae)
     np.savez(work / "text.npz", embeddings=np.zeros((1, TEXT_TOKENS, config.model.text_dim), np.float32))
     work.rename(prepared)
@@ -123,7 +124,7 @@ def data_flags(prepared: Path, run: str) -> dict[str, object]:
 
 
 def train(work: Path, run: str, steps: int, config: str, flags: list[str]) -> list[dict]:
-    """The lines of metrics of a run of `train.py`, killed after so many steps."""
+    """The lines of metrics of a run of `train.py`, killed after `steps` steps."""
     workdir = work / "runs" / f"{run}_{time.strftime('%H%M%S')}"
     fields = {f"data.{name}": value for name, value in data_flags(work / "prepared", run).items()}
     fields |= {f"pictures.{name}": value for name, value in fields.items()}
@@ -182,9 +183,9 @@ def feed(prepared: Path, run: str, config, seconds: float) -> str:
 
 @exit_on_input_error
 def main() -> None:
-    words = sys.argv[1:]
-    split = words.index("--") if "--" in words else len(words)
-    flags = words[split + 1 :]
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = arguments[split + 1 :]
     parser = Parser(prog="python benchmarks/training.py", description=__doc__)
     parser.add_argument("--work", required=True, type=Path, help="folder for data and runs, some GiB")
     parser.add_argument(
@@ -195,7 +196,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=count, default=8, help="of the data set; default 8")
     parser.add_argument("--feed_seconds", type=count, default=30)
     parser.add_argument("--small", action="store_true", help="a tiny model and video")
-    given = parser.parse_args(words[:split])
+    given = parser.parse_args(arguments[:split])
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
 

@@ -7,7 +7,7 @@ models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
     python -m stp_jax.text --weights models --prompt "" --out models/no_text.npz
     for split in train test; do
         python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth \
-            --out data/wan_latents --frames 81 --size 480 832 --split $split
+            --out data/wan_latents --frames 81 --size 832 480 --split $split
     done
     python train.py --config configs/wan_1_3b_plucker.py --workdir runs/wan_1_3b
 

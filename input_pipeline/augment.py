@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from input_pipeline.shots import Clip
+from stp_jax.controls.view import named, view_of
 
 _MIRROR = np.array([-1, 1, 1, 1], np.float32)
 
@@ -17,13 +18,11 @@ def mirror(clip: Clip) -> Clip:
     1 - u, as in the mirrored picture, with the principal point at 1 - cx. M M = 1, so relative poses mirror
     in the same way.
     """
-    intrinsics = clip["intrinsics"].copy()
+    view = view_of(clip)
+    intrinsics = view.intrinsics.copy()
     intrinsics[..., 2] = 1 - intrinsics[..., 2]
-    return clip | {
-        "video": np.ascontiguousarray(clip["video"][..., ::-1, :]),
-        "c2w": clip["c2w"] * _MIRROR[:, None] * _MIRROR,
-        "intrinsics": intrinsics,
-    }
+    mirrored = view._replace(c2w=view.c2w * _MIRROR[:, None] * _MIRROR, intrinsics=intrinsics)
+    return clip | named("", mirrored, video=np.ascontiguousarray(clip["video"][..., ::-1, :]))
 
 
 def augment(rng: np.random.Generator, *clips: Clip, flip: bool, permute_channels: bool) -> tuple[Clip, ...]:

@@ -18,7 +18,7 @@ class HostShare(grain.MapDataset):
       parent: all examples in order.
       batch_size: examples in a batch of all hosts.
       rows: those of them that this host reads, ascending; None: all.
-      first: examples of `parent` to leave out.
+      first: examples of `parent` to skip.
     """
 
     def __init__(

@@ -14,16 +14,17 @@ clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from input_pipeline.pairs import make_relative
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
-_ARRAYS = ("latents", "c2w", "intrinsics", "animation_time")
+_ARRAYS = ("latents", *View._fields)
 
 
 class LatentCache:
@@ -71,7 +72,7 @@ class LatentCache:
             raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
         if clips <= clips_per_path:
             raise InputError(
-                f"latent cache {path}: {clips} clips per scene leave no second camera path; "
+                f"latent cache {path}: {clips} clips per scene give no second camera path; "
                 f"ask for more than clips_per_path = {clips_per_path}"
             )
         shapes = {
@@ -85,29 +86,26 @@ class LatentCache:
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
-            found = _read_meta(path)
-            differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
-            if differing:
-                raise InputError(
-                    f"latent cache {path}: begun with other settings ({', '.join(differing)}); "
-                    "choose another folder or delete it"
-                )
-            cache = cls(path, found, "r+")
-            if not cache.missing():
-                raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
-            return cache
-        if path.exists() and any(path.iterdir()):
-            raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
-        for name, shape in shapes.items():
-            dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
-            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
+            return cls._continue(path, wanted)
+        _write_empty(path, shapes)
         # Written last: its presence says that the arrays are there.
         (path / "meta.json").write_text(json.dumps(wanted, indent=1))
         return cls(path, wanted, "r+")
+
+    @classmethod
+    def _continue(cls, path: Path, wanted: dict[str, Any]) -> LatentCache:
+        """The unfinished cache in a folder; raises `InputError` unless its meta.json is what is wanted."""
+        found = _read_meta(path)
+        differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
+        if differing:
+            raise InputError(
+                f"latent cache {path}: begun with other settings ({', '.join(differing)}); "
+                "choose another folder or delete it"
+            )
+        cache = cls(path, found, "r+")
+        if not cache.missing():
+            raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
+        return cache
 
     @classmethod
     def open(cls, path: str | Path) -> LatentCache:
@@ -136,18 +134,9 @@ class LatentCache:
         """The scenes that are not written yet."""
         return np.flatnonzero(~self._arrays["complete"]).tolist()
 
-    def write(
-        self,
-        scene: int,
-        latents: np.ndarray,
-        *,
-        c2w: np.ndarray,
-        intrinsics: np.ndarray,
-        animation_time: np.ndarray,
-    ) -> None:
+    def write(self, scene: int, latents: np.ndarray, view: View) -> None:
         """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete."""
-        values = dict(latents=latents, c2w=c2w, intrinsics=intrinsics, animation_time=animation_time)
-        for name, value in values.items():
+        for name, value in named("", view, latents=latents).items():
             array = self._arrays[name]
             if value.shape != array.shape[1:]:
                 raise ValueError(f"{name} has shape {value.shape}, not {array.shape[1:]}")
@@ -222,7 +211,7 @@ class LatentCache:
         clips, frames = np.divmod(rows, latents.shape[1])
         pixel_frames = (4 * frames[..., None] + np.arange(-3, 1)).reshape(len(rows), -1)
         clips = np.repeat(clips, 4, axis=1)
-        memory = {name: self._flat(name)[clips, pixel_frames] for name in _ARRAYS if name != "latents"}
+        memory = {name: self._flat(name)[clips, pixel_frames] for name in View._fields}
         frames_of_all = latents.reshape(-1, *latents.shape[2:])
         return memory | {"latents": np.take(frames_of_all, rows, axis=0, mode="clip")}
 
@@ -238,8 +227,8 @@ class LatentCache:
         if memory is not None:
             clips.append(self.memory_at(memory))
         if self.windows > 1:  # animation time 0 is where the source begins, which is any window
-            zero = clips[0]["animation_time"][:, :1].copy()
-            clips = [clip | {"animation_time": clip["animation_time"] - zero} for clip in clips]
+            zero = view_of(clips[0]).animation_time[:, :1].copy()
+            clips = [clip | {"animation_time": view_of(clip).animation_time - zero} for clip in clips]
         return make_relative(*clips)
 
     def _flat(self, name: str) -> np.ndarray:
@@ -252,3 +241,16 @@ def _read_meta(path: Path) -> dict[str, Any]:
         return json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path / 'meta.json'}: not readable ({error})") from error
+
+
+def _write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Writes the arrays of a new cache, zeros; raises `InputError` where a folder has something in it."""
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
+    for name, shape in shapes.items():
+        dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+        np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))

@@ -14,6 +14,7 @@ import numpy as np
 from input_pipeline.shots import Clip, Scene, Shot, take
 from stp_jax.controls.animation_time import random_warp
 from stp_jax.controls.cameras import relative_to
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")
@@ -75,11 +76,11 @@ def forward(frames: int) -> np.ndarray:
 
 
 def warped(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
-    """Draws an animation-time curve [F] other than plain forward, at times that the scene's grid has."""
+    """Draws animation times [F] other than plain forward, all of them on the scene's grid."""
     while True:
-        _, curve = random_warp(rng, frames, resolution=1 / scene.steps_per_frame)
-        if not np.array_equal(curve, forward(frames)):
-            return curve
+        _, animation_time = random_warp(rng, frames, resolution=1 / scene.steps_per_frame)
+        if not np.array_equal(animation_time, forward(frames)):
+            return animation_time
 
 
 def random_first_grid_time(rng: np.random.Generator, scene: Scene, frames: int) -> int:
@@ -90,20 +91,20 @@ def random_first_grid_time(rng: np.random.Generator, scene: Scene, frames: int) 
     return int(rng.integers(spare + 1))
 
 
-def clip(scene: Scene, cameras: np.ndarray, curve: np.ndarray, first_grid_time: int = 0) -> Clip:
-    """The clip that shows camera `cameras[i]` at animation time `curve[i]` in frame i; see `shots.take`."""
-    grid_times = first_grid_time + np.rint(curve * scene.steps_per_frame).astype(np.int64)
+def clip(scene: Scene, cameras: np.ndarray, animation_time: np.ndarray, first_grid_time: int = 0) -> Clip:
+    """The clip whose frame i shows camera `cameras[i]` at `animation_time[i]`; see `shots.take`."""
+    grid_times = first_grid_time + np.rint(animation_time * scene.steps_per_frame).astype(np.int64)
     return take(scene, Shot(cameras, grid_times), first_grid_time)
 
 
-def diagonal(path: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """The cameras of a clip of the animation times `curve` [F], taken by a camera that was at `path[t]` at
-    time t; at half frames as at the nearest even one."""
-    return path[np.rint(curve).astype(np.int64)]
+def diagonal(path: np.ndarray, animation_time: np.ndarray) -> np.ndarray:
+    """The cameras of a clip of these animation times [F], taken by a camera that was at `path[t]` at time t;
+    at half frames as at the nearest even one."""
+    return path[np.rint(animation_time).astype(np.int64)]
 
 
 def frozen(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Draws one moment, in all frames: animation time [F]."""
+    """Draws one time, in all frames: animation time [F]."""
     return np.full(frames, rng.integers(frames), np.float32)
 
 
@@ -124,12 +125,12 @@ def random_pair(
     first = random_first_grid_time(rng, scene, frames)
     camera = random_camera(rng, scene, frames)
     if rules == "static":
-        moment = frozen(rng, frames)
+        animation_time = frozen(rng, frames)
         target = other_camera(rng, scene, camera)
-        return clip(scene, camera, moment, first), clip(scene, target, moment, first)
-    curve = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
-    own = diagonal(camera, curve) if rules == "synchronised" else camera
-    return clip(scene, own, curve, first), random_target(scene, rng, camera, first, modes, rules)
+        return clip(scene, camera, animation_time, first), clip(scene, target, animation_time, first)
+    animation_time = warped(rng, scene, frames) if rng.random() < source_warp else forward(frames)
+    own = diagonal(camera, animation_time) if rules == "synchronised" else camera
+    return clip(scene, own, animation_time, first), random_target(scene, rng, camera, first, modes, rules)
 
 
 def random_shots(
@@ -170,14 +171,14 @@ def random_shots(
         )
     cameras = list(distinct.values())
     if rules == "static":
-        moment = frozen(rng, frames)
-        return first, [(cameras[i // clips_per_path], moment) for i in range(count)]
+        animation_time = frozen(rng, frames)
+        return first, [(cameras[i // clips_per_path], animation_time) for i in range(count)]
     shots = [
         (cameras[i // clips_per_path], warped(rng, scene, frames) if i % clips_per_path else forward(frames))
         for i in range(count)
     ]
     if rules == "synchronised":
-        shots = [(diagonal(path, curve), curve) for path, curve in shots]
+        shots = [(diagonal(path, animation_time), animation_time) for path, animation_time in shots]
     return first, shots
 
 
@@ -201,8 +202,8 @@ def _long_shots(
     first, shots = random_shots(scene, rng, length, count // windows, clips_per_path // windows, rules)
     starts = range(0, length - 1, frames - 1)
     return first, [
-        (cameras[start : start + frames], curve[start : start + frames])
-        for cameras, curve in shots
+        (cameras[start : start + frames], animation_time[start : start + frames])
+        for cameras, animation_time in shots
         for start in starts
     ]
 
@@ -238,21 +239,22 @@ def random_target(
     frames = len(source_camera)
     mode = rng.choice(MODES, p=modes)
     camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
-    curve = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
-    camera = diagonal(camera, curve) if rules == "synchronised" else camera
-    return clip(scene, camera, curve, first_grid_time)
+    animation_time = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
+    camera = diagonal(camera, animation_time) if rules == "synchronised" else camera
+    return clip(scene, camera, animation_time, first_grid_time)
 
 
 def make_relative(source: Clip, target: Clip, memory: Clip | None = None) -> dict[str, np.ndarray]:
     """Joins clips of one scene to a training example in the frame of the source's first camera.
 
-    The clips' arrays may have any leading axes, the same for all; the keys of the example are theirs with
-    `source_`, `target_` and `memory_` before them.
+    The clips' arrays may have any leading axes, the same for all; their names in the example are those of
+    `stp_jax.controls.view.named`, with `source_`, `target_` and `memory_` before them.
     """
     example: dict[str, np.ndarray] = {}
-    reference = source["c2w"][..., :1, :, :]
-    for name, one in (("source", source), ("target", target), ("memory", memory or {})):
-        example |= {f"{name}_{key}": value for key, value in one.items()}
-        if one:
-            example[f"{name}_c2w"] = relative_to(one["c2w"], reference)
+    reference = view_of(source).c2w[..., :1, :, :]
+    for name, one in (("source", source), ("target", target), ("memory", memory)):
+        if one is not None:
+            view = view_of(one)
+            others = {key: array for key, array in one.items() if key not in View._fields}
+            example |= named(name, view._replace(c2w=relative_to(view.c2w, reference)), **others)
     return example

@@ -68,7 +68,7 @@ def default_config() -> ConfigDict:
             # rules by which a latent cache was encoded.
             rules="grid",
             # Whether animation time is warped at all. False: it runs forward in source and target, whatever
-            # `modes` and `source_warp` say; of a latent cache only the forward clips are used.
+            # `modes` and `source_warp` are; of a latent cache only the forward clips are used.
             warp=True,
             # How often the source, too, does not simply run forward in time; in caches of long paths it does.
             source_warp=0.1,
@@ -81,7 +81,7 @@ def default_config() -> ConfigDict:
             flip=False,  # mirror half of the pairs, pictures and cameras alike
             permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
             pairs_per_scene=8,  # pairs drawn from a scene in an epoch: decoding it is the costly part
-            scenes_at_once=16,  # so many scenes take turns: neighbouring examples are of different scenes
+            scenes_at_once=16,  # scenes that take turns: neighbouring examples are of different scenes
             cached_scenes=32,  # decoded scenes kept per process: 28 MB for 17 cameras x 33 times, 128 px
         )
     )
@@ -113,8 +113,8 @@ def make_dataset(
       num_workers: worker processes; 0 reads with threads only.
       read_threads: threads per process; by default one per CPU in all.
       epochs: number of epochs, or None for no end.
-      first_example: where in the order of all hosts' examples to begin: a run that has seen so many goes on
-        with the next, on any number of hosts and workers.
+      first_example: where in the order of all hosts' examples to begin, the number that a run has seen
+        already; the number of hosts and workers does not matter.
 
     Raises:
       InputError: the data set is missing, empty, or of another kind, or a setting does not fit it.
@@ -219,7 +219,7 @@ def check_config(config: ConfigDict) -> None:
     if config.rules not in RULES:
         raise InputError(f"data.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
     if config.rules == "static" and config.kind == "multi_view":
-        raise InputError("data.rules = 'static': moving cameras see a moment from one place only")
+        raise InputError("data.rules = 'static': moving cameras see each time from one place only")
     if config.rules != "grid" and config.source_latents:
         raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
     latent_batches.check_memory(config)
@@ -261,12 +261,12 @@ def _order_of_scenes(seed: int, epoch: int, scenes: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(scenes)
 
 
-def _scene_of_example(seed: int, scenes: int, pairs: int, at_once: int, index: int, _: Any) -> int:
+def _scene_of_example(seed: int, scenes: int, pairs: int, together: int, index: int, _: Any) -> int:
     """The scene of example `index`: groups of shuffled scenes take turns until each has given its pairs."""
     epoch, index = divmod(index, scenes * pairs)
-    group, index = divmod(index, at_once * pairs)
-    group_size = min(at_once, scenes - group * at_once)
-    return int(_order_of_scenes(seed, epoch, scenes)[group * at_once + index % group_size])
+    group, index = divmod(index, together * pairs)
+    group_size = min(together, scenes - group * together)
+    return int(_order_of_scenes(seed, epoch, scenes)[group * together + index % group_size])
 
 
 def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
@@ -320,15 +320,15 @@ def _draw_target(
     scene = scenes[index]
     _check_scene(scene, config)
     row = index + len(scenes) * int(rng.integers(cache.scenes // len(scenes)))
-    # Drawn again, as `make_clips` did: the cache does not say which cameras of the rig a clip shows.
+    # Drawn again, as `make_clips` did: the cache does not hold which cameras of the rig a clip shows.
     again = np.random.default_rng([cache.meta["seed"], row])
     first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
     place = cache.choose_clip(rng, source_warp=config.source_warp if config.warp else 0.0)
-    camera, curve = shots[place]
+    camera, animation_time = shots[place]
     unseen = scene._replace(videos=scene.videos[:, :, :0])
     known, target = augment(
         again,
-        clip(unseen, camera, curve, first),
+        clip(unseen, camera, animation_time, first),
         random_target(scene, rng, camera, first, _probabilities(config)),
         flip=cache.meta["flip"],
         permute_channels=cache.meta["permute_channels"],

@@ -37,7 +37,7 @@ class Scene(NamedTuple):
         return round(1 / float(self.animation_time[1] - self.animation_time[0]))
 
     def check_length(self, frames: int) -> None:
-        """Raises `InputError` where the scene is too short for a source video of so many frames."""
+        """Raises `InputError` where the scene is too short for a source video of `frames` frames."""
         available = (self.videos.shape[1] - 1) // self.steps_per_frame + 1
         if available < frames:
             raise InputError(

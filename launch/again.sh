@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command again for as long as its exit status says that this helps: `again.sh COMMAND ...`
+# Runs a command again for as long as its exit status shows that this helps: `again.sh COMMAND ...`
 #
 # Statuses: see launch/README.md. MOST (default 20) bounds how often, PAUSE (default 10) is the seconds between.
 set -u
@@ -7,12 +7,12 @@ set -u
 most=${MOST:-20}
 pause=${PAUSE:-10}
 
-# What is told to this script is told to the command, which then saves and ends; it is not started again.
-told=
+# A signal to this script goes on to the command, which then saves and ends; it is not started again.
+signalled=
 child=
-trap 'told=1; [ -n "$child" ] && kill -INT "$child"' INT
-trap 'told=1; [ -n "$child" ] && kill -TERM "$child"' TERM
-trap 'told=1; [ -n "$child" ] && kill -USR1 "$child"' USR1
+trap 'signalled=1; [ -n "$child" ] && kill -INT "$child"' INT
+trap 'signalled=1; [ -n "$child" ] && kill -TERM "$child"' TERM
+trap 'signalled=1; [ -n "$child" ] && kill -USR1 "$child"' USR1
 
 for ((start = 0; start <= most; start++)); do
     "$@" &
@@ -27,7 +27,7 @@ for ((start = 0; start <= most; start++)); do
         75 | 137 | 138 | 143) ;;
         *) exit "$status" ;;
     esac
-    [ -n "$told" ] && exit "$status"
+    [ -n "$signalled" ] && exit "$status"
     echo "again.sh: status $status, starting again in $pause s" >&2
     sleep "$pause"
 done

@@ -16,6 +16,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -23,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, default_config, make_clips
 from stp_jax.command_line import Parser, count, number
+from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.vae import VAEConfig, fitting_chunk
@@ -94,25 +97,20 @@ def encode_dataset(
 ) -> None:
     """Writes the latent cache `out/split`; see the flags below for the arguments.
 
+    `size` is (width, height) in pixels.
+
     Raises:
       InputError: the data set or the weights cannot be read, or `out/split` holds something else or is
         complete.
     """
-    config = default_config()
-    config.update(kind=kind, path=data, frames=frames, height=size[0], width=size[1], flip=flip)
-    config.update(permute_channels=permute_channels, rules=rules)
-    if rules == "static" and clips_per_path > 1:
-        raise InputError("--rules static: all clips show one moment; give --clips_per_path 1.")
-    vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (size[0] * size[1])))
-    meta = {
-        "vae": dataclasses.asdict(recognition.recognise(vae, "vae").config),
-        "seed": seed,
-        "flip": flip,
-        "permute_channels": permute_channels,
-    }
-    if rules != "grid":
-        meta["rules"] = rules
+    width, height = size
+    vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
     check_clips(vae_config, frames, size, clips_per_scene, clips_per_path, windows)
+    if rules == "static" and clips_per_path > 1:
+        raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")
+    config = default_config()
+    config.update(kind=kind, path=data, frames=frames, width=width, height=height)
+    config.update(flip=flip, permute_channels=permute_channels, rules=rules)
     draw = functools.partial(
         make_clips,
         config,
@@ -122,26 +120,44 @@ def encode_dataset(
         clips_per_path=clips_per_path,
         windows=windows,
     )
-    next(iter(draw(rows=[0])))  # data that does not fit must not leave a cache of the wrong shape behind
+    next(iter(draw(rows=[0])))  # data that does not fit must not begin a cache of the wrong shape
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
         scenes=min(total, scenes or total),
         clips=clips_per_scene,
         frames=frames,
-        latent_shape=(*vae_config.latent_size(frames, *size), vae_config.z_dim),
+        latent_shape=(*vae_config.latent_size(frames, height, width), vae_config.z_dim),
         clips_per_path=clips_per_path,
         windows=windows,
-        meta=meta,
+        meta=describe(recognition.recognise(vae, "vae").config, seed, config),
     )
-    fill(cache, functools.partial(draw, num_workers=workers), encode)
+    print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
+    encode_missing(cache, functools.partial(draw, num_workers=workers), encode)
+
+
+def sides(size: Sequence[int]) -> str:
+    """Both sides of a (width, height) by name."""
+    return f"width {size[0]}, height {size[1]} pixels"
+
+
+def describe(vae: VAEConfig, seed: int, config: ConfigDict) -> dict[str, Any]:
+    """How the latents of a cache are made, for its meta.json; `config` is that of the clips drawn."""
+    meta = {
+        "vae": dataclasses.asdict(vae),
+        "seed": seed,
+        "flip": config.flip,
+        "permute_channels": config.permute_channels,
+    }
+    return meta if config.rules == "grid" else meta | {"rules": config.rules}  # the default is not noted
 
 
 def check_clips(
     vae: VAEConfig, frames: int, size: Sequence[int], clips_per_scene: int, clips_per_path: int, windows: int
 ) -> None:
     """Raises `InputError` where the flags ask for clips that the VAE cannot encode, or for parts of paths."""
-    vae.check_video_size(frames, *size)
+    width, height = size
+    vae.check_video_size(frames, height, width)
     if clips_per_scene % windows or clips_per_path % windows:
         raise InputError(
             f"--windows {windows}: --clips_per_scene {clips_per_scene} and --clips_per_path {clips_per_path} "
@@ -149,7 +165,7 @@ def check_clips(
         )
 
 
-def fill(cache: LatentCache, draw: Callable, encode: Callable) -> None:
+def encode_missing(cache: LatentCache, draw: Callable, encode: Callable) -> None:
     """Encodes the clips of all rows that a cache lacks; `draw(rows=rows)` gives them, see `make_clips`."""
     rows = cache.missing()
     clips = draw(rows=rows)
@@ -160,9 +176,7 @@ def fill(cache: LatentCache, draw: Callable, encode: Callable) -> None:
     def write_oldest() -> None:
         clip, parts = underway.popleft()
         latents = np.concatenate([np.asarray(part) for part in parts])
-        cache.write(
-            clip["row"], latents, **{key: clip[key] for key in ("c2w", "intrinsics", "animation_time")}
-        )
+        cache.write(clip["row"], latents, view_of(clip))
         bar.update()
 
     for clip in iterator:
@@ -178,8 +192,7 @@ def fill(cache: LatentCache, draw: Callable, encode: Callable) -> None:
     print(f"Latents: {cache.path}")
 
 
-@exit_on_input_error
-def main() -> None:
+def make_parser() -> Parser:
     parser = Parser(prog="python -m stp_jax.encode_dataset", description=__doc__)
     add = parser.add_argument
     add("--data", required=True, help="folder of the built data set")
@@ -189,7 +202,7 @@ def main() -> None:
     add("--split", default="train")
     add("--seed", type=number(0, 2**31 - 1, int), default=0, help="the clips drawn follow from it")
     add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")
-    add("--scenes", type=count, help="only so many scenes, counted over all passes (default: all)")
+    add("--scenes", type=count, help="number of scenes, counted over all passes (default: all)")
     add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")
     add("--clips_per_path", type=count, default=4, help="of these, clips that share a camera path")
     add(
@@ -200,7 +213,14 @@ def main() -> None:
         "windows of 17 frames need scenes of 33 source frames, 4 need 65 (render --times 129)",
     )
     add("--frames", type=count, default=17, help="frames per clip, 4n + 1")
-    add("--size", type=count, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"), help="of the videos")
+    add(
+        "--size",
+        type=count,
+        nargs=2,
+        default=(128, 128),
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the videos, pixels",
+    )
     add("--flip", action="store_true", help="mirror half of the scenes")
     add("--permute_channels", action="store_true", help="shuffle the colour channels of each scene")
     add(
@@ -208,13 +228,18 @@ def main() -> None:
         default="grid",
         choices=RULES,
         help="grid: camera and animation time drawn apart; synchronised: as videos of moving cameras, warped "
-        "with their poses; static: one moment of each scene and pass (default: %(default)s)",
+        "with their poses; static: one time of each scene and pass (default: %(default)s)",
     )
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
     )
     add("--batch_size", type=count, help="clips encoded at a time; default: 16 of 128 x 128, fewer if larger")
-    encode_dataset(**vars(parser.parse_args()))
+    return parser
+
+
+@exit_on_input_error
+def main() -> None:
+    encode_dataset(**vars(make_parser().parse_args()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from configs import demo
-from stp_jax import benchmark
+from stp_jax.benchmark import command, measure, operations, start, workloads
+from stp_jax.benchmark.settings import SMALL
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop
@@ -35,13 +36,13 @@ def test_operations_are_counted_as_xla_counts_them():
         )
 
     arguments = jnp.ones((8, 4)), jnp.ones((1, 9, 9, 2))
-    counted = benchmark.count_flop(function, *arguments)
+    counted = operations.count_flop(function, *arguments)
     assert counted == jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
     def repeated(x):
         return jax.lax.scan(lambda carry, _: (carry @ carry, None), x, length=7)[0]
 
-    assert benchmark.count_flop(repeated, jnp.ones((4, 4))) == 7 * 2 * 4**3
+    assert operations.count_flop(repeated, jnp.ones((4, 4))) == 7 * 2 * 4**3
 
 
 @pytest.mark.parametrize(
@@ -62,15 +63,15 @@ def test_operations_are_counted_as_xla_counts_them():
 def test_formula_of_the_dit_counts_every_product_of_its_forward_pass(change):
     dim = 32 if "camera" in change and change["camera"] == "pose12" else 24
     config = dataclasses.replace(TINY, dim=dim, **change)
-    settings = dataclasses.replace(benchmark.SMALL, dit=config, height=64, width=64)  # no padding: 48 tokens
-    work = benchmark.dit_workload(settings)
-    assert work.flop == benchmark.count_flop(work.function, *work.arguments)
+    sizes = dataclasses.replace(SMALL, dit=config, height=64, width=64)  # no padding: 48 tokens
+    work = workloads.dit_workload(sizes)
+    assert work.flop == operations.count_flop(work.function, *work.arguments)
 
 
 def test_of_a_train_step_gradients_of_what_is_not_trained_are_not_counted():
     model_config = dataclasses.replace(TINY, dim=240, ffn_dim=400, layers=24)
-    settings = dataclasses.replace(benchmark.SMALL, dit=model_config, height=64, width=64)
-    _, noisy, source, conditioning = benchmark.dit_workload(settings).arguments
+    sizes = dataclasses.replace(SMALL, dit=model_config, height=64, width=64)
+    _, noisy, source, conditioning = workloads.dit_workload(sizes).arguments
     graph, params = kinds.abstract("dit", model_config)
 
     def gradients(trained, frozen):
@@ -82,39 +83,39 @@ def test_of_a_train_step_gradients_of_what_is_not_trained_are_not_counted():
 
     for pattern in (".*", r"blocks\.[qkvo]\..*", r"blocks\.camera\..*"):
         chosen = trained(params, pattern)
-        counted = benchmark.count_flop(gradients, chosen, params)
+        counted = operations.count_flop(gradients, chosen, params)
         config = demo.get_config()
         config.model.update(dataclasses.asdict(model_config))
         config.train.trainable = pattern
-        config.data.update(frames=settings.frames, height=settings.height, width=settings.width)
+        config.data.update(frames=sizes.frames, height=sizes.height, width=sizes.width)
         # The formula takes latents and rays to need gradients, too.
         assert DiTTask(config, load=False).flop == pytest.approx(counted, rel=0.01)
 
 
 def test_random_models_have_matrices_in_the_chosen_precision_and_vectors_in_float32():
-    _, state = benchmark.random_state(lambda: nnx.Linear(3, 5, rngs=nnx.Rngs(0)), "bfloat16")
+    _, state = workloads.random_state(lambda: nnx.Linear(3, 5, rngs=nnx.Rngs(0)), "bfloat16")
     assert (state["kernel"].dtype, state["bias"].dtype) == (jnp.bfloat16, jnp.float32)
     assert jnp.all(state["kernel"][...] != 0)
 
 
 def test_a_small_run_measures_everything(tmp_path, capsys):
     out = tmp_path / "figures.json"
-    benchmark.main(["--small", "--only", "dit", "--repeats", "1", "--out", str(out)])
+    command.main(["--small", "--only", "dit", "--repeats", "1", "--out", str(out)])
     figures = json.loads(out.read_text())
     assert [one["name"] for one in figures] == ["DiT forward"]
     assert figures[0]["seconds"] > 0 and figures[0]["first_seconds"] > 0
     assert "| DiT forward |" in capsys.readouterr().out
 
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["--small", "--out", str(out)])
+        command.main(["--small", "--out", str(out)])
     assert "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_video_is_measured_through_all_its_parts(devices):
-    small = benchmark.SMALL
-    parts = [benchmark.vae_workload(small, part, 1) for part in (benchmark.encoding, benchmark.decoding)]
-    work = benchmark.video_workload(small, chunk=1, steps=2, guidance=5.0, devices=devices)
+    small = SMALL
+    parts = [workloads.vae_workload(small, part, 1) for part in (workloads.encoding, workloads.decoding)]
+    work = workloads.video_workload(small, chunk=1, steps=2, guidance=5.0, devices=devices)
     forwards = 4 * dit_flop(small.dit, small.latent_size)
     assert work.flop == pytest.approx(sum(part.flop for part in parts) + forwards)
     result = work.function(*work.arguments)
@@ -122,40 +123,54 @@ def test_a_video_is_measured_through_all_its_parts(devices):
     assert len(result.sharding.device_set) == devices
 
 
-@pytest.mark.parametrize("part", [benchmark.encoding, benchmark.decoding])
+@pytest.mark.parametrize("part", [workloads.encoding, workloads.decoding])
 @pytest.mark.parametrize("chunk", [1, None])
 def test_the_vae_is_measured_whole_and_in_chunks(part, chunk):
-    make = functools.partial(benchmark.vae_workload, part=part, chunk=chunk)
-    measured = benchmark.measure("vae", make, benchmark.SMALL)
+    make = functools.partial(workloads.vae_workload, part=part, chunk=chunk)
+    measured = measure.measure("vae", make, SMALL)
     assert measured.seconds > 0 and measured.tflop_per_second > 0
 
 
 def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
     folder, cache = tmp_path / "models", tmp_path / "cache"
     for kind in ("dit", "vae"):
-        benchmark.write_random_model(folder, kind, getattr(benchmark.SMALL, kind))
-    _, seconds = benchmark.in_own_process(
-        benchmark.measure_start, benchmark.SMALL, folder, cache, 1, 5.0, time.time()
-    )
+        start.write_random_model(folder, kind, getattr(SMALL, kind))
+    _, seconds = measure.in_own_process(start.measure_start, SMALL, folder, cache, 1, 5.0, time.time())
     assert seconds > 0 and any(cache.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         (["--frames", "6"], "4n \\+ 1"),
         (["--height", "33"], "multiples of 16"),
         (["--only", "video", "--devices", "99"], "takes 8 of 8 devices"),
-        (["--config", "configs/none.py"], "no configs/none.py"),
+        (["--config", "configs/none.py"], "configs/none.py: there is no such file"),
     ],
 )
-def test_mistakes_are_told_in_one_line(flags, words, capsys):
+def test_mistakes_are_one_line(flags, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main([*(["--small"] if "--config" not in flags else []), *flags])
-    assert re.search(words, capsys.readouterr().err)
+        command.main([*(["--small"] if "--config" not in flags else []), *flags])
+    assert re.search(message, capsys.readouterr().err)
 
 
-def test_the_config_is_that_of_the_file():
-    assert benchmark.read_model_config("configs/demo.py").dim == 384
-    with pytest.raises(InputError):
-        benchmark.read_model_config("configs/nothing.py")
+# Bears the name of one in configs/, but lies elsewhere and asks for another model.
+OTHER_DEMO = """
+from configs import demo
+def get_config(variant="cpu"):
+    config = demo.get_config(variant)
+    config.model.dim = 192
+    return config
+"""
+
+
+def test_the_config_is_that_of_the_file(tmp_path):
+    assert command.read_model_config("configs/demo.py").dim == 384
+    (tmp_path / "demo.py").write_text(OTHER_DEMO)
+    assert command.read_model_config(str(tmp_path / "demo.py")).dim == 192
+    gpu = command.read_model_config(f"{tmp_path / 'demo.py'}:gpu")
+    assert (gpu.dim, gpu.dtype) == (192, "bfloat16")
+    with pytest.raises(InputError, match="there is no such file"):
+        command.read_model_config("configs/nothing.py")
+    with pytest.raises(InputError, match="the config of a DiT is needed"):
+        command.read_model_config("configs/demo_vae.py")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from input_pipeline.datasets import cam_x_time
+from input_pipeline.latents import LatentCache
 from stp_jax import encode_dataset
+from stp_jax.models.vae import VAEConfig
 from tests.input_pipeline import synthetic
 from tests.tiny_model import write_tiny_model
 
@@ -26,8 +28,9 @@ def files(tmp_path_factory):
     "flags, message",
     [
         ("--frames 6", "6 frames: the model takes 4n + 1, for instance 5 or 9"),
-        ("--size 7 16", "16 x 7 pixels: the model takes multiples of 4"),
+        ("--size 16 7", "16 x 7 pixels: the model takes multiples of 4"),
         ("--size 64 64", "videos of 16 x 8, but data.width x data.height = 64 x 64"),
+        ("--size 8 16", "videos of 16 x 8, but data.width x data.height = 8 x 16"),
         ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
         ("--batch_size 0", "--batch_size: '0' is not a whole number"),
         ("--data {f}/nowhere", "nowhere: no such folder"),
@@ -37,15 +40,26 @@ def files(tmp_path_factory):
     ],
 )
 def test_mistakes_are_one_line_and_begin_no_cache(files, tmp_path, monkeypatch, capsys, flags, message):
-    good = f"--data {files}/data --vae {files}/weights --out {tmp_path}/out --frames 5 --size 8 16"
-    words = f"{good} --clips_per_scene 2 --clips_per_path 1 {flags.format(f=files)}".split()
-    monkeypatch.setattr(sys, "argv", ["encode_dataset", *words])
+    good = f"--data {files}/data --vae {files}/weights --out {tmp_path}/out --frames 5 --size 16 8"
+    arguments = f"{good} --clips_per_scene 2 --clips_per_path 1 {flags.format(f=files)}".split()
+    monkeypatch.setattr(sys, "argv", ["encode_dataset", *arguments])
     with pytest.raises(SystemExit) as exit_:
         encode_dataset.main()
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_size_is_width_then_height_and_both_are_printed_by_name(files, tmp_path, monkeypatch, capsys):
+    arguments = f"--data {files}/data --vae {files}/weights --out {tmp_path}/out --frames 5 --size 16 8"
+    arguments += " --clips_per_scene 2 --clips_per_path 1 --batch_size 2"
+    monkeypatch.setattr(sys, "argv", ["encode_dataset", *arguments.split()])
+    encode_dataset.main()
+    assert "2 clips of 5 frames, width 16, height 8 pixels" in capsys.readouterr().out
+    cache = LatentCache.open(tmp_path / "out" / "train")
+    stride = VAEConfig(**cache.meta["vae"]).spatial_stride
+    assert cache.latent_size == (8 // stride, 16 // stride)
 
 
 def test_devices_take_turns_and_give_what_one_gives(files):

@@ -1,6 +1,6 @@
 """Articulated figures: a biped that walks, jogs or gestures, a bird and a quadruped.
 
-A figure is a set of rigid parts whose poses are computed for all S moments of a clip at once: the body
+A figure is a set of rigid parts whose poses are computed for all S times of a clip together: the body
 follows its route, the feet keep their footprints, knees follow by inverse kinematics. The physics knows the
 parts as moving obstacles, so a ball bounces off a leg. Body frame: x forward, y left, z up; metres, radians.
 """
@@ -132,21 +132,41 @@ def _gesturing(rng, seconds, place, h, leg, ankle, hip_y) -> _Pose:
     )
 
 
+@dataclass
+class _Build:
+    """The size and the colours of a biped."""
+
+    height: float
+    bones: tuple[float, float]  # thigh and shank, metres
+    ankle: float  # its height, metres
+    hip_y: float  # of the left hip
+    shirt: np.ndarray
+    trousers: np.ndarray
+    extra: np.ndarray
+    skin: np.ndarray
+
+
 def biped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) -> Figure:
     """A person."""
     h = rng.uniform(1.4, 1.85)
     shirt, trousers, extra = palette(rng, 3)
     skin = colour(rng.uniform(0.04, 0.1), rng.uniform(0.25, 0.55), rng.uniform(0.55, 0.95))
-    bones = (0.235 * h, 0.225 * h)
-    ankle, hip_y = 0.045 * h, 0.085 * h
+    build = _Build(h, (0.235 * h, 0.225 * h), 0.045 * h, 0.085 * h, shirt, trousers, extra, skin)
     move = _gesturing if rng.random() < 0.25 else _walking
-    pose = move(rng, seconds, place, h, sum(bones), ankle, hip_y)
-    root, torso = pose.root, pose.torso
-    figure = Figure(h, 0.35 * h, chest=_at(root, torso, 0, 0, 0.19 * h))
+    pose = move(rng, seconds, place, h, sum(build.bones), build.ankle, build.hip_y)
+    figure = Figure(h, 0.35 * h, chest=_at(pose.root, pose.torso, 0, 0, 0.19 * h))
+    _add_legs(figure, build, pose)
+    _add_trunk(figure, build, pose, rng)
+    _add_head(figure, build, pose, rng, seconds)
+    _add_arms(figure, build, pose, rng, seconds)
+    return figure
 
+
+def _add_legs(figure: Figure, build: _Build, pose: _Pose) -> None:
+    h, trousers = build.height, build.trousers
     for (goal, foot), side in zip(pose.feet, SIDES, strict=True):
-        hip = _at(root, pose.hips, 0, side * hip_y, 0)
-        knee, end = two_bones(hip, goal, bones, pose.hips[:, :, 0])
+        hip = _at(pose.root, pose.hips, 0, side * build.hip_y, 0)
+        knee, end = two_bones(hip, goal, build.bones, pose.hips[:, :, 0])
         figure.bone(hip, knee, pose.hips[:, :, 1], 0.062 * h, trousers)
         figure.bone(knee, end, pose.hips[:, :, 1], 0.05 * h, trousers)
         figure.add(
@@ -154,15 +174,23 @@ def biped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) -> F
         )
         figure.landmarks.append(end)
 
+
+def _add_trunk(figure: Figure, build: _Build, pose: _Pose, rng: np.random.Generator) -> None:
+    h = build.height
     trunk = [
-        Shape("ellipsoid", (0.085 * h, 0.125 * h, 0.19 * h), shirt),
-        Shape("ellipsoid", (0.085 * h, 0.11 * h, 0.08 * h), trousers, (0, 0, -0.17 * h)),
+        Shape("ellipsoid", (0.085 * h, 0.125 * h, 0.19 * h), build.shirt),
+        Shape("ellipsoid", (0.085 * h, 0.11 * h, 0.08 * h), build.trousers, (0, 0, -0.17 * h)),
     ]
     if rng.random() < 0.5:  # a rucksack
-        trunk.append(Shape("box", (0.06 * h, 0.09 * h, 0.12 * h), extra, (-0.12 * h, 0, 0.02 * h)))
-    figure.add(figure.chest, torso, *trunk)
+        trunk.append(Shape("box", (0.06 * h, 0.09 * h, 0.12 * h), build.extra, (-0.12 * h, 0, 0.02 * h)))
+    figure.add(figure.chest, pose.torso, *trunk)
 
-    neck = _at(root, torso, 0, 0, 0.36 * h)
+
+def _add_head(
+    figure: Figure, build: _Build, pose: _Pose, rng: np.random.Generator, seconds: np.ndarray
+) -> None:
+    h, extra, skin = build.height, build.extra, build.skin
+    neck = _at(pose.root, pose.torso, 0, 0, 0.36 * h)
     gaze = yaw_pitch_roll(pose.yaw + 0.25 * wander(rng, seconds, 2.0))
     r = 0.105 * h
     head = [
@@ -180,8 +208,13 @@ def biped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) -> F
     figure.add(neck, gaze, *head)
     figure.landmarks += [figure.chest, _at(neck, gaze, 0, 0, 1.9 * r)]
 
+
+def _add_arms(
+    figure: Figure, build: _Build, pose: _Pose, rng: np.random.Generator, seconds: np.ndarray
+) -> None:
+    h, skin = build.height, build.skin
     for side, gesture in zip(SIDES, pose.gestures, strict=True):
-        shoulder = _at(root, torso, 0, side * 0.145 * h, 0.31 * h)
+        shoulder = _at(pose.root, pose.torso, 0, side * 0.145 * h, 0.31 * h)
         if gesture:
             lift = rng.uniform(0.8, 2.4) + 0.6 * wander(rng, seconds, 1.0)
             spread = side * (0.35 + 0.3 * wander(rng, seconds, 1.2))
@@ -189,13 +222,17 @@ def biped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) -> F
         else:  # against the leg of the same side
             lift, bend = -side * 0.5 * pose.swing, 0.35 - side * 0.2 * pose.swing
             spread = np.full(len(seconds), side * 0.14)
-        elbow = shoulder + 0.165 * h * _swung(torso, lift, spread)
-        hand = elbow + 0.15 * h * _swung(torso, lift + bend, spread)
-        figure.bone(shoulder, elbow, torso[:, :, 1], 0.046 * h, shirt)
+        elbow = shoulder + 0.165 * h * _swung(pose.torso, lift, spread)
+        hand = elbow + 0.15 * h * _swung(pose.torso, lift + bend, spread)
+        figure.bone(shoulder, elbow, pose.torso[:, :, 1], 0.046 * h, build.shirt)
         figure.bone(
-            elbow, hand, torso[:, :, 1], 0.04 * h, skin, Shape("sphere", (0.05 * h,), skin, (0, 0, -0.1 * h))
+            elbow,
+            hand,
+            pose.torso[:, :, 1],
+            0.04 * h,
+            skin,
+            Shape("sphere", (0.05 * h,), skin, (0, 0, -0.1 * h)),
         )
-    return figure
 
 
 def _swung(torso: np.ndarray, lift: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -265,12 +302,7 @@ def quadruped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) 
     )
     coat, stockings, cloth = palette(rng, 3)
     bones, ankle, hip_y = (0.5 * back, 0.5 * back), 0.06 * back, 0.6 * girth
-    if rng.random() < 0.5:  # trot: feet move in diagonal pairs
-        gait, speed = Gait(1.3 * sum(bones), 0.55, 0.12 * back), rng.uniform(1.1, 1.5)
-        offsets = {(1, 1): 0.0, (1, -1): 0.5, (-1, 1): 0.5, (-1, -1): 0.0}
-    else:  # walk: one after the other
-        gait, speed = Gait(1.1 * sum(bones), 0.68, 0.12 * back), rng.uniform(0.7, 1.1)
-        offsets = {(-1, 1): 0.0, (1, 1): 0.25, (-1, -1): 0.5, (1, -1): 0.75}
+    gait, speed, offsets = _gait(rng, back, sum(bones))
     walk = Walk(rng, seconds, place, gait, speed, rng.normal(0, 0.3))
     root = _raise(walk.xy, ankle + 0.96 * gait.hip_height(sum(bones)) + 0.015 * back * np.cos(2 * walk.phase))
     body = yaw_pitch_roll(walk.yaw, 0.03 * np.sin(2 * walk.phase), 0.03 * np.sin(walk.phase))
@@ -296,6 +328,29 @@ def quadruped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) 
     tip = rng.uniform(0.4, 0.9) + 0.1 * np.sin(2 * walk.phase) + 0.1 * wander(rng, seconds, 1.5)
     head = _at(base, yaw_pitch_roll(walk.yaw + 0.5 * look, tip), 0, 0, neck)
     figure.bone(base, head, left, 0.1 * back, coat)
+    turn = yaw_pitch_roll(walk.yaw + look, 0.35 + 0.15 * wander(rng, seconds, 1.5))
+    figure.add(head, turn, *_snout_and_ears(back, coat, stockings))
+    rump = _at(figure.chest, body, -0.5 * length - 0.3 * girth, 0, 0.5 * girth)
+    wag = walk.yaw + 0.5 * np.sin(1.7 * walk.phase) + 0.2 * wander(rng, seconds, 0.8)
+    tail = _at(rump, yaw_pitch_roll(wag, rng.uniform(-0.8, 0.6)), -0.45 * back, 0, 0)
+    figure.bone(rump, tail, left, 0.05 * back, stockings)
+    figure.landmarks += [figure.chest, head, rump]
+    return figure
+
+
+def _gait(rng: np.random.Generator, back: float, leg: float) -> tuple[Gait, float, dict]:
+    """Gait and speed of an animal, and when in a cycle each leg stands, by (front or hind, side)."""
+    if rng.random() < 0.5:  # trot: feet move in diagonal pairs
+        gait, speed = Gait(1.3 * leg, 0.55, 0.12 * back), rng.uniform(1.1, 1.5)
+        offsets = {(1, 1): 0.0, (1, -1): 0.5, (-1, 1): 0.5, (-1, -1): 0.0}
+    else:  # walk: one after the other
+        gait, speed = Gait(1.1 * leg, 0.68, 0.12 * back), rng.uniform(0.7, 1.1)
+        offsets = {(-1, 1): 0.0, (1, 1): 0.25, (-1, -1): 0.5, (1, -1): 0.75}
+    return gait, speed, offsets
+
+
+def _snout_and_ears(back: float, coat: np.ndarray, stockings: np.ndarray) -> list[Shape]:
+    """The shapes of an animal's head."""
     ears = [
         Shape(
             "cone",
@@ -305,21 +360,13 @@ def quadruped(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) 
         )
         for y in SIDES
     ]
-    figure.add(
-        head,
-        yaw_pitch_roll(walk.yaw + look, 0.35 + 0.15 * wander(rng, seconds, 1.5)),
+    return [
         Shape("ellipsoid", (0.16 * back, 0.11 * back, 0.12 * back), coat, (0.05 * back, 0, 0)),
         Shape(
             "ellipsoid", (0.14 * back, 0.075 * back, 0.07 * back), stockings, (0.17 * back, 0, -0.03 * back)
         ),
         *ears,
-    )
-    rump = _at(figure.chest, body, -0.5 * length - 0.3 * girth, 0, 0.5 * girth)
-    wag = walk.yaw + 0.5 * np.sin(1.7 * walk.phase) + 0.2 * wander(rng, seconds, 0.8)
-    tail = _at(rump, yaw_pitch_roll(wag, rng.uniform(-0.8, 0.6)), -0.45 * back, 0, 0)
-    figure.bone(rump, tail, left, 0.05 * back, stockings)
-    figure.landmarks += [figure.chest, head, rump]
-    return figure
+    ]
 
 
 FAMILIES = {biped: 0.55, quadruped: 0.3, bird: 0.15}

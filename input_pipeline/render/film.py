@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 from collections.abc import Iterator
 
 import mujoco
@@ -17,8 +19,20 @@ NEAR, FAR = 0.05, 80.0  # metres
 MAX_STRIP = 8192  # pixels: any driver has buffers of this width
 
 
+@functools.cache
+def _opengl(width: int, height: int) -> mujoco.GLContext:
+    """The process's one OpenGL context with a buffer of this size, in pixels; it lives as long as the
+    process, since making one takes longer than drawing a small scene."""
+    context = mujoco.GLContext(width, height)
+    atexit.register(context.free)
+    return context
+
+
 class Film:
-    """An OpenGL context for one scene. A context manager: leaving it frees the context."""
+    """Draws one scene. A context manager: on leaving, what the scene takes in OpenGL is freed.
+
+    Films may be open at the same time, but all draw in one thread.
+    """
 
     def __init__(self, scene: Scene, width: int, height: int):
         self._scene = scene
@@ -27,10 +41,9 @@ class Film:
         self._abreast = min(len(scene.rig.c2w), max(1, MAX_STRIP // self._width))
         strip = (self._height, self._width * self._abreast)
         scene.model.vis.global_.offheight, scene.model.vis.global_.offwidth = strip
-        self._gl = mujoco.GLContext(*strip[::-1])
+        self._gl = _opengl(*strip[::-1])
         self._gl.make_current()
         self._context = mujoco.MjrContext(scene.model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._geoms = mujoco.MjvScene(scene.model, maxgeom=scene.model.ngeom + 16)
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
 
@@ -88,7 +101,9 @@ class Film:
 
     def _show(self, index: int) -> None:
         model, data = self._scene.model, self._scene.data
-        self._gl.make_current()  # another film may have been opened or closed since
+        # Another film may have drawn, been opened or been closed since.
+        self._gl.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene.show(index)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._geoms)
@@ -141,8 +156,8 @@ class Film:
         return self
 
     def __exit__(self, *_) -> None:
+        self._gl.make_current()  # what is freed has its numbers in this context alone
         self._context.free()
-        self._gl.free()
 
 
 def _samples(strip: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from input_pipeline.render.geometry import wander, yaw_pitch_roll
 
 _GRID = 0.02  # metres between the points of a route
-# In clips of more than so many seconds a straight way leaves the picture. There a route bends at least as a
+# In clips longer than this a straight way ends outside the picture. There a route bends at least as a
 # circle 1.8 m across, and that circle is where the body would be half-way through.
 LONG, _BEND = 4.0, 2 / 1.8  # seconds; radians per metre
 
@@ -26,7 +26,7 @@ class Gait:
 
 
 class Walk:
-    """A body's way along a winding route, at a pace that varies a little, over S moments."""
+    """A body's way along a winding route, at a pace that varies a little, at S times."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Walk:
             curvature = float(np.copysign(max(abs(curvature), _BEND), curvature))
         pace = speed * np.maximum(1 + 0.2 * wander(rng, seconds, 2.0), 0.5)
         walked = np.cumsum(pace * np.diff(seconds, prepend=seconds[0]))
-        # The route goes on at both ends, for the footprints before the first moment and after the last.
+        # The route goes on at both ends, for the footprints before the first time and after the last.
         grid = np.arange(-4.0, walked[-1] + 4.0, _GRID)
         heading = rng.uniform(0, 2 * np.pi) + curvature * grid + 0.25 * wander(rng, grid, 3.0)
         xy = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], -1) * _GRID, 0)

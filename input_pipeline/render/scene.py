@@ -27,7 +27,7 @@ class _Rejected(Exception):
 
 
 @dataclass
-class Moment:
+class State:
     """What changes in a scene, at one grid time."""
 
     qpos: np.ndarray
@@ -39,17 +39,17 @@ class Moment:
 class Scene:
     model: mujoco.MjModel
     data: mujoco.MjData
-    moments: list[Moment]
+    states: list[State]
     rig: rig.Rig
     figures: list[figures.Figure]
     rejections: list[str]  # why earlier draws were thrown away
 
     def show(self, index: int) -> None:
         """Puts `data` into the state of grid time `index`, as far as pictures and lines of sight need it."""
-        moment = self.moments[index]
-        self.data.qpos[:] = moment.qpos
-        self.data.mocap_pos[:] = moment.part_positions
-        self.data.mocap_quat[:] = moment.part_quaternions
+        state = self.states[index]
+        self.data.qpos[:] = state.qpos
+        self.data.mocap_pos[:] = state.part_positions
+        self.data.mocap_quat[:] = state.part_quaternions
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
@@ -130,7 +130,7 @@ def _focus(cast: list[figures.Figure]) -> np.ndarray:
 
 
 def _spread(poses: np.ndarray) -> np.ndarray:
-    """Of poses [S, ...] those at moments [N] about 0.2 s apart, at least nine from the first to the last."""
+    """Of poses [S, ...] those at N times about 0.2 s apart, at least nine from the first to the last."""
     parts = max(8, round((len(poses) - 1) * POSE_STEP / 0.2))
     return poses[:: len(poses) // parts]
 
@@ -219,7 +219,7 @@ def _simulate(
     velocities: bodies.Velocity,
     cast: list[figures.Figure],
     times: int,
-) -> list[Moment]:
+) -> list[State]:
     """Lets the bodies move among the figures, whose motion is given."""
     parts = [part for figure in cast for part in figure.parts]
     positions = np.stack([part.position for part in parts], 1)  # [S, parts, 3]
@@ -227,16 +227,16 @@ def _simulate(
     for name, velocity in velocities.items():
         address = model.joint(name).dofadr[0]
         data.qvel[address : address + len(velocity)] = velocity
-    moments = []
-    poses_per_moment = (len(positions) - 1) // (times - 1)
+    states = []
+    poses_per_state = (len(positions) - 1) // (times - 1)
     for s in range(len(positions)):
-        if s % poses_per_moment == 0:
-            moments.append(Moment(data.qpos.copy(), positions[s], quaternions[s]))
+        if s % poses_per_state == 0:
+            states.append(State(data.qpos.copy(), positions[s], quaternions[s]))
         data.mocap_pos[:], data.mocap_quat[:] = positions[s], quaternions[s]
         mujoco.mj_step(model, data, nstep=round(POSE_STEP / STEP))
     if data.warning.number.any():
         raise _Rejected("MuJoCo warned of an unstable simulation")
-    return moments
+    return states
 
 
 def _check_visible(scene: Scene) -> None:
@@ -247,13 +247,13 @@ def _check_visible(scene: Scene) -> None:
     eyes = scene.rig.c2w[::4, :3, 3]
     moving = np.flatnonzero(scene.model.body_dofnum)
     hidden: list[list[bool]] = [[] for _ in scene.figures]
-    for index in range(0, len(scene.moments), 8):
+    for index in range(0, len(scene.states), 8):
         scene.show(index)
         near = np.linalg.norm(scene.data.xpos[moving, None] - eyes, axis=-1)
         if near.size and near.min() < 1.2:
             raise _Rejected("a body comes too near to a camera")
         for figure, blocked in zip(scene.figures, hidden, strict=True):
-            s = index * (len(figure.chest) - 1) // (len(scene.moments) - 1)
+            s = index * (len(figure.chest) - 1) // (len(scene.states) - 1)
             for mark in figure.landmarks:
                 for eye in eyes:
                     distance = mujoco.mj_ray(scene.model, scene.data, eye, mark[s] - eye, groups, 1, -1, hit)

@@ -32,7 +32,7 @@ def in_world(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 class SceneViews:
-    """The scene of a seed in one OpenGL context. A context manager: leaving it frees the context.
+    """The scene of a seed, ready to be drawn. A context manager, see `film.Film`.
 
     The world is the scene's own (z up, metres), as in its camera_data.json.
 

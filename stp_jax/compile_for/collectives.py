@@ -69,7 +69,7 @@ def _runs(computations: dict[str, tuple[bool, list[str]]]) -> dict[str, int]:
     for name, (_, lines) in computations.items():
         for line in lines:
             called = _CALLED.findall(line)
-            called += [word.lstrip("%") for part in _ALL_CALLED.findall(line) for word in part.split(", ")]
+            called += [name.lstrip("%") for part in _ALL_CALLED.findall(line) for name in part.split(", ")]
             times = 1
             if " while(" in line:
                 condition = re.search(r"condition=%?([\w.\-]+)", line)
@@ -106,7 +106,7 @@ def _result_bytes(result: str, kind: str, *, started: bool) -> int:
 
 
 def _group_size(line: str) -> int:
-    """How many devices take part in each of the groups of a collective; 0 if it does not say."""
+    """The number of devices in each group of a collective; 0 where it is not given."""
     if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
         return len(groups[1].split(","))
     if groups := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):

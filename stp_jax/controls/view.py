@@ -44,6 +44,24 @@ class View(NamedTuple):
         return View(*(None if array is None else np.asarray(array)[None] for array in self))
 
 
-def view_of(batch: Mapping[str, Any], clip: str) -> View:
-    """The view of a clip of a batch, for instance of `source`: its arrays `source_c2w` and so on, or None."""
-    return View(*(batch.get(f"{clip}_{name}") for name in View._fields))
+def view_of(batch: Mapping[str, Any], clip: str = "") -> View:
+    """The view of a clip of a batch, for instance of `source`: its arrays `source_c2w` and so on, or None.
+
+    Without a name the arrays are those of one clip alone: `c2w`, `intrinsics`, `animation_time`.
+    """
+    return View(*(batch.get(name_in_batch(clip, field)) for field in View._fields))
+
+
+def named(clip: str, view: View, **others: Any) -> dict[str, Any]:
+    """The entries of a clip in a batch, the inverse of `view_of`; parts that are None have none.
+
+    Args:
+      others: what else belongs to the clip, such as its `latents` or its `video`.
+    """
+    entries = {field: part for field, part in view._asdict().items() if part is not None}
+    return {name_in_batch(clip, field): part for field, part in (others | entries).items()}
+
+
+def name_in_batch(clip: str, field: str) -> str:
+    """The name of a clip's array in a batch: `source`, `c2w` -> `source_c2w`; of a clip alone `c2w`."""
+    return f"{clip}_{field}" if clip else field

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from stp_jax.controls.view import view_of
+from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
-from stp_jax.export.command import write_safetensors
+from stp_jax.export.files import write_json, write_safetensors
 from stp_jax.models.attention import attention_backend
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind
 from stp_jax.models.vae import VAEConfig
 from stp_jax.text import LENGTH
@@ -52,35 +53,21 @@ print("velocity", velocity.shape, velocity.dtype, "mean square", float((velocity
 
 
 def inputs_of(
-    found: Pretrained, latent_size: tuple[int, int, int], batch: int, frames: int
+    config: DiTConfig, latent_size: tuple[int, int, int], batch: int, frames: int
 ) -> dict[str, Any]:
     """Shape, dtype and meaning of everything that the exported program takes beside the parameters."""
-    c = found.config
-    latents = (batch, *latent_size, c.channels)
+    latents = (batch, *latent_size, config.channels)
     inputs: dict[str, tuple[tuple[int, ...], str]] = {
         "noisy": (latents, "noisy latents of the target [B, F', H', W', C], normalised"),
         "timestep": ((batch,), "noise level [B], 1000 is pure noise"),
     }
-    if c.source:
+    if config.source:
         inputs["source"] = (latents, "latents of the source, normalised")
-    for clip in ("source", "target") if c.source else ():
-        if c.camera != "none":
-            inputs[f"{clip}_c2w"] = (
-                (batch, frames, 4, 4),
-                "camera to world, OpenCV axes, relative to the source's first camera, metres"
-                if c.camera == "plucker"
-                else "poses as stp_jax.official.poses.pose12 gives them",
-            )
-        if c.camera == "plucker":
-            inputs[f"{clip}_intrinsics"] = (
-                (batch, frames, 4),
-                "fx, fy, cx, cy divided by width, height, width, height",
-            )
-        if c.animation_time != "none" or c.rope_frames == "animation_time":
-            inputs[f"{clip}_animation_time"] = ((batch, frames), "moment of each frame, in source frames")
-    if c.text_dim:
+        view = _described_view(config, batch, frames)
+        inputs |= named("source", view) | named("target", view)
+    if config.text_dim:
         inputs["text"] = (
-            (batch, LENGTH, c.text_dim),
+            (batch, LENGTH, config.text_dim),
             "embeddings of the prompt, zeros past its end (stp_jax.text)",
         )
     return {
@@ -89,11 +76,41 @@ def inputs_of(
     }
 
 
+def _described_view(config: DiTConfig, batch: int, frames: int) -> View:
+    """Shape and meaning of the parts of a clip's view that a model takes."""
+    c2w = intrinsics = animation_time = None
+    if config.camera == "plucker":
+        c2w = "camera to world, OpenCV axes, relative to the source's first camera, metres"
+        intrinsics = (batch, frames, 4), "fx, fy, cx, cy divided by width, height, width, height"
+    elif config.camera != "none":
+        c2w = "poses as stp_jax.official.poses.pose12 gives them"
+    if config.animation_time != "none" or config.rope_frames == "animation_time":
+        animation_time = (batch, frames), "animation time of each frame, in source frames"
+    return View(c2w and ((batch, frames, 4, 4), c2w), intrinsics, animation_time)
+
+
 def _vae_config(found: Pretrained) -> VAEConfig:
     """Of the VAE that lies beside our own weights, otherwise of Wan's."""
     if found.layout != "ours" or not (found.path / "vae.json").is_file():
         return VAEConfig()
     return recognition.recognise(found.path, "vae").config
+
+
+def _denoiser(graph: nnx.GraphDef, latent_size: tuple[int, int, int]) -> Callable:
+    """`denoise(parameters, inputs) -> velocity` of a model."""
+
+    def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
+        model = bind(graph, parameters)
+        conditioning = model.condition(
+            view_of(inputs, "target"),
+            view_of(inputs, "source"),
+            text=inputs.get("text"),
+            latent_size=latent_size,
+        )
+        arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
+        return model(*arguments, differentiable=False).astype(jnp.float32)
+
+    return denoise
 
 
 def export_stablehlo(
@@ -116,7 +133,7 @@ def export_stablehlo(
       dtype: of the computation and of the kernels; default: bfloat16 if they are stored so, or
         float32.
       batch: videos at a time.
-      frames, size: of the video, size as (width, height); default: as the weights say.
+      frames, size: of the video, size as (width, height); default: as noted in the weights.
 
     Raises:
       InputError: a size that the model cannot work at; the extra `export` is not installed.
@@ -137,25 +154,14 @@ def export_stablehlo(
         dtype = "bfloat16" if stored == {np.dtype("bfloat16")} else "float32"
     graph, shapes = kinds.abstract("dit", dataclasses.replace(found.config, dtype=dtype, remat="none"))
     dtypes = {name: jnp.dtype(dtype) if name.endswith("kernel") else jnp.dtype("float32") for name in shapes}
-    inputs = inputs_of(found, latent_size, batch, frames)
-
-    def denoise(parameters: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> jax.Array:
-        model = bind(graph, parameters)
-        conditioning = model.condition(
-            view_of(inputs, "target"),
-            view_of(inputs, "source"),
-            text=inputs.get("text"),
-            latent_size=latent_size,
-        )
-        arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
-        return model(*arguments, differentiable=False).astype(jnp.float32)
-
+    inputs = inputs_of(found.config, latent_size, batch, frames)
     wanted = {name: jax.ShapeDtypeStruct(shape.shape, dtypes[name]) for name, shape in shapes.items()}
     given = {name: jax.ShapeDtypeStruct(one["shape"], one["dtype"]) for name, one in inputs.items()}
+    denoise = jax.jit(_denoiser(graph, latent_size))
     with attention_backend("xla"):
-        exported = jax.export.export(jax.jit(denoise), platforms=PLATFORMS)(wanted, given)
+        exported = jax.export.export(denoise, platforms=PLATFORMS)(wanted, given)
     (folder / "denoiser.stablehlo").write_bytes(exported.serialize())
-    (folder / "inputs.json").write_text(json.dumps(inputs, indent=1) + "\n")
+    write_json(folder / "inputs.json", inputs)
     (folder / "run.py").write_text(RUN_PY)
     arrays = ((name, np.asarray(lazy[name], dtypes[name])) for name in sorted(lazy))
     write_safetensors(folder, "parameters", arrays)

@@ -13,8 +13,9 @@ import pytest
 
 from configs import wan_1_3b_plucker
 from stp_jax.command_line import read_config
-from stp_jax.compile_for import command as compile_for
-from stp_jax.compile_for.collectives import count_collectives
+from stp_jax.compile_for import compiling
+from stp_jax.compile_for.collectives import GIB, count_collectives
+from stp_jax.compile_for.report import Compiled
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 
@@ -34,7 +35,7 @@ def tiny_config(tmp_path):
     return read_config(str(tmp_path / "tiny.py"))
 
 
-@pytest.mark.parametrize("what", [compile_for.abstract_step, compile_for.abstract_velocity])
+@pytest.mark.parametrize("what", [compiling.abstract_step, compiling.abstract_velocity])
 def test_the_steps_compile_without_any_array(tmp_path, what):
     config = tiny_config(tmp_path)
     mesh = make_mesh(data=1, fsdp=4, sequence=2)
@@ -43,8 +44,8 @@ def test_the_steps_compile_without_any_array(tmp_path, what):
         step, arguments = what(config, mesh)
         compiled = step.lower(*arguments).compile()
     found = count_collectives(compiled.as_text())
-    if what is compile_for.abstract_step:  # the other does not need all of its arguments
-        state = compile_for.shard_gib(arguments) * compile_for.GIB
+    if what is compiling.abstract_step:  # the other does not need all of its arguments
+        state = compiling.shard_gib(arguments) * GIB
         assert state == pytest.approx(compiled.memory_analysis().argument_size_in_bytes, rel=0.01)
     assert found["all-gather"][0] > 0 and found["all-to-all"][0] > 0
     assert all(size > 0 for _, size in found.values())
@@ -60,11 +61,11 @@ def test_the_steps_compile_without_any_array(tmp_path, what):
         ("INTERNAL: something else", 0.0),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_read_from_the_compilers_words(message, over):
-    assert compile_for.excess(message) == pytest.approx(over)
+def test_what_does_not_fit_is_read_from_the_compilers_message(message, over):
+    assert compiling.excess(message) == pytest.approx(over)
 
 
-REPORT = compile_for.Compiled(
+REPORT = Compiled(
     topology="v5p:2x2x1",
     mesh=dict(data=1, fsdp=2, sequence=2, tensor=1),
     batch_size=2,
@@ -79,19 +80,19 @@ REPORT = compile_for.Compiled(
 
 
 def test_the_report_says_what_fits_and_what_would():
-    said = REPORT.report(0.5)
-    assert "fsdp 2 x sequence 2, batch 2" in said and "at most 8.50 of 95 GiB, 3.00 of them" in said
-    assert "received in a step: 7 all-gather (0.50 GiB)" in said and "0.30 s of their links" in said
-    assert "4.00 s at an assumed MFU of 50%" in said
+    report = REPORT.report(0.5)
+    assert "fsdp 2 x sequence 2, batch 2" in report and "at most 8.50 of 95 GiB, 3.00 of them" in report
+    assert "received in a step: 7 all-gather (0.50 GiB)" in report and "0.30 s of their links" in report
+    assert "4.00 s at an assumed MFU of 50%" in report
     assert "5.00 s at an assumed" in dataclasses.replace(REPORT, link_seconds=5.0).report(0.5)
-    said = dataclasses.replace(REPORT, state=30, average=8, over=5).report(0.5)
-    assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a device, 30.0 of them parameters" in said
+    report = dataclasses.replace(REPORT, state=30, average=8, over=5).report(0.5)
+    assert "does NOT fit: 5.0 GiB more than the 95.0 GiB of a device, 30.0 of them parameters" in report
     assert (
         "as sequence (saves 50.0); twice the devices, as fsdp (saves 15.0); the average in the hosts' memory"
-        in said
+        in report
     )
-    said = dataclasses.replace(REPORT, state=30, average=8, over=12).report(0.5)
-    assert "as fsdp (saves 15.0)" in said and "average" not in said
+    report = dataclasses.replace(REPORT, state=30, average=8, over=12).report(0.5)
+    assert "as fsdp (saves 15.0)" in report and "average" not in report
     assert "about 4 times the devices" in dataclasses.replace(REPORT, over=200.0).report(0.5)
 
 
@@ -125,10 +126,10 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def test_a_missing_compiler_is_told():
+def test_a_missing_compiler_is_named():
     if importlib.util.find_spec("libtpu") is None:
         with pytest.raises(InputError, match=r"pip install 'stp-jax\[tpu\]'"):
-            compile_for.make_pod("v5e:2x2", {})
+            compiling.make_pod("v5e:2x2", {})
 
 
 @needs_compiler
@@ -157,4 +158,4 @@ def test_other_configs_are_refused():
     config = wan_1_3b_plucker.get_config()
     config.data.kind = "cam_x_time"
     with pytest.raises(InputError, match="trains on latents"):
-        compile_for.compile_for("v5e:2x2", config, {})
+        compiling.compile_for("v5e:2x2", config, {})

@@ -20,12 +20,12 @@ def read_colour(video: np.ndarray) -> np.ndarray:
     return np.rint((video.mean((-3, -2)) - 20) / STEP).astype(int)
 
 
-def rig_pose(camera: int, moment: float = 0.0) -> np.ndarray:
-    """c2w of a camera of the rig; turning and rising with `moment` where cameras move."""
-    angle = 0.2 * camera + 0.05 * moment
+def rig_pose(camera: int, time: float = 0.0) -> np.ndarray:
+    """c2w of a camera of the rig; turning and rising with `time` where cameras move."""
+    angle = 0.2 * camera + 0.05 * time
     c2w = np.eye(4)
     c2w[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
-    c2w[:3, 3] = [camera, 0.1 * moment, 0.3 * camera]
+    c2w[:3, 3] = [camera, 0.1 * time, 0.3 * camera]
     return c2w
 
 
@@ -38,11 +38,11 @@ def scene(
 ) -> Scene:
     """The decoded scene, without files."""
     videos = np.array([[colour(index, c, t) for t in range(times)] for c in range(cameras)])
-    moments = np.zeros(times) if full_grid else np.arange(times)
+    when = np.zeros(times) if full_grid else np.arange(times)
     return Scene(
         name=f"scene_{index}",
         videos=np.tile(videos[:, :, None, None], (1, 1, 8, 16, 1)),
-        c2w=np.array([[rig_pose(c, m) for m in moments] for c in range(cameras)], np.float32),
+        c2w=np.array([[rig_pose(c, t) for t in when] for c in range(cameras)], np.float32),
         intrinsics=np.array([[rig_intrinsics(c)] * times for c in range(cameras)], np.float32),
         animation_time=np.arange(times, dtype=np.float32) * step,
         full_grid=full_grid,

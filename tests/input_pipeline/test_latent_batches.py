@@ -7,6 +7,7 @@ from absl import flags
 
 from input_pipeline import pairs, pipeline
 from input_pipeline.latents import LatentCache
+from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
 
 FRAMES, LATENT_FRAMES, WINDOWS, SCENES, CLIPS, PER_PATH, K = 9, 3, 3, 2, 12, 6, 2
@@ -41,7 +42,7 @@ def write_long_cache(path, windows=WINDOWS):
             np.arange(LATENT_FRAMES),
         ]
         held = np.stack(np.broadcast_arrays(*values), -1)[:, :, None, None]
-        cache.write(scene, np.broadcast_to(held, (CLIPS, LATENT_FRAMES, 2, 2, 4)), **clips)
+        cache.write(scene, np.broadcast_to(held, (CLIPS, LATENT_FRAMES, 2, 2, 4)), view_of(clips))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_memory_is_of_the_stretch_that_the_target_continues(folder):
         for i in range(4):
             one = {name: array[i] for name, array in batch.items()}
             cells = {name: one[f"{name}_latents"][:, 0, 0].astype(float) for name in ("source", "target")}
-            memory = one["memory_latents"][:, 0, 0].astype(float)  # camera, moment, clip, latent frame
+            memory = one["memory_latents"][:, 0, 0].astype(float)  # camera, time, clip, latent frame
             target, source = int(cells["target"][0, 2]), int(cells["source"][0, 2])
             assert target % WINDOWS > 0 and source // CLIPS == target // CLIPS
             assert source % PER_PATH < WINDOWS  # forward
@@ -110,7 +111,7 @@ def test_a_memory_is_of_the_stretch_that_the_target_continues(folder):
             np.testing.assert_allclose(one["memory_c2w"][3::4], expected, atol=1e-5)
             lenses = [synthetic.rig_intrinsics(int(camera)) for camera in memory[:, 0]]
             np.testing.assert_allclose(one["memory_intrinsics"][3::4], lenses, atol=1e-6)
-            # No other window of the source's path shows more of the target's moments.
+            # No other window of the source's path shows more of the target's animation times.
             times = one["target_animation_time"] + zero
             shown = [((times >= 8 * w) & (times <= 8 * w + 8)).sum() for w in range(WINDOWS)]
             assert shown[source % WINDOWS] == max(shown)

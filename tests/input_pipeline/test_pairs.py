@@ -14,8 +14,8 @@ EQUAL = (1 / 3, 1 / 3, 1 / 3)
 def check_clip(clip, scene, first_grid_time=0):
     """Reads camera and grid time back from the pictures; compares all else with the scene's definition."""
     _, cameras, grid_times = np.moveaxis(synthetic.read_colour(clip["video"]), -1, 0)
-    moments = np.zeros(FRAMES) if scene.full_grid else grid_times
-    poses = [synthetic.rig_pose(c, m) for c, m in zip(cameras, moments, strict=True)]
+    times = np.zeros(FRAMES) if scene.full_grid else grid_times
+    poses = [synthetic.rig_pose(c, t) for c, t in zip(cameras, times, strict=True)]
     np.testing.assert_allclose(clip["c2w"], poses, atol=1e-6)
     np.testing.assert_allclose(clip["intrinsics"], [synthetic.rig_intrinsics(c) for c in cameras], atol=1e-6)
     per_frame = 2 if scene.full_grid else 1
@@ -78,14 +78,14 @@ def test_by_synchronised_rules_the_camera_is_where_it_was_at_that_moment():
 
 
 def test_by_static_rules_all_frames_show_one_moment_from_two_paths():
-    scene, rng, moments = synthetic.scene(cameras=5, times=9), np.random.default_rng(3), set()
+    scene, rng, found = synthetic.scene(cameras=5, times=9), np.random.default_rng(3), set()
     for _ in range(40):
         clips = pairs.random_pair(scene, rng, FRAMES, EQUAL, source_warp=0.5, rules="static")
         (cameras, times), (other, same) = (check_clip(clip, scene) for clip in clips)
         assert set(times) == set(same) and len(set(times)) == 1
         assert not np.array_equal(cameras, other)
-        moments.add(times[0])
-    assert moments == {0, 2, 4, 6, 8}
+        found.add(times[0])
+    assert found == {0, 2, 4, 6, 8}
     _, shots = pairs.random_shots(scene, rng, FRAMES, 4, 1, "static")
     assert len({time for _, curve in shots for time in curve}) == 1
 

@@ -13,6 +13,7 @@ from input_pipeline.datasets import cam_x_time
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.shots import SceneReader
+from stp_jax.controls.view import View, view_of
 from stp_jax.errors import InputError
 
 SCENES, CLIPS, PER_PATH, FRAMES = 3, 7, 3, 5
@@ -46,9 +47,7 @@ def write_cache(path, rows=range(SCENES)):
         cache.write(
             scene,
             np.broadcast_to(number[:, None, None, None, None], (CLIPS, 2, 2, 2, 4)),
-            c2w=c2w,
-            intrinsics=np.ones((CLIPS, FRAMES, 4)),
-            animation_time=times,
+            View(c2w, np.ones((CLIPS, FRAMES, 4)), times),
         )
     return cache
 
@@ -274,11 +273,10 @@ def write_source_latents(path, config, passes=2, **changes):
     for clips in pipeline.make_clips(config, **options):
         latents = np.zeros((CLIPS, *shape), np.float32)
         latents[..., :3] = clips["video"][:, ::4].mean((2, 3), keepdims=True)
-        known = {name: clips[name] for name in ("c2w", "intrinsics", "animation_time")}
-        cache.write(clips["row"], latents, **known)
+        cache.write(clips["row"], latents, view_of(clips))
 
 
-def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_moment(folder, tmp_path):
+def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_time(folder, tmp_path):
     write_source_latents(tmp_path / "train", config_for(folder, "cam_x_time"))
     changes = dict(source_latents=str(tmp_path), source_warp=0.3)
     modes, warped = Counter(), Counter()
@@ -289,9 +287,9 @@ def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_moment(fo
             (scene, camera, first), (_, last_camera, last) = seen.astype(int)
             scenes, cameras, times = np.moveaxis(synthetic.read_colour(batch["target_video"][i]), -1, 0)
             assert set(scenes) == {scene}
-            moments = batch["source_animation_time"][i]
-            np.testing.assert_allclose(moments[-1] - moments[0], (last - first) / 2)
-            zero = first - 2 * moments[0]  # the grid time that counts as animation time 0, of both clips
+            shown = batch["source_animation_time"][i]
+            np.testing.assert_allclose(shown[-1] - shown[0], (last - first) / 2)
+            zero = first - 2 * shown[0]  # the grid time that counts as animation time 0, of both clips
             np.testing.assert_allclose(batch["target_animation_time"][i], (times - zero) / 2)
             reference = np.linalg.inv(synthetic.rig_pose(camera))
             own = reference @ synthetic.rig_pose(last_camera)
@@ -299,7 +297,7 @@ def test_sources_from_latents_and_decoded_targets_are_of_one_scene_and_moment(fo
             poses = reference @ np.array([synthetic.rig_pose(c) for c in cameras])
             np.testing.assert_allclose(batch["target_c2w"][i], poses, atol=1e-5)
             modes[np.allclose(batch["source_c2w"][i], batch["target_c2w"][i])] += 1
-            warped[not np.array_equal(moments, np.arange(FRAMES))] += 1
+            warped[not np.array_equal(shown, np.arange(FRAMES))] += 1
     assert min(modes[True], modes[False]) > 20  # time_only is 0.3 of them
     assert abs(warped[True] / warped.total() - 0.3) < 0.12
 
@@ -311,7 +309,7 @@ def test_targets_are_mirrored_and_recoloured_as_the_latents_of_their_sources_wer
     mirrored = Counter()
     for batch in batches(folder, "cam_x_time", count=30, changes=only):
         for i in range(4):
-            # The same cameras: pictures differ in the channel that tells the moment, and in that alone.
+            # The same cameras: pictures differ in the channel of the time, and in that alone.
             source = batch["source_latents"][i, :, 0, 0, :3].astype(float)
             target = batch["target_video"][i, ::4].mean((1, 2))
             differs = (np.abs(source - target) > synthetic.STEP / 2).any(0)
@@ -372,7 +370,7 @@ def test_a_cache_of_other_settings_is_not_continued(tmp_path):
     )
     with pytest.raises(InputError, match=r"other settings \(vae\)"):
         LatentCache.create(tmp_path, meta={"vae": "another"}, **common)
-    with pytest.raises(InputError, match="leave no second camera path"):
+    with pytest.raises(InputError, match="give no second camera path"):
         LatentCache.create(tmp_path / "new", meta={}, **common | dict(clips_per_path=CLIPS))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

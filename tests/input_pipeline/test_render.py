@@ -55,11 +55,11 @@ def test_known_points_are_where_the_written_cameras_say():
     for seed in range(4):
         rng = np.random.default_rng(seed)
         points = rng.uniform([-1.2, -1.2, 0.1], [1.2, 1.2, 1.7], (8, 3))
-        moments = [scene.Moment(np.zeros(0), p[None], np.array([[1.0, 0, 0, 0]])) for p in points]
+        states = [scene.State(np.zeros(0), p[None], np.array([[1.0, 0, 0, 0]])) for p in points]
         path = rig.draw(rng, 5, np.array([0, 0, 0.8]), 1.7)
         path.intrinsics[:, 0] *= height / width  # square pixels
         with film.Film(
-            scene.Scene(model, mujoco.MjData(model), moments, path, [], []), width, height
+            scene.Scene(model, mujoco.MjData(model), states, path, [], []), width, height
         ) as camera:
             pictures = np.stack([camera.shoot(i) for i in range(8)], 1)[..., 0] / 255.0  # [C, 8, H, W]
         data = json.loads(json.dumps(grid.camera_data(path)))
@@ -180,9 +180,9 @@ def test_scenes_differ_move_and_keep_the_main_figure_in_view():
         drawn = scene.draw(seed, 5, 33)
         assert not drawn.data.warning.number.any()
         seen.add((drawn.model.ngeom, round(float(drawn.figures[0].height), 6), drawn.rig.kind))
-        assert len(drawn.moments) == 33 and drawn.model.ngeom < 75
+        assert len(drawn.states) == 33 and drawn.model.ngeom < 75
         # Bodies fall, roll or swing, and none falls through the ground.
-        first, last = drawn.moments[0].qpos, drawn.moments[-1].qpos
+        first, last = drawn.states[0].qpos, drawn.states[-1].qpos
         assert np.abs(first - last).max() > 0.1
         for index in (0, 16, 32):
             drawn.show(index)
@@ -196,8 +196,8 @@ def test_scenes_differ_move_and_keep_the_main_figure_in_view():
     assert len(seen) == 6
 
 
-def test_grid_moments_are_half_source_frames_of_one_motion():
-    """A falling sphere of the physics obeys g t^2 / 2 at the moments' clock, 1/20 s apart."""
+def test_grid_times_are_half_source_frames_of_one_motion():
+    """A falling sphere of the physics obeys g t^2 / 2 at grid times 1/20 s apart."""
     from input_pipeline.render import bodies, scene, world
 
     rng = np.random.default_rng(0)
@@ -209,9 +209,9 @@ def test_grid_moments_are_half_source_frames_of_one_motion():
     model = built.spec.compile()
     part = SimpleNamespace(position=np.zeros((81, 3)), quaternion=np.tile([1.0, 0, 0, 0], (81, 1)))
     data = scene.mujoco.MjData(model)
-    moments = scene._simulate(model, data, velocity, [SimpleNamespace(parts=[part])], 9)
+    states = scene._simulate(model, data, velocity, [SimpleNamespace(parts=[part])], 9)
     seconds = np.arange(9) * 0.05
-    fallen = [9.0 - moment.qpos[2] for moment in moments]
+    fallen = [9.0 - state.qpos[2] for state in states]
     np.testing.assert_allclose(fallen, 9.81 * seconds**2 / 2, atol=0.01)
 
 
@@ -231,6 +231,28 @@ def test_same_seed_gives_the_same_bytes_in_another_process(written):
         assert path.read_bytes() == same
 
 
+def test_films_that_are_open_at_the_same_time_draw_what_each_draws_alone():
+    """Two of them in one OpenGL context, a third of another size in one of its own."""
+    from input_pipeline.render import film, scene
+
+    sizes = [(0, 64, 64), (1, 64, 64), (2, 96, 32)]
+    drawn = [scene.draw(seed, 2, 9) for seed, *_ in sizes]
+    alone = []
+    for one, (_, *size) in zip(drawn, sizes, strict=True):
+        with film.Film(one, *size) as camera:
+            alone.append([camera.shoot(t) for t in (0, 8)])
+    films = [film.Film(one, *size) for one, (_, *size) in zip(drawn, sizes, strict=True)]
+    assert films[0]._gl is films[1]._gl is not films[2]._gl
+    for camera, expected in zip(films, alone, strict=True):
+        np.testing.assert_array_equal(camera.shoot(0), expected[0])
+    films[2].__exit__()
+    films[1].__exit__()  # frees its pictures' textures, not those of the first
+    np.testing.assert_array_equal(films[0].shoot(8), alone[0][1])
+    films[0].__exit__()
+    with film.Film(drawn[1], 64, 64) as again:
+        np.testing.assert_array_equal(again.shoot(8), alone[1][1])
+
+
 def test_videos_hold_all_grid_times_of_each_camera_with_their_colours(written):
     pictures, data = grid.render_grid(1, SMALL)
     folder = written / "scene_000001"
@@ -243,7 +265,7 @@ def test_videos_hold_all_grid_times_of_each_camera_with_their_colours(written):
         assert 10 * np.log10(255**2 / mse) > 36  # yuv420p would stay under 30
 
 
-def test_far_cameras_and_moments_differ():
+def test_far_cameras_and_times_differ():
     pictures, _ = grid.render_grid(2, grid.GridSettings(cameras=5, times=33, size=64))
     assert pictures.std() > 20
     difference = (pictures[0].astype(float) - pictures[-1]) ** 2

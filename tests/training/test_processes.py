@@ -14,6 +14,7 @@ import pytest
 
 from input_pipeline.latents import LatentCache
 from stp_jax.controls import cameras
+from stp_jax.controls.view import View
 from stp_jax.devices.distributed import connect
 from stp_jax.errors import InputError
 from stp_jax.weights import native
@@ -264,9 +265,11 @@ def write_latents(folder: Path) -> None:
             cache.write(
                 row,
                 rng.standard_normal((4, 2, 8, 8, 4), np.float32),
-                c2w=np.broadcast_to(path.c2w, (4, 5, 4, 4)),
-                intrinsics=np.broadcast_to(path.intrinsics, (4, 5, 4)),
-                animation_time=rng.uniform(0, 4, (4, 5)).astype(np.float32),
+                View(
+                    np.broadcast_to(path.c2w, (4, 5, 4, 4)),
+                    np.broadcast_to(path.intrinsics, (4, 5, 4)),
+                    rng.uniform(0, 4, (4, 5)).astype(np.float32),
+                ),
             )
 
 
