@@ -27,10 +27,10 @@ from stp_jax.benchmark import costliest_kernels
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.devices.sharding import batch_sharding, make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import Average, init_state
 from stp_jax.training.step import make_train_step
-from stp_jax.training.tasks import DiTTask
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30

@@ -131,10 +131,10 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
     import jax.numpy as jnp
 
     from stp_jax.devices.sharding import batch_sharding
+    from stp_jax.training.dit_task import DiTTask
     from stp_jax.training.optimizer import make_optimizer
     from stp_jax.training.state import abstract_state
     from stp_jax.training.step import make_train_step
-    from stp_jax.training.tasks import DiTTask
 
     task = DiTTask(config, load=False)
     optimizer = make_optimizer(config.optimizer)
@@ -160,7 +160,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     from flax import nnx
 
     from stp_jax.devices.sharding import batch_sharding, parameter_shardings
-    from stp_jax.training.tasks import DiTTask
+    from stp_jax.training.dit_task import DiTTask
     from stp_jax.weights import kinds
 
     task = DiTTask(config, load=False)
@@ -207,9 +207,9 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     from stp_jax.devices import hardware
     from stp_jax.models.attention import attention_backend
     from stp_jax.models.flop import dit_flop
-    from stp_jax.training.loop import check_run
+    from stp_jax.training.dit_task import DiTTask
+    from stp_jax.training.run import check_run
     from stp_jax.training.state import trained
-    from stp_jax.training.tasks import DiTTask
 
     if config.task != "dit" or config.data.kind != "latents":
         raise InputError("compile_for takes the config of a DiT that trains on latents (data.kind).")

@@ -49,7 +49,7 @@ def connect(
         ) from None
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Prints a line beside progress bars, once for all processes."""
     if jax.process_index() == 0:
         tqdm.write(line)
@@ -76,7 +76,7 @@ def on_host(arrays: dict[str, jax.Array], dtype: str | None = None) -> dict[str,
     return found
 
 
-def told_by_first(value: float) -> float:
+def broadcast_from_first(value: float) -> float:
     """The first process's number, on all of them."""
     if jax.process_count() == 1:
         return value
@@ -99,8 +99,8 @@ class Agreement:
         self._sharding = NamedSharding(mesh, P(AXES))
         self._largest = jax.jit(lambda wishes: wishes.max(0), out_shardings=NamedSharding(mesh, P()))
 
-    def ask(self, progress: float, signal: int) -> jax.Array | np.ndarray:
-        """This process's wishes; gives what `hear` takes: [progress, number of a signal or 0]."""
+    def all_reduce(self, progress: float, signal: int) -> jax.Array | np.ndarray:
+        """Takes this process's wishes; returns what `update` takes: [progress, number of a signal or 0]."""
         wishes = np.array([progress, signal], np.float32)
         if self.alone:
             return wishes
@@ -109,5 +109,5 @@ class Agreement:
             jax.make_array_from_process_local_data(self._sharding, local, (self._mesh.size, 2))
         )
 
-    def hear(self, agreed: np.ndarray | jax.Array) -> None:
+    def update(self, agreed: np.ndarray | jax.Array) -> None:
         self.progress, self.signal = max(self.progress, float(agreed[0])), max(self.signal, int(agreed[1]))

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stp_jax.devices.distributed import told_by_first
+from stp_jax.devices.distributed import broadcast_from_first
 from stp_jax.errors import InputError
 from stp_jax.training.state import TrainState
 
@@ -100,7 +100,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def _agreed_latest(self, report: Callable[[str], None]) -> int | None:
-        """What the first process finds, told to all."""
+        """What the first process finds, on all of them."""
         if jax.process_count() == 1:
             return self._latest_whole(report)
         from jax.experimental import multihost_utils
@@ -164,7 +164,7 @@ class Checkpoints:
         step = meta["step"]
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
-        if not told_by_first(free > 1.05 * needed):
+        if not broadcast_from_first(free > 1.05 * needed):
             self._report(
                 f"Checkpoint {step} is NOT written: it takes {needed / 1e9:.2f} GB and {self.folder} has "
                 f"{free / 1e9:.2f} GB free. Free some space; the next one is tried all the same."

@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from input_pipeline.pipeline import make_dataset
-from stp_jax.devices.distributed import say
+from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import global_batch, host_rows
 from stp_jax.training.metrics import Writer
 from stp_jax.training.state import PICTURES, VALIDATION, Params, bind, graph_of, random_key
-from stp_jax.training.tasks import Task
+from stp_jax.training.task import Task
 
 
 def read_batches(
@@ -62,7 +62,7 @@ class Preview:
         videos, numbers = self._task.show(generated)
         writer.pictures(step, videos)
         writer.scalars(step, {f"preview/{name}": value for name, value in numbers.items()})
-        say(", ".join([f"step {step}", *(f"{name} {value:.3f}" for name, value in numbers.items())]))
+        log(", ".join([f"step {step}", *(f"{name} {value:.3f}" for name, value in numbers.items())]))
 
 
 class Validation:

@@ -18,7 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from stp_jax.devices import hardware
-from stp_jax.devices.distributed import say
+from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.media.pictures import contact_sheet, side_by_side
 from stp_jax.media.video import write_video
@@ -94,7 +94,7 @@ class Writer:
         except (OSError, InputError) as error:
             if self._works:
                 reason = str(error).splitlines()[0]
-                say(f"Numbers or pictures could not be written ({reason}); training goes on.")
+                log(f"Numbers or pictures could not be written ({reason}); training goes on.")
             self._works = False
 
 
@@ -103,7 +103,7 @@ class Meter:
 
     Args:
       batch_size: examples of a step.
-      tokens, flop: of an example, see `tasks.Task`.
+      tokens, flop: of an example, see `task.Task`.
     """
 
     def __init__(self, batch_size: int, tokens: int, flop: float):

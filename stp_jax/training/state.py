@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from stp_jax.devices.distributed import say
+from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
 from stp_jax.errors import InputError
-from stp_jax.weights import native, reading, recognition
-
-if TYPE_CHECKING:
-    from stp_jax.training.tasks import Task
-
-Params = dict[str, jax.Array]  # dotted name -> array
+from stp_jax.training.task import Params, Task
+from stp_jax.weights import kinds, native, reading, recognition
 
 
 class TrainState(NamedTuple):
@@ -68,11 +64,7 @@ def graph_of(task: Task) -> nnx.GraphDef:
 
 def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
     """The model with these parameters."""
-    flat: dict[tuple, Any] = {
-        tuple(int(key) if key.isdigit() else key for key in name.split(".")): nnx.Param(array)
-        for name, array in params.items()
-    }
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    return nnx.merge(graph, kinds.state_of(params))
 
 
 def init_state(
@@ -106,7 +98,7 @@ def init_state(
     if missing:
         if params:
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in missing}))
-            say(f"Started from {found.title}; it lacks and training begins with: {modules}.")
+            log(f"Started from {found.title}; it lacks and training begins with: {modules}.")
 
         def missing_params() -> Params:
             random = random_params()
@@ -174,7 +166,7 @@ class Average:
         return state._replace(ema=in_memory(state.ema, "device" if self._every == 1 else "pinned_host"))
 
     def take(self, state: TrainState, step: int) -> TrainState:
-        """The state after `step` steps, with its average; the one before is used up."""
+        """The state after `step` steps, with its average; the one before is donated."""
         if not state.ema or step % self._every:
             return state
         if self._every == 1:

@@ -13,20 +13,19 @@ from stp_jax.devices.sharding import constrain_parameters, gathered
 from stp_jax.training.optimizer import schedule
 from stp_jax.training.state import (
     LOSS,
-    Params,
     TrainState,
     bind,
     graph_of,
     random_key,
     trained,
 )
-from stp_jax.training.tasks import Batch, Task
+from stp_jax.training.task import Batch, Params, Task
 
 Metrics = dict[str, jax.Array]
 
 
 def make_train_step(task: Task, optimizer: optax.GradientTransformation, config: Any) -> Callable:
-    """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is used up.
+    """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is donated.
 
     The state comes and goes without its average, which `Average` keeps. A step whose loss or gradient is not
     finite changes nothing but the number of steps: `metrics["skipped"]` is 1 then.

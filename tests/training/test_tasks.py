@@ -21,9 +21,12 @@ from stp_jax.errors import InputError
 from stp_jax.media.video import read_video
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.loop import train
+from stp_jax.training.run import make_task
 from stp_jax.training.state import bind, graph_of
-from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop
+from stp_jax.training.vae_task import random_crop
+from stp_jax.training.videos import psnr
 from stp_jax.weights import native
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import lazy_parameters

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from input_pipeline.host_share import HostShare
-from stp_jax.training import held_out, loop
+from stp_jax.training import data, held_out, run
 
 WIDTH, LAYERS, EXAMPLES = 8, 3, 50
 
@@ -81,9 +81,9 @@ def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=
 
 def install(patch=setattr) -> None:
     """Lets the trainer train the toy task on its data."""
-    patch(loop, "make_task", ToyTask)
-    patch(loop, "count_examples", lambda config, split: EXAMPLES)
-    for module in (loop, held_out):
+    patch(run, "make_task", ToyTask)
+    patch(run, "count_examples", lambda config, split: EXAMPLES)
+    for module in (data, held_out):
         patch(module, "make_dataset", make_toy_dataset)
 
 

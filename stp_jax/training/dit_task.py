@@ -1,18 +1,14 @@
-"""What the one trainer can train: each task says how its model is made, what its loss is and what to show of
-it."""
+"""The task of a `SpaceTimeDiT`."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from stp_jax import flow
@@ -22,95 +18,13 @@ from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
-from stp_jax.models.vae import VAE, VAEConfig, fitting_chunk, from_pixels, to_pixels
+from stp_jax.models.vae import VAEConfig, fitting_chunk, from_pixels
 from stp_jax.text import read_embeddings
-from stp_jax.training.state import Params, bind, trained
-from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
+from stp_jax.training.config import model_config
+from stp_jax.training.state import bind, trained
+from stp_jax.training.task import Batch
+from stp_jax.training.videos import psnr, rows
 from stp_jax.weights import kinds, native, reading, recognition
-
-Batch = dict[str, jax.Array]
-
-
-class Task(Protocol):
-    """One kind of model to train. `frozen` are weights that it uses but does not train."""
-
-    name: str  # of the weights: `dit`, `vae`
-    frozen: dict[str, Any]
-    tokens: int  # of an example, 0 if that means nothing
-    flop: float  # of an example, forward and backward without recomputation; 0: not known
-
-    def init(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The model with random parameters."""
-
-    def may_start_random(self, name: str) -> bool:
-        """Whether the weights that training starts from may lack this parameter."""
-
-    def frozen_for(self, data: ConfigDict) -> dict[str, Any]:
-        """What `loss` reads of `frozen` on examples of this kind of data."""
-
-    def loss(
-        self, model: Any, frozen: Params, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The float32 loss on a batch and further numbers to log; runs inside jit."""
-
-    def generate(self, model: Any, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name; runs inside jit."""
-
-    def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
-
-    def with_flow(self, flow: ConfigDict) -> Task:
-        """The same task with other noise levels in its loss."""
-
-    def to_export(self, params: Params) -> Params:
-        """The parameters as others use them."""
-
-    def final_config(self, model: Any, dataset: grain.IterDataset) -> dict[str, Any]:
-        """The config that is saved with the model's weights."""
-
-    def notes(self) -> dict[str, Any]:
-        """What else is saved with them for those who use the model."""
-
-    def companions(self) -> dict[str, tuple[Params, dict[str, Any]]]:
-        """Weights and config of the frozen models, by name, that belong beside the trained one."""
-
-
-def make_task(config: ConfigDict) -> Task:
-    """The task named by `config.task`.
-
-    Raises:
-      InputError: an unknown task, or its frozen weights cannot be read.
-    """
-    tasks: dict[str, type[DiTTask] | type[VAETask]] = {"dit": DiTTask, "vae": VAETask}
-    if config.task not in tasks:
-        raise InputError(f"config.task is {config.task!r}; choose one of {', '.join(tasks)}.")
-    return tasks[config.task](config)
-
-
-def make_config(cls, values: ConfigDict):
-    """The model's config dataclass of `config.model`.
-
-    Raises:
-      InputError: a field that it does not have, or a value that it cannot have.
-    """
-    fields = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - fields)
-    if unknown:
-        raise InputError(f"config.model has no field {unknown[0]!r}; it has {', '.join(sorted(fields))}.")
-    try:
-        return cls(**values.to_dict())
-    except ValueError as error:
-        raise InputError(f"config.model: {error}") from None
-
-
-def random_crop(video: jax.Array, size: int, key: jax.Array) -> jax.Array:
-    """Cuts a square of `size` pixels out of each clip `[B, F, H, W, 3]`, each at its own place; 0: all."""
-    if not size:
-        return video
-    b, f, h, w, c = video.shape
-    corners = jax.random.randint(key, (b, 2), 0, jnp.array([h - size + 1, w - size + 1]))
-    cut = lambda clip, corner: jax.lax.dynamic_slice(clip, (0, *corner, 0), (f, size, size, c))  # noqa: E731
-    return jax.vmap(cut)(video, corners)
 
 
 class DiTTask:
@@ -130,7 +44,7 @@ class DiTTask:
     def __init__(self, config: ConfigDict, *, load: bool = True):
         """`load=False` reads no weights: to compile for a machine; the VAE is taken to be Wan2.1's."""
         self.config = config
-        self.model_config = make_config(DiTConfig, config.model)
+        self.model_config = model_config(DiTConfig, config.model)
         try:
             jax.eval_shape(lambda: self._levels(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 1))))
         except ValueError as error:
@@ -304,82 +218,4 @@ class DiTTask:
 
     def show(self, videos):
         names = ("source", "target", "sample")
-        return _rows(videos, names), {"psnr": psnr(videos["sample"], videos["target"])}
-
-
-class VAETask:
-    """Video through few latents and back; source and target of each example are two clips to learn from."""
-
-    name = "vae"
-
-    def __init__(self, config: ConfigDict):
-        self.config = config
-        largest = min(config.data.height, config.data.width)
-        if not 0 <= config.crop <= largest:
-            raise InputError(
-                f"config.crop is {config.crop}; clips have room for 1 to {largest}, 0 keeps all."
-            )
-        self.model_config = make_config(VAEConfig, config.model)
-        if jax.process_count() > 1:
-            raise InputError("The VAE is trained by one process; its devices may be many.")
-        self.loss_weights = VAELossWeights(**config.loss)
-        self.tokens, self.flop = 0, 0.0
-        self.frozen: dict[str, Any] = {}
-
-    def init(self, rngs):
-        return VAE(self.model_config, rngs=rngs)
-
-    def may_start_random(self, name):
-        return False
-
-    def frozen_for(self, data):
-        return self.frozen
-
-    def _video(self, batch):
-        return from_pixels(jnp.concatenate([batch["source_video"], batch["target_video"]]))
-
-    def loss(self, model, frozen, batch, key):
-        crop_key, noise_key = jax.random.split(key)
-        video = random_crop(self._video(batch), self.config.crop, crop_key)
-        return vae_loss(model, video, noise_key, self.loss_weights)
-
-    def generate(self, model, frozen, batch, key):
-        video = from_pixels(batch["target_video"])
-        return {"target": video, "reconstruction": model.decode(model.encode(video))}
-
-    def show(self, videos):
-        names = ("target", "reconstruction")
-        return _rows(videos, names), {"psnr": psnr(videos["reconstruction"], videos["target"])}
-
-    def with_flow(self, flow):
-        raise InputError("config.train.validation: a VAE has no noise levels.")
-
-    def to_export(self, params):
-        return params
-
-    def final_config(self, model, dataset):
-        """The model's config with the mean and spread of its latents, measured on training data."""
-        iterator = iter(dataset)
-        batches = (jax.device_get(self._video(next(iterator))) for _ in range(self.config.statistics_batches))
-        mean, std = latent_statistics(model, batches)
-        iterator.close()
-        return dataclasses.asdict(self.model_config) | {"latent_mean": mean, "latent_std": std}
-
-    def notes(self):
-        return {}
-
-    def companions(self):
-        return {}
-
-
-def psnr(video: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB of videos `[B, ...]` in [-1, 1], from each whole video's mean squared error, averaged over
-    B."""
-    error = np.square((np.clip(video, -1, 1) - reference) / 2).reshape(len(video), -1).mean(1)
-    return float(np.mean(-10 * np.log10(np.maximum(error, 1e-10))))
-
-
-def _rows(videos: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """A labelled uint8 video for each row of a picture: all of one example, then all of the next."""
-    pixels = {name: np.asarray(to_pixels(videos[name])) for name in names}
-    return {f"{name} {i}": pixels[name][i] for i in range(len(pixels[names[0]])) for name in names}
+        return rows(videos, names), {"psnr": psnr(videos["sample"], videos["target"])}
