@@ -18,7 +18,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import importlib
 import json
 import math
 import multiprocessing
@@ -39,7 +38,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stp_jax import flow
-from stp_jax.command_line import Parser, count, number
+from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import make_mesh, parameter_shardings
 from stp_jax.errors import InputError, exit_on_input_error
@@ -51,6 +50,7 @@ from stp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from stp_jax.models.vae import VAE, VAEConfig, to_pixels
 from stp_jax.rerender.rerenderer import vae_functions
 from stp_jax.rerender.sampler import Sampler, at_once, jax_noise, mesh_for_one_video
+from stp_jax.training.config import model_config
 from stp_jax.weights import kinds, native, reading, recognition
 
 SPACETIMEPILOT = DiTConfig(
@@ -433,14 +433,12 @@ def read_model_config(path: str) -> DiTConfig:
     """The DiT of a config file such as configs/spacetimepilot_1_3b.py.
 
     Raises:
-      InputError: no such config.
+      InputError: no such config, or of something else.
     """
-    name = Path(path).stem
-    try:
-        config = importlib.import_module(f"configs.{name}").get_config()
-    except ModuleNotFoundError as error:
-        raise InputError(f"--config {path}: there is no configs/{name}.py") from error
-    return DiTConfig(**config.model.to_dict())
+    config = read_config(path)
+    if config.get("task") != "dit":
+        raise InputError(f"--config {path} is not of a re-rendering model (config.task = 'dit').")
+    return model_config(DiTConfig, config.model)
 
 
 @exit_on_input_error

@@ -145,7 +145,7 @@ def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
         (["--frames", "6"], "4n \\+ 1"),
         (["--height", "33"], "multiples of 16"),
         (["--only", "video", "--devices", "99"], "takes 8 of 8 devices"),
-        (["--config", "configs/none.py"], "no configs/none.py"),
+        (["--config", "configs/none.py"], "configs/none.py: there is no such file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(flags, words, capsys):
@@ -154,7 +154,11 @@ def test_mistakes_are_told_in_one_line(flags, words, capsys):
     assert re.search(words, capsys.readouterr().err)
 
 
-def test_the_config_is_that_of_the_file():
+def test_the_config_is_that_of_the_file(tmp_path):
     assert benchmark.read_model_config("configs/demo.py").dim == 384
+    other = tmp_path / "demo.py"  # not the one of that name in configs/
+    other.write_text("from configs import demo\ndef get_config():\n    config = demo.get_config()\n")
+    other.write_text(other.read_text() + "    config.model.dim = 64\n    return config\n")
+    assert benchmark.read_model_config(str(other)).dim == 64
     with pytest.raises(InputError):
         benchmark.read_model_config("configs/nothing.py")

@@ -182,7 +182,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     def velocity(params, frozen, batch, timestep):
         model = nnx.merge(graph, kinds.state_of(params))
         latents = batch["target_latents"].astype(jnp.float32)
-        conditioning = task._condition(model, frozen, batch, latents)
+        conditioning = task.condition(model, frozen, batch, latents.shape[1:4])
         clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")
         return model(latents, *clips, differentiable=False)
 
@@ -207,8 +207,8 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     from stp_jax.devices import hardware
     from stp_jax.models.attention import attention_backend
     from stp_jax.models.flop import dit_flop
+    from stp_jax.training.config import check_run
     from stp_jax.training.dit_task import DiTTask
-    from stp_jax.training.run import check_run
     from stp_jax.training.state import trained
 
     if config.task != "dit" or config.data.kind != "latents":

@@ -12,16 +12,18 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from stp_jax import flow
-from stp_jax.controls.view import view_of
+from stp_jax.controls.view import View, view_of
+from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.layers import merge_lora
 from stp_jax.models.vae import VAEConfig, fitting_chunk, from_pixels
+from stp_jax.rerender.sampler import Sampler
 from stp_jax.text import read_embeddings
-from stp_jax.training.config import model_config
-from stp_jax.training.state import bind, trained
+from stp_jax.training.config import FlowConfig, check_section, model_config
+from stp_jax.training.state import bind, graph_of, trained
 from stp_jax.training.task import Batch
 from stp_jax.training.videos import psnr, rows
 from stp_jax.weights import kinds, native, reading, recognition
@@ -35,8 +37,8 @@ class DiTTask:
     model is not given that level.
 
     Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
-    source and target each the one or the other. A model that takes text is told the same prompt for all,
-    `config.text`, which `stp_jax.text` embedded.
+    source and target each the one or the other. A model that takes text is given the same prompt for all,
+    the first of `config.text`, which `stp_jax.text` embedded; a second one is guidance's negative prompt.
     """
 
     name = "dit"
@@ -45,10 +47,7 @@ class DiTTask:
         """`load=False` reads no weights: to compile for a machine; the VAE is taken to be Wan2.1's."""
         self.config = config
         self.model_config = model_config(DiTConfig, config.model)
-        try:
-            jax.eval_shape(lambda: self._levels(jax.random.key(0), jnp.zeros((1, 1, 2, 2, 1))))
-        except ValueError as error:
-            raise InputError(f"config.flow: {error}.") from None
+        check_section(FlowConfig, config.flow, "config.flow")
         sigma = config.flow.get("memory_sigma", 0.2)
         if not 0 <= sigma <= 1:
             raise InputError(f"config.flow.memory_sigma is {sigma}; give 0 to 1.")
@@ -66,7 +65,10 @@ class DiTTask:
             self._vae_graph = reading.graph(dataclasses.replace(vae, config=self.vae_config))
             self.frozen["vae"] = reading.read(vae)
             if text_dim:
-                self.frozen["text"] = read_embeddings(config.text, text_dim)[:1]
+                prompts = read_embeddings(config.text, text_dim)
+                self.frozen["text"] = prompts[:1]
+                if len(prompts) > 1:
+                    self.frozen["negative"] = prompts[1:2]
         else:
             self.vae_config = VAEConfig(dtype=self.model_config.dtype)
             if text_dim:
@@ -112,13 +114,14 @@ class DiTTask:
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
     def may_start_random(self, name):
-        # What tells a text-to-video model of cameras and moments. Projections of it start at zero, and the
-        # projector of self-attention as the identity.
-        told = ("camera", "animation_time", "projector", "value_residual")
-        return name.removeprefix("blocks.").startswith(told) or ".lora_" in name
+        # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
+        # start at zero, and the projector of self-attention as the identity.
+        added = ("camera", "animation_time", "projector", "value_residual")
+        return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
 
     def frozen_for(self, data):
-        return {name: value for name, value in self.frozen.items() if name != "vae" or data.kind != "latents"}
+        unused = {"negative"} | ({"vae"} if data.kind == "latents" else set())
+        return {name: value for name, value in self.frozen.items() if name not in unused}
 
     def _vae(self, frozen):
         return bind(self._vae_graph, frozen["vae"])
@@ -130,20 +133,18 @@ class DiTTask:
         chunk = fitting_chunk(*video.shape[1:4])
         return jax.lax.stop_gradient(self._vae(frozen).encode(video, chunk=chunk))
 
-    def _condition(self, model, frozen, batch, latents):
-        text = None
-        if "text" in frozen:
-            text = jnp.broadcast_to(frozen["text"], (len(latents), *frozen["text"].shape[1:]))
-        memory = view_of(batch, "memory") if "memory_latents" in batch else None
-        target, source = view_of(batch, "target"), view_of(batch, "source")
-        return model.condition(target, source, memory, text=text, latent_size=latents.shape[1:4])
+    def condition(self, model, frozen, batch, latent_size):
+        """The conditioning of a model on a batch, see `SpaceTimeDiT.condition`; runs inside jit."""
+        views = _views(batch)
+        text = _for_all(frozen.get("text"), len(views[0].animation_time))
+        return model.condition(*views, text=text, latent_size=latent_size)
 
     def loss(self, model, frozen, batch, key):
         target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
         noise_key, sigma_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, target.shape)
         levels = self._levels(sigma_key, target)
-        conditioning = self._condition(model, frozen, batch, target)
+        conditioning = self.condition(model, frozen, batch, target.shape[1:4])
         noisy = flow.add_noise(target, noise, levels.sigma)
         memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
         predicted = model(noisy, source, levels.timestep, conditioning, memory)
@@ -167,19 +168,47 @@ class DiTTask:
             shift = flow.resolution_shift(tokens, f.base_tokens)
         return flow.random_levels(key, len(latents), sampling=f.sampling, shift=shift, weighting=f.weighting)
 
-    def generate(self, model, frozen, batch, key):
-        source, memory = self._latents(batch, "source", frozen), batch.get("memory_latents")
-        conditioning = self._condition(model, frozen, batch, source)
-        sigmas = flow.sampling_sigmas(self.config.sampling.steps, self.config.sampling.shift)
+    def generator(self, sharding):
+        sampler, sampling = Sampler(graph_of(self)), self.config.sampling
+        sigmas = flow.sampling_sigmas(sampling.steps, sampling.shift)
+        guidance = self._guidance()
+        prepare = jax.jit(self._sampling_inputs, out_shardings=sharding)
+        finish = jax.jit(self._videos, out_shardings=sharding)
 
-        def euler(x, pair):
-            sigma, following = pair
-            timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
-            velocity = model(x, source, timestep, conditioning, memory)
-            return flow.euler_step(x, velocity, sigma, following), None
+        def generate(params, frozen, batch, key):
+            state, memory = kinds.state_of(params), batch.get("memory_latents")
+            noise, source, text, negative = prepare(frozen, batch, key)
+            conditioning = sampler.condition(
+                state,
+                _views(batch),
+                text,
+                negative if guidance is not None else None,
+                latent_size=source.shape[1:4],
+            )
+            sample = sampler.sample(
+                state, noise, source, conditioning, sigmas, guidance=guidance, memory=memory
+            )
+            return finish(frozen, batch, sample)
 
-        noise = jax.random.normal(key, source.shape)
-        sample, _ = jax.lax.scan(euler, noise, (jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:])))
+        return generate
+
+    def _guidance(self) -> float | None:
+        """Guidance of the pictures, if there is any, and a negative prompt for it."""
+        guidance = self.config.sampling.guidance
+        if guidance == 1 or not self.model_config.text_dim:
+            return None
+        if "negative" not in self.frozen:
+            log(f"Pictures are made without guidance: {self.config.text} has no second, negative prompt.")
+            return None
+        return guidance
+
+    def _sampling_inputs(self, frozen, batch, key):
+        """The noise, the source's latents, and embeddings of the prompt and the negative one, if any."""
+        source = self._latents(batch, "source", frozen)
+        text, negative = (_for_all(frozen.get(name), len(source)) for name in ("text", "negative"))
+        return jax.random.normal(key, source.shape), source, text, negative
+
+    def _videos(self, frozen, batch, sample):
         vae, data = self._vae(frozen), self.config.data
         chunk = fitting_chunk(data.frames, data.height, data.width)
 
@@ -219,3 +248,14 @@ class DiTTask:
     def show(self, videos):
         names = ("source", "target", "sample")
         return rows(videos, names), {"psnr": psnr(videos["sample"], videos["target"])}
+
+
+def _views(batch: Batch) -> tuple[View, ...]:
+    """What the target, the source and, if there is one, the memory are seen with."""
+    names = ("target", "source", "memory") if "memory_latents" in batch else ("target", "source")
+    return tuple(view_of(batch, name) for name in names)
+
+
+def _for_all(embedding: jax.Array | None, videos: int) -> jax.Array | None:
+    """`[1, T, D]` -> `[B, T, D]`."""
+    return None if embedding is None else jnp.broadcast_to(embedding, (videos, *embedding.shape[1:]))

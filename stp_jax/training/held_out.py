@@ -51,10 +51,7 @@ class Preview:
         everywhere = NamedSharding(mesh, P())
         (batch,) = read_batches(config, 1, config.pictures.count)
         self._batch = jax.device_put(batch, everywhere)
-        graph = graph_of(task)
-        self._generate = jax.jit(
-            lambda params, *inputs: task.generate(bind(graph, params), *inputs), out_shardings=everywhere
-        )
+        self._generate = task.generator(everywhere)
 
     def write(self, writer: Writer, params: Params, step: int) -> None:
         key = random_key(self._seed, 0, PICTURES)

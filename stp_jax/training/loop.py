@@ -10,14 +10,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from stp_jax.command_line import check_fields
 from stp_jax.devices.distributed import log
-from stp_jax.devices.sharding import AXES, make_mesh
+from stp_jax.devices.sharding import make_mesh
+from stp_jax.training.config import MeshConfig, check_run, check_section
 from stp_jax.training.events import Events
 from stp_jax.training.metrics import Writer
 from stp_jax.training.progress import Progress, StopRequest
 from stp_jax.training.reporter import Reporter
-from stp_jax.training.run import Run, check_run, last_words
+from stp_jax.training.run import Run, last_words
 from stp_jax.training.step import make_train_step
 from stp_jax.training.trace import Trace
 from stp_jax.training.workdir import check_workdir, locked, write_config
@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         finite any more.
     """
     workdir = Path(workdir)
-    check_fields(config.mesh, "config.mesh", [], optional=AXES)
+    check_section(MeshConfig, config.mesh, "config.mesh")
     mesh = make_mesh(**config.mesh)
     check_run(config, mesh)
     with jax.set_mesh(mesh), StopRequest() as stop, contextlib.ExitStack() as cleanup:

@@ -14,9 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from input_pipeline.pipeline import count_examples
-from stp_jax.command_line import check_fields
 from stp_jax.devices.distributed import log
-from stp_jax.devices.sharding import RULES, size_of
 from stp_jax.errors import InputError
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.data import device_batches, training_data
@@ -26,12 +24,6 @@ from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import Average, TrainState, abstract_state, init_state, trained
 from stp_jax.training.task import Params, Task
 from stp_jax.training.vae_task import VAETask
-
-RUN_FIELDS = (  # of config.train
-    *("steps", "seconds", "batch_size", "accumulate", "trainable", "data_workers", "max_skipped"),
-    *("validate_every", "validation_batches", "log_every", "pictures_every", "checkpoint_every"),
-    *("keep_checkpoints", "export_every", "export_dtype"),
-)
 
 
 @dataclasses.dataclass
@@ -165,40 +157,3 @@ def make_task(config: ConfigDict) -> Task:
     if config.task not in tasks:
         raise InputError(f"config.task is {config.task!r}; choose one of {', '.join(tasks)}.")
     return tasks[config.task](config)
-
-
-def check_run(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `InputError` for fields and numbers of `config` that make no sense, on this mesh."""
-    run = config.train
-    check_fields(run, "config.train", RUN_FIELDS, optional=["validation"])
-    if "validation" in run:
-        check_fields(run.validation, "config.train.validation", ["batch_size", "seed", "flow"])
-    counts = ["steps", "batch_size", "log_every", "keep_checkpoints", "accumulate", "max_skipped"]
-    counts += ["validation_batches"] if run.validate_every else []
-    for where, part, names in (
-        ("config.train", run, counts),
-        ("config.pictures", config.pictures, ["count"] if run.pictures_every else []),
-        ("config.sampling", config.get("sampling", {}), ["steps"] if "sampling" in config else []),
-    ):
-        for name in names:
-            if part[name] < 1:
-                raise InputError(f"{where}.{name} is {part[name]}; it must be at least 1.")
-    averaged = config.optimizer.get("ema_decay") and config.optimizer.get("ema_every", 1)
-    if averaged and averaged > run.steps:
-        raise InputError(
-            f"config.optimizer.ema_every is {averaged}: in a run of {run.steps} steps the average would "
-            "never be taken."
-        )
-    try:
-        jax.numpy.dtype(run.export_dtype)
-    except TypeError:
-        raise InputError(
-            f"config.train.export_dtype is {run.export_dtype!r}; choose float32, bfloat16 or float16."
-        ) from None
-    shards = size_of(RULES.batch, mesh)
-    if run.batch_size % (shards * run.accumulate):
-        parts = f" in {run.accumulate} parts" if run.accumulate > 1 else ""
-        raise InputError(
-            f"config.train.batch_size {run.batch_size} does not divide over {shards} devices{parts} "
-            f"({' x '.join(RULES.batch)} of config.mesh)."
-        )

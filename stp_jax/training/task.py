@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 Params = dict[str, jax.Array]  # dotted name -> array
 Batch = dict[str, jax.Array]
+Generate = Callable[[Params, dict[str, Any], Batch, jax.Array], dict[str, jax.Array]]
 
 
 class Task(Protocol):
@@ -36,11 +39,14 @@ class Task(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The float32 loss on a batch and further numbers to log; runs inside jit."""
 
-    def generate(self, model: Any, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """Videos to look at, `[B, F, H, W, 3]` in [-1, 1] by name; runs inside jit."""
+    def generator(self, sharding: NamedSharding) -> Generate:
+        """`generate(params, frozen, batch, key)`: videos to look at by name, `[B, F, H, W, 3]` in [-1, 1].
+
+        It compiles what it needs, and returns arrays of this sharding.
+        """
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Of what `generate` gave: uint8 videos `[F, H, W, 3]` by label, and figures."""
+        """Of what `generate` returned: uint8 videos `[F, H, W, 3]` by label, and figures."""
 
     def with_flow(self, flow: ConfigDict) -> Task:
         """The same task with other noise levels in its loss."""

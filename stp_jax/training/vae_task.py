@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from stp_jax.errors import InputError
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.config import model_config
+from stp_jax.training.state import bind, graph_of
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 from stp_jax.training.videos import psnr, rows
 
@@ -52,9 +53,14 @@ class VAETask:
         video = random_crop(self._video(batch), self.config.crop, crop_key)
         return vae_loss(model, video, noise_key, self.loss_weights)
 
-    def generate(self, model, frozen, batch, key):
-        video = from_pixels(batch["target_video"])
-        return {"target": video, "reconstruction": model.decode(model.encode(video))}
+    def generator(self, sharding):
+        graph = graph_of(self)
+
+        def generate(params, frozen, batch, key):
+            model, video = bind(graph, params), from_pixels(batch["target_video"])
+            return {"target": video, "reconstruction": model.decode(model.encode(video))}
+
+        return jax.jit(generate, out_shardings=sharding)
 
     def show(self, videos):
         names = ("target", "reconstruction")

@@ -435,7 +435,7 @@ def no_space(*args, **kwargs):
 
 def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straight, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.EventsWriter, "flush", no_space)
+        patch.setattr(metrics.RecordWriter, "flush", no_space)
         patch.setattr(metrics, "contact_sheet", no_space)
         loop.train(toy_config(log_every=1, pictures_every=2), tmp_path)
     assert capsys.readouterr().out.count("could not be written (") == 1

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
@@ -16,6 +18,8 @@ from configs import demo, demo_vae
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_clips, make_dataset
+from stp_jax.controls.view import view_of
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
 from stp_jax.media.video import read_video
@@ -267,29 +271,69 @@ def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
     np.testing.assert_allclose(of_videos, expected, rtol=0.2)
 
 
-class KnowsTheTarget:
+class KnowsTheTarget(nnx.Module):
     """Predicts the exact velocity from the noisy latents: (x - x0) / sigma."""
 
     def __init__(self, target):
-        self.target = target
+        self.target = nnx.Param(target)
 
     def condition(self, *views, text=None, latent_size):
         assert latent_size == (2, SIZE // 8, SIZE // 8)
 
-    def __call__(self, noisy, source, timestep, conditioning, memory):
-        return (noisy - self.target) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
+    def __call__(self, noisy, source, timestep, conditioning, memory, *, differentiable):
+        return (noisy - self.target[...]) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
 
 
-def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
+def on_one_device():
+    return NamedSharding(make_mesh(devices=jax.devices()[:1]), P())
+
+
+def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae, monkeypatch):
     task = make_task(dit_config)
     target = jax.jit(lambda v: vae.encode(from_pixels(v)))(batch["target_video"])
-    videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(
-        batch
-    )
+    monkeypatch.setattr(task, "init", lambda rngs: KnowsTheTarget(target))
+    videos = task.generator(on_one_device())({"target": target}, task.frozen, batch, jax.random.key(0))
     np.testing.assert_allclose(videos["sample"], jax.jit(vae.decode)(target), atol=2e-3)
     rows, _ = task.show(jax.device_get(videos))
     np.testing.assert_array_equal(rows["source 1"], batch["source_video"][1])
     np.testing.assert_array_equal(rows["target 0"], batch["target_video"][0])
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, tmp_path, capsys, prompts):
+    """Against steps taken here with the velocity `v_negative + g (v_text - v_negative)`."""
+    config = dit_config.copy_and_resolve_references()
+    config.model.text_dim, config.text = 12, str(tmp_path / "prompts.npz")
+    config.sampling.update(steps=3, guidance=4.0)
+    rng = np.random.default_rng(0)
+    texts = rng.standard_normal((prompts, 512, 12), np.float32)
+    np.savez(config.text, embeddings=texts)
+    task = make_task(config)
+    params = {  # of a new model nothing depends on the text
+        name: np.asarray(array) + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
+        for name, array in native.flatten(task.init(nnx.Rngs(0))).items()
+    }
+    videos = task.generator(on_one_device())(params, task.frozen, batch, jax.random.key(3))
+    assert ("without guidance" in capsys.readouterr().out) == (prompts == 1)
+
+    model = bind(graph_of(task), params)
+    source = jax.jit(lambda v: vae.encode(from_pixels(v)))(batch["source_video"])
+    views = [view_of(batch, name) for name in ("target", "source")]
+
+    @jax.jit
+    def velocity(x, timestep, text):
+        text = jnp.broadcast_to(text, (2, 512, 12))
+        return model(x, source, timestep, model.condition(*views, text=text, latent_size=x.shape[1:4]))
+
+    u = np.linspace(1, 0, 4)
+    sigmas = config.sampling.shift * u / (1 + (config.sampling.shift - 1) * u)
+    x = np.asarray(jax.random.normal(jax.random.key(3), source.shape), np.float64)
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        at = np.float32(x), np.full(2, 1000 * sigma, np.float32)
+        positive, negative = (np.asarray(velocity(*at, text), np.float64) for text in (texts[0], texts[-1]))
+        x += (following - sigma) * (negative + 4.0 * (positive - negative))
+    expected = np.asarray(jax.jit(vae.decode)(np.float32(x)))
+    np.testing.assert_allclose(videos["sample"], expected, atol=1e-2 * np.abs(expected).max())
 
 
 def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):
