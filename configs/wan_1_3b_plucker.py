@@ -4,7 +4,7 @@ Starts from the weights of Wan2.1 text-to-video; what they lack (the encoders of
 starts so that it changes nothing. With diffusion_pytorch_model.safetensors, Wan2.1_VAE.pth,
 models_t5_umt5-xxl-enc-bf16.pth and google/umt5-xxl/ in a folder models/:
 
-    python -m stp_jax.text --weights models --prompt "" --out models/no_text.npz
+    python -m stp_jax.text --weights models --prompt "" --negative --out models/no_text.npz
     for split in train test; do
         python -m stp_jax.encode_dataset --data data/cam_x_time --vae models/Wan2.1_VAE.pth \
             --out data/wan_latents --frames 81 --size 480 832 --split $split

@@ -89,7 +89,7 @@ def _mistake_in_config(path: str, error: Exception) -> Exception:
     if own:
         what = "" if isinstance(error, AttributeError) else f"{type(error).__name__}: "
         return InputError(f"--config {path}:{own[-1].lineno}: {what}{error}")
-    if isinstance(error, AttributeError):  # no such function, or a --config.field of an unknown name
+    if isinstance(error, (AttributeError, KeyError)):  # no such function, or no such field
         if "get_config" in str(error):
             return InputError(f"--config {path}: the file has no function get_config().")
         reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice

@@ -1,4 +1,4 @@
-"""Row `rope_shared`: target and source frames of one number share a position, whatever moments they show."""
+"""Row `rope_shared`: target and source frames of one number share a position, whatever their animation times."""
 
 from ml_collections import ConfigDict
 

@@ -43,7 +43,7 @@ class StopRequest:
 class Progress:
     """Steps and seconds of a run, and the end of it, the same on all processes.
 
-    Seconds count from the moment that this is made; `resume` adds those of earlier calls.
+    Seconds count from when this is made; `resume` adds those of earlier calls.
 
     Args:
       run: steps and seconds (0: no limit).
