@@ -82,8 +82,8 @@ def _mistake_in_config(path: str, error: Exception) -> Exception:
     """What the user can mend, in one line; other errors as they are."""
     from absl import flags
 
-    if isinstance(error, InputError):
-        return error
+    if isinstance(error, (InputError, SyntaxError)):
+        return InputError(f"--config {path}: {error}")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
     if own:
@@ -94,8 +94,9 @@ def _mistake_in_config(path: str, error: Exception) -> Exception:
             return InputError(f"--config {path}: the file has no function get_config().")
         reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
         return InputError(f"the config has no such field: {reason} (its file lists them)")
-    if not isinstance(error, (flags.Error, OSError, SyntaxError)):
+    if not isinstance(error, (flags.Error, OSError)):
         return error
-    # At times the message is a whole traceback, with the reason at its end.
-    reason = str(error).strip().splitlines()[-1].split("InputError: ")[-1].strip()
+    reason = str(error).strip().splitlines()[-1].strip()
+    if "Traceback" in str(error):  # what get_config() raised, as text with the reason at its end
+        return InputError(f"--config {path}: {reason.split('InputError: ')[-1]}")
     return InputError(f"{reason} (see --help)")
