@@ -70,12 +70,14 @@ def read_config(spec: str, fields: Sequence[str] = ()) -> ConfigDict:
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     try:
         rest = values(words)
-        config.value.keys()  # a file that cannot be read is only found out now
+        made = config.value  # a file that cannot be read is only found out now
     except Exception as error:  # a config's file may raise anything, absl often only a bare message
         raise _mistake_in_config(path, error) from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]} (see --help)")
-    return config.value
+    if not isinstance(made, ConfigDict):
+        raise InputError(f"--config {path}: its get_config() returns no ConfigDict.")
+    return made
 
 
 def _mistake_in_config(path: str, error: Exception) -> Exception:
