@@ -27,9 +27,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,15 +71,6 @@ class Source(NamedTuple):
     video: np.ndarray  # uint8 [F, H, W, 3]
     cameras: Cameras  # in the file's mirrored world, see `stp_jax.controls.cameras.read`
     animation_time: np.ndarray  # float32 [F]: 0 .. F - 1
-
-
-class Result(NamedTuple):
-    """One case: what the model made, and what was rendered."""
-
-    mode: str
-    scene: str
-    video: np.ndarray  # uint8 [F, H, W, 3]
-    truth: np.ndarray  # uint8 [F, H, W, 3]
 
 
 def read_folder(
@@ -208,36 +199,29 @@ def read_source(scene: SceneFiles, frames: int, height: int, width: int, fov: fl
     return Source(read_frames(scene.video, frames, height, width), path, np.arange(frames, dtype=np.float32))
 
 
-def evaluate_folder(
-    rerenderer: Any,
-    folder: str | os.PathLike,
-    *,
-    scenes: int | None = None,
-    modes: Sequence[str] = tuple(MODES),
-    fov: float = 50.0,
-    seed: int = OFFICIAL_SEED,
-) -> Iterator[Result]:
-    """Re-renders the cases of the set, scene by scene; all files are looked for before the first.
+def find_videos(folder: str | os.PathLike, scenes: Sequence[SceneFiles]) -> dict[tuple[str, str], Path]:
+    """Videos that somebody made of the set's cases, by (scene, mode), in the layout of the ground truth.
 
     Args:
-      rerenderer: a `Rerenderer`, or what has its `notes` (frames, height, width) and is called as it is. For
-        figures to compare with published ones it samples with OFFICIAL_SAMPLING.
-      folder, scenes, modes: see `read_folder`.
-      fov: see `read_source`.
-      seed: of the noise, the same for every case, as there.
+      folder: with `{scene}/moving_{bullettime,forward,backward,slowmo,zigzag}.mp4`.
+      scenes: see `read_folder`; of each the modes of its truths.
 
     Raises:
-      InputError: see `read_folder`, `read_source`, `moments`.
+      InputError: one is missing, no video, or has fewer than 81 frames.
     """
-    notes = rerenderer.notes
-    size = (notes.frames, notes.height, notes.width)
-    times = {mode: moments(mode, notes.frames) for mode in modes}
-    for scene in read_folder(folder, scenes=scenes, modes=modes):
-        source = read_source(scene, *size, fov)
-        for mode in modes:
-            truth = read_frames(scene.truths[mode], *size)
-            video = rerenderer(*source, None, times[mode], prompt=scene.prompt, seed=seed)
-            yield Result(mode, scene.name, video, truth)
+    found = {
+        (scene.name, mode): Path(folder) / scene.name / MODES[mode][1]
+        for scene in scenes
+        for mode in scene.truths
+    }
+    absent = [path for path in found.values() if not path.is_file()]
+    if absent:
+        others = f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""
+        raise InputError(f"--videos: {absent[0]} is not there{others}; videos are named as in eval_gt.")
+    for path in found.values():
+        if (count := decode.times(path)[0]) < FRAMES:
+            raise InputError(f"--videos: {path} has {count} frames: those of the set have {FRAMES}.")
+    return found
 
 
 def summary(scores: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:

@@ -2,87 +2,151 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.shots import Scene
+from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cam_x_time_folder import (
+    FRAMES,
+    HEIGHT,
     MODES,
     OFFICIAL_SEED,
+    WIDTH,
     SceneFiles,
     Source,
+    find_videos,
     moments,
     read_folder,
     read_frames,
     read_source,
+    summary,
 )
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
+from stp_jax.evaluate.measures import Measure, choose_available
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
-from stp_jax.evaluate.scores import Lpips, Model, Outcome, ceilings, methods_of, picture_values
+from stp_jax.evaluate.run import say_left_out
+from stp_jax.evaluate.scores import Lpips, Model, Outcome, ceilings, measure_case, methods_of, picture_values
+
+Videos = dict[str, dict[tuple[str, str], Path]]  # by label; of each by (scene, mode)
 
 
 def evaluate_cam_x_time(
     models: Sequence[Model],
     folder: str | os.PathLike,
     *,
+    videos: dict[str, str] | None = None,
     scenes: int | None,
     sheets: int,
     out: str | os.PathLike,
     settings: dict[str, Any],
     seed: int = OFFICIAL_SEED,
     fov: float = 50.0,
+    measures: Sequence[Measure] = (),
+    need_measures: bool = False,
 ) -> str:
     """Measures models on the evaluation set, writes the folder `out`, and returns the table.
 
     Args:
       models: of one size, `stp_jax.rerender.Rerenderer` each: they take a prompt, and no target cameras.
       folder: see `stp_jax.evaluate.cam_x_time_folder.read_folder`.
+      videos: by label, folders for `stp_jax.evaluate.cam_x_time_folder.find_videos`. They are measured at
+        the size of the models; without any at 81 frames of 832 x 480.
       scenes: only the first n. None: all.
       sheets: scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights: written beside them.
       seed: of the noise, the same for every case, as there.
       fov: of the source in degrees, see `stp_jax.evaluate.cam_x_time_folder.read_source`.
+      measures, need_measures: as in `stp_jax.evaluate.run.evaluate`; such as need no grid.
 
     Raises:
-      InputError: the set is incomplete; the models' number of frames does not fit it; `out` is in use or
-        cannot be written.
+      InputError: the set or a folder of videos is incomplete; the models' number of frames does not fit;
+        a needed measure is not available; `out` is in use or cannot be written.
     """
-    size = models[0].size
-    assert size is not None
+    size = (models[0].size if models else None) or (FRAMES, HEIGHT, WIDTH)
     times = {mode: moments(mode, size[0]) for mode in MODES}
     files = read_folder(folder, scenes=scenes)
-    measure_lpips = lpips.load()
-    settings = settings | {
-        "data": {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]},
-        "scenes": len(files),
-        "seed": seed,
-        "fov": fov,
-        "lpips": measure_lpips is not None,
-    }
-    report = Report(out, settings)
-    if measure_lpips is None:
-        tqdm.write(lpips.NOT_INSTALLED)
-    done = len(report.scenes)
-    videos = len(MODES) * len(models)
-    tqdm.write(f"{len(files)} scenes, {videos} videos each: {len(files) * videos} videos to make")
+    made = {label: find_videos(path, files) for label, path in (videos or {}).items()}
+    models = [*models, *(Model(label, _no_model, None) for label in made)]
+    with contextlib.ExitStack() as stack:
+        for measure in measures:
+            stack.callback(measure.close)
+        first = scene_of(files[0], read_source(files[0], *size, fov))
+        measures, left_out = choose_available(measures, first, size[0], need_measures)
+        measure_lpips = lpips.load()
+        data = {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]}
+        settings = settings | {
+            **{"data": data, "videos": videos or {}, "scenes": len(files), "seed": seed, "fov": fov},
+            **{"measures": [m.name for m in measures], "left_out": sorted(left_out)},
+            "lpips": measure_lpips is not None,
+        }
+        report = Report(out, settings)
+        say_left_out(left_out, measure_lpips is not None)
+        run = functools.partial(
+            _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
+        )
+        read = functools.partial(read_source, frames=size[0], height=size[1], width=size[2], fov=fov)
+        _measure_scenes(report, files, times, read, run, models, sheets)
+    notes: dict[str, Any] = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
+    notes["left_out"] = left_out
+    notes["as_published"] = {label: _as_published(report.rows, label) for label in methods_of(models)}
+    return report.finish([model.label for model in models], methods_of(models), measures, notes)
+
+
+def _measure_scenes(
+    report: Report,
+    files: Sequence[SceneFiles],
+    times: dict[str, np.ndarray],
+    read: Callable[[SceneFiles], Source],
+    run: Callable[[SceneFiles, Source, str, np.ndarray], Outcome],
+    models: Sequence[Model],
+    sheets: int,
+) -> None:
+    """Adds the scenes to the report that it has not."""
+    done, labels = len(report.scenes), [model.label for model in models]
+    videos = len(times) * len(models)
+    tqdm.write(f"{len(files)} scenes, {videos} videos each: {len(files) * videos} videos in all")
     with tqdm(total=len(files) * videos, initial=done * videos, unit="video") as bar:
         for number, scene in enumerate(files[done:], start=done):
             rows: list[Row] = []
-            source = read_source(scene, *size, fov)
+            source = read(scene)
             for mode, time in times.items():
-                outcome = _outcome(scene, source, mode, time, size, models, measure_lpips, seed)
+                outcome = run(scene, source, mode, time)
                 bar.update(len(models))
                 rows += outcome.rows
                 if number < sheets:
-                    report.show(scene.name, outcome, [model.label for model in models])
+                    report.show(scene.name, outcome, labels)
             report.add_scene(rows)
-    notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
-    return report.finish([model.label for model in models], methods_of(models), (), notes)
+
+
+def scene_of(files: SceneFiles, source: Source) -> Scene:
+    """What measures see of a scene: its cameras are the source's, each at its own time, so it is no grid."""
+    return Scene(
+        files.name,
+        source.video[:, None],
+        source.cameras.c2w[:, None],
+        source.cameras.intrinsics[:, None],
+        source.animation_time[:1],
+        full_grid=False,
+    )
+
+
+def _no_model(*_: Any, **__: Any) -> np.ndarray:
+    raise InputError("this video is read from a folder, not made")
+
+
+def _as_published(rows: Sequence[Row], method: str) -> dict[str, dict[str, float]]:
+    own = [row for row in rows if row.method == method]
+    return summary((row.mode, row.scene, row.number("psnr_frames")) for row in own)
 
 
 def _outcome(
@@ -90,9 +154,12 @@ def _outcome(
     source: Source,
     mode: str,
     time: np.ndarray,
+    *,
     size: tuple[int, int, int],
     models: Sequence[Model],
-    measure_lpips: Lpips | None,
+    made: Videos,
+    measures: Sequence[Measure],
+    lpips: Lpips | None,
     seed: int,
 ) -> Outcome:
     target = read_frames(scene.truths[mode], *size)
@@ -100,11 +167,17 @@ def _outcome(
     case = Case(TIME, mode, path, path, source.animation_time, time)
     videos: dict[str, np.ndarray] = {}
     for model in models:
-        rerender: Any = model.rerender  # takes a prompt, too
-        videos[model.label] = rerender(*source, None, time, prompt=scene.prompt, seed=seed)
+        if model.label in made:
+            videos[model.label] = read_frames(made[model.label][scene.name, mode], *size)
+        else:
+            rerender: Any = model.rerender  # takes a prompt, too
+            videos[model.label] = rerender(*source, None, time, prompt=scene.prompt, seed=seed)
+    measured = measure_case(scene_of(scene, source), case, source.video, target, dict(videos), measures)
     videos[NEAREST] = source.video[nearest_source_frame(case)]
     videos[SOURCE] = source.video
     videos |= {name: reconstruct(target[None])[0] for name, reconstruct in ceilings(models).items()}
-    values = picture_values(videos, target, measure_lpips)
+    values = picture_values(videos, target, lpips)
+    for method, figures in measured.items():
+        values[method] = values.get(method, {}) | figures
     rows = [Row(scene.name, TIME, mode, *pair) for pair in values.items()]
     return Outcome(case, source.video, target, videos, rows)

@@ -23,7 +23,7 @@ STARTS = 2  # poses from which a picture is aligned
 SHIFTS = 8  # pixels of 32, up, down, left and right: candidates are compared as if they were turned so far
 _SMALL, _SMALL_BLUR = 32, 1.5  # pixels of the pictures in which candidates are compared
 _NEAR_TIMES = np.array([0, -1, 1])  # grid times tried around the candidate's
-_BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0])  # pixels at 128, tried for each picture
+_BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.5])  # pixels at 128, tried for each picture
 
 
 class SceneRenderer(Renderer, Protocol):

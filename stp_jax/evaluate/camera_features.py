@@ -49,6 +49,7 @@ class PathErrors(NamedTuple):
     rotation: np.ndarray  # float64 [F], degrees
     rotation_of_pairs: float  # degrees, mean over all pairs of frames
     achieved_angle: np.ndarray  # float64 [F], degrees from the first frame
+    achieved_part: np.ndarray  # float64 [F], of the achieved rotation vector along the commanded one
     commanded_angle: np.ndarray  # float64 [F], degrees from the first frame
     gain: float  # achieved rotation for each degree commanded, see `gain_of`
     translation: np.ndarray  # float64 [F], metres of the commanded path, after a similarity fit
@@ -328,7 +329,7 @@ def compare(path: CameraPath, commanded: np.ndarray) -> PathErrors:
     frames, unknown = len(commanded), float("nan")
     if not path.found.any():
         nothing = np.full(frames, unknown)
-        return PathErrors(nothing, unknown, nothing, nothing, unknown, nothing)
+        return PathErrors(nothing, unknown, nothing, nothing, nothing, unknown, nothing)
     first = np.argmax(path.found)
     command = np.linalg.inv(commanded[first]) @ commanded
     achieved, wanted = path.c2w[:, :3, :3], command[:, :3, :3]
@@ -339,10 +340,17 @@ def compare(path: CameraPath, commanded: np.ndarray) -> PathErrors:
         rotation=angles(achieved.swapaxes(-1, -2) @ wanted),
         rotation_of_pairs=float(np.nanmean(of_pairs)) if np.isfinite(of_pairs).any() else unknown,
         achieved_angle=angles(achieved),
+        achieved_part=_part_along(rotation_vectors(achieved), rotation_vectors(wanted)),
         commanded_angle=angles(wanted),
         gain=gain_of(achieved, wanted),
         translation=_translation_errors(path, command),
     )
+
+
+def _part_along(achieved: np.ndarray, commanded: np.ndarray) -> np.ndarray:
+    """Degrees [F] of rotation vectors [F, 3] in radians; 0 where none is commanded."""
+    length = np.linalg.norm(commanded, axis=-1)
+    return np.degrees(np.sum(achieved * commanded, -1) / np.maximum(length, 1e-12))
 
 
 def _relative(rotations: np.ndarray) -> np.ndarray:

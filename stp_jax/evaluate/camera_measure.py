@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from input_pipeline.render.grid import GridSettings
-from input_pipeline.render.views import SceneViews, seed_of
 from input_pipeline.shots import Scene
 from stp_jax.errors import InputError
 from stp_jax.evaluate import camera_fidelity
-from stp_jax.evaluate.camera_estimation import CameraEstimator
 from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.intervals import Estimate, slope
 from stp_jax.evaluate.measures import Measure
 from stp_jax.evaluate.rows import Row, Values, unique
-from stp_jax.media.video import new_file
+from stp_jax.evaluate.scene_cameras import SceneCameras
+from stp_jax.media import new_file
 
-FRAMES = 5  # of each video, evenly spaced, the first and the last among them: about a second of one CPU core
 _GAINS = {  # of the summary: commanded and achieved values that it is the slope of
     "rotation_gain": ("from_source", "angle"),
     "translation_gain": ("from_source", "distance"),
@@ -37,54 +33,30 @@ class CameraFidelity(Measure):
     name, title = "camera", "Camera fidelity: degrees, metres, shares of the scene's extent"
     degraded = True
 
-    def __init__(self) -> None:
-        self._open = contextlib.ExitStack()
-        self._scene: Scene | None = None
-        self._estimator: CameraEstimator | None = None
+    def __init__(self, cameras: SceneCameras | None = None) -> None:
+        """`cameras` may be shared with other measures."""
+        self._cameras = cameras or SceneCameras()
 
     def available(self, scene: Scene, frames: int) -> str | None:
         try:
-            self._enter(scene)
+            self._cameras.enter(scene)
         except InputError as error:
             return str(error)
         return None
 
     def close(self) -> None:
-        self._open.close()
-        self._scene = self._estimator = None
-
-    def _enter(self, scene: Scene) -> CameraEstimator:
-        """The estimator of a scene; that of the one before is closed.
-
-        Raises:
-          InputError: the extra `render` is missing; the scene is not the one that its seed makes.
-        """
-        if self._estimator is None or self._scene is not scene:
-            self.close()
-            cameras, times, height, width = scene.videos.shape[:4]
-            if height != width:
-                raise InputError(f"scene {scene.name} cannot be rendered again: its pictures are no squares")
-            settings = GridSettings(cameras=cameras, times=times, size=height)
-            views = self._open.enter_context(SceneViews(seed_of(scene.name), settings))
-            if views.c2w.shape != scene.c2w[:, 0].shape or not np.allclose(
-                views.c2w, scene.c2w[:, 0], atol=1e-4
-            ):
-                self.close()
-                raise InputError(f"scene {scene.name} is not what this version's renderer makes of its seed")
-            self._scene, self._estimator = scene, CameraEstimator(views)
-        return self._estimator
+        self._cameras.close()
 
     def measure(
         self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
     ) -> Values:
         if (case.group, case.mode) == (TIME, COPY):
             return {}
-        chosen = np.unique(np.rint(np.linspace(0, len(video) - 1, FRAMES)).astype(int))
-        cameras = case.target_camera[chosen]
+        found = self._cameras.estimate(scene, case, video)
         c2w, source_first = scene.c2w[:, 0], scene.c2w[case.source_camera[0], 0]
-        found = self._enter(scene).estimate(video[chosen], scene.intrinsics[cameras, 0])
+        commanded = c2w[case.target_camera[found.frames]]
         scores = camera_fidelity.camera_scores(
-            found.c2w, c2w[cameras], source_first, camera_fidelity.extent_of(c2w)
+            found.c2w, commanded, source_first, camera_fidelity.extent_of(c2w)
         )
         values: Values = {
             name: value for name, value in camera_fidelity.summary([scores]).items() if name not in _GAINS
@@ -102,7 +74,9 @@ class CameraFidelity(Measure):
             for method, figures in methods.items():
                 own = [row for row in rows if (row.group, row.method) == (group, method)]
                 if own:
-                    figures |= {name: _gain(own, scenes, *of).json() for name, of in _GAINS.items()}
+                    figures |= {
+                        name: gain_over_scenes(own, scenes, *of).json() for name, of in _GAINS.items()
+                    }
         return result
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
@@ -116,7 +90,7 @@ class CameraFidelity(Measure):
             most = 1.0
             for method in unique(row.method for row in rows):
                 own = [row for row in rows if (row.group, row.method) == (group, method)]
-                x, y = (_joined(own, f"from_source.{kind}_angle") for kind in ("commanded", "achieved"))
+                x, y = (joined(own, f"from_source.{kind}_angle") for kind in ("commanded", "achieved"))
                 if len(x):
                     gain = summary[group][method]["rotation_gain"]["mean"]
                     axes.plot(x, y, ".", alpha=0.4, markersize=4, label=f"{method}: gain {gain:.3f}")
@@ -129,18 +103,18 @@ class CameraFidelity(Measure):
             figure.savefig(partial, dpi=100)
 
 
-def _joined(rows: Sequence[Row], name: str) -> np.ndarray:
+def joined(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(np.asarray(row.values[name], np.float64) for row in rows)])
 
 
-def _gain(rows: Sequence[Row], scenes: Sequence[str], start: str, kind: str) -> Estimate:
+def gain_over_scenes(rows: Sequence[Row], scenes: Sequence[str], start: str, kind: str) -> Estimate:
     """The slope through 0 of achieved against commanded values, over the frames of all rows."""
     products, squares = np.full(len(scenes), np.nan), np.full(len(scenes), np.nan)
     for i, scene in enumerate(scenes):
         own = [row for row in rows if row.scene == scene]
         if own:
             commanded, achieved = (
-                _joined(own, f"{start}.{what}_{kind}") for what in ("commanded", "achieved")
+                joined(own, f"{start}.{what}_{kind}") for what in ("commanded", "achieved")
             )
             products[i], squares[i] = (commanded * achieved).sum(), (commanded**2).sum()
     return slope(products, squares)

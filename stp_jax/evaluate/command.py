@@ -3,6 +3,7 @@
     python -m stp_jax.evaluate --config configs/demo.py
     python -m stp_jax.evaluate --config configs/demo.py --weights runs/a/weights runs/b/weights
     python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --weights models
+    python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --videos outputs/others outputs/ours
 
 Three groups of cases (stp_jax/evaluate/cases.py): time control, camera control, both. Two baselines:
 the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
@@ -28,7 +29,10 @@ import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
 from stp_jax.weights.native import BUNDLED
+
+_RESERVED = (*BASELINES, CEILING, TRUTH, DEGRADED)  # names of methods that no model may have
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
@@ -40,13 +44,14 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
-def labels_of(folders: Sequence[str], taken: Sequence[str]) -> list[str]:
+def labels_of(folders: Sequence[str], taken: Sequence[str], flag: str = "--weights") -> list[str]:
     """A short name for each folder of weights: the last parts of its path that no other has.
 
     The last part counts only where it is not `weights`, as train.py calls every run's folder.
 
     Args:
       taken: names that mean something else.
+      flag: that the folders were given with.
 
     Raises:
       InputError: two folders are the same.
@@ -54,7 +59,7 @@ def labels_of(folders: Sequence[str], taken: Sequence[str]) -> list[str]:
     paths = [Path(folder).resolve() for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
-            raise InputError(f"--weights: {folder} is given twice.")
+            raise InputError(f"{flag}: {folder} is given twice.")
     parts = [(path.parent if path.name == "weights" else path).parts for path in paths]
     lengths = [1] * len(parts)
 
@@ -82,9 +87,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--weights",
         nargs="+",
-        default=[str(BUNDLED)],
         metavar="FOLDER",
         help="folders that train.py wrote, or of official weights (default: the bundled model)",
+    )
+    parser.add_argument(
+        "--videos",
+        nargs="+",
+        metavar="FOLDER",
+        help="with --cam_x_time: folders of videos that were made elsewhere, {scene}/moving_zigzag.mp4 and "
+        "so on as in eval_gt; instead of --weights, or beside them",
     )
     parser.add_argument("--data", help="folder of a built data set (default: the config's)")
     parser.add_argument("--split", help="of the data set, such as a validation split (default: the config's)")
@@ -128,8 +139,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _on_held_out_scenes(args: argparse.Namespace) -> str:
-    if args.fov is not None:
-        raise InputError("--fov has a meaning only with --cam_x_time: leave it out.")
+    for flag in ("fov", "videos"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag} has a meaning only with --cam_x_time: leave it out.")
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -143,7 +155,7 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
 
     use_compilation_cache()
     measures = known_measures() if args.measures is None else select(args.measures)
-    models, settings = read_models(args.weights, args.steps)
+    models, settings = read_models(args.weights or [str(BUNDLED)], args.steps)
     return evaluate(
         models,
         data=data,
@@ -160,25 +172,39 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
 
 
 def _on_cam_x_time(args: argparse.Namespace) -> str:
-    for flag in ("data", "split", "measures"):
+    for flag in ("data", "split"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
     fov = 50.0 if args.fov is None else args.fov
 
     from stp_jax.devices.hardware import use_compilation_cache
     from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
+    from stp_jax.evaluate.measures import known_measures, select
 
     use_compilation_cache()
-    models, settings = read_models(args.weights, args.steps, official=True)
+    measures = known_measures() if args.measures is None else select(args.measures)
+    for measure in measures:
+        if args.measures is not None and measure.needs_grid:
+            usable = ", ".join(m.name for m in known_measures() if not m.needs_grid)
+            raise InputError(
+                f"--measures {measure.name} needs a grid of cameras and times; --cam_x_time has {usable}."
+            )
+    weights = args.weights or ([] if args.videos else [str(BUNDLED)])
+    models, settings = read_models(weights, args.steps, official=True)
+    folders = args.videos or []
+    labels = labels_of(folders, [*_RESERVED, *settings], flag="--videos")
     return evaluate_cam_x_time(
         models,
         args.cam_x_time,
+        videos=dict(zip(labels, folders, strict=True)),
         scenes=args.scenes,
         sheets=args.sheets,
         out=args.out,
         settings={"weights": settings},
         seed=args.seed,
         fov=fov,
+        measures=[measure for measure in measures if not measure.needs_grid],
+        need_measures=args.measures is not None,
     )
 
 
@@ -197,16 +223,13 @@ def read_models(
       InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
     """
     from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
-    from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
     from stp_jax.evaluate.scores import Model, size_text
     from stp_jax.rerender.rerenderer import Rerenderer
     from stp_jax.weights.recognition import recognise
 
     models: list[Model] = []
     settings: dict[str, Any] = {}
-    for folder, label in zip(
-        folders, labels_of(folders, (*BASELINES, CEILING, TRUTH, DEGRADED)), strict=True
-    ):
+    for folder, label in zip(folders, labels_of(folders, _RESERVED), strict=True):
         options: dict[str, Any] = {}
         if official and recognise(folder, "dit").config.camera.startswith("pose12"):
             options = dict(OFFICIAL_SAMPLING)

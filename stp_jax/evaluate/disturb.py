@@ -18,6 +18,8 @@ def degrade(video: np.ndarray, decibels: float, seed: int = 0) -> np.ndarray:
 
     Args:
       video: uint8 [F, H, W, 3].
+      seed: of the noise. Videos that share it share their noise, and so the errors that it causes, which then
+        do not average out over videos.
     """
     size = video.shape[1] / 128
     blur = _bisect(lambda width: psnr(_blurred(video, width * size), video), decibels + 3.01, 12.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.shots import Scene
+from stp_jax.errors import InputError
 from stp_jax.evaluate import fvd, i3d
 from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.measures import Measure
@@ -28,13 +29,18 @@ class FvdSmall(Measure):
         "FVD-small: I3D, far fewer clips than the 2,048 of published figures; lower is better",
     )
 
+    needs_grid = False
+
     def __init__(self) -> None:
         self._features: Callable[[np.ndarray], np.ndarray] | None = None
 
     def available(self, scene: Scene, frames: int) -> str | None:
         if frames < i3d.MIN_FRAMES:
             return f"videos of {frames} frames are too short for I3D, which takes {i3d.MIN_FRAMES} or more."
-        self._features = fvd.load()
+        try:
+            self._features = fvd.load()
+        except InputError as error:
+            return str(error)
         return None if self._features else fvd.NOT_INSTALLED.partition(": ")[2]
 
     def measure(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.shots import Scene
+from stp_jax.errors import InputError
 from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.intervals import estimate
 from stp_jax.evaluate.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
@@ -32,11 +33,16 @@ class Measure:
       title: what people call it.
       degraded: whether it also looks at the ground truth made as bad as the first model's video, to state its
         own error at that PSNR.
+      needs_grid: whether it needs a scene's whole grid, every camera at every time. Others also measure
+        videos of the Cam x Time set, whose scenes have the source's cameras, each at its own time.
+      only_if_named: why it is left out unless `--measures` names it; empty: it is not.
     """
 
     name: str
     title: str
     degraded = False
+    needs_grid = True
+    only_if_named = ""
 
     def available(self, scene: Scene, frames: int) -> str | None:
         """Why it cannot be measured, such as a package that is missing; None where it can.
@@ -46,6 +52,10 @@ class Measure:
           frames: of each video.
         """
         return None
+
+    def parts_left_out(self) -> dict[str, str]:
+        """Which of its figures cannot be had, by name, and why; after `available`."""
+        return {}
 
     def measure(
         self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
@@ -122,11 +132,44 @@ def _cell(figure: dict[str, Any] | None) -> str:
 
 def known_measures() -> list[Measure]:
     """Every measure there is, whether it is available or not."""
+    from stp_jax.evaluate.camera_features_measure import CameraFeatures
     from stp_jax.evaluate.camera_measure import CameraFidelity
     from stp_jax.evaluate.fvd_measure import FvdSmall
+    from stp_jax.evaluate.scene_cameras import SceneCameras
     from stp_jax.evaluate.time_measures import Disentanglement, TimeFidelity
 
-    return [CameraFidelity(), TimeFidelity(), Disentanglement(), FvdSmall()]
+    cameras = SceneCameras()
+    return [
+        CameraFidelity(cameras),
+        TimeFidelity(cameras),
+        Disentanglement(),
+        FvdSmall(),
+        CameraFeatures(),
+    ]
+
+
+def choose_available(
+    measures: Sequence[Measure], scene: Scene, frames: int, named: bool
+) -> tuple[list[Measure], dict[str, str]]:
+    """The measures that are available, and why others, or parts of them, are left out, by name.
+
+    Args:
+      scene, frames: as for `Measure.available`.
+      named: whether the user asked for these very measures.
+
+    Raises:
+      InputError: a measure that the user named is not available.
+    """
+    reasons = {m.name: m.available(scene, frames) for m in measures}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    if named and missing:
+        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in missing.items()))
+    if not named:
+        missing = {m.name: m.only_if_named for m in measures if m.only_if_named} | missing
+    taken = [m for m in measures if m.name not in missing]
+    for measure in taken:
+        missing |= measure.parts_left_out()
+    return taken, missing
 
 
 def select(names: Sequence[str]) -> list[Measure]:

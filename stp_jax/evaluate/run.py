@@ -15,7 +15,7 @@ from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cases import CASES_PER_SCENE
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measures import Measure, choose_available
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
@@ -59,7 +59,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         for measure in measures:
             stack.callback(measure.close)
-        measures, left_out = _available(measures, reader[0], data.frames, need_measures)
+        measures, left_out = choose_available(measures, reader[0], data.frames, need_measures)
         measure_lpips = lpips.load()
         settings = settings | {
             "data": {"path": str(data.path), "split": split, "frames": data.frames},
@@ -67,12 +67,11 @@ def evaluate(
             "seed": seed,
             "batch_size": batch_size,  # the noise of a video depends on its place in the batch
             "measures": [m.name for m in measures],
+            "left_out": sorted(left_out),
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        missing = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-        for line in missing if measure_lpips else [lpips.NOT_INSTALLED, *missing]:
-            tqdm.write(line)
+        say_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
             evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size
         )
@@ -81,6 +80,14 @@ def evaluate(
         )
     notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
     return report.finish([m.label for m in models], methods_of(models), measures, notes)
+
+
+def say_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
+    """A line for everything that is not measured."""
+    if not has_lpips:
+        tqdm.write(lpips.NOT_INSTALLED)
+    for name, reason in left_out.items():
+        tqdm.write(f"{name} is left out: {reason}")
 
 
 def _measure_scenes(
@@ -110,17 +117,6 @@ def _measure_scenes(
                     report.show(scene.name, outcome, labels)
             rows = [row for outcome in outcomes for row in outcome.rows]
             report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
-
-
-def _available(
-    measures: Sequence[Measure], scene: Scene, frames: int, needed: bool
-) -> tuple[list[Measure], dict[str, str]]:
-    """The measures that are available, and why the others are not, by name; where needed that is an error."""
-    reasons = {measure.name: measure.available(scene, frames) for measure in measures}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
-    if needed and left_out:
-        raise InputError("; ".join(f"--measures {name}: {reason}" for name, reason in left_out.items()))
-    return [measure for measure in measures if measure.name not in left_out], left_out
 
 
 def _plan(scenes: int, done: int, videos: int) -> str:

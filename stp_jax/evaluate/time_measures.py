@@ -10,31 +10,60 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from input_pipeline.shots import Scene
+from stp_jax.errors import InputError
 from stp_jax.evaluate.cases import BOTH, CAMERA, COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.disentanglement import background_psnr, moving_mask, time_drift
 from stp_jax.evaluate.intervals import interval, resampled_means
 from stp_jax.evaluate.measures import Measure
 from stp_jax.evaluate.rows import Row, Values, unique
+from stp_jax.evaluate.scene_cameras import SceneCameras
 from stp_jax.evaluate.time_fidelity import TimeScores, time_scores
-from stp_jax.media.video import new_file
+from stp_jax.media import new_file
 
 # What is of interest in a group of cases, and what in a mode of animation time.
-_OF_GROUPS = ("mean_absolute_error_frames", "mean_error_frames", "absolute_drift")
-_OF_MODES = ("mean_absolute_error_frames", "spread_frames", "slope")
+_ERRORS = ("mean_absolute_error_frames", "median_absolute_error_frames")
+_AT_ESTIMATED = ("estimated_camera_mean_frames", "estimated_camera_median_frames")
+_OF_GROUPS = (*_ERRORS, *_AT_ESTIMATED, "mean_error_frames", "absolute_drift")
+_OF_MODES = (*_ERRORS, *_AT_ESTIMATED, "spread_frames", "slope")
 
 
 class TimeFidelity(Measure):
-    """Which animation time each frame shows, beside the commanded one."""
+    """Which animation time each frame shows, beside the commanded one.
+
+    Frames are compared with the scene from the commanded cameras; and some of them, where the scene can be
+    rendered again, with the scene from the cameras that camera fidelity finds for them. A camera that is off
+    counts as time in the first, and not in the second.
+    """
 
     name, title = "time", "Time fidelity, in source frames"
     degraded = True
+
+    def __init__(self, cameras: SceneCameras | None = None) -> None:
+        """`cameras` may be shared with other measures."""
+        self._cameras = cameras or SceneCameras()
+        self._why_commanded_only: str | None = None
+
+    def available(self, scene: Scene, frames: int) -> str | None:
+        try:
+            self._cameras.enter(scene)
+        except InputError as error:
+            self._why_commanded_only = str(error)
+        return None
+
+    def parts_left_out(self) -> dict[str, str]:
+        reason = self._why_commanded_only
+        return {} if reason is None else {"time at estimated cameras": reason}
+
+    def close(self) -> None:
+        self._cameras.close()
 
     def measure(
         self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
     ) -> Values:
         scores = _scores(scene, case, video)
-        return {
+        values: Values = {
             "mean_absolute_error_frames": scores.mean_absolute_error,
+            "median_absolute_error_frames": scores.median_absolute_error,
             "mean_error_frames": scores.mean_error,
             "absolute_drift": abs(scores.drift),
             "spread_frames": scores.spread,
@@ -42,6 +71,18 @@ class TimeFidelity(Measure):
             "estimated": scores.estimated.tolist(),
             "commanded": scores.commanded.tolist(),
         }
+        if self._why_commanded_only is None and (case.group, case.mode) != (TIME, COPY):
+            own = self._at_estimated_cameras(scene, case, video)
+            figures = own.mean_absolute_error, own.median_absolute_error
+            values |= dict(zip(_AT_ESTIMATED, figures, strict=True))
+        return values
+
+    def _at_estimated_cameras(self, scene: Scene, case: Case, video: np.ndarray) -> TimeScores:
+        """Of the frames whose cameras are estimated."""
+        found = self._cameras.estimate(scene, case, video)
+        references = self._cameras.enter(scene).all_times(found.c2w, found.intrinsics)
+        commanded = case.target_animation_time[found.frames]
+        return time_scores(video[found.frames], references, _times(scene), commanded)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
         """As `Measure.summarise`, for the groups and, over groups, for the modes of animation time."""
@@ -106,8 +147,12 @@ class Disentanglement(Measure):
 
 def _scores(scene: Scene, case: Case, video: np.ndarray) -> TimeScores:
     references = scene.videos[case.target_camera]  # [F, T, H, W, 3]
-    times = scene.animation_time - scene.animation_time[0]
-    return time_scores(video, references, times, case.target_animation_time)
+    return time_scores(video, references, _times(scene), case.target_animation_time)
+
+
+def _times(scene: Scene) -> np.ndarray:
+    """Animation times [T] of the grid, in source frames since the source's first."""
+    return scene.animation_time - scene.animation_time[0]
 
 
 def _only(methods: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

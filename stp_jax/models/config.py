@@ -86,7 +86,8 @@ class DiTConfig:
         all. A loop with `remat="none"` writes every activation into a stack, which takes half of the step of
         a small model; unrolled code of a deep one takes minutes to compile.
       fused: whether norms and rotary embeddings run as kernels of our own where there are any, see
-        `stp_jax.models.fused`: faster for small models.
+        `stp_jax.models.fused`: faster for small models, most of all with `unroll` and `remat="none"`, where
+        the kernel of a norm also adds what the block before it computed.
       ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
         need less memory; their insides are then always recomputed.
     """

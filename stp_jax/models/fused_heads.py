@@ -50,6 +50,9 @@ class _Tiles(NamedTuple):
     half: int  # of a head
     tables: int  # rotary tables: one for each video, or one
 
+    # Indices are divided by `lax.div` and `lax.rem`: `//` also minds signs, and then the compiler does not
+    # see that neighbours lie side by side in memory, and reads each by itself.
+
     @property
     def programs(self) -> int:
         return math.ceil(self.videos * self.tokens / ROWS)
@@ -61,7 +64,8 @@ class _Tiles(NamedTuple):
     def channels(self) -> tuple[jax.Array, jax.Array]:
         """The first channel of each pair `[columns]`, and which of these there are."""
         pair = jnp.arange(tile_of(self.width // 2)[1])
-        return pair // self.half * 2 * self.half + pair % self.half, pair < self.width // 2
+        head, place = jax.lax.div(pair, self.half), jax.lax.rem(pair, self.half)
+        return head * (2 * self.half) + place, pair < self.width // 2
 
     def vector(self, ref, number: int, offset: int) -> jax.Array:
         """Of vector `number` of `[.., D]` the first (offset 0) or second (`half`) members of the pairs."""
@@ -74,7 +78,7 @@ class _Tiles(NamedTuple):
         token = (program * ROWS + i * self.rows + jnp.arange(self.rows))[:, None]
         mask = (token < self.videos * self.tokens) & (pair < self.width // 2)
         table = token if self.tables == self.videos else token % self.tokens
-        return token, mask, table * self.half + pair % self.half
+        return token, mask, table * self.half + jax.lax.rem(pair, self.half)
 
 
 def _tiles(qkv: jax.Array, cos: jax.Array) -> _Tiles:

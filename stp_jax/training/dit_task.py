@@ -52,10 +52,12 @@ class DiTTask:
         if not 0 <= sigma <= 1:
             raise InputError(f"config.flow.memory_sigma is {sigma}; give 0 to 1.")
         drawn = config.data.get("memory_frames", 0)
-        if drawn not in (0, self.model_config.memory):
-            raise InputError(
-                f"config.data.memory_frames is {drawn}, but config.model.memory {self.model_config.memory}."
-            )
+        for name, count in (("data", drawn), ("pictures.data", _memory_of_pictures(config))):
+            if count not in (0, self.model_config.memory):
+                raise InputError(
+                    f"config.{name}.memory_frames is {count}, but config.model.memory "
+                    f"{self.model_config.memory}."
+                )
         self.frozen: dict[str, Any] = {}
         text_dim = self.model_config.text_dim
         if load:
@@ -259,3 +261,7 @@ def _views(batch: Batch) -> tuple[View, ...]:
 def _for_all(embedding: jax.Array | None, videos: int) -> jax.Array | None:
     """`[1, T, D]` -> `[B, T, D]`."""
     return None if embedding is None else jnp.broadcast_to(embedding, (videos, *embedding.shape[1:]))
+
+
+def _memory_of_pictures(config: ConfigDict) -> int:
+    return config.pictures.data.get("memory_frames", 0) if "pictures" in config else 0

@@ -3,18 +3,18 @@
 import csv
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from skimage.metrics import peak_signal_noise_ratio
 
 from stp_jax import media
 from stp_jax.errors import InputError
 from stp_jax.evaluate import cam_x_time_folder as folder_of
-from stp_jax.evaluate import metrics
+from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
+from stp_jax.evaluate.cases import TIME
+from stp_jax.evaluate.scores import Model
 from stp_jax.official.poses import pose12
-from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.rerender import Rerenderer
 from tests.official.test_models import write_models
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
@@ -74,53 +74,19 @@ def folder(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "CamxTime_eval")
 
 
-class FromTruth:
-    """Called as a Rerenderer; returns the video that `make` makes of the truth of its case."""
-
-    notes = SimpleNamespace(frames=FRAMES, height=HEIGHT, width=WIDTH)
-
-    def __init__(self, folder, make=lambda truth: truth):
-        truths = [
-            folder_of.read_frames(scene.truths[mode], FRAMES, HEIGHT, WIDTH)
-            for scene in folder_of.read_folder(folder)
-            for mode in folder_of.MODES
-        ]
-        self._videos, self.calls = iter([make(truth) for truth in truths]), []
-
-    def __call__(self, *given, **options):
-        self.calls.append((given, options))
-        return next(self._videos)
-
-
-def test_copies_of_the_truth_have_infinite_psnr(folder):
-    results = list(folder_of.evaluate_folder(FromTruth(folder), folder.parent))
-    assert [(r.mode, r.scene) for r in results] == [(m, s) for s in SCENES for m in folder_of.MODES]
-    values = [(r.mode, r.scene, metrics.psnr_frames(r.video, r.truth)) for r in results]
-    assert all(value == float("inf") for *_, value in values)
-    assert folder_of.summary(values)["mean"]["mean"] == float("inf")
-
-
-def test_a_known_disturbance_has_a_known_psnr(folder):
-    def disturbed(truth):
-        """The error of frame i is 2^i on every other column."""
-        video = truth.astype(int)
-        steps = 2 ** (np.arange(FRAMES) % 5)
-        video[:, :, ::2] += np.where(video < 128, 1, -1)[:, :, ::2] * steps[:, None, None, None]
-        return video.astype(np.uint8)
-
-    expected = np.mean([10 * np.log10(255**2 / (4 ** (i % 5) / 2)) for i in range(FRAMES)])
-    values = []
-    for result in folder_of.evaluate_folder(FromTruth(folder, disturbed), folder):
-        value = metrics.psnr_frames(result.video, result.truth)
-        assert value == pytest.approx(expected, abs=1e-9)
-        frames = zip(result.truth, result.video, strict=True)
-        reference = np.mean([peak_signal_noise_ratio(a, b, data_range=255) for a, b in frames])
-        assert value == pytest.approx(reference, abs=1e-9)
-        values.append((result.mode, result.scene, value))
-    assert len(values) == 10
-    means = folder_of.summary(values)
-    assert list(means) == [*folder_of.MODES, "mean"]
-    assert means["zigzag"] == pytest.approx({"mean": expected, "std": 0, "videos": 2}, abs=1e-9)
+def test_videos_of_others_are_found_by_the_names_of_the_truth(folder, tmp_path):
+    scenes = folder_of.read_folder(folder)
+    found = folder_of.find_videos(folder / "eval_gt_wan2.1_format", scenes)
+    assert found == {(s.name, mode): s.truths[mode] for s in scenes for mode in folder_of.MODES}
+    videos = tmp_path / "videos"
+    shutil.copytree(folder / "eval_gt_wan2.1_format", videos)
+    damage(videos, "park_02/moving_zigzag.mp4")
+    with pytest.raises(InputError, match=r"--videos: .*park_02/moving_zigzag.mp4 has 60 frames"):
+        folder_of.find_videos(videos, scenes)
+    (videos / "park_02" / "moving_zigzag.mp4").unlink()
+    with pytest.raises(InputError, match=r"--videos: .*park_02/moving_zigzag.mp4 is not there; videos are"):
+        folder_of.find_videos(videos, scenes)
+    assert len(folder_of.find_videos(videos, scenes[:1])) == 5
 
 
 def test_the_summary_averages_over_scenes():
@@ -129,18 +95,28 @@ def test_the_summary_averages_over_scenes():
     assert means["mean"]["mean"] == pytest.approx(21) and means["mean"]["videos"] == 3
 
 
-def test_what_a_model_is_given(folder):
-    model = FromTruth(folder)
-    results = list(folder_of.evaluate_folder(model, folder))
-    for (given, options), result in zip(model.calls, results, strict=True):
+def test_what_a_model_is_given(folder, tmp_path, without_lpips):
+    calls = []
+
+    def rerender(*given, **options):
+        calls.append((given, options))
+        return given[0]
+
+    model = Model("copy", rerender, None, size=(FRAMES, HEIGHT, WIDTH))
+    evaluate_cam_x_time([model], folder.parent, scenes=None, sheets=0, out=tmp_path / "out", settings={})
+    cases = [(scene, mode) for scene in SCENES for mode in folder_of.MODES]
+    for (given, options), (scene, mode) in zip(calls, cases, strict=True):
         video, cameras, source_time, target, target_time = given
         assert target is None  # the poses of the source
-        assert options == {"prompt": f"a scene, {result.scene}", "seed": 0}
+        assert options == {"prompt": f"a scene, {scene}", "seed": 0}
         assert source_time.tolist() == list(range(FRAMES))
+        np.testing.assert_array_equal(target_time, folder_of.moments(mode, FRAMES))
         # Every tenth frame; green is 20 + 2 * moment.
-        assert video.shape == result.truth.shape == (FRAMES, HEIGHT, WIDTH, 3)
+        assert video.shape == (FRAMES, HEIGHT, WIDTH, 3)
         np.testing.assert_allclose(video[:, 16, 24, 1], 20 + 20 * source_time, atol=2)
-        np.testing.assert_allclose(result.truth[:, 16, 24, 1], 20 + 20 * target_time, atol=2)
+        truth = folder / "eval_gt_wan2.1_format" / scene / folder_of.MODES[mode][1]
+        shown = folder_of.read_frames(truth, FRAMES, HEIGHT, WIDTH)
+        np.testing.assert_allclose(shown[:, 16, 24, 1], 20 + 20 * target_time, atol=2)
         expected = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
         mirror, flip = np.diag([-1, 1, 1, 1]), np.diag([1, -1, -1, 1])
         np.testing.assert_allclose(cameras.c2w, mirror @ expected @ flip, atol=1e-6)
@@ -170,7 +146,7 @@ def test_pictures_are_cut_to_the_official_size_first(tmp_path):
     np.testing.assert_allclose(frame[[0, -1], 16, 1], edges, atol=3)
 
 
-def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch):
+def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch, without_lpips):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     weights = write_models(tmp_path / "weights", "spacetimepilot")
     options = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
@@ -180,16 +156,20 @@ def test_a_model_in_the_official_form_is_evaluated(folder, tmp_path, monkeypatch
     model._sampler.condition = lambda state, views, *rest, **more: (
         received.append(views) or condition(state, views, *rest, **more)
     )
-    results = list(folder_of.evaluate_folder(model, folder, scenes=1, modes=["zigzag", "reverse"]))
-    assert [(r.mode, r.scene) for r in results] == [("zigzag", SCENES[0]), ("reverse", SCENES[0])]
-    assert all(r.video.shape == r.truth.shape and r.video.dtype == np.uint8 for r in results)
-    assert all(0 < metrics.psnr_frames(r.video, r.truth) < 40 for r in results)
+    out = tmp_path / "out"
+    model = Model("official", model, None, size=(FRAMES, HEIGHT, WIDTH))
+    evaluate_cam_x_time([model], folder, scenes=1, sheets=0, out=out, settings={})
+    result = json.loads((out / "metrics.json").read_text())
+    psnr = {mode: methods["official"]["psnr"] for mode, methods in result["cases"][TIME].items()}
+    assert list(psnr) == list(folder_of.MODES)
+    assert all(value["scenes"] == 1 and 0 < value["mean"] < 40 for value in psnr.values())
     c2w = np.stack([np.linalg.inv(world_to_camera(10 * i)) for i in range(FRAMES)])
     mirrored = np.diag([-1, 1, 1, 1]) @ c2w @ np.diag([1, -1, -1, 1])
     expected = pose12(mirrored, None, scale_source=False)[0]
-    for view in received[-1]:
+    views = received[list(folder_of.MODES).index("reverse")]
+    for view in views:
         np.testing.assert_allclose(view.c2w[0], expected, atol=1e-5)
-    assert received[-1][0].animation_time[0].tolist() == list(range(8, -1, -1))
+    assert views[0].animation_time[0].tolist() == list(range(8, -1, -1))
 
 
 def damage(folder, name):

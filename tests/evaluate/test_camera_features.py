@@ -1,5 +1,7 @@
 """Camera paths by features, of rendered planes; errors, gain and similarity beside closed forms."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -21,12 +23,15 @@ PLANES = [
 ]
 
 
+@functools.cache
 def textures(size=384):
     rng = np.random.default_rng(0)
+    made = []
     for _ in PLANES:
         noise = [(scale, rng.normal(size=(size, size))) for scale in (1.5, 3, 6, 12)]
         texture = sum(scale * gaussian_filter(values, scale, mode="wrap") for scale, values in noise)
-        yield 255 * (texture - texture.min()) / np.ptp(texture)
+        made.append(255 * (texture - texture.min()) / np.ptp(texture))
+    return made
 
 
 def render(c2w):

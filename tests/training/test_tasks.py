@@ -22,16 +22,17 @@ from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
-from stp_jax.media.video import read_video
+from stp_jax.media import read_video
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.dit_task import DiTTask
+from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
 from stp_jax.training.run import make_task
-from stp_jax.training.state import bind, graph_of
+from stp_jax.training.state import VALIDATION, bind, graph_of, random_key
 from stp_jax.training.vae_task import random_crop
 from stp_jax.training.videos import psnr
-from stp_jax.weights import native
+from stp_jax.weights import native as weights
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import lazy_parameters
 from tests.input_pipeline import synthetic
@@ -81,8 +82,8 @@ def vae_run(data):
 @pytest.fixture(scope="module")
 def vae(vae_run):
     folder = vae_run[1] / "weights"
-    module = VAE(VAEConfig(**native.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
-    native.load_into(module, native.read_weights(folder, "vae"), "vae")
+    module = VAE(VAEConfig(**weights.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
+    weights.load_into(module, weights.read_weights(folder, "vae"), "vae")
     return module
 
 
@@ -149,28 +150,36 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     assert (data / "dit/pictures/00000002.png").exists()
     video, _ = read_video(data / "dit/pictures/00000002.mp4")
     assert video.shape == (FRAMES, 20 + SIZE, 3 * SIZE + 2 * 4, 3)  # source, target, sample under labels
-    assert native.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
+    assert weights.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
     beside = data / "dit/weights"
-    saved, original = (native.read_weights(folder, "vae") for folder in (beside, config.vae))
+    saved, original = (weights.read_weights(folder, "vae") for folder in (beside, config.vae))
     assert all(np.array_equal(saved[name], original[name]) for name in original)
-    assert native.read_index(beside, "vae")["config"] == native.read_index(config.vae, "vae")["config"]
+    assert weights.read_index(beside, "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
 
 
-def test_dit_trains_with_a_memory_in_some_batches(tmp_path, vae_run, dit_config, capsys):
-    """From weights without one, to weights that a sampler can give one."""
-    long = write_data(tmp_path / "data", times=9, step=1.0)  # two windows of 5 source frames
-    options = dict(vae=str(vae_run[1] / "weights"), out=str(tmp_path / "latents"), size=(SIZE, SIZE))
+@pytest.fixture(scope="module")
+def long_latents(tmp_path_factory, vae_run):
+    """Of two windows of 5 source frames, scenes to train on and one held out."""
+    folder = tmp_path_factory.mktemp("long")
+    long = write_data(folder / "data", times=9, step=1.0)
+    options = dict(vae=str(vae_run[1] / "weights"), out=str(folder / "latents"), size=(SIZE, SIZE))
     options |= dict(clips_per_scene=8, clips_per_path=4, windows=2, frames=FRAMES, batch_size=8)
-    encode_dataset(str(long), **options)
+    for split in ("train", "test"):
+        encode_dataset(str(long), split=split, **options)
+    return folder / "latents"
+
+
+def test_dit_trains_with_a_memory_in_some_batches(tmp_path, long_latents, dit_config, capsys):
+    """From weights without one, to weights that a sampler can give one."""
     config = dit_config.copy_and_resolve_references()
     model, rng = DiTTask(config).init(nnx.Rngs(5)), np.random.default_rng(0)
     first = {  # the zeros of a new model would hide the gradient of the role
         name: np.asarray(array) + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
-        for name, array in native.flatten(model).items()
+        for name, array in weights.flatten(model).items()
     }
-    native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     config.init_from = str(tmp_path / "first")
-    config.data.update(kind="latents", path=str(tmp_path / "latents"), memory_frames=1)
+    config.data.update(kind="latents", path=str(long_latents), memory_frames=1)
     config.model.memory = 1
 
     def kinds(seed: int) -> set[bool]:
@@ -184,14 +193,44 @@ def test_dit_trains_with_a_memory_in_some_batches(tmp_path, vae_run, dit_config,
     losses = [json.loads(line).get("loss") for line in open(tmp_path / "run/metrics.jsonl")]
     losses = [loss for loss in losses if loss is not None]
     assert losses and np.isfinite(losses).all()
-    saved = native.read_index(tmp_path / "run/weights", "dit")
+    saved = weights.read_index(tmp_path / "run/weights", "dit")
     assert saved["config"]["memory"] == 1
     assert "it lacks and training begins with: camera_encoder" in capsys.readouterr().out
-    role = native.read_weights(tmp_path / "run/weights", "dit")["camera_encoder.memory_role"]
+    role = weights.read_weights(tmp_path / "run/weights", "dit")["camera_encoder.memory_role"]
     assert np.abs(role).max() > 0
 
     config.data.memory_frames = 2
     with pytest.raises(InputError, match="memory_frames is 2, but config.model.memory 1"):
+        make_task(config)
+
+
+def test_the_loss_with_a_memory_is_taken_on_long_held_out_scenes(long_latents, data, dit_config):
+    """`config.pictures` names their cache; the same loss whatever the seed and batch size of the run."""
+    config = dit_config.copy_and_resolve_references()
+    config.model.memory = 1
+    config.train.update(validate_every=1, validation_batches=2, batch_size=8)
+    with config.unlocked():
+        config.train.validation = dict(batch_size=4, seed=3, flow=config.flow)
+    latents = dict(kind="latents", path=str(long_latents), memory_frames=1, memory_share=1.0)
+    config.pictures.data.update(latents)
+    mesh, task = make_mesh(data=1, devices=jax.devices()[:1]), make_task(config)
+    model = task.init(nnx.Rngs(5))
+    params = {name: jnp.asarray(array) for name, array in weights.flatten(model).items()}
+    found = Validation(task, config, {}, mesh).loss(params)
+
+    cache = LatentCache.open(long_latents / "test")
+    assert (cache.scenes, cache.windows) == (1, 2)
+    losses = []
+    for i, batch in enumerate(read_batches(config, 2, 4, seed=3)):
+        assert batch["memory_latents"].shape == (4, 1, *cache.latent_shape[1:])
+        key = random_key(3, i, VALIDATION)
+        losses.append(float(task.loss(model, {}, jax.tree.map(jnp.asarray, batch), key)[0]))
+    assert losses[0] != losses[1] and found == pytest.approx(np.mean(losses), rel=1e-4)
+
+    config.seed, config.train.batch_size = 17, 2
+    assert Validation(task, config, {}, mesh).loss(params) == pytest.approx(found, rel=1e-6)
+    config.pictures.data.memory_frames = 2
+    with pytest.raises(InputError, match="pictures.data.memory_frames is 2, but config.model.memory 1"):
         make_task(config)
 
 
@@ -215,14 +254,14 @@ def started_from(config, folder, init_from) -> dict[str, np.ndarray]:
         config.optimizer.adam_learning_rate = 0.0
     config.train.steps = 1
     train(config, folder)
-    return native.read_weights(folder / "weights", "dit")
+    return weights.read_weights(folder / "weights", "dit")
 
 
 def test_training_starts_from_weights_of_ours(tmp_path, dit_config):
     config = dit_config.copy_and_resolve_references()
     model = DiTTask(config).init(nnx.Rngs(5))
-    first = {name: np.asarray(array) for name, array in native.flatten(model).items()}
-    native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    first = {name: np.asarray(array) for name, array in weights.flatten(model).items()}
+    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     found = started_from(config, tmp_path / "run", tmp_path / "first")
     for name, array in first.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6)  # their average is rounded
@@ -311,7 +350,7 @@ def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, t
     task = make_task(config)
     params = {  # of a new model nothing depends on the text
         name: np.asarray(array) + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
-        for name, array in native.flatten(task.init(nnx.Rngs(0))).items()
+        for name, array in weights.flatten(task.init(nnx.Rngs(0))).items()
     }
     videos = task.generator(on_one_device())(params, task.frozen, batch, jax.random.key(3))
     assert ("without guidance" in capsys.readouterr().out) == (prompts == 1)
@@ -338,8 +377,8 @@ def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, t
 
 def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):
     task = DiTTask(dit_config)
-    params = native.flatten(task.init(nnx.Rngs(0)))
-    again = native.flatten(bind(graph_of(task), params))
+    params = weights.flatten(task.init(nnx.Rngs(0)))
+    again = weights.flatten(bind(graph_of(task), params))
     assert list(again) == list(params)
     assert all(np.array_equal(again[name], params[name]) for name in params)
 
