@@ -2,10 +2,10 @@
 
     python benchmarks/measures.py --scenes 8 --every 4
 
-Of each held-out scene two cases are taken, camera control and one with other animation times. Cameras are estimated
-from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half noise), of paths
-0.8 times as long, and of cameras turned by 3 degrees, also one frame late; times from all frames
-at the commanded cameras, from every n-th at the estimated ones. Needs the extra `render`.
+Of each held-out scene two cases are taken, camera control and one with other animation times. Cameras are
+estimated from every n-th frame of the ground truth, of the same at 19 dB (half of the error blur, half
+noise), of paths 0.8 times as long, and of cameras turned by 3 degrees, also one frame late; times from all
+frames at the commanded cameras, from every n-th at the estimated ones. Needs the extra `render`.
 """
 
 from __future__ import annotations

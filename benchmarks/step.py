@@ -13,7 +13,6 @@ data.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -26,35 +25,14 @@ import numpy as np
 from stp_jax.benchmark.measure import costliest_kernels
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.devices.sharding import batch_sharding, make_mesh
-from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.errors import exit_on_input_error
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import Average, init_state
 from stp_jax.training.step import make_train_step
-from stp_jax.training.tasks import DiTTask
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
-
-
-def set_fields(config, flags: list[str]) -> None:
-    """Sets fields of a config, as on the command line of `train.py`.
-
-    Raises:
-      InputError: another flag, an unknown field, or a value of another type.
-    """
-    for flag in flags:
-        name, equals, text = flag.removeprefix("--config.").partition("=")
-        *parents, field = name.split(".")
-        try:
-            part = config
-            for parent in parents:
-                part = part[parent]
-            value = text if isinstance(part[field], str) else json.loads(text.lower())
-            part[field] = value
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{flag}: give --config.FIELD=VALUE with a field of the config") from None
-        if not equals or not flag.startswith("--config."):
-            raise InputError(f"{flag}: give --config.FIELD=VALUE with a field of the config")
 
 
 def random_batch(task: DiTTask, batch_size: int, mesh) -> dict[str, jax.Array]:
@@ -119,8 +97,7 @@ def main() -> None:
     parser.add_argument("--profile", type=number(0, 10000, int), default=0, help="kernels to list")
     parser.add_argument("--hlo", help="write the compiled program's text to this file")
     given = parser.parse_args(arguments[:split])
-    config = read_config(given.config)
-    set_fields(config, arguments[split + 1 :])
+    config = read_config(given.config, arguments[split + 1 :])
     measure(config, given.devices, given.steps, given.profile, given.hlo)
 
 

@@ -38,9 +38,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.config import default_config
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
-from input_pipeline.pipeline import count_scenes, default_config, make_clips, make_dataset
+from input_pipeline.pipeline import count_scenes, make_clips, make_dataset
 from stp_jax.benchmark.settings import SMALL
 from stp_jax.benchmark.start import write_random_model
 from stp_jax.command_line import Parser, count, read_config

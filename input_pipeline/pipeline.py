@@ -48,45 +48,6 @@ from stp_jax.errors import InputError
 KINDS = ("cam_x_time", "multi_view", "latents")
 
 
-def default_config() -> ConfigDict:
-    """The pipeline's settings; `kind` and `path` must be given."""
-    return ConfigDict(
-        dict(
-            kind="cam_x_time",  # or "multi_view" or "latents"
-            path="",  # folder of the built data set, or of the latent caches of its splits
-            # Of the built data set, if any: sources come from these latents, so that only targets are decoded
-            # and encoded, with new camera paths and warps each time.
-            source_latents="",
-            frames=17,  # F
-            height=128,
-            width=128,
-            # What changes from source to target, as weights: the animation time on the same camera path, the
-            # camera path in forward time, or both. In a latent cache the share of forward targets is fixed by
-            # how it was encoded (1 / clips_per_path); time_only : both is obeyed among the others.
-            modes=dict(time_only=0.3, camera_only=0.3, both=0.4),
-            # What a full grid is used as: "grid", "synchronised" or "static", see `pairs.RULES`. Must be the
-            # rules by which a latent cache was encoded.
-            rules="grid",
-            # Whether animation time is warped at all. False: it runs forward in source and target, whatever
-            # `modes` and `source_warp` are; of a latent cache only the forward clips are used.
-            warp=True,
-            # How often the source, too, does not simply run forward in time; in caches of long paths it does.
-            source_warp=0.1,
-            # Latent frames of a memory, 0 for none, and the share of the batches that have one. Their targets
-            # are drawn with replacement from the clips that continue others in a latent cache of long paths:
-            # memory_path, or path if that is empty.
-            memory_frames=0,
-            memory_share=0.5,
-            memory_path="",
-            flip=False,  # mirror half of the pairs, pictures and cameras alike
-            permute_channels=False,  # shuffle R, G and B, for renders with arbitrary colours
-            pairs_per_scene=8,  # pairs drawn from a scene in an epoch: decoding it is the costly part
-            scenes_at_once=16,  # scenes that take turns: neighbouring examples are of different scenes
-            cached_scenes=32,  # decoded scenes kept per process: 28 MB for 17 cameras x 33 times, 128 px
-        )
-    )
-
-
 def make_dataset(
     config: ConfigDict,
     *,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +13,6 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
-from stp_jax.user_input import unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,30 +48,57 @@ def count(text: str) -> int:
     return int(number(1, 10**9, int)(text))
 
 
-def check_fields(config: ConfigDict, where: str, known: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Raises `InputError` unless a part of a config has just the fields that are known."""
-    if missing := [name for name in known if name not in config]:
-        raise InputError(f"{where} lacks {', '.join(missing)}. configs/demo.py shows every field.")
-    if strange := [name for name in config if name not in (*known, *optional)]:
-        raise unknown(f"field of {where}", strange[0], [*known, *optional])
+def read_config(spec: str, fields: Sequence[str] = ()) -> ConfigDict:
+    """Runs get_config() of a file, and sets fields of the config that it returns.
 
+    Args:
+      spec: `file.py`, or `file.py:argument` for get_config(argument).
+      fields: flags such as `--config.train.steps=100`, as `ml_collections.config_flags` reads them.
 
-def read_config(spec: str) -> ConfigDict:
-    """Runs get_config() of a file, `file.py` or `file.py:argument`. Raises `InputError` where it cannot."""
-    path, _, argument = spec.partition(":")
+    Raises:
+      InputError: the file cannot be read, its get_config() fails, there is no such field, or its value is of
+        another type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    path = spec.partition(":")[0]
     if not Path(path).is_file():
         raise InputError(f"--config {path}: there is no such file.")
-    module_spec = importlib.util.spec_from_file_location("config", path)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"--config {path} is not a Python file.")
-    module = importlib.util.module_from_spec(module_spec)
+    words = ["", f"--config={spec}", *fields]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     try:
-        module_spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError(f"--config {path}: {error}") from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config {path} has no function get_config().")
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--config {spec}: {error}") from error
+        rest = values(words)
+        made = config.value  # a file that cannot be read is only found out now
+    except Exception as error:  # a config's file may raise anything, absl often only a bare message
+        raise _mistake_in_config(path, error) from None
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]} (see --help)")
+    if not isinstance(made, ConfigDict):
+        raise InputError(f"--config {path}: its get_config() returns no ConfigDict.")
+    return made
+
+
+def _mistake_in_config(path: str, error: Exception) -> Exception:
+    """What the user can mend, in one line; other errors as they are."""
+    from absl import flags
+
+    if isinstance(error, (InputError, SyntaxError)):
+        return InputError(f"--config {path}: {error}")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
+    if own:
+        what = "" if isinstance(error, AttributeError) else f"{type(error).__name__}: "
+        return InputError(f"--config {path}:{own[-1].lineno}: {what}{error}")
+    if isinstance(error, (AttributeError, KeyError)):  # no such function, or no such field
+        if "get_config" in str(error):
+            return InputError(f"--config {path}: the file has no function get_config().")
+        reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
+        return InputError(f"the config has no such field: {reason} (its file lists them)")
+    if not isinstance(error, (flags.Error, OSError)):
+        return error
+    reason = str(error).strip().splitlines()[-1].strip()
+    if "Traceback" in str(error):  # what get_config() raised, as text with the reason at its end
+        return InputError(f"--config {path}: {reason.split('InputError: ')[-1]}")
+    return InputError(f"{reason} (see --help)")

@@ -27,9 +27,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from input_pipeline.config import default_config
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
-from input_pipeline.pipeline import count_scenes, default_config, make_clips
+from input_pipeline.pipeline import count_scenes, make_clips
 from stp_jax.command_line import Parser, count, number
 from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh

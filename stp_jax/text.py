@@ -224,6 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--weights", required=True, help="text encoder, or a folder that holds one")
     add("--prompt", required=True, action="append", help="may be given several times; may be empty")
+    add("--negative", action="store_true", help="also embed Wan2.1's negative prompt, as the last one")
     add("--out", required=True, metavar="FILE.npz", help="a new file")
     flags = parser.parse_args(arguments)
     out = Path(flags.out)
@@ -232,7 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from stp_jax.weights import recognition
 
-    embeddings = embed(flags.prompt, recognition.find(flags.weights, "text_encoder"))
+    prompts = [*flags.prompt, *([NEGATIVE_PROMPT] if flags.negative else [])]
+    embeddings = embed(prompts, recognition.find(flags.weights, "text_encoder"))
     with replace_file(out) as partial:
         np.savez(partial, embeddings=embeddings)
     print(f"{out}: {len(embeddings)} embeddings of {embeddings.shape[1]} x {embeddings.shape[2]}")

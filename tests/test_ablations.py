@@ -8,7 +8,7 @@ from benchmarks import ablations
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
-from stp_jax.training.tasks import make_config
+from stp_jax.training.config import model_config
 
 ROWS = sorted(path.stem for path in ablations.CONFIGS.glob("*.py") if path.stem != "__init__")
 
@@ -25,7 +25,7 @@ def test_every_row_is_a_model_and_differs_from_the_base_in_what_it_names():
     seen = {}
     for row in ROWS:
         config = read_config(str(ablations.CONFIGS / f"{row}.py"))
-        make_config(DiTConfig, config.model)
+        model_config(DiTConfig, config.model)
         changed = {name: value for name, value in flat(config).items() if base.get(name, None) != value}
         assert bool(changed) == (row != "base"), row
         assert not any(name.startswith(("train.validation", "pictures", "optimizer")) for name in changed), (

@@ -18,8 +18,8 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.parameters import bind
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.state import trained
-from stp_jax.training.tasks import DiTTask
 from stp_jax.weights import kinds
 
 TINY = DiTConfig(

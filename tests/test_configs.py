@@ -9,7 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
-from stp_jax.training.tasks import make_config
+from stp_jax.training.config import model_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ def model_parameters(config_name: str) -> int:
     from stp_jax.models.dit import SpaceTimeDiT
 
     config = importlib.import_module(f"configs.{config_name}").get_config()
-    model = make_config(DiTConfig, config.model)
+    model = model_config(DiTConfig, config.model)
     state = nnx.state(nnx.eval_shape(lambda: SpaceTimeDiT(model, rngs=nnx.Rngs(0))), nnx.Param)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
 

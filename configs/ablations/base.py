@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     config = demo.get_config("gpu")
     config.model.heads = 6  # of 64, the width that attention kernels are made for
     config.pictures.split = "validation"
-    flow = config.flow.copy_and_resolve_references()
-    config.train.validation = dict(batch_size=64, seed=0, flow=flow)
     config.train.update(pictures_every=0, validate_every=1_000, validation_batches=4, checkpoint_every=4_000)
+    with config.unlocked():
+        flow = config.flow.copy_and_resolve_references()
+        config.train.validation = dict(batch_size=64, seed=0, flow=flow)
     return config

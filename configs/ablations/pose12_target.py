@@ -1,4 +1,4 @@
-"""Row `pose12_target`: the official encoder told the target's poses alone (ReCamMaster), instead of rays."""
+"""Row `pose12_target`: the official encoder of the target's poses alone (ReCamMaster), instead of rays."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""Row `rope_shared`: target and source frames of one number share a position, whatever moments they show."""
+"""Row `rope_shared`: frames of one number in target and source share a position, whatever they show."""
 
 from ml_collections import ConfigDict
 

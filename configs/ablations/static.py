@@ -1,4 +1,4 @@
-"""Row `static`: grids against scenes that stand still: one moment alone.
+"""Row `static`: grids against scenes that stand still: one animation time alone.
 
 Needs a cache that was encoded with --rules static --clips_per_path 1, in <latents>_static.
 """

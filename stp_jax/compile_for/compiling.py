@@ -23,11 +23,11 @@ from stp_jax.errors import InputError
 from stp_jax.models.attention import attention_backend
 from stp_jax.models.flop import dit_flop
 from stp_jax.models.parameters import bind
-from stp_jax.training.loop import check_run
+from stp_jax.training.config import check_run
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import abstract_state, trained
 from stp_jax.training.step import make_train_step
-from stp_jax.training.tasks import DiTTask
 from stp_jax.weights import kinds
 
 
@@ -94,7 +94,7 @@ def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     def velocity(params, frozen, batch, timestep):
         model = bind(graph, params)
         latents = batch["target_latents"].astype(jnp.float32)
-        conditioning = task._condition(model, frozen, batch, latents)
+        conditioning = task.condition(model, frozen, batch, latents.shape[1:4])
         clips = batch["source_latents"], timestep, conditioning, batch.get("memory_latents")
         return model(latents, *clips, differentiable=False)
 

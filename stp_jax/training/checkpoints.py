@@ -100,7 +100,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def _agreed_latest(self, report: Callable[[str], None]) -> int | None:
-        """What the first process finds, told to all."""
+        """What the first process finds, on all of them."""
         if jax.process_count() == 1:
             return self._latest_whole(report)
         from jax.experimental import multihost_utils

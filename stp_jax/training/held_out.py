@@ -16,7 +16,7 @@ from stp_jax.devices.sharding import global_batch, host_rows
 from stp_jax.models.parameters import Params, bind
 from stp_jax.training.metrics import Writer
 from stp_jax.training.state import PICTURES, VALIDATION, graph_of, random_key
-from stp_jax.training.tasks import Task
+from stp_jax.training.task import Task
 
 
 def read_batches(
@@ -52,10 +52,7 @@ class Preview:
         everywhere = NamedSharding(mesh, P())
         (batch,) = read_batches(config, 1, config.pictures.count)
         self._batch = jax.device_put(batch, everywhere)
-        graph = graph_of(task)
-        self._generate = jax.jit(
-            lambda params, *inputs: task.generate(bind(graph, params), *inputs), out_shardings=everywhere
-        )
+        self._generate = task.generator(everywhere)
 
     def write(self, writer: Writer, params: Params, step: int) -> None:
         key = random_key(self._seed, 0, PICTURES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX import RecordWriter, summary
 from tensorboardX.proto.event_pb2 import Event
 
 from stp_jax.devices import hardware
@@ -30,8 +30,8 @@ class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
 
     After a run was killed, steps since its last checkpoint are run again and appear twice in `metrics.jsonl`,
-    with equal numbers. A full disk costs numbers and pictures, never the run: it is told, once until writing
-    works again.
+    with equal numbers. A full disk costs numbers and pictures, never the run: that is logged, once until
+    writing works again.
 
     Raises:
       InputError: the work directory cannot be written to begin with.
@@ -46,8 +46,11 @@ class Writer:
             (self._workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self._workdir / "tensorboard").mkdir(exist_ok=True)
             self._lines = open(self._workdir / "metrics.jsonl", "a", buffering=1)
-            # Of tensorboardX's own writer a full disk kills a thread, and what is added then waits for ever.
-            self._events = EventsWriter(str(self._workdir / "tensorboard" / "events"))
+            # A full disk kills the thread of tensorboardX's SummaryWriter, and what is added then waits for
+            # ever; its RecordWriter writes at once.
+            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+            self._events = RecordWriter(str(self._workdir / "tensorboard" / name))
+            self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         except OSError as error:
             raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None
 
@@ -81,10 +84,12 @@ class Writer:
             return
         with self._written():
             self._lines.close()
+            self._events.flush()
             self._events.close()
 
     def _add(self, step: int, content: Any) -> None:
-        self._events.write_event(Event(summary=content, step=step, wall_time=time.time()))
+        event = Event(summary=content, step=step, wall_time=time.time())
+        self._events.write(event.SerializeToString())
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -103,7 +108,7 @@ class Meter:
 
     Args:
       batch_size: examples of a step.
-      tokens, flop: of an example, see `tasks.Task`.
+      tokens, flop: of an example, see `task.Task`.
     """
 
     def __init__(self, batch_size: int, tokens: int, flop: float):

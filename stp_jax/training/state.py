@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, abstract, flatten
+from stp_jax.training.task import Task
 from stp_jax.weights import reading, recognition
-
-if TYPE_CHECKING:
-    from stp_jax.training.tasks import Task
 
 
 class TrainState(NamedTuple):
@@ -164,7 +162,7 @@ class Average:
         return state._replace(ema=in_memory(state.ema, "device" if self._every == 1 else "pinned_host"))
 
     def take(self, state: TrainState, step: int) -> TrainState:
-        """The state after `step` steps, with its average; the one before is used up."""
+        """The state after `step` steps, with its average; the one before is donated."""
         if not state.ema or step % self._every:
             return state
         if self._every == 1:

@@ -19,13 +19,13 @@ from stp_jax.training.state import (
     random_key,
     trained,
 )
-from stp_jax.training.tasks import Batch, Task
+from stp_jax.training.task import Batch, Task
 
 Metrics = dict[str, jax.Array]
 
 
 def make_train_step(task: Task, optimizer: optax.GradientTransformation, config: Any) -> Callable:
-    """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is used up.
+    """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is donated.
 
     The state comes and goes without its average, which `Average` keeps. A step whose loss or gradient is not
     finite changes nothing but the number of steps: `metrics["skipped"]` is 1 then.
@@ -81,17 +81,12 @@ def accumulated(
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
         return gradient(params, batch, key)
+    size = len(jax.tree.leaves(batch)[0]) // parts
 
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    def gradient_of_part(params: Params, examples: Batch, part: jax.Array):
+        return gradient(params, examples, jax.random.fold_in(key, part[0]))
 
-    def add(total, part):
-        index, examples = part
-        found = gradient(params, examples, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, found), None
-
-    pieces = jax.tree.map(split, batch)
-    first = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces), key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), pieces))
-    return jax.tree.map(lambda x: x / parts, total)
+    mean = optax.microbatching.AccumulationType.MEAN
+    averaged = optax.microbatch(gradient_of_part, argnums=(1, 2), microbatch_size=size, accumulator=mean)
+    # Example i is of part i modulo their number.
+    return averaged(params, batch, jnp.tile(jnp.arange(parts), size))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
 from stp_jax.files import replace_file
+from stp_jax.training.config import with_defaults
 
 # Fields that may differ when a run is continued; a name stands for everything below it.
 FREE_FIELDS = (
@@ -60,14 +60,14 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
         raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder you may write to.") from None
     except json.JSONDecodeError:
         raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
-    old, new = _flat(old), _flat(json.loads(config.to_json_best_effort()))
+    old, new = (_flat(with_defaults(one)) for one in (old, json.loads(config.to_json_best_effort())))
     free = tuple(f"{field}." for field in FREE_FIELDS)
     differences = {
         name: f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
-    changed = [told for name, told in differences.items() if not f"{name}.".startswith(free)]
+    changed = [line for name, line in differences.items() if not f"{name}.".startswith(free)]
     if changed:
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise InputError(
@@ -81,49 +81,49 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
 def locked(workdir: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Keeps other runs out of the work directory; waits a while for one that is just ending.
 
-    The system lets go of the lock however the process ends.
+    The system releases the lock however the process ends.
 
     Raises:
       InputError: another run uses it, or it cannot be written.
     """
-    path, deadline = workdir / "lock", None
-    while True:
-        try:
-            file = open(path, "a+")
-        except OSError as error:
-            raise InputError(f"--workdir {workdir}: {error.strerror}. Give one you may write to.") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            if deadline is None:
-                deadline = time.monotonic() + LOCK_SECONDS
-                report(f"--workdir {workdir} is in use ({holder}); waiting for {LOCK_SECONDS} s.")
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"--workdir {workdir} is in use by another run ({holder}): stop that one first."
-                ) from None
-            time.sleep(0.5)
-            continue
-        except OSError:  # a file system without locks
-            pass
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            break
-        file.close()  # its holder has just removed it
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    lock, holder = filelock.FileLock(workdir / "lock"), workdir / "lock_holder"
+    try:
+        _acquire(lock, workdir, holder, report)
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: {error.strerror}. Give one you may write to.") from None
+    try:
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock, workdir: Path, holder: Path, report: Callable[[str], None]) -> None:
+    """Raises `InputError` where another process keeps the lock."""
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(timeout=0)
+        return
+    name = _read_holder(holder)
+    report(f"--workdir {workdir} is in use ({name}); waiting for {LOCK_SECONDS} s.")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.5)
+    except filelock.Timeout:
+        name = _read_holder(holder)
+        raise InputError(
+            f"--workdir {workdir} is in use by another run ({name}): stop that one first."
+        ) from None
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json at once or not at all. Raises `InputError` where it cannot."""
+    """Writes config.json whole or not at all. Raises `InputError` where it cannot."""
     try:
         with replace_file(workdir / "config.json") as partial:
             partial.write_text(json.dumps(json.loads(config.to_json_best_effort()), indent=1) + "\n")

@@ -20,10 +20,10 @@ from stp_jax.devices.sharding import (
 )
 from stp_jax.errors import InputError
 from stp_jax.models import layers
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
 from stp_jax.training.step import make_train_step
-from stp_jax.training.tasks import DiTTask
 
 FRAMES = 5
 

@@ -6,6 +6,7 @@ import synthetic
 from absl import flags
 
 from input_pipeline import pairs, pipeline
+from input_pipeline.config import default_config
 from input_pipeline.latents import LatentCache
 from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError
@@ -56,7 +57,7 @@ def folder(tmp_path_factory):
 
 
 def batches(folder, count, *, path="long", changes=(), **options):
-    config = pipeline.default_config()
+    config = default_config()
     config.update(kind="latents", path=str(folder / path), frames=FRAMES, memory_frames=K)
     config.update(dict(changes))
     iterator = iter(pipeline.make_dataset(config, split="train", seed=3, batch_size=4, **options))

@@ -9,6 +9,7 @@ import synthetic
 from absl import flags
 
 from input_pipeline import pipeline, shots
+from input_pipeline.config import default_config
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
@@ -63,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 def config_for(folder, kind, **changes):
-    config = pipeline.default_config()
+    config = default_config()
     config.kind = kind
     config.path = str(folder / ("latents" if kind == "latents" else "built"))
     config.update(frames=FRAMES, height=8, width=16, pairs_per_scene=3, scenes_at_once=2, cached_scenes=2)

@@ -18,14 +18,15 @@ PROGRAM = """
 import os, random, signal, sys, time
 import tests.training.toy as toy
 from stp_jax.training import loop
+from stp_jax.training.metrics import Meter
 
 toy.install()
 folder, kills = sys.argv[1], int(sys.argv[2])
-numbers = loop.Meter.numbers
+numbers = Meter.numbers
 def slowly(self, step):
     time.sleep(0.02)
     return numbers(self, step)
-loop.Meter.numbers = slowly
+Meter.numbers = slowly
 
 def train(workdir):
     child = os.fork()

@@ -29,6 +29,7 @@ import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from input_pipeline.host_share import HostShare
 import tests.training.toy as toy
+from stp_jax.training.metrics import Meter
 
 toy.install()
 read = HostShare.__getitem__
@@ -38,11 +39,11 @@ def note(self, index):
             file.write(f"{{self.place(index)}}\\n")
     return read(self, index)
 HostShare.__getitem__ = note
-numbers = toy.loop.Meter.numbers
+numbers = Meter.numbers
 def slowly(self, step):  # steps last long enough to be interrupted
     time.sleep(0.1)
     return numbers(self, step)
-toy.loop.Meter.numbers = slowly
+Meter.numbers = slowly
 # Unlike runpy this keeps argv: the program starts itself again.
 exec(compile(open({str(ROOT / "train.py")!r}).read(), "train.py", "exec"))
 """

@@ -19,7 +19,7 @@ from stp_jax.devices import hardware
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import flatten
-from stp_jax.training import loop, metrics, workdir
+from stp_jax.training import loop, metrics, progress, run, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
@@ -129,13 +129,13 @@ def test_a_checkpoint_of_another_optimizer_is_refused_by_name(tmp_path, toy):
 
 
 def test_a_second_ctrl_c_aborts_at_once(tmp_path, toy, monkeypatch):
-    real = loop.StopRequest._note
+    real = progress.StopRequest._note
 
     def note_twice(self, number, frame):
         real(self, number, frame)
         real(self, number, frame)
 
-    monkeypatch.setattr(loop.StopRequest, "_note", note_twice)
+    monkeypatch.setattr(progress.StopRequest, "_note", note_twice)
     send(monkeypatch, signal.SIGINT, [3])
     with pytest.raises(KeyboardInterrupt):
         loop.train(toy_config(), tmp_path / "run")
@@ -175,7 +175,7 @@ def test_work_directory_of_another_config_is_refused_with_the_difference(tmp_pat
 
 
 def test_time_for_pictures_is_not_the_time_of_steps(tmp_path, toy, monkeypatch):
-    monkeypatch.setattr(loop.Preview, "write", lambda *_: time.sleep(3))
+    monkeypatch.setattr(run.Preview, "write", lambda *_: time.sleep(3))
     loop.train(toy_config(steps=6, log_every=2, pictures_every=3), tmp_path)
     assert max(logged(tmp_path, "step_seconds").values()) < 1
 
@@ -195,7 +195,7 @@ def test_every_mesh_trains_to_the_same_weights(tmp_path, straight):
 
 def test_time_limit_ends_the_run_and_the_learning_rate_with_it(tmp_path, toy, monkeypatch):
     clock = itertools.count(0, 0.02)  # seconds, one look at the clock after the other
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     config = toy_config(steps=10**9, seconds=4, log_every=1)
     config.optimizer.update(schedule="linear", warmup_steps=1)
     assert loop.train(config, tmp_path) is None
@@ -251,14 +251,14 @@ def test_without_an_average_the_parameters_themselves_are_saved(tmp_path, toy):
 
 def test_a_run_goes_on_without_a_second_state_beside_the_one_it_reads(tmp_path, toy, monkeypatch):
     loop.train(toy_config(steps=2), tmp_path)
-    monkeypatch.delattr(loop, "init_state")  # would make one
+    monkeypatch.delattr(run, "init_state")  # would make one
     loop.train(toy_config(steps=4), tmp_path)
     assert list(logged(tmp_path, "loss"))[-1] == 4
 
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_average_is_that_of_the_parameters_after_every_so_many_steps(tmp_path, toy, monkeypatch, every):
-    seen, real = [], loop.Average.take
+    seen, real = [], run.Average.take
 
     def take(self, state, step):
         seen.append({name: np.asarray(array, np.float64) for name, array in state.params.items()})
@@ -268,7 +268,7 @@ def test_the_average_is_that_of_the_parameters_after_every_so_many_steps(tmp_pat
         }
         return taken
 
-    monkeypatch.setattr(loop.Average, "take", take)
+    monkeypatch.setattr(run.Average, "take", take)
     config = toy_config(steps=7)
     config.optimizer.ema_every = every
     with monkeypatch.context() as patch:
@@ -324,7 +324,7 @@ def poison(monkeypatch, at_steps):
 
 def test_the_best_weights_on_held_out_scenes_are_kept(tmp_path, toy, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5, 4.0])
-    monkeypatch.setattr(loop.Validation, "loss", lambda self, params: next(losses))
+    monkeypatch.setattr(run.Validation, "loss", lambda self, params: next(losses))
     loop.train(toy_config(steps=8, validate_every=2), tmp_path)
     assert logged(tmp_path, "validation/loss") == {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5}
     assert native.read_index(tmp_path / "best", "toy")["notes"]["steps"] == 4
@@ -361,7 +361,7 @@ def test_a_trace_is_written_on_request(tmp_path, toy, capsys):
 
 def test_a_run_goes_on_with_another_order_when_the_data_grew(tmp_path, toy, monkeypatch, capsys):
     loop.train(toy_config(steps=4), tmp_path)
-    monkeypatch.setattr(loop, "count_examples", lambda config, split: 99)
+    monkeypatch.setattr(run, "count_examples", lambda config, split: 99)
     loop.train(toy_config(steps=6), tmp_path)
     assert "The data has 99 examples an epoch and had 50" in capsys.readouterr().out
 
@@ -398,10 +398,10 @@ def test_after_the_data_grew_the_position_is_counted_from_there(tmp_path, toy, m
         return real(config, seed, mesh, first_example)
 
     begun: list[int] = []
-    real = loop.training_data
+    real = run.training_data
     loop.train(toy_config(steps=4), tmp_path)
-    monkeypatch.setattr(loop, "count_examples", lambda config, split: 99)
-    monkeypatch.setattr(loop, "training_data", positions)
+    monkeypatch.setattr(run, "count_examples", lambda config, split: 99)
+    monkeypatch.setattr(run, "training_data", positions)
     for steps in (6, 9):
         loop.train(toy_config(steps=steps), tmp_path)
     assert [place for place in begun if place] == [2 * 8]  # 6 - 4 steps of the new order; before, its first
@@ -419,9 +419,9 @@ def test_a_mistake_in_the_data_costs_no_work(tmp_path, straight, monkeypatch):
 
         return dataset.map(check)
 
-    real = loop.training_data
+    real = run.training_data
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_data", breaking)
+        patch.setattr(run, "training_data", breaking)
         with pytest.raises(InputError, match="scene_000123"):
             loop.train(toy_config(log_every=5), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
@@ -436,7 +436,7 @@ def no_space(*args, **kwargs):
 
 def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straight, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.EventsWriter, "flush", no_space)
+        patch.setattr(metrics.RecordWriter, "flush", no_space)
         patch.setattr(metrics, "contact_sheet", no_space)
         loop.train(toy_config(log_every=1, pictures_every=2), tmp_path)
     assert capsys.readouterr().out.count("could not be written (") == 1
@@ -478,8 +478,8 @@ def test_a_run_may_go_on_in_more_parts_and_elsewhere(tmp_path, toy, capsys):
 
 
 def test_held_out_scenes_are_needed_only_where_they_are_shown_or_measured(tmp_path, toy, monkeypatch):
-    monkeypatch.setattr(loop, "Preview", None)
-    monkeypatch.setattr(loop, "Validation", None)
+    monkeypatch.setattr(run, "Preview", None)
+    monkeypatch.setattr(run, "Validation", None)
     loop.train(toy_config(steps=2), tmp_path)
 
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
@@ -16,6 +18,7 @@ from configs import demo, demo_vae
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_clips, make_dataset
+from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.encode_dataset import encode_dataset
 from stp_jax.errors import InputError
@@ -23,11 +26,14 @@ from stp_jax.media import read_video
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind, flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
+from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
+from stp_jax.training.run import make_task
 from stp_jax.training.state import VALIDATION, graph_of, random_key
-from stp_jax.training.tasks import DiTTask, make_task, psnr, random_crop
-from stp_jax.weights import native as weights
+from stp_jax.training.vae_task import random_crop
+from stp_jax.training.videos import psnr
+from stp_jax.weights import native
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import lazy_parameters
 from tests.input_pipeline import synthetic
@@ -77,8 +83,8 @@ def vae_run(data):
 @pytest.fixture(scope="module")
 def vae(vae_run):
     folder = vae_run[1] / "weights"
-    module = VAE(VAEConfig(**weights.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
-    load_into(module, weights.read_weights(folder, "vae"), "vae")
+    module = VAE(VAEConfig(**native.read_index(folder, "vae")["config"]), rngs=nnx.Rngs(0))
+    load_into(module, native.read_weights(folder, "vae"), "vae")
     return module
 
 
@@ -145,11 +151,11 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, vae_run, dit_conf
     assert (data / "dit/pictures/00000002.png").exists()
     video, _ = read_video(data / "dit/pictures/00000002.mp4")
     assert video.shape == (FRAMES, 20 + SIZE, 3 * SIZE + 2 * 4, 3)  # source, target, sample under labels
-    assert weights.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
+    assert native.read_index(data / "dit/weights", "dit")["config"]["dim"] == 48
     beside = data / "dit/weights"
-    saved, original = (weights.read_weights(folder, "vae") for folder in (beside, config.vae))
+    saved, original = (native.read_weights(folder, "vae") for folder in (beside, config.vae))
     assert all(np.array_equal(saved[name], original[name]) for name in original)
-    assert weights.read_index(beside, "vae")["config"] == weights.read_index(config.vae, "vae")["config"]
+    assert native.read_index(beside, "vae")["config"] == native.read_index(config.vae, "vae")["config"]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +178,7 @@ def test_dit_trains_with_a_memory_in_some_batches(tmp_path, long_latents, dit_co
         name: np.asarray(array) + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
         for name, array in flatten(model).items()
     }
-    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     config.init_from = str(tmp_path / "first")
     config.data.update(kind="latents", path=str(long_latents), memory_frames=1)
     config.model.memory = 1
@@ -188,10 +194,10 @@ def test_dit_trains_with_a_memory_in_some_batches(tmp_path, long_latents, dit_co
     losses = [json.loads(line).get("loss") for line in open(tmp_path / "run/metrics.jsonl")]
     losses = [loss for loss in losses if loss is not None]
     assert losses and np.isfinite(losses).all()
-    saved = weights.read_index(tmp_path / "run/weights", "dit")
+    saved = native.read_index(tmp_path / "run/weights", "dit")
     assert saved["config"]["memory"] == 1
     assert "it lacks and training begins with: camera_encoder" in capsys.readouterr().out
-    role = weights.read_weights(tmp_path / "run/weights", "dit")["camera_encoder.memory_role"]
+    role = native.read_weights(tmp_path / "run/weights", "dit")["camera_encoder.memory_role"]
     assert np.abs(role).max() > 0
 
     config.data.memory_frames = 2
@@ -204,12 +210,13 @@ def test_the_loss_with_a_memory_is_taken_on_long_held_out_scenes(long_latents, d
     config = dit_config.copy_and_resolve_references()
     config.model.memory = 1
     config.train.update(validate_every=1, validation_batches=2, batch_size=8)
-    config.train.validation = dict(batch_size=4, seed=3, flow=config.flow)
+    with config.unlocked():
+        config.train.validation = dict(batch_size=4, seed=3, flow=config.flow)
     latents = dict(kind="latents", path=str(long_latents), memory_frames=1, memory_share=1.0)
     config.pictures.data.update(latents)
     mesh, task = make_mesh(data=1, devices=jax.devices()[:1]), make_task(config)
     model = task.init(nnx.Rngs(5))
-    params = {name: jnp.asarray(array) for name, array in weights.flatten(model).items()}
+    params = {name: jnp.asarray(array) for name, array in flatten(model).items()}
     found = Validation(task, config, {}, mesh).loss(params)
 
     cache = LatentCache.open(long_latents / "test")
@@ -248,14 +255,14 @@ def started_from(config, folder, init_from) -> dict[str, np.ndarray]:
         config.optimizer.adam_learning_rate = 0.0
     config.train.steps = 1
     train(config, folder)
-    return weights.read_weights(folder / "weights", "dit")
+    return native.read_weights(folder / "weights", "dit")
 
 
 def test_training_starts_from_weights_of_ours(tmp_path, dit_config):
     config = dit_config.copy_and_resolve_references()
     model = DiTTask(config).init(nnx.Rngs(5))
     first = {name: np.asarray(array) for name, array in flatten(model).items()}
-    weights.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
+    native.save_weights(tmp_path / "first", "dit", first, config.model.to_dict())
     found = started_from(config, tmp_path / "run", tmp_path / "first")
     for name, array in first.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6)  # their average is rounded
@@ -304,29 +311,69 @@ def test_videos_and_their_latents_give_the_same_loss(dit_config, batch, vae):
     np.testing.assert_allclose(of_videos, expected, rtol=0.2)
 
 
-class KnowsTheTarget:
+class KnowsTheTarget(nnx.Module):
     """Predicts the exact velocity from the noisy latents: (x - x0) / sigma."""
 
     def __init__(self, target):
-        self.target = target
+        self.target = nnx.Param(target)
 
     def condition(self, *views, text=None, latent_size):
         assert latent_size == (2, SIZE // 8, SIZE // 8)
 
-    def __call__(self, noisy, source, timestep, conditioning, memory):
-        return (noisy - self.target) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
+    def __call__(self, noisy, source, timestep, conditioning, memory, *, differentiable):
+        return (noisy - self.target[...]) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
 
 
-def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae):
+def on_one_device():
+    return NamedSharding(make_mesh(devices=jax.devices()[:1]), P())
+
+
+def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae, monkeypatch):
     task = make_task(dit_config)
     target = jax.jit(lambda v: vae.encode(from_pixels(v)))(batch["target_video"])
-    videos = jax.jit(lambda b: task.generate(KnowsTheTarget(target), task.frozen, b, jax.random.key(0)))(
-        batch
-    )
+    monkeypatch.setattr(task, "init", lambda rngs: KnowsTheTarget(target))
+    videos = task.generator(on_one_device())({"target": target}, task.frozen, batch, jax.random.key(0))
     np.testing.assert_allclose(videos["sample"], jax.jit(vae.decode)(target), atol=2e-3)
     rows, _ = task.show(jax.device_get(videos))
     np.testing.assert_array_equal(rows["source 1"], batch["source_video"][1])
     np.testing.assert_array_equal(rows["target 0"], batch["target_video"][0])
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, tmp_path, capsys, prompts):
+    """Against steps taken here with the velocity `v_negative + g (v_text - v_negative)`."""
+    config = dit_config.copy_and_resolve_references()
+    config.model.text_dim, config.text = 12, str(tmp_path / "prompts.npz")
+    config.sampling.update(steps=3, guidance=4.0)
+    rng = np.random.default_rng(0)
+    texts = rng.standard_normal((prompts, 512, 12), np.float32)
+    np.savez(config.text, embeddings=texts)
+    task = make_task(config)
+    params = {  # of a new model nothing depends on the text
+        name: np.asarray(array) + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
+        for name, array in flatten(task.init(nnx.Rngs(0))).items()
+    }
+    videos = task.generator(on_one_device())(params, task.frozen, batch, jax.random.key(3))
+    assert ("without guidance" in capsys.readouterr().out) == (prompts == 1)
+
+    model = bind(graph_of(task), params)
+    source = jax.jit(lambda v: vae.encode(from_pixels(v)))(batch["source_video"])
+    views = [view_of(batch, name) for name in ("target", "source")]
+
+    @jax.jit
+    def velocity(x, timestep, text):
+        text = jnp.broadcast_to(text, (2, 512, 12))
+        return model(x, source, timestep, model.condition(*views, text=text, latent_size=x.shape[1:4]))
+
+    u = np.linspace(1, 0, 4)
+    sigmas = config.sampling.shift * u / (1 + (config.sampling.shift - 1) * u)
+    x = np.asarray(jax.random.normal(jax.random.key(3), source.shape), np.float64)
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        at = np.float32(x), np.full(2, 1000 * sigma, np.float32)
+        positive, negative = (np.asarray(velocity(*at, text), np.float64) for text in (texts[0], texts[-1]))
+        x += (following - sigma) * (negative + 4.0 * (positive - negative))
+    expected = np.asarray(jax.jit(vae.decode)(np.float32(x)))
+    np.testing.assert_allclose(videos["sample"], expected, atol=1e-2 * np.abs(expected).max())
 
 
 def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):

@@ -10,7 +10,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from input_pipeline.host_share import HostShare
-from stp_jax.training import held_out, loop
+from stp_jax.models.parameters import bind
+from stp_jax.training import data, held_out, run
+from stp_jax.training.state import graph_of
 
 WIDTH, LAYERS, EXAMPLES = 8, 3, 50
 
@@ -51,8 +53,11 @@ class ToyTask:
         loss = jnp.mean(jnp.square(model(batch["x"] + noise) - batch["x"] - frozen["shift"]))
         return loss, {"mean_input": jnp.mean(batch["x"])}
 
-    def generate(self, model, frozen, batch, key):
-        return {"y": model(batch["x"])}
+    def generator(self, sharding):
+        def generate(params, frozen, batch, key):
+            return {"y": bind(graph_of(self), params)(batch["x"])}
+
+        return jax.jit(generate, out_shardings=sharding)
 
     def show(self, generated):
         return {"toy": np.zeros((5, 8, 8, 3), np.uint8)}, {"mean_output": float(np.mean(generated["y"]))}
@@ -81,17 +86,24 @@ def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=
 
 def install(patch=setattr) -> None:
     """Lets the trainer train the toy task on its data."""
-    patch(loop, "make_task", ToyTask)
-    patch(loop, "count_examples", lambda config, split: EXAMPLES)
-    for module in (loop, held_out):
+    patch(run, "make_task", ToyTask)
+    patch(run, "count_examples", lambda config, split: EXAMPLES)
+    for module in (data, held_out):
         patch(module, "make_dataset", make_toy_dataset)
 
 
 def toy_config(**train) -> ConfigDict:
     """A config for the toy task; `train` changes fields of `config.train`."""
     config = ConfigDict(
-        dict(task="toy", seed=1, init_from="", data=dict(path="none"), sampling=dict(steps=2))
+        dict(
+            task="toy",
+            seed=1,
+            init_from="",
+            data=dict(path="none"),
+            sampling=dict(steps=2, shift=1.0, guidance=1.0),
+        )
     )
+    config.sampling = dict(steps=2, shift=1.0, guidance=1.0)
     config.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)
     config.pictures = dict(data=dict(path="none"), split="test", count=2)
     config.optimizer = dict(

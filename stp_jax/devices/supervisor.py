@@ -1,0 +1,90 @@
+"""How a program on the devices ends: exit statuses and messages, for one process and for one of several.
+
+JAX ends a process at once when another of the run is gone, with no chance to say anything. So each process of
+several is the child of one that waits for it and says the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from stp_jax.errors import InputError
+
+LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
+CHILD = "STP_JAX_WORKER"  # set in the environment of the process that computes
+LESS_MEMORY = (
+    "docs/scaling.md tells what makes a run smaller: a larger config.mesh.fsdp or sequence, "
+    "config.train.accumulate, config.model.remat."
+)
+
+
+def is_child() -> bool:
+    return bool(os.environ.get(CHILD))
+
+
+def run_as_child() -> int:
+    """Runs this very command as a process of its own, and returns its exit status.
+
+    That process has a session of its own: what a terminal sends to all must not reach it twice.
+    """
+    child = subprocess.Popen(
+        [sys.executable, *sys.argv], env=os.environ | {CHILD: "1"}, start_new_session=True
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    status = child.wait()
+    if status == -signal.SIGABRT:
+        print(
+            "error: another process of this run is gone, or cannot be reached.\nStart all of them again with "
+            "the same command: the run goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
+        return LOST
+    return 128 - status if status < 0 else status
+
+
+def exit_as(work: Callable[[], signal.Signals | None]) -> None:
+    """Does the work, which returns the signal that ended it early, and ends the process accordingly.
+
+    Exit status 128 + number after SIGTERM, SIGUSR1 and a second Ctrl-C; 2 after a mistake of the user, and
+    where the devices' memory is too small; else 0.
+
+    Raises:
+      InputError: a mistake, in a run of one process.
+    """
+    # A shell starts what runs in its background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import jax
+
+    try:
+        stopped_by = work()
+    except KeyboardInterrupt:
+        print("Aborted; work since the last checkpoint is lost.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except InputError as error:
+        _end_with_mistake(error)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _end_with_mistake(InputError(f"the devices' memory is too small: {reason}\n{LESS_MEMORY}"))
+        if jax.process_count() == 1:
+            raise
+        print(f"Process {jax.process_index()}: {reason}", file=sys.stderr, flush=True)
+        os.abort()  # an orderly exit would wait for the others; `run_as_child` says the rest
+    if stopped_by in (signal.SIGTERM, signal.SIGUSR1):
+        sys.exit(128 + stopped_by)
+
+
+def _end_with_mistake(error: InputError) -> NoReturn:
+    """Ends one process of several at once: an orderly exit would wait minutes for the others."""
+    import jax
+
+    if jax.process_count() == 1:
+        raise error from None
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)

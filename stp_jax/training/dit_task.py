@@ -1,0 +1,267 @@
+"""The task of a `SpaceTimeDiT`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from stp_jax import flow
+from stp_jax.controls.view import View, view_of
+from stp_jax.devices.distributed import log
+from stp_jax.errors import InputError
+from stp_jax.models.config import TEXT_TOKENS, DiTConfig
+from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.models.flop import dit_flop
+from stp_jax.models.parameters import bind, merge_lora, state_of
+from stp_jax.models.vae import VAEConfig, fitting_chunk, from_pixels
+from stp_jax.rerender.sampler import Sampler
+from stp_jax.text import read_embeddings
+from stp_jax.training.config import FlowConfig, check_section, model_config
+from stp_jax.training.state import graph_of, trained
+from stp_jax.training.task import Batch
+from stp_jax.training.videos import psnr, rows
+from stp_jax.weights import kinds, native, reading, recognition
+
+
+class DiTTask:
+    """Flow matching of the target's latents, given the source's and all cameras and animation times.
+
+    A batch may have a memory, latent frames of earlier output. As that will have the mistakes of a model, the
+    memory of each video is mixed with noise of a level drawn evenly from 0 to `config.flow.memory_sigma`. The
+    model is not given that level.
+
+    Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
+    source and target each the one or the other. A model that takes text is given the same prompt for all,
+    the first of `config.text`, which `stp_jax.text` embedded; a second one is guidance's negative prompt.
+    """
+
+    name = "dit"
+
+    def __init__(self, config: ConfigDict, *, load: bool = True):
+        """`load=False` reads no weights: to compile for a machine; the VAE is taken to be Wan2.1's."""
+        self.config = config
+        self.model_config = model_config(DiTConfig, config.model)
+        check_section(FlowConfig, config.flow, "config.flow")
+        sigma = config.flow.get("memory_sigma", 0.2)
+        if not 0 <= sigma <= 1:
+            raise InputError(f"config.flow.memory_sigma is {sigma}; give 0 to 1.")
+        drawn = config.data.get("memory_frames", 0)
+        for name, count in (("data", drawn), ("pictures.data", _memory_of_pictures(config))):
+            if count not in (0, self.model_config.memory):
+                raise InputError(
+                    f"config.{name}.memory_frames is {count}, but config.model.memory "
+                    f"{self.model_config.memory}."
+                )
+        self.frozen: dict[str, Any] = {}
+        text_dim = self.model_config.text_dim
+        if load:
+            vae = recognition.recognise(config.vae, "vae")
+            self._stored_vae_config = vae.config
+            self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
+            self._vae_graph = reading.graph(dataclasses.replace(vae, config=self.vae_config))
+            self.frozen["vae"] = reading.read(vae)
+            if text_dim:
+                prompts = read_embeddings(config.text, text_dim)
+                self.frozen["text"] = prompts[:1]
+                if len(prompts) > 1:
+                    self.frozen["negative"] = prompts[1:2]
+        else:
+            self.vae_config = VAEConfig(dtype=self.model_config.dtype)
+            if text_dim:
+                self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
+        share = config.data.memory_share if drawn else 0.0
+        pairs = zip(self.cost(memory=False), self.cost(memory=True), strict=True)
+        tokens, self.flop = ((1 - share) * without + share * with_ for without, with_ in pairs)
+        self.tokens = round(tokens)
+
+    def latent_size(self) -> tuple[int, int, int]:
+        data, stride = self.config.data, self.vae_config.spatial_stride
+        frames = (data.frames - 1) // self.vae_config.frame_stride + 1
+        return frames, data.height // stride, data.width // stride
+
+    def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of everything in an example of latents, with a memory if the model takes one."""
+        frames = self.config.data.frames
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
+        for clip in ("source", "target"):
+            shapes |= {
+                f"{clip}_latents": ((*self.latent_size(), self.vae_config.z_dim), jnp.float16),
+                f"{clip}_c2w": ((frames, 4, 4), jnp.float32),
+                f"{clip}_intrinsics": ((frames, 4), jnp.float32),
+                f"{clip}_animation_time": ((frames,), jnp.float32),
+            }
+        if count := self.model_config.memory:
+            shapes |= {
+                "memory_latents": ((count, *self.latent_size()[1:], self.vae_config.z_dim), jnp.float16),
+                "memory_c2w": ((4 * count, 4, 4), jnp.float32),
+                "memory_intrinsics": ((4 * count, 4), jnp.float32),
+                "memory_animation_time": ((4 * count,), jnp.float32),
+            }
+        return shapes
+
+    def cost(self, memory: bool) -> tuple[int, float]:
+        """Tokens of an example, and floating-point operations of training on it, with a memory or without."""
+        size, model = self.latent_size(), self.model_config
+        chosen = trained(kinds.shapes("dit", model), self.config.train.trainable)
+        tokens = sum(model.clip_tokens(size, model.memory if memory else 0).values())
+        return tokens, dit_flop(model, size, memory=memory, trained=chosen)
+
+    def init(self, rngs):
+        return SpaceTimeDiT(self.model_config, rngs=rngs)
+
+    def may_start_random(self, name):
+        # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
+        # start at zero, and the projector of self-attention as the identity.
+        added = ("camera", "animation_time", "projector", "value_residual")
+        return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
+
+    def frozen_for(self, data):
+        unused = {"negative"} | ({"vae"} if data.kind == "latents" else set())
+        return {name: value for name, value in self.frozen.items() if name not in unused}
+
+    def _vae(self, frozen):
+        return bind(self._vae_graph, frozen["vae"])
+
+    def _latents(self, batch, name, frozen):
+        if f"{name}_latents" in batch:
+            return batch[f"{name}_latents"].astype(jnp.float32)
+        video = batch[f"{name}_video"]
+        chunk = fitting_chunk(*video.shape[1:4])
+        return jax.lax.stop_gradient(self._vae(frozen).encode(video, chunk=chunk))
+
+    def condition(self, model, frozen, batch, latent_size):
+        """The conditioning of a model on a batch, see `SpaceTimeDiT.condition`; runs inside jit."""
+        views = _views(batch)
+        text = _for_all(frozen.get("text"), len(views[0].animation_time))
+        return model.condition(*views, text=text, latent_size=latent_size)
+
+    def loss(self, model, frozen, batch, key):
+        target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
+        noise_key, sigma_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, target.shape)
+        levels = self._levels(sigma_key, target)
+        conditioning = self.condition(model, frozen, batch, target.shape[1:4])
+        noisy = flow.add_noise(target, noise, levels.sigma)
+        memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
+        predicted = model(noisy, source, levels.timestep, conditioning, memory)
+        errors = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)), axis=(1, 2, 3, 4))
+        return jnp.mean(levels.weight * errors), {}
+
+    def _noisy_memory(self, batch: Batch, key: jax.Array) -> jax.Array | None:
+        if "memory_latents" not in batch:
+            return None
+        noise_key, sigma_key = jax.random.split(key)
+        memory = batch["memory_latents"].astype(jnp.float32)
+        highest = self.config.flow.get("memory_sigma", 0.2)
+        sigma = jax.random.uniform(sigma_key, (len(memory),), maxval=highest)
+        return flow.add_noise(memory, jax.random.normal(noise_key, memory.shape), sigma)
+
+    def _levels(self, key: jax.Array, latents: jax.Array) -> flow.NoiseLevels:
+        f = self.config.flow
+        shift = f.shift
+        if f.base_tokens:
+            tokens = math.prod(latents.shape[1:4]) // self.model_config.patch**2
+            shift = flow.resolution_shift(tokens, f.base_tokens)
+        return flow.random_levels(key, len(latents), sampling=f.sampling, shift=shift, weighting=f.weighting)
+
+    def generator(self, sharding):
+        sampler, sampling = Sampler(graph_of(self)), self.config.sampling
+        sigmas = flow.sampling_sigmas(sampling.steps, sampling.shift)
+        guidance = self._guidance()
+        prepare = jax.jit(self._sampling_inputs, out_shardings=sharding)
+        finish = jax.jit(self._videos, out_shardings=sharding)
+
+        def generate(params, frozen, batch, key):
+            state, memory = state_of(params), batch.get("memory_latents")
+            noise, source, text, negative = prepare(frozen, batch, key)
+            conditioning = sampler.condition(
+                state,
+                _views(batch),
+                text,
+                negative if guidance is not None else None,
+                latent_size=source.shape[1:4],
+            )
+            sample = sampler.sample(
+                state, noise, source, conditioning, sigmas, guidance=guidance, memory=memory
+            )
+            return finish(frozen, batch, sample)
+
+        return generate
+
+    def _guidance(self) -> float | None:
+        """Guidance of the pictures, if there is any, and a negative prompt for it."""
+        guidance = self.config.sampling.guidance
+        if guidance == 1 or not self.model_config.text_dim:
+            return None
+        if "negative" not in self.frozen:
+            log(f"Pictures are made without guidance: {self.config.text} has no second, negative prompt.")
+            return None
+        return guidance
+
+    def _sampling_inputs(self, frozen, batch, key):
+        """The noise, the source's latents, and embeddings of the prompt and the negative one, if any."""
+        source = self._latents(batch, "source", frozen)
+        text, negative = (_for_all(frozen.get(name), len(source)) for name in ("text", "negative"))
+        return jax.random.normal(key, source.shape), source, text, negative
+
+    def _videos(self, frozen, batch, sample):
+        vae, data = self._vae(frozen), self.config.data
+        chunk = fitting_chunk(data.frames, data.height, data.width)
+
+        def decode(latents):
+            return vae.decode(latents, chunk=chunk)
+
+        def video(name):
+            if f"{name}_video" in batch:
+                return from_pixels(batch[f"{name}_video"])
+            return decode(batch[f"{name}_latents"])
+
+        return {"source": video("source"), "target": video("target"), "sample": decode(sample)}
+
+    def with_flow(self, flow):
+        other = copy.copy(self)
+        other.config = self.config.copy_and_resolve_references()
+        other.config.flow = flow
+        return other
+
+    def to_export(self, params):
+        return merge_lora(params)
+
+    def final_config(self, model, dataset):
+        # What only says how to train is left out: the weights may go to a machine without these kernels.
+        plain = dict(lora_rank=0, ffn_parts=1, unroll=False, fused=False)
+        return dataclasses.asdict(dataclasses.replace(self.model_config, **plain))
+
+    def notes(self):
+        data, sampling = self.config.data, self.config.sampling
+        return native.SamplingNotes(
+            data.frames, data.height, data.width, sampling.steps, sampling.shift, sampling.guidance
+        )._asdict()
+
+    def companions(self):
+        return {"vae": (self.frozen["vae"], dataclasses.asdict(self._stored_vae_config))}
+
+    def show(self, videos):
+        names = ("source", "target", "sample")
+        return rows(videos, names), {"psnr": psnr(videos["sample"], videos["target"])}
+
+
+def _views(batch: Batch) -> tuple[View, ...]:
+    """What the target, the source and, if there is one, the memory are seen with."""
+    names = ("target", "source", "memory") if "memory_latents" in batch else ("target", "source")
+    return tuple(view_of(batch, name) for name in names)
+
+
+def _for_all(embedding: jax.Array | None, videos: int) -> jax.Array | None:
+    """`[1, T, D]` -> `[B, T, D]`."""
+    return None if embedding is None else jnp.broadcast_to(embedding, (videos, *embedding.shape[1:]))
+
+
+def _memory_of_pictures(config: ConfigDict) -> int:
+    return config.pictures.data.get("memory_frames", 0) if "pictures" in config else 0
