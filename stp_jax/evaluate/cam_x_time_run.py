@@ -32,7 +32,8 @@ from stp_jax.evaluate.cam_x_time_folder import (
     summary,
 )
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
-from stp_jax.evaluate.measures import Measure, choose_available
+from stp_jax.evaluate.measure import Measure
+from stp_jax.evaluate.measures import choose_available
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
 from stp_jax.evaluate.run import say_left_out

@@ -14,7 +14,7 @@ from stp_jax.evaluate.camera_features import CameraPath
 from stp_jax.evaluate.camera_fidelity import extent_of
 from stp_jax.evaluate.camera_measure import gain_over_scenes
 from stp_jax.evaluate.cases import COPY, TIME, Case
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.rows import Row, Values, unique
 
 FRAMES = 17  # of each video, evenly spaced, the first and the last among them

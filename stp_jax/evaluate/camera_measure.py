@@ -14,7 +14,7 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate import camera_fidelity
 from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.intervals import Estimate, slope
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.rows import Row, Values, unique
 from stp_jax.evaluate.scene_cameras import SceneCameras
 from stp_jax.media import new_file

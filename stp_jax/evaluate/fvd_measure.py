@@ -11,7 +11,7 @@ from input_pipeline.shots import Scene
 from stp_jax.errors import InputError
 from stp_jax.evaluate import fvd, i3d
 from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.rows import TRUTH, Row, Values, unique
 
 ALL = "all groups"

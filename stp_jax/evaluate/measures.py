@@ -1,143 +1,23 @@
-"""What else is measured of a video, beside PSNR, SSIM and LPIPS: the interface, and the list of measures.
-
-A measure sees each case once for every model and once with the ground truth as the video, which shows its
-own error; if it wants to, also with the ground truth made as bad as the first model's video. It looks at one
-video at a time (`measure`), or at all videos of a scene (`compare`). Both return figures by name; these are
-kept in the evaluation's folder, and at the end `summarise`, `table` and `plot` make of them what is reported.
-The defaults report the mean over scenes of each number, with its interval.
-
-Figures are noted down as JSON; names should be short and say the unit, as `rotation_error_deg`.
-"""
+"""The list of all measures, and the choice among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from input_pipeline.shots import Scene
 from stp_jax.errors import InputError
-from stp_jax.evaluate.cases import COPY, GROUPS, TIME, Case
-from stp_jax.evaluate.intervals import estimate
-from stp_jax.evaluate.rows import WHOLE_SCENE, Row, Values, by_scene, number_names, unique
+from stp_jax.evaluate.camera_features_measure import CameraFeatures
+from stp_jax.evaluate.camera_measure import CameraFidelity
+from stp_jax.evaluate.fvd_measure import FvdSmall
+from stp_jax.evaluate.measure import Measure
+from stp_jax.evaluate.rows import unique
+from stp_jax.evaluate.scene_cameras import SceneCameras
+from stp_jax.evaluate.time_measures import Disentanglement, TimeFidelity
 from stp_jax.user_input import unknown
-
-
-class Measure:
-    """The base of all measures, with what is reported by default.
-
-    Attributes:
-      name: one word, for the flag --measures and for files.
-      title: what people call it.
-      degraded: whether it also looks at the ground truth made as bad as the first model's video, to state its
-        own error at that PSNR.
-      needs_grid: whether it needs a scene's whole grid, every camera at every time. Others also measure
-        videos of the Cam x Time set, whose scenes have the source's cameras, each at its own time.
-      only_if_named: why it is left out unless `--measures` names it; empty: it is not.
-    """
-
-    name: str
-    title: str
-    degraded = False
-    needs_grid = True
-    only_if_named = ""
-
-    def available(self, scene: Scene, frames: int) -> str | None:
-        """Why it cannot be measured, such as a package that is missing; None where it can.
-
-        Args:
-          scene: the first one.
-          frames: of each video.
-        """
-        return None
-
-    def parts_left_out(self) -> dict[str, str]:
-        """Which of its figures cannot be had, by name, and why; after `available`."""
-        return {}
-
-    def measure(
-        self, scene: Scene, case: Case, source: np.ndarray, target: np.ndarray, video: np.ndarray
-    ) -> Values:
-        """The figures of one video; all videos are uint8 [F, H, W, 3].
-
-        Args:
-          scene: the held-out scene; `scene.name` is that of its folder, and so holds the renderer's seed.
-          case: the cameras and animation times of source and target.
-          source, target: the clips of the case.
-          video: what is measured: a model's video, or the target itself.
-        """
-        return {}
-
-    def compare(self, scene: Scene, cases: Sequence[Case], videos: Sequence[np.ndarray]) -> Values:
-        """Figures that need several videos of one scene: `videos[i]` is of `cases[i]`, all of one method."""
-        return {}
-
-    def close(self) -> None:
-        """Frees what it holds, such as an OpenGL context. All calls come from one thread."""
-
-    def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What metrics.json holds of the measure, from its rows of all scenes and methods.
-
-        Here: {group: {method: {figure: {"mean", "interval", "scenes"}}}}; groups are those of the cases, and
-        WHOLE_SCENE for `compare`. The copies in time control do not count.
-        """
-        scenes, methods, names = (
-            unique(r.scene for r in rows),
-            unique(r.method for r in rows),
-            number_names(rows),
-        )
-        result: dict[str, Any] = {}
-        for group in (*GROUPS, WHOLE_SCENE):
-            own = [row for row in rows if row.group == group and (group, row.mode) != (TIME, COPY)]
-            found = {
-                method: {
-                    name: estimate(values).json()
-                    for name in names
-                    if not np.isnan(values := by_scene(own, method, name, scenes)).all()
-                }
-                for method in methods
-            }
-            if any(found.values()):
-                result[group] = found
-        return result
-
-    def table(self, summary: dict[str, Any]) -> str:
-        """The summary as text for table.txt: for each group a line for each figure, methods side by side."""
-        lines = []
-        for group, methods in summary.items():
-            names = unique(name for figures in methods.values() for name in figures)
-            shown = [method for method in methods if methods[method]]
-            lines.append(f"  {group:<34}" + "".join(f"{method:<28}" for method in shown))
-            for name in names:
-                cells = [_cell(methods[method].get(name)) for method in shown]
-                lines.append(f"    {name:<32}" + "".join(f"{cell:<28}" for cell in cells))
-        return "\n".join(line.rstrip() for line in lines)
-
-    def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
-        """Writes plots as new files in `folder`; their names start with the measure's."""
-        from stp_jax.evaluate.plots import plot_measure
-
-        if summary:
-            plot_measure(folder / f"{self.name}.png", self.title, summary)
-
-
-def _cell(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return "-"
-    low, high = figure["interval"]
-    return f"{figure['mean']:.4g}" + ("" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]")
 
 
 def known_measures() -> list[Measure]:
     """Every measure there is, whether it is available or not."""
-    from stp_jax.evaluate.camera_features_measure import CameraFeatures
-    from stp_jax.evaluate.camera_measure import CameraFidelity
-    from stp_jax.evaluate.fvd_measure import FvdSmall
-    from stp_jax.evaluate.scene_cameras import SceneCameras
-    from stp_jax.evaluate.time_measures import Disentanglement, TimeFidelity
-
     cameras = SceneCameras()
     return [
         CameraFidelity(cameras),

@@ -11,7 +11,7 @@ from typing import Any
 
 from stp_jax.errors import InputError
 from stp_jax.evaluate import tables
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.plots import plot_metrics
 from stp_jax.evaluate.rows import NEAREST, Row, rows_of, unique
 from stp_jax.evaluate.scores import Outcome

@@ -15,7 +15,8 @@ from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cases import CASES_PER_SCENE
-from stp_jax.evaluate.measures import Measure, choose_available
+from stp_jax.evaluate.measure import Measure
+from stp_jax.evaluate.measures import choose_available
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 

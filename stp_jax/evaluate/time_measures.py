@@ -14,7 +14,7 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate.cases import BOTH, CAMERA, COPY, GROUPS, TIME, Case
 from stp_jax.evaluate.disentanglement import background_psnr, moving_mask, time_drift
 from stp_jax.evaluate.intervals import interval, resampled_means
-from stp_jax.evaluate.measures import Measure
+from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.rows import Row, Values, unique
 from stp_jax.evaluate.scene_cameras import SceneCameras
 from stp_jax.evaluate.time_fidelity import TimeScores, time_scores

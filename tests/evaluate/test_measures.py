@@ -12,7 +12,8 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate.camera_measure import CameraFidelity
 from stp_jax.evaluate.cases import BOTH, CAMERA, CASES_PER_SCENE, GROUPS, TIME, cases_of, example_of
 from stp_jax.evaluate.fvd_measure import FvdSmall
-from stp_jax.evaluate.measures import Measure, choose_available, select
+from stp_jax.evaluate.measure import Measure
+from stp_jax.evaluate.measures import choose_available, select
 from stp_jax.evaluate.rows import TRUTH, WHOLE_SCENE, Row, rows_of
 from stp_jax.evaluate.run import evaluate
 from stp_jax.evaluate.scores import Model, measure_case
