@@ -7,6 +7,7 @@ several is the child of one that waits for it and says the rest.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0][:200]
         if "RESOURCE_EXHAUSTED" in str(error):
+            stats = jax.local_devices()[0].memory_stats() or {}
+            reason += in_pieces(reason, stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
             _end_with_mistake(InputError(f"the devices' memory is too small: {reason}\n{LESS_MEMORY}"))
         if jax.process_count() == 1:
             raise
@@ -78,6 +81,18 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
         os.abort()  # an orderly exit would wait for the others; `run_as_child` says the rest
     if stopped_by in (signal.SIGTERM, signal.SIGUSR1):
         sys.exit(128 + stopped_by)
+
+
+def in_pieces(reason: str, free: int) -> str:
+    """What to add to JAX's message where enough bytes are free, but not side by side.
+
+    A step that takes more than half of the memory at once fits in one place only, and a batch that waits
+    there for its turn is enough to keep it out.
+    """
+    asked = re.search(r"allocate ([\d.]+)GiB", reason)
+    if asked is None or float(asked[1]) * 2**30 > free:
+        return ""
+    return f" ({free / 2**30:.1f} GiB are free, but not in one piece)"
 
 
 def _end_with_mistake(error: InputError) -> NoReturn:
