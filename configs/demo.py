@@ -10,10 +10,11 @@ On one GPU, with rendered scenes (configs/demo_vae.py makes the data and the VAE
         --clips_per_scene 32 --workers 6 --batch_size 32 --flip --permute_channels
     python train.py --config configs/demo.py:gpu --workdir runs/demo --config.vae=runs/demo_vae/weights
 
-One H100, 1,000 scenes: 43 to 48 ms a step. With --config.train.seconds=530 (12,149 steps) the loss is 0.24,
-after 1,200 s more from those weights (24,436 steps) 0.21 and still falling; on held-out scenes 19.3 dB in
-camera control and 19.2 dB in both at once, 5.3 and 5.2 dB above the better baseline (docs/demo_model.md). All
-150,000 steps take 2 hours and have not been tried.
+The design is what docs/ablations.md found: 512 wide, 12 layers, heads of 128 (38.7 M parameters), rays, all four
+animation times of a latent frame, Wan's frame positions, uniform noise levels. One H100: 38 ms a step, so
+150,000 steps take 1.6 hours; not yet trained. The bundled weights are of the design before (docs/demo_model.md):
+384 wide, 9 layers, 8 heads, positions by animation time, more of the noisy levels. On a CPU the model is of
+that size, too.
 """
 
 from pathlib import Path
@@ -35,16 +36,18 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         DiTTraining,
         vae=str(ASSETS / "demo"),
         model=dict(
-            dim=384,
-            ffn_dim=1408,
-            layers=9,
-            heads=8,
+            dim=512 if gpu else 384,
+            ffn_dim=1792 if gpu else 1408,
+            layers=12 if gpu else 9,
+            heads=4 if gpu else 3,
             conditioning_dim=128,
+            rope_frames="stream",
             dtype="bfloat16" if gpu else "float32",
             remat="none" if gpu else "full",
             unroll=gpu,
             fused=gpu,
         ),
+        flow=dict(shift=1.0),
         data=dict(kind="latents", path="data/latents") if gpu else MINI,
         pictures=dict(data=MINI, count=4 if gpu else 2),
         optimizer=dict(

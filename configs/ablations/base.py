@@ -1,4 +1,4 @@
-r"""Row `base`: configs/demo.py:gpu (384 wide, 9 layers) with heads of 64; other rows change one thing.
+r"""Row `base`: the demo model as it was before (384 wide, 9 layers), with heads of 64; others change one thing.
 
     python benchmarks/ablations.py --rows base adaln --seconds 480 --gpus 4 --data data/built \
         --latents data/latents --out runs/ablations
@@ -14,7 +14,8 @@ from configs import demo
 
 def get_config() -> ConfigDict:
     config = demo.get_config("gpu")
-    config.model.heads = 6  # of 64, the width that attention kernels are made for
+    config.model.update(dim=384, ffn_dim=1408, layers=9, heads=6, rope_frames="animation_time")
+    config.flow.shift = 3.0
     config.pictures.split = "validation"
     config.train.update(pictures_every=0, validate_every=1_000, validation_batches=4, checkpoint_every=4_000)
     with config.unlocked():
