@@ -1,4 +1,4 @@
-r"""Row `base`: the demo model as it was before (384 wide, 9 layers), with heads of 64; others change one thing.
+r"""Row `base`: the demo model before these experiments, with heads of 64; others change one thing.
 
     python benchmarks/ablations.py --rows base adaln --seconds 480 --gpus 4 --data data/built \
         --latents data/latents --out runs/ablations
