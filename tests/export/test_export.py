@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from stp_jax.controls.view import view_of
 from stp_jax.export import command as export
+from stp_jax.export import files
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind
 from stp_jax.weights import kinds, native, reading, recognition
@@ -38,8 +39,8 @@ from tests.tiny_model import write_tiny_model
 PILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT | {"dim": 64}, dtype="float32")
 
 
-def run(capsys, *words) -> str:
-    export.main([str(word) for word in words])
+def run(capsys, *flags) -> str:
+    export.main([str(flag) for flag in flags])
     return capsys.readouterr().out
 
 
@@ -92,15 +93,15 @@ def test_ours_to_official_keeps_what_the_tensors_do_not_say(tmp_path, capsys):
 
 
 def test_values_change_their_type_on_request_alone(official, tmp_path, capsys):
-    words = ("--weights", official / "vae.safetensors", "--format", "official", "--dtype", "bfloat16")
-    run(capsys, *words, "--out", tmp_path / "small")
+    flags = ("--weights", official / "vae.safetensors", "--format", "official", "--dtype", "bfloat16")
+    run(capsys, *flags, "--out", tmp_path / "small")
     small = load_file(tmp_path / "small/vae.safetensors")
     large = load_file(official / "vae.safetensors")
     assert all(np.array_equal(small[name], large[name].astype(ml_dtypes.bfloat16)) for name in large)
 
 
 def test_large_models_are_split_and_found_again(official, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "PART_BYTES", 20_000)
+    monkeypatch.setattr(files, "PART_BYTES", 20_000)
     run(capsys, "--weights", official, "--only", "dit", "--format", "official", "--out", tmp_path / "out")
     parts = sorted(file.name for file in (tmp_path / "out").glob("dit-*.safetensors"))
     assert len(parts) > 2 and parts[0] == f"dit-00001-of-{len(parts):05d}.safetensors"
@@ -213,22 +214,22 @@ MISTAKES = {
     "--weights {official} --format ours --out {official}": "exists and is not empty",
     "--weights {official} --format ours --only text_encoder": "no weights of a text encoder",
     "--weights {official}/nothing --format ours": "does not exist",
-    "--weights {ours} --format stablehlo --frames 6": r"4n \+ 1, for instance 5 or 9",
+    "--weights {ours} --format stablehlo --frames 6": r"6 frames: the model takes 4n \+ 1",
     "--weights {ours} --format stablehlo --only vae": "dit alone",
     "--weights {ours} --format onnx": "invalid choice: 'onnx'",
 }
 
 
-@pytest.mark.parametrize("words", MISTAKES)
-def test_mistakes_are_one_line_and_leave_nothing(words, official, tmp_path, capsys):
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_mistakes_are_one_line_and_write_nothing(flags, official, tmp_path, capsys):
     ours = write_tiny_model(tmp_path / "ours")
     before = sorted(tmp_path.rglob("*"))
-    given = words.format(ours=ours, official=official).split()
+    given = flags.format(ours=ours, official=official).split()
     with pytest.raises(SystemExit) as stop:
         export.main(given if "--out" in given else [*given, "--out", str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") <= 2
-    assert re.search(MISTAKES[words], error), error
+    assert re.search(MISTAKES[flags], error), error
     assert sorted(tmp_path.rglob("*")) == before
 
 
