@@ -115,6 +115,19 @@ class DiTTask:
     def init(self, rngs):
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
+    def check_start(self, config):
+        for name in ("heads", "prediction"):
+            theirs, own = getattr(config, name), getattr(self.model_config, name)
+            if theirs != own:
+                raise InputError(
+                    f"config.init_from = {self.config.init_from}: weights of a model with {name} = {theirs!r}; "
+                    f"config.model.{name} is {own!r}.\nSet --config.model.{name}={theirs}."
+                )
+        for name in ("rope_frames", "scene_scale"):
+            theirs, own = getattr(config, name), getattr(self.model_config, name)
+            if theirs != own:
+                log(f"The weights to start from were trained with {name} = {theirs!r}, not {own!r}.")
+
     def may_start_random(self, name):
         # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
         # start at zero, and the projector of self-attention as the identity.

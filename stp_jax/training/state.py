@@ -89,6 +89,7 @@ def init_state(
     params: Params = {}
     if init_from:
         found = recognition.recognise(init_from, task.name)
+        task.check_start(found.config)
         params = reading.read(found, shapes, shardings, allow_missing=task.may_start_random)
     missing = {name: sharding for name, sharding in shardings.items() if name not in params}
     if missing:

@@ -29,6 +29,9 @@ class Task(Protocol):
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with random parameters."""
 
+    def check_start(self, config: Any) -> None:
+        """Raises `InputError` where weights of a model of this config would fit, but mean something else."""
+
     def may_start_random(self, name: str) -> bool:
         """Whether the weights that training starts from may lack this parameter."""
 

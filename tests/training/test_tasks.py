@@ -268,6 +268,21 @@ def test_training_starts_from_weights_of_ours(tmp_path, dit_config):
         np.testing.assert_allclose(found[name], array, rtol=1e-6)  # their average is rounded
 
 
+def test_weights_of_a_model_with_other_heads_are_no_start(tmp_path, dit_config, capsys):
+    """Their shapes are the same."""
+    config = dit_config.copy_and_resolve_references()
+    first = flatten(DiTTask(config).init(nnx.Rngs(5)))
+    other = config.model.to_dict() | dict(heads=2 * config.model.heads, rope_frames="shared")
+    native.save_weights(tmp_path, "dit", {n: np.asarray(a) for n, a in first.items()}, other)
+    config.init_from = str(tmp_path)
+    with pytest.raises(InputError, match=rf"with heads = {other['heads']}; config.model.heads is"):
+        train(config, tmp_path / "run")
+    task = DiTTask(config)
+    task.check_start(dataclasses.replace(DiTConfig(**other), heads=config.model.heads))
+    said = capsys.readouterr()
+    assert f"rope_frames = 'shared', not '{config.model.rope_frames}'" in said.out + said.err
+
+
 def test_training_starts_from_wan_and_adds_what_it_lacks(tmp_path, dit_config, capsys):
     config = dit_config.copy_and_resolve_references()
     config.model.update(text_dim=12, rope_frames="stream")

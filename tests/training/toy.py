@@ -42,6 +42,9 @@ class ToyTask:
     def init(self, rngs):
         return Stack(rngs)
 
+    def check_start(self, config):
+        pass
+
     def may_start_random(self, name):
         return False
 
