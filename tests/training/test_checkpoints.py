@@ -136,7 +136,7 @@ def test_only_the_latest_are_kept(tmp_path, initial):
 
 KILLED = """
 import os, jax, numpy as np
-from stp_jax.sharding import make_mesh
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.training import checkpoints as module
 from tests.training.toy import ToyTask, toy_config
 from stp_jax.training.optimizer import make_optimizer
