@@ -14,7 +14,7 @@ def degrade(video: np.ndarray, decibels: float, seed: int = 0) -> np.ndarray:
     """The video, blurred and with noise, at a PSNR of `decibels` against itself (within 0.1).
 
     Half of the squared error comes from a Gaussian blur, half from Gaussian noise that is blurred by
-    NOISE_WIDTH and independent from frame to frame. Where no blur degrades a video enough, noise does the rest.
+    NOISE_WIDTH and independent from frame to frame. Where blur alone cannot do its half, noise does more.
 
     Args:
       video: uint8 [F, H, W, 3].
