@@ -5,8 +5,8 @@
     python sample.py --weights models --video clip.mp4 --prompt "a dog runs over a meadow"
 
 The first line takes the bundled clip and model, the last one a folder of official weights. Results go to
-a new folder: the video, the same beside the source, a contact sheet, a picture of the camera path and the
-animation time, and settings.json with all that it takes to repeat the run. Nothing is ever overwritten.
+a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
+animation time, and settings.json with everything needed to repeat the run. Nothing is ever overwritten.
 --list shows every camera move and every preset of animation time.
 """
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
   side_by_side.mp4      the source and the new video
   contact_sheet.png     both as pictures
   cameras_and_time.png  the camera path and the animation time
-  settings.json         all that it takes to repeat this
+  settings.json         everything needed to repeat this
 {next_steps(notes.frames)}""")
 
 
@@ -76,7 +76,7 @@ def read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, offici
         distance=flags.distance,
         start=flags.start,
         duration=flags.duration,
-        official=official and not bundled,  # the bundled clip has not frames enough
+        official=official and not bundled,  # the bundled clip has too few frames
     )
 
 

@@ -1,4 +1,4 @@
-"""What the command lines share: flags and configs. Mistakes in them are `InputError`, as all of a user."""
+"""Flags and configs, as all command lines read them; a user's mistakes in them raise `InputError`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_config(spec: str, fields: Sequence[str] = ()) -> ConfigDict:
 
 
 def _mistake_in_config(path: str, error: Exception) -> Exception:
-    """What the user can mend, in one line; other errors as they are."""
+    """An `InputError` of one line for what the user can mend; any other error as it is."""
     from absl import flags
 
     if isinstance(error, (InputError, SyntaxError)):

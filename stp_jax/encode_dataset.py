@@ -3,8 +3,8 @@
     python -m stp_jax.encode_dataset --data data/cam_x_time --vae runs/demo_vae/weights --out data/latents
 
 draws clips of every scene (camera paths x warps of animation time), encodes them with the VAE and writes a
-latent cache, which `kind = "latents"` reads. Processes decode video while all devices encode. Interrupted,
-the same command goes on.
+latent cache, which `kind = "latents"` reads. Processes decode video while all devices encode. After an
+interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | N
     C]`, in parts.
 
     Encodes in bfloat16, `batch_size` clips at a time, on all devices of this process in turn (or on
-    `devices`); the result is on its way when the function returns.
+    `devices`). `encode` returns at once; the devices may still be computing.
     """
     found = recognition.recognise(folder, "vae")
     config = dataclasses.replace(found.config, dtype="bfloat16")
@@ -121,7 +121,7 @@ def encode_dataset(
         clips_per_path=clips_per_path,
         windows=windows,
     )
-    next(iter(draw(rows=[0])))  # data that does not fit must not begin a cache of the wrong shape
+    next(iter(draw(rows=[0])))  # data that does not fit is an error before the cache is created
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
@@ -143,7 +143,7 @@ def sides(size: Sequence[int]) -> str:
 
 
 def describe(vae: VAEConfig, seed: int, config: ConfigDict) -> dict[str, Any]:
-    """How the latents of a cache are made, for its meta.json; `config` is that of the clips drawn."""
+    """How the latents of a cache are made, for its meta.json; `config` is that of the drawn clips."""
     meta = {
         "vae": dataclasses.asdict(vae),
         "seed": seed,
@@ -201,7 +201,7 @@ def make_parser() -> Parser:
     add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
     add("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
     add("--split", default="train")
-    add("--seed", type=number(0, 2**31 - 1, int), default=0, help="the clips drawn follow from it")
+    add("--seed", type=number(0, 2**31 - 1, int), default=0, help="of the clips that are drawn")
     add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")
     add("--scenes", type=count, help="number of scenes, counted over all passes (default: all)")
     add("--clips_per_scene", type=count, default=64, help="clips drawn from a scene in a pass")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the folder for what can be computed again."""
+"""Atomic writing of files (complete or absent), and the cache folder."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def cache_folder(*names: str) -> Path:
-    """A folder of this program in the user's cache folder; it may not exist yet."""
+    """This program's folder in the user's cache folder, or a subfolder; it may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "stp_jax", *names)

@@ -1,7 +1,7 @@
-"""Flow matching: noise levels, noising, and the Euler step that walks back.
+"""Flow matching: noise levels, adding noise, and the Euler step that removes it.
 
 Rectified flow as in Wan2.1: `x_sigma = (1 - sigma) * x0 + sigma * noise`, and the model predicts the velocity
-`noise - x0`. `sigma` is in [0, 1]; `timestep = 1000 * sigma` is what the model is given.
+`noise - x0`. `sigma` is in [0, 1]; the model is given `timestep = 1000 * sigma`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def random_levels(
     """Noise levels for training.
 
     Args:
-      batch: how many.
-      sampling: `uniform`: stratified over the batch, which lowers the variance of the loss at no cost;
-        `logit_normal` (Esser et al. 2024): more of the middle; `official`: one of 1,000 levels, given rounded
-        to bfloat16, and the noise of the level nearest to that, as in ReCamMaster's training.
+      batch: their number, B.
+      sampling: `uniform`: stratified over the batch, which lowers the variance of the loss at no cost.
+        `logit_normal` (Esser et al. 2024): more levels near the middle. `official`: as in ReCamMaster's
+        training, see `official_levels`.
       shift: see `shift_sigma`.
       weighting: `none`; `official`: a bell around timestep 500, see `official_weight`.
 
@@ -77,10 +77,11 @@ def random_levels(
 
 
 def official_levels(shift: float, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """The sigmas and the timesteps given, `[count]` float32, of ReCamMaster's training.
+    """Sigmas of the noise, and timesteps that the model is given, in ReCamMaster's training: `[count]`
+    float32.
 
-    A timestep of the shifted schedule is rounded to bfloat16 before anything else sees it; the noise is that
-    of the level in the schedule which is nearest to it.
+    A timestep of the shifted schedule is first rounded to bfloat16. The noise then has the level of the
+    schedule that is nearest to the rounded timestep.
     """
     levels = sampling_sigmas(count, shift)[:-1]
     timesteps = (np.float32(MAX_TIMESTEP) * levels).astype(np.float32)
@@ -106,7 +107,7 @@ def official_weight(sigma: jax.Array, shift: float, count: int = 1000) -> jax.Ar
 
 
 def resolution_shift(tokens: int, base_tokens: int) -> float:
-    """The shift that makes a video of more tokens as hard to see as one of `base_tokens` without a shift.
+    """The shift at which noise hides a video of more tokens as much as one of `base_tokens` without a shift.
 
     `sqrt(tokens / base_tokens)` (Esser et al. 2024, eq. 23).
     """
@@ -124,7 +125,7 @@ def add_noise(x0: jax.Array, noise: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def velocity(x0: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the model learns to predict: `d x_sigma / d sigma`."""
+    """The velocity that the model learns to predict: `d x_sigma / d sigma`."""
     return noise - x0
 
 

@@ -1,4 +1,4 @@
-"""Prompts to embeddings: cleaned and cut into tokens as Wan2.1 does, read by umT5, kept on disk.
+"""Prompts to embeddings: cleaned and tokenised as in Wan2.1, embedded by umT5, cached on disk.
 
     python -m stp_jax.text --weights models --prompt "a dog runs over a meadow" --out dog.npz
 
@@ -34,6 +34,8 @@ TOKENIZERS = ("google/umt5-xxl/tokenizer.json", "tokenizer/tokenizer.json", "tok
 
 
 class Tokens(NamedTuple):
+    """Tokens of P prompts."""
+
     ids: np.ndarray  # int32 [P, LENGTH], padded with 0
     mask: np.ndarray  # bool [P, LENGTH], true for the tokens of the prompt
 
@@ -68,7 +70,7 @@ def find_tokenizer(weights: str | os.PathLike) -> Path:
 
 
 def tokenize(prompts: Sequence[str], tokenizer: str | os.PathLike) -> Tokens:
-    """Cleans prompts and cuts them into tokens, at most `LENGTH` each; says so where one is too long.
+    """Cleans prompts and cuts them into tokens, at most `LENGTH` each; prints a notice for longer ones.
 
     Raises:
       InputError: the tokenizer's file cannot be read.
@@ -78,7 +80,7 @@ def tokenize(prompts: Sequence[str], tokenizer: str | os.PathLike) -> Tokens:
     try:
         tool = Tokenizer.from_file(str(tokenizer))
     except Exception as error:  # the library raises bare exceptions
-        raise InputError(f"{tokenizer} is no tokenizer, or damaged: {error}. Copy it again.") from None
+        raise InputError(f"{tokenizer} is not a tokenizer, or is damaged: {error}. Copy it again.") from None
     ids, mask = np.zeros((len(prompts), LENGTH), np.int32), np.zeros((len(prompts), LENGTH), bool)
     tool.no_padding()
     for row, prompt in enumerate(map(clean, prompts)):
@@ -105,8 +107,8 @@ def embed(
 ) -> np.ndarray:
     """Embeddings [P, LENGTH, D] float32 of prompts, zeros past the end of each.
 
-    What was embedded before is read from the cache folder. Otherwise the text encoder comes to the device,
-    embeds one prompt after the other and is freed again.
+    Embeddings of earlier prompts are read from the cache folder. For new prompts the text encoder is loaded
+    onto the device, embeds one prompt after the other and is freed again.
 
     Args:
       prompts: in any language; an empty one is the end-of-text token alone.
@@ -162,12 +164,12 @@ class Encoder:
         self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Embeddings [P, N, D] float32 of `Tokens`; what stands past a prompt's end means nothing."""
+        """Embeddings [P, N, D] float32 of `Tokens`; those past a prompt's end are meaningless."""
         return np.asarray(self._run(self._state, ids, mask))
 
 
 def _identity(weights: Path) -> str:
-    """Changes when the weights do; the text encoder is too large to read it for that."""
+    """A text that changes when the weights do: paths, sizes and times, as the files are too large to read."""
     files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
     return "\n".join(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 

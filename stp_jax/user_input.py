@@ -1,4 +1,4 @@
-"""What the readers of cameras and animation time share: files of numbers, and names that may be misspelt."""
+"""Reading a user's input: files of numbers, and names that may be misspelt."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
 
 
 def numbers(value: Any) -> np.ndarray | None:
-    """The array that nested lists of numbers stand for; None where they are ragged or hold something else."""
+    """Nested lists of numbers as an array; None where they are ragged or hold something else."""
     try:
         array = np.asarray(value)
     except ValueError:

@@ -156,7 +156,7 @@ def test_where_the_tokenizer_is_looked_for(tmp_path):
     inside = write_tokenizer(weights.parent / "tokenizer.json")
     assert text.find_tokenizer(weights) == inside
     inside.write_text("{}")
-    with pytest.raises(InputError, match="is no tokenizer, or damaged"):
+    with pytest.raises(InputError, match="is not a tokenizer, or is damaged"):
         text.tokenize(["a"], inside)
 
 

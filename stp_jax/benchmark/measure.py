@@ -24,7 +24,7 @@ GIB = 2**30
 
 @dataclasses.dataclass
 class Measurement:
-    """Seconds, GiB and 10^12 operations; None: not known on this device."""
+    """The result of a measurement: seconds, GiB and 10^12 operations; None: not known on this device."""
 
     name: str
     device: str
@@ -77,7 +77,7 @@ def measure(name: str, make: Callable[[Settings], Workload], settings: Settings)
 
 
 def costliest_kernels(run: Callable[[], Any], most: int) -> list[tuple[str, float]]:
-    """The seconds in GPU kernels of one run: in all of them, then in the costliest; on a CPU none."""
+    """Names and seconds of GPU kernels in one run: of all together, then of the `most` costliest."""
     seconds: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:

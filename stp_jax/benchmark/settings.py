@@ -1,4 +1,4 @@
-"""What is measured: the models, the size of the video, and the sizes of a try-out."""
+"""Settings of the benchmark: the models and the size of the video, at full size and for a try-out."""
 
 from __future__ import annotations
 

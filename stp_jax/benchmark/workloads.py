@@ -1,4 +1,4 @@
-"""What can be measured: parts of the models, and a whole video, with random parameters."""
+"""The workloads of the benchmark: parts of the models and a whole video, with random parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stp_jax.weights import kinds
 
 
 class Workload(NamedTuple):
-    """What to run; `one_program`: whether it is compiled as a whole, or calls compiled functions itself."""
+    """A function to measure; with `one_program` it is compiled as a whole, else it calls compiled ones."""
 
     function: Callable
     arguments: tuple
@@ -57,7 +57,7 @@ def random_state(make: Callable[[], nnx.Module], dtype: str) -> tuple[nnx.GraphD
 
 
 def dit_workload(settings: Settings) -> Workload:
-    """One velocity of the DiT, everything that does not depend on the timestep known."""
+    """One velocity of the DiT, with everything that does not depend on the timestep computed before."""
     config = settings.dit
     graph, state = random_state(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0)), config.dtype)
     views, text = _conditioning_inputs(settings)

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text.
+"""Counts what a compiled program sends between devices, from the program's text.
 
 A compiler's own figures count the body of a loop once. Here every computation counts as often as it runs.
 """
@@ -20,11 +20,12 @@ _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 
 
 def count_collectives(program: str) -> dict[str, tuple[int, float]]:
-    """Of each kind of collective: how many run in one execution, and GiB that each device receives by them.
+    """For each kind of collective: the number that run in one execution, and GiB that each device receives.
 
-    Sizes are those of the usual algorithms: around a ring of n devices each one receives (n - 1) / n of a
-    gathered or exchanged array, and twice as much of a reduced one. Loops run as often as the compiler notes,
-    or as their condition says if that compares with one constant, as of `jax.lax.scan`, otherwise once.
+    Sizes are those of the usual algorithms: in a ring of n devices each one receives (n - 1) / n of a
+    gathered or exchanged array, and twice as much of a reduced one. A loop counts as often as the compiler
+    notes. If it does not, the constant in the loop's condition counts, as for `jax.lax.scan`; without one,
+    once.
 
     Args:
       program: `compiled.as_text()`.
@@ -38,7 +39,7 @@ def count_collectives(program: str) -> dict[str, tuple[int, float]]:
             match = _COLLECTIVE.search(line)
             if match is None or not runs[name]:
                 continue
-            # TPUs spread one collective over several fusions, to compute meanwhile.
+            # On TPUs one collective is spread over several fusions, to overlap it with arithmetic.
             if chain := re.search(r'chain_id="(\d+)"', line):
                 if chain[1] in chains:
                     continue
@@ -51,7 +52,7 @@ def count_collectives(program: str) -> dict[str, tuple[int, float]]:
 
 
 def _computations(program: str) -> dict[str, tuple[bool, list[str]]]:
-    """Name -> whether the program begins there, and its instructions."""
+    """By name of a computation: whether the program begins there, and its instructions."""
     found: dict[str, tuple[bool, list[str]]] = {}
     lines: list[str] = []
     for line in program.splitlines():
@@ -96,7 +97,7 @@ def _trips(condition: list[str]) -> int:
 
 
 def _result_bytes(result: str, kind: str, *, started: bool) -> int:
-    """Of the type of a result, as `(f32[8,1024]{1,0}, u32[])`, or with all operands `((..), (..))`."""
+    """Bytes of a result of a type such as `(f32[8,1024]{1,0}, u32[])`, or with operands `((..), (..))`."""
     arrays = [(dtype, dims) for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result) if dtype in BYTES]
     if started and kind == "collective-permute" and not result.startswith("(("):
         arrays = arrays[1:2]  # operand, result, and what it synchronises with

@@ -1,4 +1,4 @@
-r"""Compiles the real train step, or the sampling step, for devices that are not there: will it fit, how fast?
+r"""Compiles the real train step, or a velocity for sampling, for devices that are not there: will it fit?
 
     python -m stp_jax.compile_for --topology v5p:4x4x4 --config configs/wan_1_3b_plucker.py
     python -m stp_jax.compile_for --topology v6e:8x8 --config configs/wan_14b_plucker.py \

@@ -55,7 +55,7 @@ def make_pod(topology: str, sizes: dict[str, int]):
 
 
 def abstract_step(config, mesh) -> tuple[Any, tuple]:
-    """The jitted train step of a config, and what it takes, without any array."""
+    """The jitted train step of a config, and its arguments as shapes, without any array."""
     task = DiTTask(config, load=False)
     optimizer = make_optimizer(config.optimizer)
     state = abstract_state(task, optimizer, mesh, config.train.trainable, average=False)
@@ -74,7 +74,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
 
 
 def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
-    """One velocity of the model in bfloat16 for a batch of videos, as sampling asks for it."""
+    """The jitted function for one velocity in bfloat16, as in sampling, and its arguments as shapes."""
     task = DiTTask(config, load=False)
     model_config = dataclasses.replace(task.model_config, remat="none", ffn_parts=1)
     graph, shapes = kinds.abstract("dit", model_config)
@@ -131,7 +131,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     with jax.set_mesh(mesh), attention_backend("cudnn" if gpus_of(topology) else "splash"):
         step, arguments = (abstract_step if what == "train" else abstract_velocity)(config, mesh)
         if what == "train" and config.optimizer.ema_decay and config.optimizer.ema_every == 1:
-            # Beside the program that is compiled here, but on the devices all the same.
+            # It is not an argument of the compiled program, but it is on the devices.
             result.average = shard_gib(trained(arguments[0].params, config.train.trainable))
         result.state = result.average + shard_gib(arguments)
         lowered = step.lower(*arguments)
@@ -188,7 +188,7 @@ def _read_analysis(result: Compiled, compiled: Any, links: float) -> None:
 
 
 def shard_gib(tree: Any) -> float:
-    """What one device holds of a tree of abstract arrays with shardings."""
+    """GiB that one device holds of a tree of abstract arrays with shardings."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
     shapes = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in leaves]
     return sum(math.prod(shape) * size for shape, size in shapes) / GIB

@@ -8,7 +8,7 @@ import math
 
 @dataclasses.dataclass
 class Compiled:
-    """One compiled program, for each device; sizes in GiB."""
+    """Figures of one compiled program, for each device; sizes in GiB."""
 
     topology: str
     mesh: dict[str, int]
@@ -22,7 +22,7 @@ class Compiled:
     link_seconds: float = 0.0  # of what is received, if all links of the device brought it
     compile_seconds: float = 0.0
     over: float = 0.0  # by how much it does not fit
-    average: float = 0.0  # of the state, an average of the parameters kept on the devices
+    average: float = 0.0  # the part of the state that is the average of the parameters
 
     def report(self, mfu: float) -> str:
         devices = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"

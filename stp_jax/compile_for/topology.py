@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What the compiler asks the machine about, were it part of a pod.
+# Environment variables that stand for what the compiler would ask a machine of a pod.
 NO_POD = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -15,6 +15,6 @@ NO_POD = {
 
 
 def gpus_of(topology: str) -> int:
-    """How many GPUs such as that of this machine are meant; 0: TPUs are."""
+    """The number of GPUs in a name such as `gpu:8`; 0 for TPUs."""
     match = re.fullmatch(r"gpu:(\d+)", topology)
     return int(match[1]) if match else 0

@@ -1,8 +1,8 @@
-"""Animation time: which time of the source's motion each frame of a video shows.
+"""Animation time: the time of the source's motion that each frame of a video shows.
 
 A curve is float32 [F], counted in source frames: 0 is the source's first frame, F - 1 its last, fractions lie
-between. (Never to be confused with a diffusion model's timestep, the noise level.) A user gives a curve as a
-preset, as keyframes or as a file; training draws random ones.
+between. (It is not a diffusion model's timestep, which is the noise level.) A user gives a curve as a preset,
+as keyframes or as a file; training draws random ones.
 
 In the formulas below i = 0..L is the frame and L = F - 1 the last.
 """
@@ -49,7 +49,8 @@ _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
 }
 PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
 
-# The five of the paper's test of time control, all at half source frames, where a rendered grid has truth.
+# The five of the paper's test of time control. Their times are multiples of half a source frame, for which a
+# rendered grid has ground truth.
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
 
@@ -121,7 +122,7 @@ def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
 
 
 def _fitted(at: list[int], times: list[float], last: int) -> str:
-    """A hint for keyframes that were meant for a longer video: the same, scaled to this one."""
+    """A hint for keyframes of a longer video: the same keyframes, scaled to this one."""
     if min(*at, *times) < 0:
         return ""
     scale = last / max(*at, *times)
@@ -184,7 +185,7 @@ def _fixed_frame(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _travel(rng: np.random.Generator, progress: np.ndarray) -> np.ndarray:
-    """Sends progress from 0 to 1 over a random half of the source or more, forward or backward."""
+    """Maps progress from 0 to 1 to at least half of the source, at random, forward or backward."""
     last = len(progress) - 1
     span = rng.uniform(last / 2, last)
     start = rng.uniform(0, last - span)
@@ -226,17 +227,23 @@ WARPS = {name: probability for name, (probability, _) in _WARPS.items()}
 def random_warp(rng: np.random.Generator, frames: int, resolution: float = 0.5) -> tuple[str, np.ndarray]:
     """Draws a temporal warp for training.
 
-    The first seven modes of WARPS are those of SpaceTimePilot's augmentation, for F frames instead of 81, and
-    with half steps where that repeats frames: forward; backward; boomerang, a window of 0..L..0; zigzag, the
-    same of 0..p..0 with p in the later half; slow_global, half speed; slow_segment, half speed in a random
-    quarter; fixed_frame, frozen at a random time. Ours: acceleration and deceleration, powers of 1.5 to 3
-    of the frame number, and smooth, a random smooth speed; each over at least half of the source, in either
-    direction. The probabilities are ours; frozen time is likelier than in that augmentation.
+    The first seven modes of WARPS are those of SpaceTimePilot's augmentation, for F frames instead of 81.
+    Where that repeats frames, ours has half steps:
+      - forward and backward;
+      - boomerang: a window of 0..L..0;
+      - zigzag: a window of 0..p..0 with p in the later half;
+      - slow_global: half speed;
+      - slow_segment: half speed in a random quarter;
+      - fixed_frame: frozen at a random time.
+    The others are ours. Each goes over at least half of the source, in either direction:
+      - acceleration and deceleration: powers of 1.5 to 3 of the frame number;
+      - smooth: a random smooth speed.
+    The probabilities are ours; frozen time is likelier than in that augmentation.
 
     Args:
-      rng: numpy's; equal states draw equal warps.
+      rng: numpy's generator; equal states draw equal warps.
       frames: F, at least 3.
-      resolution: times are rounded to multiples of it, in source frames: what a rendered grid has.
+      resolution: in source frames; times are rounded to multiples of it, as a rendered grid has only these.
 
     Returns:
       The mode, a name in WARPS, and the animation times float32 [F] in 0..F-1.
@@ -245,6 +252,6 @@ def random_warp(rng: np.random.Generator, frames: int, resolution: float = 0.5) 
         raise ValueError(f"a warp needs at least 3 frames, not {frames}")
     mode = str(rng.choice(list(WARPS), p=list(WARPS.values())))
     times = _WARPS[mode][1](rng, frames)
-    # Halves up, not to even: half speed on whole frames must show each frame twice.
+    # Halves are rounded up, not to even: half speed on whole frames must show each frame twice.
     rounded = np.floor(times / resolution + 0.5) * resolution
     return mode, np.clip(rounded, 0, frames - 1).astype(np.float32)

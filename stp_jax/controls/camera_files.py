@@ -1,4 +1,4 @@
-"""Camera paths as they stand in files; `stp_jax.controls.cameras.read` explains the forms."""
+"""Camera paths in files of any supported form; `stp_jax.controls.cameras.read` explains the forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLIP_CAMERA, _MIRROR_WORLD = np.diag([1.0, -1, -1, 1]), np.diag([-1.0, 1, 1, 1]
 
 
 class CameraFile(NamedTuple):
-    """What a file holds, not yet checked."""
+    """The contents of a camera file, not yet checked."""
 
     where: str  # names it in errors
     poses: Any  # F matrices, 4 x 4
@@ -34,7 +34,7 @@ class CameraFile(NamedTuple):
 
 
 def choice(text: str | os.PathLike) -> tuple[str, int | None]:
-    """The file, and the camera's number where one is chosen: `FILE.json:cam05` or `FILE.json:5`."""
+    """The file's name, and the camera's number if one is chosen, as in `FILE.json:cam05` or `FILE.json:5`."""
     chosen = re.fullmatch(r"(.+\.json):(?:cam)?(\d{1,4})", str(text), re.IGNORECASE | re.DOTALL)
     return (chosen[1], int(chosen[2])) if chosen else (str(text), None)
 
@@ -75,7 +75,7 @@ def _by_name(data: dict, what: str, where: str) -> list:
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """Sorts camera_2 before camera_10."""
+    """A key that sorts camera_2 before camera_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

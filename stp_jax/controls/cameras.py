@@ -41,10 +41,13 @@ PRESETS = {name: move.summary for name, move in MOVES.items()}
 
 
 def default_intrinsics(fov_degrees: float = 50.0, aspect: float = 1.0) -> np.ndarray:
-    """The lens of a camera of which nothing is known: float32 [4].
+    """The intrinsics of a camera of which nothing is known, float32 [4].
 
-    Square pixels, principal point in the middle, `fov_degrees` across the shorter side of a picture whose
-    width is `aspect` times its height; so a square cut from the middle has the same field of view.
+    Square pixels, principal point in the middle, and `fov_degrees` across the shorter side of a picture whose
+    width is `aspect` times its height. So a central square crop has the same field of view.
+
+    Raises:
+      InputError: a field of view that is not between 0 and 180 degrees.
     """
     if not 0 < fov_degrees < 180:
         raise InputError(f"a field of view of {fov_degrees:g} degrees: give one between 0 and 180")
@@ -57,7 +60,7 @@ def preset(
 ) -> Cameras:
     """A camera path by name, in the frame of the source's first camera.
 
-    The camera moves evenly, without easing: frame i of 0..F-1 is at `start + amount * i / (F - 1)`, of a zoom
+    The camera moves evenly, without easing: frame i of 0..F-1 is at `start + amount * i / (F - 1)`. A zoom is
     at `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first
     camera sees them. Orbits and spirals always look at the pivot.
 
@@ -199,8 +202,9 @@ def token_rays(
       intrinsics: [B, F, 4].
       grid: (h, w).
       samples: rays pass through samples x samples points inside each token.
-      scale: metres that count as 1. Translations are divided by it, so that moments stay near 1. One number
-        for source and target, normally the config's `scene_scale`: about the distance to what is filmed.
+      scale: metres that count as 1. Translations are divided by it, so that Plücker moments stay near 1. One
+        number for source and target, normally the config's `scene_scale`: about the distance to what is
+        filmed.
 
     Returns:
       [B, F', h, w, 4 * samples * samples * 6]: (moment, direction) for (pixel frame of four, row, column) of
@@ -225,8 +229,8 @@ def token_rays(
 def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> None:
     """Raises `InputError`, naming `where` and the frame, unless all cameras are valid.
 
-    Those are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
-    [F, 4] with positive focal lengths, divided by width and height (not in pixels); finite numbers all.
+    Valid are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
+    [F, 4] with positive focal lengths, divided by width and height (not in pixels). All numbers are finite.
     """
     if c2w.shape != (frames, 4, 4):
         raise InputError(f"{where}: poses of shape {list(c2w.shape)}; expected [{frames}, 4, 4]")
@@ -323,10 +327,11 @@ def _to_cameras(
 
 
 def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
-    """The same path in another number of frames, evenly from its first pose (0 in `span`) to its last (1).
+    """The same path with another number of frames, evenly spaced.
 
-    Between two poses, positions and lenses are interpolated linearly. Rotations are the ones nearest to the
-    linear mixture of the two matrices (its polar factor), which lie on the shortest arc between them.
+    `span` is the part of the path to follow: 0 is its first pose, 1 its last. Between two poses, positions
+    and lenses are interpolated linearly. A rotation is the one nearest to the linear mixture of the two
+    matrices (its polar factor), which lies on the shortest arc between them.
     """
     c2w, lens = (np.asarray(array, np.float64) for array in cameras)
     place = np.linspace(*span, frames) * (len(c2w) - 1)

@@ -39,14 +39,14 @@ def _orbit(left: np.ndarray, up: np.ndarray, distance: float) -> np.ndarray:
 
 
 class Move(NamedTuple):
-    """A path in one variable: v [F] in `unit`, where 0 (of a factor: 1) is the source's first camera.
+    """A camera path in one variable v [F], in `unit`; v = 0 (for a factor 1) is the source's first camera.
 
     `motion(v, d)` gives c2w [F, 4, 4]; the pivot is d metres straight ahead. A factor changes only the lens.
     """
 
     explanation: str
     unit: str  # "degrees", "metres", "factor", or "" where there is nothing to choose
-    amount: float  # by default; metres are given as a part of the distance to the pivot
+    amount: float  # the default; metres are given as a fraction of the distance to the pivot
     motion: Callable[[np.ndarray, float], np.ndarray] = lambda v, d: _shift(0 * v)
 
     @property

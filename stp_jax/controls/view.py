@@ -1,4 +1,4 @@
-"""What a clip is seen with: one type for the two things that a user directs."""
+"""`View`: the cameras and the animation times of a clip, the two things that a user directs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 class View(NamedTuple):
-    """Cameras and animation times of a clip, a JAX pytree; None where a model has no use for a part.
+    """Cameras and animation times of a clip, a JAX pytree; None for a part that a model does not use.
 
     There is an entry for each pixel frame. Target and source have F = 4n + 1. A memory of K latent frames has
-    4K: its entries 4k .. 4k + 3 are those of the four pixel frames that latent frame k of it encodes. (Of a
-    clip's latent frame 0, which encodes one, it is that entry four times.)
+    4K: entries 4k .. 4k + 3 belong to the four pixel frames that its latent frame k encodes. (A clip's latent
+    frame 0 encodes one pixel frame; in a memory it has that entry four times.)
 
-    Models take a batch; of a single clip the axis B is absent. `View(*cameras, animation_time)` joins a path
-    of `stp_jax.controls.cameras` and a curve of `stp_jax.controls.animation_time`.
+    Models take a batch; a single clip lacks the axis B. `View(*cameras, animation_time)` joins a path of
+    `stp_jax.controls.cameras` and a curve of `stp_jax.controls.animation_time`.
 
     Attributes:
       c2w: `[B, F, 4, 4]`, OpenCV camera to world, metres. Models take it relative to the source's first
@@ -30,7 +30,7 @@ class View(NamedTuple):
     animation_time: Any = None
 
     def at(self, frames: Any) -> View:
-        """The entries of some frames: a slice, or their numbers in an array."""
+        """The entries of some frames, given as a slice or as an array of frame numbers."""
         axes_after = View(c2w=2, intrinsics=1, animation_time=0)
         return View(
             *(
@@ -40,23 +40,24 @@ class View(NamedTuple):
         )
 
     def as_batch(self) -> View:
-        """A batch of this one clip: numpy arrays with a leading axis."""
+        """A batch of this one clip: numpy arrays with a leading axis [1]."""
         return View(*(None if array is None else np.asarray(array)[None] for array in self))
 
 
 def view_of(batch: Mapping[str, Any], clip: str = "") -> View:
-    """The view of a clip of a batch, for instance of `source`: its arrays `source_c2w` and so on, or None.
+    """The view of a clip of a batch: for `source` the arrays `source_c2w` and so on; None where one is
+    missing.
 
-    Without a name the arrays are those of one clip alone: `c2w`, `intrinsics`, `animation_time`.
+    Without a clip's name the arrays are `c2w`, `intrinsics` and `animation_time`.
     """
     return View(*(batch.get(name_in_batch(clip, field)) for field in View._fields))
 
 
 def named(clip: str, view: View, **others: Any) -> dict[str, Any]:
-    """The entries of a clip in a batch, the inverse of `view_of`; parts that are None have none.
+    """The entries of a clip in a batch, the inverse of `view_of`; parts that are None get no entry.
 
     Args:
-      others: what else belongs to the clip, such as its `latents` or its `video`.
+      others: further arrays of the clip, such as its `latents` or its `video`.
     """
     entries = {field: part for field, part in view._asdict().items() if part is not None}
     return {name_in_batch(clip, field): part for field, part in (others | entries).items()}

@@ -1,4 +1,4 @@
-"""Several processes as one run."""
+"""Several processes as one run: connecting them, logging once, exchanging numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stp_jax.errors import InputError
 def connect(
     coordinator: str = "", processes: int = 0, process: int = -1, *, heartbeat_seconds: int = 60
 ) -> None:
-    """Joins the run; returns when all processes have. Before anything else touches a device.
+    """Joins the run; returns when all processes have joined. Call it before anything else uses a device.
 
     Args:
-      coordinator: "host:port" of the first process; "auto": what SLURM, Kubernetes or Cloud TPU tell; "": a
-        run of one process.
-      heartbeat_seconds: after which a process that is silent counts as dead.
-      processes, process: how many there are, and which one this is from 0 on; not for "auto".
+      coordinator: "host:port" of the first process; "auto": as SLURM, Kubernetes or Cloud TPU provide it; "":
+        a run of one process.
+      processes, process: their number, and the number of this one from 0 on; not for "auto".
+      heartbeat_seconds: after this time without a sign a process counts as dead.
 
     Raises:
       InputError: the numbers make no sense; the others did not come.
@@ -56,11 +56,11 @@ def log(line: str) -> None:
 
 
 def on_host(arrays: dict[str, jax.Array], dtype: str | None = None) -> dict[str, np.ndarray | jax.Array]:
-    """Arrays as the first process can read them whole, wherever their parts are; for others nothing.
+    """Whole arrays on the first process, wherever their parts are; on the others an empty dict.
 
     Args:
-      dtype: of what several processes send, if it shall be cast. No device then holds more than one slice of
-        a stacked array at a time.
+      dtype: to cast to before several processes send their parts; None: no cast. No device holds more than
+        one slice of a stacked array at a time.
     """
     found: dict[str, np.ndarray | jax.Array] = {}
     if jax.process_count() == 1:
@@ -86,10 +86,11 @@ def broadcast_from_first(value: float) -> float:
 
 
 class Agreement:
-    """How far a run is and which signal shall stop it, the same on all its processes at the same step.
+    """Progress of a run and the signal that stops it, equal on all processes at the same step.
 
-    Processes have clocks and get signals of their own. Each one's wishes go to the devices with every step;
-    the largest of them come back some steps later, as the step's other numbers do, and decide.
+    Each process has its own clock and receives its own signals. With every step each sends its progress and
+    its signal to the devices. The largest of them are read some steps later, with the step's other numbers,
+    and decide for all.
     """
 
     def __init__(self, mesh: Mesh):
@@ -100,7 +101,7 @@ class Agreement:
         self._largest = jax.jit(lambda wishes: wishes.max(0), out_shardings=NamedSharding(mesh, P()))
 
     def all_reduce(self, progress: float, signal: int) -> jax.Array | np.ndarray:
-        """Takes this process's wishes; returns what `update` takes: [progress, number of a signal or 0]."""
+        """The maximum over processes of [progress, number of a signal or 0], for `update`."""
         wishes = np.array([progress, signal], np.float32)
         if self.alone:
             return wishes
@@ -110,4 +111,5 @@ class Agreement:
         )
 
     def update(self, agreed: np.ndarray | jax.Array) -> None:
+        """Sets `progress` and `signal` from the result of `all_reduce`."""
         self.progress, self.signal = max(self.progress, float(agreed[0])), max(self.signal, int(agreed[1]))

@@ -1,4 +1,4 @@
-"""What the devices can do, by the name that JAX gives them, and what was compiled for them."""
+"""Data-sheet figures of devices, by the name that JAX gives them, and the compilation cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from stp_jax.files import cache_folder
 
 
 class Chip(NamedTuple):
-    tflops: float  # 10^12 bfloat16 operations a second, dense, of the makers' data sheets
+    """A chip's figures, from its maker's data sheet."""
+
+    tflops: float  # 10^12 bfloat16 operations a second, dense
     memory_gib: float
     bandwidth: float  # 10^12 bytes a second from its memory
     links: float  # 10^12 bytes a second from other chips nearby, over all links

@@ -24,8 +24,9 @@ from jax.sharding import PartitionSpec as P
 from stp_jax.errors import InputError
 
 AXES = ("data", "fsdp", "sequence", "tensor")
-# Tokens of a device come in multiples of this. In 16 bits a row of, say, 16,380 tokens is no multiple of the
-# 16 bytes that the fast kernels of NVIDIA GPUs need: gradients of parameters took 3 times as long.
+# The number of tokens on a device is a multiple of this. In 16 bits a row of, say, 16,380 tokens is not a
+# multiple of the 16 bytes that fast kernels of NVIDIA GPUs need: gradients of parameters took 3 times as
+# long.
 TOKEN_MULTIPLE = 8
 
 
@@ -37,7 +38,7 @@ class Rules:
       batch, tokens, heads, width: dimensions of activations.
       parameters: axes over which the largest dimension that divides is split; if none does, over the first of
         them alone.
-      tensor: pattern of parameters' names -> dimension, -1 what a layer computes, -2 what it reads.
+      tensor: pattern of parameters' names -> dimension; -1 is a layer's outputs, -2 its inputs.
     """
 
     batch: tuple[str, ...] = ("data", "fsdp")
@@ -69,7 +70,7 @@ RULES = Rules()
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, sequence: int = 1, tensor: int = 1, *, devices=None) -> Mesh:
-    """A mesh of the given axis sizes over all devices; one size may be -1: whatever is left.
+    """A mesh of the given axis sizes over all devices; one size may be -1: as many as remain.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
@@ -84,23 +85,23 @@ def make_mesh(data: int = -1, fsdp: int = 1, sequence: int = 1, tensor: int = 1,
         raise InputError(
             f"config.mesh ({shown}) does not fill the {len(devices)} devices; use -1 for one axis."
         )
-    # On a TPU, neighbours along an axis shall be neighbours on the chips' links.
+    # On TPUs this makes neighbours along an axis neighbours on the chips' links.
     arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def size_of(axes: tuple[str, ...], mesh: Any) -> int:
-    """Into how many parts these axes of a mesh split a dimension."""
+    """The number of parts into which these axes of a mesh split a dimension."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def batch_axes(videos: int, mesh: Any) -> tuple[str, ...] | None:
-    """Axes over which videos are split: none if they do not divide; all devices compute all of them then."""
+    """Axes over which videos are split. None if they do not divide: then all devices compute all videos."""
     return None if videos % size_of(RULES.batch, mesh) else RULES.batch
 
 
 def padded_tokens(tokens: int) -> int:
-    """This number of tokens of a video padded, so that all devices which share them get as many."""
+    """The number of a video's tokens with padding, so that all devices that share them have equally many."""
     mesh = jax.sharding.get_abstract_mesh()
     multiple = TOKEN_MULTIPLE * (1 if mesh.empty else size_of(RULES.tokens, mesh))
     return math.ceil(tokens / multiple) * multiple
@@ -118,8 +119,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def constrain_columns(x: jax.Array, cell: int = 1) -> jax.Array:
-    """Asks for videos or latents `[B, F, H, W, C]` spread over all devices, for layers that look at nearby
-    pixels only: by videos if they divide, and by columns, or by rows, as far as whole cells of pixels do.
+    """Asks for videos or latents `[B, F, H, W, C]` split over all devices, for layers with local receptive
+    fields: by videos if they divide, and by columns, or else rows, if whole cells of pixels do.
 
     Does nothing where no mesh is set.
     """
@@ -216,7 +217,7 @@ def constrain_parameters(tree, prefix: str | None = None):
 
 
 def cast_kernels(tree, dtype: jax.typing.DTypeLike):
-    """Parameters with those that multiply activations, kernels and LoRA's matrices, in this dtype."""
+    """Parameters with kernels and LoRA's matrices, which multiply activations, cast to this dtype."""
 
     def one(path, leaf):
         return leaf.astype(dtype) if _name(path, None) in ("kernel", "lora_a", "lora_b") else leaf
@@ -225,10 +226,10 @@ def cast_kernels(tree, dtype: jax.typing.DTypeLike):
 
 
 def gathered(tree, prefix: str = ""):
-    """Parameters for use inside jit: whole but for what is split over `tensor`.
+    """Parameters for use inside jit: whole, apart from those that are split over `tensor`.
 
-    Without this the compiler may spread an activation as it finds a parameter, and exchange the larger of the
-    two.
+    Without this the compiler may split an activation as the parameter is split, and exchange the activation,
+    which is larger.
 
     Names are as in `parameter_shardings`.
     """

@@ -1,7 +1,7 @@
-"""How a program on the devices ends: exit statuses and messages, for one process and for one of several.
+"""Exit statuses and messages of a program on the devices, for one process and for one of several.
 
-JAX ends a process at once when another of the run is gone, with no chance to say anything. So each process of
-several is the child of one that waits for it and says the rest.
+JAX ends a process at once when another of the run is gone, without a message. So each process of several is
+the child of one that waits for it and prints the message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stp_jax.errors import InputError
 LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
 CHILD = "STP_JAX_WORKER"  # set in the environment of the process that computes
 LESS_MEMORY = (
-    "docs/scaling.md tells what makes a run smaller: a larger config.mesh.fsdp or sequence, "
+    "docs/scaling.md says what needs less memory: a larger config.mesh.fsdp or sequence, "
     "config.train.accumulate, config.model.remat."
 )
 
@@ -29,9 +29,9 @@ def is_child() -> bool:
 
 
 def run_as_child() -> int:
-    """Runs this very command as a process of its own, and returns its exit status.
+    """Runs this same command as a child process, and returns its exit status.
 
-    That process has a session of its own: what a terminal sends to all must not reach it twice.
+    The child has its own session: a signal that a terminal sends to all must not reach it twice.
     """
     child = subprocess.Popen(
         [sys.executable, *sys.argv], env=os.environ | {CHILD: "1"}, start_new_session=True
@@ -42,7 +42,7 @@ def run_as_child() -> int:
     if status == -signal.SIGABRT:
         print(
             "error: another process of this run is gone, or cannot be reached.\nStart all of them again with "
-            "the same command: the run goes on from its last checkpoint.",
+            "the same command: the run continues from its last checkpoint.",
             file=sys.stderr,
         )
         return LOST
@@ -58,7 +58,7 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
     Raises:
       InputError: a mistake, in a run of one process.
     """
-    # A shell starts what runs in its background deaf to Ctrl-C.
+    # A shell starts background processes with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import jax
 

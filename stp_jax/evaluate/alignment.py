@@ -1,9 +1,9 @@
 """Direct image alignment: the pose from which a rendering of a known scene looks most like a picture.
 
-The scene is rendered at the current pose, and the pose takes a Levenberg-Marquardt step that lessens the
-difference between rendering and picture; repeated from coarse to fine. A rendering knows its depth, so a
-change of pose moves each of its pixels in a known way (Lucas and Kanade, 1981; for six degrees of freedom
-Engel, Koltun and Cremers, Direct sparse odometry, 2016). Compared are blurred pictures, without what moves.
+The scene is rendered at the current pose. A Levenberg-Marquardt step then changes the pose so that rendering
+and picture differ less. This is repeated from coarse to fine. The depth of a rendering is known, so a change
+of pose moves each of its pixels in a known way (Lucas and Kanade, 1981; for six degrees of freedom Engel,
+Koltun and Cremers, Direct sparse odometry, 2016). Pictures are blurred before, and what moves is masked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_STEP = 0.2  # radians and metres
 
 
 class Renderer(Protocol):
-    """What `input_pipeline.render.views.SceneViews` does: N cameras, each at its own grid time."""
+    """Renders a scene from N cameras, each at its own grid time; `input_pipeline.render.views.SceneViews`."""
 
     def pictures(
         self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
@@ -31,12 +31,12 @@ class Renderer(Protocol):
 
 
 class Level(NamedTuple):
-    """A step of the way from coarse to fine."""
+    """One level of alignment, from coarse to fine."""
 
-    stride: int  # pictures are reduced by this factor (even),
-    sigma: float  # then blurred, in reduced pixels
+    stride: int  # even; pictures are reduced by this factor
+    sigma: float  # of the blur that follows, in reduced pixels
     iterations: int  # at most
-    tolerance: float  # of a step, as radians and as a part of the scene's depth: smaller ones end the level
+    tolerance: float  # a smaller step ends the level; in radians, and in metres
 
 
 class Poses(NamedTuple):
@@ -117,7 +117,7 @@ def _linearise(renderer, target, blur, level, grid_times, c2w, intrinsics) -> _S
     valid = np.clip(1 - 5 * reduce(moving, 1, np.maximum(blur, 1)), 0, 1)
     difference = target - rendered
     weight = valid / (np.einsum("nhwc,nhwc->nhw", difference, difference) / (3 * LIKELY_ERROR**2) + 1)
-    # A model may be brighter or of another tint than the scene: weighted means do not count.
+    # A model's video may be brighter or of another tint than the scene: the weighted mean is subtracted.
     total = weight.sum((1, 2))[:, None] + 1e-6
     mean = np.einsum("nhw,nhwc->nc", weight, difference) / total
     difference = difference - mean[:, None, None]

@@ -1,4 +1,6 @@
-"""The published evaluation set of Cam x Time: time control along the camera path of the source.
+"""The published evaluation set of Cam x Time, read from its folder.
+
+It measures time control along the camera path of the source.
 
     CamxTime_eval/
         eval_input/
@@ -10,16 +12,22 @@
 
 The target has the source's poses and another animation time. A case is one mode of one scene.
 
-As in the official evaluation: the first 81 frames and poses; pictures resized with a bilinear filter until
-they cover 832 x 480, their middle cut out; the official time patterns; the target's poses are those given of
-the source, unscaled; per-frame PSNR, averaged over the frames of a video and then over scenes.
+As in the official evaluation:
+  - the first 81 frames and poses are taken;
+  - pictures are resized with a bilinear filter until they cover 832 x 480, and their centre is cropped;
+  - animation times are the official time patterns;
+  - the target has the source's poses, unscaled;
+  - PSNR is taken per frame, averaged over the frames of a video and then over scenes.
 
-Not as there: the official script measures its predictions after H.264 compression, and skips what is missing.
-Here frames are measured as the model gives them, and what is missing is an error.
+Unlike the official evaluation:
+  - Frames are measured as the model returns them; the official script measures after H.264 compression.
+  - A missing file is an error; the official script skips it.
 
-Not known: the lens (the files have none; official models are not given any); whether `eval_gt`, 1080 x 1080,
-is to be cut as the source is (assumed here; the official script would squeeze it to 832 x 480); how the 832 x
-480 files of `eval_gt_wan2.1_format` were made. Those are preferred, where both are there.
+Not known:
+  - The lens: the files do not state one, and official models are not given any.
+  - Whether `eval_gt`, 1080 x 1080, is to be cropped as the source is. That is assumed here; the official
+    script would squeeze it to 832 x 480.
+  - How the 832 x 480 files of `eval_gt_wan2.1_format` were made. They are preferred where both folders exist.
 """
 
 from __future__ import annotations
@@ -57,7 +65,7 @@ _TRUTHS = ("eval_gt_wan2.1_format", "eval_gt")
 
 
 class SceneFiles(NamedTuple):
-    """Where the parts of a scene are."""
+    """The files of one scene."""
 
     name: str
     prompt: str
@@ -84,8 +92,8 @@ def read_folder(
       modes: names of MODES.
 
     Raises:
-      InputError: the folder has another layout; a file is missing, no video, or shorter than 81 frames; the
-        set has fewer scenes.
+      InputError: the folder has another layout; a file is missing, is not a video, or has fewer than 81
+        frames; the set has fewer scenes.
     """
     root = Path(folder)
     if not (root / "eval_input").is_dir() and (root / "CamxTime_eval" / "eval_input").is_dir():
@@ -138,10 +146,10 @@ def _check_files(scenes: Iterable[SceneFiles]) -> None:
             raise InputError(f"{path} has {count} frames: those of the evaluation set have {FRAMES}.")
 
 
-def moments(mode: str, frames: int) -> np.ndarray:
-    """The target's animation time of a mode, float32 [F], in source frames of a model with F frames.
+def target_animation_time(mode: str, frames: int) -> np.ndarray:
+    """The target's animation time in a mode, float32 [F], in source frames of a model with F frames.
 
-    A model with fewer than 81 frames sees every n-th one of source and target: F - 1 must divide 80.
+    A model with fewer than 81 frames is given every n-th frame of source and target: F - 1 must divide 80.
 
     Raises:
       InputError: F - 1 does not divide 80.
@@ -162,11 +170,12 @@ def _stride(frames: int) -> int:
 def read_frames(path: str | os.PathLike, frames: int, height: int, width: int) -> np.ndarray:
     """The frames of a video of the set as a model gets them: uint8 [F, height, width, 3].
 
-    They are cut to 832 x 480 as in the official evaluation, source and ground truth alike, and from there,
-    for a model of another size, as every video is (`media.fit_image`): both show the same part of the scene.
+    Source and ground truth are cropped to 832 x 480 as in the official evaluation. For a model of another
+    size they are then cropped and resized as every video is (`media.fit_image`). So both show the same part
+    of the scene.
 
     Raises:
-      InputError: no video, fewer than 81 frames; see also `moments`.
+      InputError: not a video, fewer than 81 frames; F - 1 does not divide 80.
     """
     stride, pictures, count = _stride(frames), [], 0
     with contextlib.closing(decode.frames(path)) as timed:
@@ -201,14 +210,14 @@ def read_source(scene: SceneFiles, frames: int, height: int, width: int, fov: fl
 
 
 def find_videos(folder: str | os.PathLike, scenes: Sequence[SceneFiles]) -> dict[tuple[str, str], Path]:
-    """Videos that somebody made of the set's cases, by (scene, mode), in the layout of the ground truth.
+    """Videos of the set's cases that were made elsewhere, by (scene, mode).
 
     Args:
-      folder: with `{scene}/moving_{bullettime,forward,backward,slowmo,zigzag}.mp4`.
-      scenes: see `read_folder`; of each the modes of its truths.
+      folder: has the layout of the ground truth, `{scene}/moving_{bullettime,...,zigzag}.mp4`.
+      scenes: see `read_folder`; for each scene the modes in its `truths` are looked for.
 
     Raises:
-      InputError: one is missing, no video, or has fewer than 81 frames.
+      InputError: one is missing, is not a video, or has fewer than 81 frames.
     """
     found = {
         (scene.name, mode): Path(folder) / scene.name / MODES[mode][1]

@@ -1,4 +1,4 @@
-"""An evaluation on the published Cam x Time set: time control at five modes, averaged as its script does."""
+"""An evaluation on the published Cam x Time set: time control in five modes, averaged as its script does."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from stp_jax.evaluate.cam_x_time_folder import (
     SceneFiles,
     Source,
     find_videos,
-    moments,
     read_folder,
     read_frames,
     read_source,
     summary,
+    target_animation_time,
 )
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
-from stp_jax.evaluate.run import say_left_out
+from stp_jax.evaluate.run import log_left_out
 from stp_jax.evaluate.scores import Lpips, Model, Outcome, ceilings, measure_case, methods_of, picture_values
 
 Videos = dict[str, dict[tuple[str, str], Path]]  # by label; of each by (scene, mode)
@@ -59,23 +59,24 @@ def evaluate_cam_x_time(
     """Measures models on the evaluation set, writes the folder `out`, and returns the table.
 
     Args:
-      models: of one size, `stp_jax.rerender.Rerenderer` each: they take a prompt, and no target cameras.
+      models: all of one size. Each `rerender` is a `Rerenderer`: it takes a prompt, and a target `View`
+        without cameras.
       folder: see `stp_jax.evaluate.cam_x_time_folder.read_folder`.
       videos: by label, folders for `stp_jax.evaluate.cam_x_time_folder.find_videos`. They are measured at
-        the size of the models; without any at 81 frames of 832 x 480.
+        the size of the models; without models at 81 frames of 832 x 480.
       scenes: only the first n. None: all.
-      sheets: scenes of which contact sheets and videos are written.
-      settings: what else the figures depend on, such as the weights: written beside them.
-      seed: of the noise, the same for every case, as there.
+      sheets: number of scenes of which contact sheets and videos are written.
+      settings: what else the figures depend on, such as the weights; written beside the figures.
+      seed: of the noise; the same for every case, as in the official evaluation.
       fov: of the source in degrees, see `stp_jax.evaluate.cam_x_time_folder.read_source`.
-      measures, need_measures: as in `stp_jax.evaluate.run.evaluate`; such as need no grid.
+      measures, need_measures: as in `stp_jax.evaluate.run.evaluate`; only measures with `needs_grid` False.
 
     Raises:
       InputError: the set or a folder of videos is incomplete; the models' number of frames does not fit;
         a needed measure is not available; `out` is in use or cannot be written.
     """
     size = (models[0].size if models else None) or (FRAMES, HEIGHT, WIDTH)
-    times = {mode: moments(mode, size[0]) for mode in MODES}
+    times = {mode: target_animation_time(mode, size[0]) for mode in MODES}
     files = read_folder(folder, scenes=scenes)
     made = {label: find_videos(path, files) for label, path in (videos or {}).items()}
     models = [*models, *(Model(label, _no_model, None) for label in made)]
@@ -92,7 +93,7 @@ def evaluate_cam_x_time(
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        say_left_out(left_out, measure_lpips is not None)
+        log_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
             _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
         )
@@ -113,7 +114,7 @@ def _measure_scenes(
     models: Sequence[Model],
     sheets: int,
 ) -> None:
-    """Adds the scenes to the report that it has not."""
+    """Adds to the report the scenes that are not in it yet."""
     done, labels = len(report.scenes), [model.label for model in models]
     videos = len(times) * len(models)
     tqdm.write(f"{len(files)} scenes, {videos} videos each: {len(files) * videos} videos in all")
@@ -131,7 +132,7 @@ def _measure_scenes(
 
 
 def scene_of(files: SceneFiles, source: Source) -> Scene:
-    """What measures see of a scene: its cameras are the source's, each at its own time, so it is no grid."""
+    """The source as a scene for the measures: F cameras, each with one frame at its own time; not a grid."""
     return Scene(
         files.name,
         source.video[:, None],

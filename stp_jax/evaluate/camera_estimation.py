@@ -1,7 +1,7 @@
 """Which camera a picture of a known scene was taken with: analysis by synthesis.
 
 At 128 pixels there are few features to match, but a rendered scene can be rendered again from any pose. Each
-picture is compared with the scene from poses along its rig, then aligned from the best of them, see
+picture is compared with renderings from poses along the rig. The best of them are then aligned with it, see
 `stp_jax.evaluate.alignment`. The estimator is given pictures and the scene, never the commanded camera.
 """
 
@@ -16,11 +16,11 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate.alignment import Level, Renderer, align, exponential, reduce
 from stp_jax.evaluate.matching import ShiftedComparison
 
-# The first from all starts of a picture, the others from the best.
+# The first level begins at all starts of a picture, the others at the best.
 LEVELS = (Level(4, 2.0, 4, 1e-3), Level(4, 2.0, 6, 1e-3), Level(2, 1.5, 8, 3e-4))
 CANDIDATE_TIMES = 3  # candidates are this many grid times apart
 STARTS = 2  # poses from which a picture is aligned
-SHIFTS = 8  # pixels of 32, up, down, left and right: candidates are compared as if they were turned so far
+SHIFTS = 8  # of 32 pixels: candidates are shifted up to this far in each direction, as if turned
 _SMALL, _SMALL_BLUR = 32, 1.5  # pixels of the pictures in which candidates are compared
 _NEAR_TIMES = np.array([0, -1, 1])  # grid times tried around the candidate's
 _BLURS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.5])  # pixels at 128, tried for each picture
@@ -39,9 +39,9 @@ class Estimate(NamedTuple):
     """What is found for N pictures."""
 
     c2w: np.ndarray  # float64 [N, 4, 4], in the scene's world
-    grid_time: np.ndarray  # int [N]: roughly, to know what moves and hides the scenery
-    blur: np.ndarray  # [N]: of the picture against a rendering, pixels
-    cost: np.ndarray  # [N]: what is left of the difference; compare pictures of one video with it
+    grid_time: np.ndarray  # int [N]: approximate, to know what moves and occludes the scenery
+    blur: np.ndarray  # [N]: of the picture relative to a rendering, pixels
+    cost: np.ndarray  # [N]: the remaining difference; comparable between pictures of one video
 
 
 class CameraEstimator:
@@ -91,7 +91,7 @@ class CameraEstimator:
         return align(self._views, frames, times[best], c2w, lens, LEVELS[1], sharp[:count]).c2w
 
     def _polished(self, frames: np.ndarray, c2w: np.ndarray, lens: np.ndarray) -> Estimate:
-        """Aligns again with the right moment and blur; the better the pose is known, the better these are."""
+        """Aligns again at the estimated grid time and blur; twice, as a better pose improves those."""
         views, count = self._views, len(frames)
         every = np.repeat(np.arange(0, views.times, CANDIDATE_TIMES)[:, None], count, 1)
         time, _ = self._most_alike(frames, every, c2w, lens, np.zeros(1), 4)
@@ -108,7 +108,7 @@ class CameraEstimator:
         return Estimate(c2w, time, blur, cost)
 
     def _candidates(self, frames: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Most similar poses, turned to fit each picture, [STARTS, N, 4, 4], and their times, [STARTS, N]."""
+        """The most similar poses, turned to fit each picture, [STARTS, N, 4, 4], and their grid times."""
         count = len(frames)
         small = reduce(frames, self._views.size // _SMALL, _SMALL_BLUR)
         difference = np.empty((count, len(self._time)))
@@ -138,7 +138,9 @@ class CameraEstimator:
         blurs: np.ndarray,
         stride: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of times [T, N] and blurs in pixels, those that make renderings most like the pictures, [N] each.
+        """The grid time and the blur whose rendering is most like each picture, [N] each.
+
+        Candidates are `times` [T, N] and `blurs`, in pixels.
 
         The time matters for the pose: what moves throws shadows on what stands still.
         """
@@ -155,13 +157,13 @@ class CameraEstimator:
 def _between(c2w: np.ndarray, intrinsics: np.ndarray) -> cameras.Cameras:
     """Poses half-way between a rig's cameras, and half a step before the first and behind the last.
 
-    So no candidate is a camera that a ground truth was filmed with: an estimator that began with the answer
-    would show too small an error on it.
+    So no candidate is a camera that a ground truth was filmed with. An estimator that starts at the answer
+    would understate its own error on the ground truth.
     """
     half = 0.5 / (len(c2w) - 1)
     middles, lens = cameras.resample(cameras.Cameras(c2w, intrinsics), len(c2w) - 1, (half, 1 - half))
     middles = middles.astype(np.float64)
-    # A step on from an end is as the step to it.
+    # The step beyond an end repeats the step that leads to it.
     ends = [
         end @ np.linalg.inv(middle) @ end for end, middle in ((c2w[0], middles[0]), (c2w[-1], middles[-1]))
     ]

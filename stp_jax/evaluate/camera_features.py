@@ -1,13 +1,13 @@
 """The camera path of a video by its features, for videos without rendered ground truth.
 
-COLMAP (Schönberger and Frahm, Structure-from-motion revisited, 2016) by the optional package `pycolmap`: SIFT
-features, matches checked by two-view geometry, then incremental reconstruction with bundle adjustment. It was
-preferred to OpenCV, with which chaining of poses and bundle adjustment would be code of our own; its wheels
-carry everything and need nothing but numpy. Where a camera only turns there is no parallax, so nothing to
-reconstruct: rotations are then averaged over all matched pairs, and translations are not known.
+The optional package `pycolmap` is COLMAP (Schönberger and Frahm, Structure-from-motion revisited, 2016): SIFT
+features, matches checked by two-view geometry, then incremental reconstruction with bundle adjustment.
+With OpenCV, chaining of poses and bundle adjustment would be code of our own; pycolmap's wheels need nothing
+but numpy. Where a camera only turns there is no parallax, and nothing to reconstruct. Rotations are then
+averaged over all matched pairs, and translations are not known.
 
-The estimate sees the video and its lens, never the path that was commanded. It is to be read beside the
-estimator's own error on videos of known cameras. At 128 pixels features are too few and too coarse.
+The estimator is given the video and its lens, never the commanded path. Read its figures beside its own error
+on videos of known cameras. At 128 pixels features are too few and too coarse.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PARALLAX = 0.2  # share of the pairs that must show depth for a reconstruction
 
 
 class CameraPath(NamedTuple):
-    """What was found; all is relative to the first frame that was found."""
+    """The estimated cameras of F frames, relative to the first frame that was found."""
 
     c2w: np.ndarray  # float64 [F, 4, 4], OpenCV axes, translations up to one scale; NaN where not found
     found: np.ndarray  # bool [F]
@@ -44,7 +44,7 @@ class CameraPath(NamedTuple):
 
 
 class PathErrors(NamedTuple):
-    """A path beside the commanded one, both relative to the first frame that was found; NaN: not known."""
+    """Errors of an estimated path; both paths are relative to the first frame found. NaN: not known."""
 
     rotation: np.ndarray  # float64 [F], degrees
     rotation_of_pairs: float  # degrees, mean over all pairs of frames
@@ -74,11 +74,11 @@ def load() -> Callable[[np.ndarray, np.ndarray], CameraPath] | None:
 def estimate(video: np.ndarray, intrinsics: np.ndarray) -> CameraPath:
     """The camera path of a video of a scene that mostly stands still.
 
-    Where the camera only turns, rotations alone are found, of the frames that are connected by at least 50
-    matches. Where it moves, and half of the frames or fewer can be reconstructed, the others are not found.
+    Where the camera only turns, rotations alone are found, for the frames that are connected by at least 50
+    matches. So it is, too, where the camera moves but half of the frames or fewer can be reconstructed.
 
     Args:
-      video: uint8 [F, H, W, 3]. Time grows with the pairs that are matched: of 81 frames take every fourth.
+      video: uint8 [F, H, W, 3]. Run time grows with the number of matched pairs: of 81 frames take every 4th.
       intrinsics: its lens, [4] or [F, 4], divided by width and height; taken as known.
 
     Raises:
@@ -100,7 +100,7 @@ def estimate(video: np.ndarray, intrinsics: np.ndarray) -> CameraPath:
     return _path(poses, len(video), parallax=False)
 
 
-# With pycolmap. -------------------------------------------------------------------------------------------
+# With pycolmap --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -222,21 +222,21 @@ def _path(poses: dict[int, np.ndarray], frames: int, *, parallax: bool) -> Camer
         c2w[frame] = pose
     found = np.isfinite(c2w[:, 0, 0])
     if found.any():
-        first = c2w[np.argmax(found)].copy()  # apart, as translations may not be known
+        first = c2w[np.argmax(found)].copy()  # rotation and translation apart: the latter may be NaN
         c2w[found, :3, 3] = (c2w[found, :3, 3] - first[:3, 3]) @ first[:3, :3]
         c2w[found, :3, :3] = first[:3, :3].T @ c2w[found, :3, :3]
     return CameraPath(c2w, found, parallax and bool(found.any()))
 
 
-# Without. -------------------------------------------------------------------------------------------------
+# Without pycolmap -----------------------------------------------------------------------------------------
 
 
 def average_rotations(
     pairs: dict[tuple[int, int], tuple[np.ndarray, int]], frames: int
 ) -> dict[int, np.ndarray]:
-    """World-to-camera rotations of the frames that are connected with the most others.
+    """World-to-camera rotations of the largest set of connected frames.
 
-    The least squares of all pairs, weighted by their matches, relaxed to an eigenvalue problem: the leading
+    A least-squares fit to all pairs, weighted by their matches, relaxed to an eigenvalue problem: the leading
     eigenvectors of the matrix of relative rotations (Arie-Nachimson et al., Global motion estimation from
     point matches, 2012).
 
@@ -269,7 +269,7 @@ def average_rotations(
 
 
 def rotation_vectors(rotations: np.ndarray) -> np.ndarray:
-    """Axis times angle in radians, at most pi: [..., 3, 3] -> [..., 3]; NaN for NaN."""
+    """Rotation vectors, axis times angle in radians (at most pi): [..., 3, 3] -> [..., 3]; NaN for NaN."""
     from scipy.spatial.transform import Rotation
 
     vectors = np.full(rotations.shape[:-1], np.nan)
@@ -280,15 +280,15 @@ def rotation_vectors(rotations: np.ndarray) -> np.ndarray:
 
 
 def angles(rotations: np.ndarray) -> np.ndarray:
-    """Degrees, 0 to 180: [..., 3, 3] -> [...]."""
+    """Angles of rotations in degrees, 0 to 180: [..., 3, 3] -> [...]."""
     return np.degrees(np.linalg.norm(rotation_vectors(rotations), axis=-1))
 
 
 def gain_of(achieved: np.ndarray, commanded: np.ndarray) -> float:
-    """How far the camera turned for each degree that it should: 1 is right, 0 not at all.
+    """How far the camera turned for each commanded degree: 1 is right, 0 is no turn at all.
 
-    The least-squares slope, through the origin, of achieved over commanded rotation vectors, so that rotation
-    about other axes does not count. For both less than 180 degrees from the first frame.
+    The least-squares slope through the origin of achieved over commanded rotation vectors, so rotation about
+    other axes does not count. Both must stay below 180 degrees from the first frame.
 
     Args:
       achieved, commanded: rotations relative to the same frame, [F, 3, 3]; NaN where not known.
@@ -354,7 +354,7 @@ def _part_along(achieved: np.ndarray, commanded: np.ndarray) -> np.ndarray:
 
 
 def _relative(rotations: np.ndarray) -> np.ndarray:
-    """From [F, 3, 3] the rotation between each two: [F, F, 3, 3]."""
+    """Rotations [F, 3, 3] -> the rotation between each two of them, [F, F, 3, 3]."""
     return rotations.swapaxes(-1, -2)[:, None] @ rotations[None]
 
 

@@ -23,8 +23,8 @@ FRAMES = 17  # of each video, evenly spaced, the first and the last among them
 class CameraFeatures(Measure):
     """How near the cameras of a video are to the commanded ones, each path relative to its own first frame.
 
-    The estimator is told the lens, never the path. A video in which nothing is found has no errors, so these
-    say something only beside `frames_found`, and beside the same figures of the ground truth.
+    The estimator is given the lens, never the path. A video in which nothing is found has no errors. So read
+    the errors together with `frames_found` and with the same figures of the ground truth.
     """
 
     name = "camera_features"
@@ -76,14 +76,17 @@ def figures_of(path: CameraPath, commanded: np.ndarray) -> Values:
     """The figures of one video.
 
     Args:
-      path: what was found of F frames.
+      path: the estimated cameras of F frames.
       commanded: c2w [F, 4, 4], in any world, metres.
 
     Returns:
-      frames_found: share of the frames; rotation, rotation_of_pairs: degrees, see
-      `stp_jax.evaluate.camera_features.PathErrors`, without the first frame, which is right by definition;
-      translation_of_extent: after a similarity fit, by the greatest distance between two commanded cameras.
-      As lists, of the frames found: commanded angle from the first, and the achieved part along it.
+      frames_found: share of the frames;
+      rotation, rotation_of_pairs: degrees, see `stp_jax.evaluate.camera_features.PathErrors`; without the
+        first frame, which is right by definition;
+      translation_of_extent: after a similarity fit, divided by the greatest distance between two commanded
+        cameras;
+      from_first.commanded_angle, from_first.achieved_angle: lists over the frames found, degrees from the
+        first frame: the commanded angle, and the part of the achieved rotation along it.
     """
     errors = camera_features.compare(path, commanded)
     later = np.flatnonzero(path.found)[1:]

@@ -1,8 +1,8 @@
-"""Camera fidelity: how near a video's cameras are to the ones that were asked for.
+"""Camera fidelity: how near a video's cameras are to the commanded ones.
 
 Cameras come from an estimator (`stp_jax.evaluate.camera_estimation` for rendered scenes). Its own error is
 measured in the same way on the ground truth, and on the ground truth degraded to the model's PSNR
-(`stp_jax.evaluate.disturb`); the figures say nothing below it.
+(`stp_jax.evaluate.disturb`). Figures below that error mean nothing.
 
 All poses are c2w [F, 4, 4] in one world, in metres, OpenCV axes; angles are in degrees.
 """
@@ -21,8 +21,8 @@ WITHIN = (15.0, 30.0)  # degrees, of the first frame's rotation
 class Motion(NamedTuple):
     """Commanded and achieved motion of F frames from a common start, for a plot and the gain.
 
-    Angles and distances commanded are lengths of vectors; those achieved are the part along the commanded
-    vector, so that noise around no motion is 0 in the mean, and a turn the wrong way is negative.
+    A commanded angle or distance is the length of a vector. An achieved one is the component along the
+    commanded vector: noise around no motion then averages to 0, and a turn the wrong way is negative.
     """
 
     commanded_angle: np.ndarray  # [F] degrees
@@ -32,7 +32,7 @@ class Motion(NamedTuple):
 
 
 class CameraScores(NamedTuple):
-    """One video; `absolute` compares poses as they are, `relative` those relative to each path's first."""
+    """The errors of one video: `absolute` of poses as they are, `relative` of poses relative to the first."""
 
     rotation_absolute: np.ndarray  # [F] degrees
     rotation_relative: np.ndarray  # [F]; 0 in the first frame
@@ -47,7 +47,7 @@ def rotation_error(c2w: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Degrees [...] between rotations of poses [..., 4, 4]: arccos((tr(R_g R_t^T) - 1) / 2)."""
     difference = c2w[..., :3, :3] @ np.swapaxes(target[..., :3, :3], -1, -2)
     cosine = (np.trace(difference, axis1=-2, axis2=-1) - 1) / 2
-    # arccos loses half of the digits near 0, where the sine's side is exact.
+    # arccos loses half of the digits near 0, where the sine is exact.
     sine = np.linalg.norm(difference - np.swapaxes(difference, -1, -2), axis=(-2, -1)) / np.sqrt(8)
     return np.degrees(np.arctan2(sine, cosine))
 
@@ -131,7 +131,7 @@ def _distance(c2w: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _motion(estimated: np.ndarray, target: np.ndarray) -> Motion:
-    """Of poses in the frame of their start."""
+    """The motion of poses [F, 4, 4] that are relative to their start."""
     turns = [np.degrees(Rotation.from_matrix(path[:, :3, :3]).as_rotvec()) for path in (target, estimated)]
     moves = [path[:, :3, 3] for path in (target, estimated)]
     return Motion(*_along(*turns), *_along(*moves))

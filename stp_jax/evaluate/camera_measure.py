@@ -19,7 +19,8 @@ from stp_jax.evaluate.rows import Row, Values, unique
 from stp_jax.evaluate.scene_cameras import SceneCameras
 from stp_jax.media import new_file
 
-_GAINS = {  # of the summary: commanded and achieved values that it is the slope of
+# Each gain of the summary is the slope of these achieved values over the commanded ones.
+_GAINS = {
     "rotation_gain": ("from_source", "angle"),
     "translation_gain": ("from_source", "distance"),
     "rotation_gain_from_first": ("from_first", "angle"),
@@ -28,7 +29,7 @@ _GAINS = {  # of the summary: commanded and achieved values that it is the slope
 
 
 class CameraFidelity(Measure):
-    """How near the cameras of a video are to the commanded ones, of scenes that our renderer made."""
+    """How near the cameras of a video are to the commanded ones, for scenes that our renderer made."""
 
     name, title = "camera", "Camera fidelity: degrees, metres, shares of the scene's extent"
     degraded = True

@@ -6,8 +6,8 @@ Cameras 0 .. C-1 stand in order along the rig. The source always runs forward in
   camera control  animation time runs forward in both; the target is filmed from the other half of the rig.
   both            another animation time, filmed from the other half of the rig.
 
-In camera control and both, source and target share no camera: no target frame equals a source frame, and the
-first frames differ. The camera paths take turns from scene to scene.
+In "camera control" and "both", source and target share no camera: no target frame equals a source frame, and
+the first frames differ. The camera paths alternate from scene to scene.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PATHS = (
 
 
 class Case(NamedTuple):
-    """One task on one scene; camera numbers int [F], animation times float32 [F] in source frames."""
+    """One task on one scene: camera numbers, int [F], and animation times, float32 [F] in source frames."""
 
     group: str
     mode: str  # of animation time: one of EVALUATION_MODES
@@ -50,9 +50,12 @@ class Case(NamedTuple):
 
 
 def cases_of(scene: int, cameras: int, frames: int) -> list[Case]:
-    """The cases of the scene of this number, out of `cameras` along its rig.
+    """The cases of a scene: five of time control, one of camera control, four of both.
 
-    With the five EVALUATION_MODES: five cases of time control, one of camera control, four of both.
+    Args:
+      scene: its number; camera paths alternate by it.
+      cameras: number of cameras along its rig.
+      frames: F of each clip.
     """
     forward = np.arange(frames, dtype=np.float32)
     shared = _path(_SHARED_PATHS[scene % len(_SHARED_PATHS)], cameras, frames)
@@ -81,7 +84,7 @@ def nearest_source_frame(case: Case) -> np.ndarray:
 
 
 def check_scene(scene: Scene, frames: int) -> None:
-    """Raises `InputError` where a scene's grid has not the cells that the cases need."""
+    """Raises `InputError` where a scene's grid lacks cells that the cases need."""
     scene.check_length(frames)
     cameras, steps = len(scene.videos), scene.steps_per_frame
     if not scene.full_grid or cameras < MIN_CAMERAS or steps % 2:

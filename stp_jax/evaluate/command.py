@@ -5,13 +5,13 @@
     python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --weights models
     python -m stp_jax.evaluate --cam_x_time data/CamxTime_eval --videos outputs/others outputs/ours
 
-Three groups of cases (stp_jax/evaluate/cases.py): time control, camera control, both. Two baselines:
-the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling is
-the ground truth put through the VAE alone, which no model in its latents can be expected to beat. Every mean
-over scenes has a 95 % interval, and so has every difference of two models.
+There are three groups of cases (stp_jax/evaluate/cases.py): time control, camera control, both. The baselines
+are the source video as it is, and for each frame the source frame nearest in animation time. The VAE ceiling
+is the ground truth put through the VAE alone; no model in its latent space can be expected to beat it. Every
+mean over scenes has a 95 % interval, and so has every difference of two models.
 
 The folder --out gets table.txt, metrics.json, CSV files, plots, and contact sheets and videos of the first
-scenes; docs/evaluation.md says what is in them. The same command continues an interrupted evaluation.
+scenes; docs/evaluation.md explains them. The same command continues an interrupted evaluation.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
 from stp_jax.weights.native import BUNDLED
 
-_RESERVED = (*BASELINES, CEILING, TRUTH, DEGRADED)  # names of methods that no model may have
+_RESERVED = (*BASELINES, CEILING, TRUTH, DEGRADED)  # names of methods, which no model may have
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    """Tells a model's tensors from any others."""
+    """A SHA-256 prefix over names and values, by which a model's tensors are told apart from any others."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -45,13 +45,13 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def labels_of(folders: Sequence[str], taken: Sequence[str], flag: str = "--weights") -> list[str]:
-    """A short name for each folder of weights: the last parts of its path that no other has.
+    """A short name for each folder: as many last parts of its path as tell it from the others.
 
-    The last part counts only where it is not `weights`, as train.py calls every run's folder.
+    A last part `weights` does not count: train.py names every run's folder so.
 
     Args:
-      taken: names that mean something else.
-      flag: that the folders were given with.
+      taken: names that are not available.
+      flag: the flag that the folders were given with, for the error.
 
     Raises:
       InputError: two folders are the same.
@@ -64,7 +64,7 @@ def labels_of(folders: Sequence[str], taken: Sequence[str], flag: str = "--weigh
     lengths = [1] * len(parts)
 
     def label(i: int) -> str:
-        # In full where there is nothing to the left: then only the end can differ.
+        # The whole path once no part is left to add: then only a last `weights` can differ.
         return "/".join(parts[i][-lengths[i] :]) if lengths[i] <= len(parts[i]) else str(paths[i])
 
     while True:
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         table = _on_cam_x_time(args) if args.cam_x_time else _on_held_out_scenes(args)
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on after the last whole scene.", file=sys.stderr)
+        print("Stopped. The same command continues after the last finished scene.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(f"{table}\n\nResults: {args.out}")
 
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
 def _on_held_out_scenes(args: argparse.Namespace) -> str:
     for flag in ("fov", "videos"):
         if getattr(args, flag) is not None:
-            raise InputError(f"--{flag} has a meaning only with --cam_x_time: leave it out.")
+            raise InputError(f"--{flag} is only for --cam_x_time: leave it out.")
     config = read_config(args.config)
     if "pictures" not in config or config.get("task") != "dit":
         raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
@@ -174,7 +174,7 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
 def _on_cam_x_time(args: argparse.Namespace) -> str:
     for flag in ("data", "split"):
         if getattr(args, flag) is not None:
-            raise InputError(f"--{flag} has no meaning with --cam_x_time: leave it out.")
+            raise InputError(f"--{flag} is not for --cam_x_time: leave it out.")
     fov = 50.0 if args.fov is None else args.fov
 
     from stp_jax.devices.hardware import use_compilation_cache
@@ -211,16 +211,17 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
 def read_models(
     folders: Sequence[str], steps: int | None, *, official: bool = False
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The models in folders of weights, and by label what their figures depend on, as JSON values.
+    """The models in folders of weights, and by label the settings their figures depend on, as JSON values.
 
-    All of them are on the device together, once each has been needed.
+    A model goes to the device when it is first used and stays there, so all are there together in the end.
 
     Args:
-      steps: of sampling; default: as each model's notes say.
+      steps: of sampling. None: as each model's notes say.
       official: whether official models are sampled as in their evaluation.
 
     Raises:
-      InputError: a folder is given twice; as `stp_jax.rerender.Rerenderer`; videos of different sizes.
+      InputError: a folder is given twice; a folder holds no model that `Rerenderer` takes; the models'
+        videos differ in size.
     """
     from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
     from stp_jax.evaluate.scores import Model, size_text

@@ -1,8 +1,8 @@
-"""Disentanglement: does the clock change the scenery, and does the camera change the clock?
+"""Disentanglement: does animation time change the scenery, and does the camera change animation time?
 
-Two videos with equal cameras and different clocks must agree in what stands still; and where only the camera
-changes, the clock must run as the source's does: the error and drift of camera control, whose command is
-forward, by `stp_jax.evaluate.time_fidelity`.
+Two videos with equal cameras and different animation times must agree in everything that stands still. Where
+only the camera changes, animation time must run as in the source. That is measured by the error and drift of
+camera control, whose commanded time runs forward, see `stp_jax.evaluate.time_fidelity`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from scipy.ndimage import binary_dilation
 from stp_jax.errors import InputError
 from stp_jax.evaluate.time_fidelity import TimeScores
 
-CHANGES = 12  # levels of 255, by which the colour of a pixel changes over time where something moves
-MARGIN = 2  # pixels at 128 around it, which do not count: compression, and a model's soft edges
+CHANGES = 12  # levels of 255: where a pixel's colour changes by more over time, something moves
+MARGIN = 2  # pixels at 128 around what moves that do not count: compression, and a model's soft edges
 
 
 def moving_mask(references: np.ndarray) -> np.ndarray:
     """Where anything moves, shadows too, at any grid time: bool [F, H, W].
 
     Args:
-      references: uint8 [F, T, H, W, 3], the scene from the camera of each frame at all grid times; of a
-        decoded grid `scene.videos[case.target_camera]`.
+      references: uint8 [F, T, H, W, 3], the scene from the camera of each frame at all grid times; for a
+        decoded grid, `scene.videos[case.target_camera]`.
     """
     changes = np.ptp(references, axis=1).max(-1) > CHANGES
     margin = max(1, round(MARGIN * references.shape[2] / 128))
@@ -35,10 +35,10 @@ def moving_mask(references: np.ndarray) -> np.ndarray:
 
 
 def background_psnr(videos: Sequence[np.ndarray], moving: np.ndarray) -> float:
-    """PSNR in dB of the static background between videos with equal cameras and different clocks.
+    """PSNR in dB of the static background between videos with equal cameras and other animation times.
 
-    From the squared error over all pairs of videos and all pixels outside of `moving`; infinite where these
-    are equal, NaN where everything moves.
+    From the squared error over all pairs of videos and all pixels outside of `moving`. It is infinite where
+    these are equal, and NaN where everything moves.
 
     Args:
       videos: two or more, uint8 [F, H, W, 3].
@@ -57,7 +57,7 @@ def background_psnr(videos: Sequence[np.ndarray], moving: np.ndarray) -> float:
 
 
 class TimeDrift(NamedTuple):
-    """What changing the camera alone does to the clock."""
+    """The error in animation time of a video in which only the camera was changed."""
 
     mean_absolute_error: float  # source frames
     mean_error: float
@@ -65,6 +65,6 @@ class TimeDrift(NamedTuple):
 
 
 def time_drift(camera_control: TimeScores) -> TimeDrift:
-    """Of a video whose commanded animation time runs forward, filmed by other cameras than the source."""
+    """The drift of a video whose commanded time runs forward, filmed by other cameras than the source."""
     scores = camera_control
     return TimeDrift(scores.mean_absolute_error, scores.mean_error, scores.drift)

@@ -1,4 +1,4 @@
-"""Ground truth made as bad as a model's videos: what a measure says of it is the measure's own error."""
+"""Ground truth degraded to the PSNR of a model's videos: it shows the own error of a measure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def degrade(video: np.ndarray, decibels: float, seed: int = 0) -> np.ndarray:
     """The video, blurred and with noise, at a PSNR of `decibels` against itself (within 0.1).
 
     Half of the squared error comes from a Gaussian blur, half from Gaussian noise that is blurred by
-    NOISE_WIDTH and independent from frame to frame. A video that no blur makes so bad gets more noise.
+    NOISE_WIDTH and independent from frame to frame. Where blur alone cannot do its half, noise does more.
 
     Args:
       video: uint8 [F, H, W, 3].
-      seed: of the noise. Videos that share it share their noise, and so the errors that it causes, which then
-        do not average out over videos.
+      seed: of the noise. Videos with the same seed have the same noise, and so the same errors, which do not
+        average out over videos.
     """
     size = video.shape[1] / 128
     blur = _bisect(lambda width: psnr(_blurred(video, width * size), video), decibels + 3.01, 12.0)

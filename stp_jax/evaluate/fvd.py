@@ -4,9 +4,9 @@ Unterthiner et al., Towards accurate generative models of video, 2018: the Fréc
 Gaussians that are fitted to the features of either set; here, as there, the 400 logits of I3D. It judges sets
 and not pairs: whether the videos look real and move as real ones do, not whether each shows what it should.
 
-The estimate falls as the number of clips grows: below about 2,000 it says little by itself, and cannot be
-compared with that of sets of another size. It is therefore named FVD-small, with its number of clips, see
-`title`.
+The estimate falls as the number of clips grows. Below about 2,000 clips it says little by itself, and cannot
+be compared with that of sets of another size. Therefore it is named FVD-small, with its number of clips (see
+`title`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def title(clips: int) -> str:
 
 
 def load() -> Callable[[np.ndarray], np.ndarray] | None:
-    """The features: a video, uint8 [F, H, W, 3], F at least 9 -> float64 [400]. None if not installed.
+    """The feature extractor: video, uint8 [F, H, W, 3] with F >= 9 -> float64 [400]. None if not installed.
 
-    Frames are resized to 224 x 224, whatever their shape, bilinearly between pixel centres and without
-    smoothing, and scaled to [-1, 1]. Both sets must have videos of one length.
+    Frames of any shape are resized to 224 x 224, bilinearly between pixel centres and without antialiasing,
+    and scaled to [-1, 1]. All videos of both sets must have the same number of frames.
 
     Raises:
-      InputError: the installed weights are not the known ones; of the function: a video is too short.
+      InputError: the installed weights are not the known ones. The extractor raises it for short videos.
     """
     parameters = i3d.load()
     if parameters is None:

@@ -20,8 +20,8 @@ ALL = "all groups"
 class FvdSmall(Measure):
     """The Fréchet distance of a model's videos to the ground truth, in I3D's features.
 
-    It is a figure of a set of clips, which depends on their number; so it has no mean over scenes and no
-    interval, and is to be compared only with figures of the same scenes.
+    It is a figure of a set of clips and depends on their number. So it has no mean over scenes and no
+    interval, and can be compared only with figures of the same scenes.
     """
 
     name, title = (

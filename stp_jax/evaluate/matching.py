@@ -1,4 +1,4 @@
-"""Compares a small picture with many others, shifted: a turned camera's picture is a shifted one, nearly."""
+"""Compares a small picture with many others under shifts, which approximate small turns of the camera."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class ShiftedComparison:
     """
 
     def __init__(self, candidates: np.ndarray, shifts: int):
-        self._shape = 2 * candidates.shape[1], 2 * candidates.shape[2]  # so that nothing comes in again
+        self._shape = (
+            2 * candidates.shape[1],
+            2 * candidates.shape[2],
+        )  # padded, so that no shift wraps around
         self._kept = np.arange(-shifts, shifts + 1)
         self._candidates = self._transform(np.moveaxis(candidates, -1, 1))  # [K, 3, ...]
         self._inside = self._transform(np.ones(candidates.shape[1:3]))
@@ -22,7 +25,7 @@ class ShiftedComparison:
         self._squares = self._correlate(self._inside, self._transform((candidates**2).sum(-1)))
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Mean squared difference, summed over channels, without that of the overlaps' mean colours.
+        """Mean squared difference, summed over channels, less that of the overlaps' mean colours.
 
         Args:
           picture: [h, w, 3].

@@ -1,12 +1,12 @@
-"""What is measured of a video, beside PSNR, SSIM and LPIPS: the interface of all measures.
+"""The interface of all measures of a video beside PSNR, SSIM and LPIPS.
 
-A measure sees each case once for every model and once with the ground truth as the video, which shows its
-own error; if it wants to, also with the ground truth made as bad as the first model's video. It looks at one
-video at a time (`measure`), or at all videos of a scene (`compare`). Both return figures by name; these are
-kept in the evaluation's folder, and at the end `summarise`, `table` and `plot` make of them what is reported.
-The defaults report the mean over scenes of each number, with its interval.
+A measure is called for each case once per model, and once with the ground truth as the video, which shows the
+measure's own error. With `degraded` it is also called with the ground truth degraded to the PSNR of the first
+model's video. It looks at one video at a time (`measure`), or at all videos of a scene (`compare`). Both
+return figures by name, which are kept in the evaluation's folder. At the end `summarise`, `table` and `plot`
+turn them into the report. The defaults report the mean over scenes of each number, with its interval.
 
-Figures are noted down as JSON; names should be short and say the unit, as `rotation_error_deg`.
+Figures are stored as JSON. Names should be short and state the unit, as `rotation_error_deg`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from stp_jax.evaluate.rows import WHOLE_SCENE, Row, Values, by_scene, number_nam
 
 
 class Measure:
-    """The base of all measures, with what is reported by default.
+    """The base of all measures, with the default report.
 
     Attributes:
       name: one word, for the flag --measures and for files.
-      title: what people call it.
-      degraded: whether it also looks at the ground truth made as bad as the first model's video, to state its
-        own error at that PSNR.
-      needs_grid: whether it needs a scene's whole grid, every camera at every time. Others also measure
-        videos of the Cam x Time set, whose scenes have the source's cameras, each at its own time.
-      only_if_named: why it is left out unless `--measures` names it; empty: it is not.
+      title: its name in tables and plots.
+      degraded: whether it is also called with degraded ground truth, to state its own error at the PSNR of
+        the first model's video.
+      needs_grid: whether it needs a scene's whole grid, every camera at every time. Other measures also take
+        videos of the Cam x Time set, whose scenes have only the source's cameras, each at its own time.
+      only_if_named: why it is left out unless `--measures` names it. Empty: it is not left out.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Measure:
         return None
 
     def parts_left_out(self) -> dict[str, str]:
-        """Which of its figures cannot be had, by name, and why; after `available`."""
+        """Figures of it that cannot be measured, by name, with the reason; call after `available`."""
         return {}
 
     def measure(
@@ -61,7 +61,7 @@ class Measure:
         """The figures of one video; all videos are uint8 [F, H, W, 3].
 
         Args:
-          scene: the held-out scene; `scene.name` is that of its folder, and so holds the renderer's seed.
+          scene: the held-out scene; `scene.name` is the name of its folder, which states the renderer's seed.
           case: the cameras and animation times of source and target.
           source, target: the clips of the case.
           video: what is measured: a model's video, or the target itself.
@@ -76,10 +76,10 @@ class Measure:
         """Frees what it holds, such as an OpenGL context. All calls come from one thread."""
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What metrics.json holds of the measure, from its rows of all scenes and methods.
+        """The measure's part of metrics.json, from its rows of all scenes and methods.
 
-        Here: {group: {method: {figure: {"mean", "interval", "scenes"}}}}; groups are those of the cases, and
-        WHOLE_SCENE for `compare`. The copies in time control do not count.
+        By default {group: {method: {figure: {"mean", "interval", "scenes"}}}}. Groups are those of the cases,
+        and WHOLE_SCENE for `compare`. Copies in time control do not count.
         """
         scenes, methods, names = (
             unique(r.scene for r in rows),

@@ -1,4 +1,4 @@
-"""The list of all measures, and the choice among them."""
+"""The list of all measures, and the selection among them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def known_measures() -> list[Measure]:
 def choose_available(
     measures: Sequence[Measure], scene: Scene, frames: int, named: bool
 ) -> tuple[list[Measure], dict[str, str]]:
-    """The measures that are available, and why others, or parts of them, are left out, by name.
+    """The available measures, and by name the reasons why others, or parts of them, are left out.
 
     Args:
       scene, frames: as for `Measure.available`.
-      named: whether the user asked for these very measures.
+      named: whether the user named these measures.
 
     Raises:
       InputError: a measure that the user named is not available.

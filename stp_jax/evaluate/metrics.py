@@ -19,9 +19,8 @@ def psnr(video: np.ndarray, reference: np.ndarray) -> float:
 def psnr_frames(video: np.ndarray, reference: np.ndarray) -> float:
     """The mean over frames of each frame's PSNR in dB; infinite where one frame is equal.
 
-    The official script of the Cam x Time data set averages so (SpaceTimePilot's
-    eval/compute_metrics_camxtime.py). It is never below `psnr`: frames that happen to be easy
-    rule it.
+    The official script of the Cam x Time data set averages in this way (SpaceTimePilot's
+    eval/compute_metrics_camxtime.py). It is never below `psnr`, and easy frames dominate it.
     """
     return float(np.mean([psnr(*frames) for frames in zip(video, reference, strict=True)]))
 

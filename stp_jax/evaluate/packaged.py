@@ -1,4 +1,4 @@
-"""Weights that optional packages carry: found without importing the package, and compared with a checksum."""
+"""Weights inside optional packages: found without importing the package, and checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stp_jax.errors import InputError
 
 
 def weights_of(package: str, version: str, file: str, sha256: str) -> Path | None:
-    """The file `weights/<file>` of an installed package, whose name on the command line is `package`.
+    """The file `weights/<file>` of an installed package; `package` is its name for pip.
 
     Returns:
       None if the package is not installed.

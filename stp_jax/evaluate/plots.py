@@ -14,13 +14,13 @@ from stp_jax.evaluate.rows import unique
 from stp_jax.evaluate.summary import Summary
 from stp_jax.media.video import new_file
 
-# A method and its mean, low and high in each group.
+# By method: (mean, low, high) in each group.
 Series = Mapping[str, Sequence[tuple[float, ...]]]
 _MARKERS = "osD^vP*X"
 
 
 def plot_points(axes: Axes, groups: Sequence[str], series: Series) -> None:
-    """Draws methods side by side in each group; what is infinite or missing is not drawn."""
+    """Draws methods side by side in each group; infinite and missing values are not drawn."""
     for number, (method, points) in enumerate(series.items()):
         shift = (number - (len(series) - 1) / 2) * 0.8 / len(series)
         drawn = [(i + shift, *point) for i, point in enumerate(points) if math.isfinite(point[0])]

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: figures of each scene, contact sheets, and at the end tables and plots."""
+"""The output folder of an evaluation: figures of each scene, contact sheets; at the end tables and plots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stp_jax.media.video import new_file, write_video
 
 
 class Report:
-    """Writes an evaluation's folder scene by scene, and goes on with an interrupted one.
+    """Writes an evaluation's folder scene by scene, and continues an interrupted evaluation.
 
     Args:
       folder: new or empty, or of an interrupted evaluation with the same settings.
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def scenes(self) -> list[str]:
-        """Names of the scenes done."""
+        """Names of the finished scenes."""
         return unique(row.scene for row in self.rows)
 
     def add_scene(self, rows: Sequence[Row]) -> None:
@@ -81,7 +81,7 @@ class Report:
         for kind, suffix in (("sheets", "png"), ("videos", "mp4")):
             path = self.folder / kind / f"{name}.{suffix}"
             path.parent.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)  # of the interrupted evaluation that goes on
+            path.unlink(missing_ok=True)  # left by the interrupted evaluation that is continued
             if suffix == "png":
                 contact_sheet(path, rows)
             else:
@@ -103,7 +103,7 @@ class Report:
         summary = summarise(self.rows, models, methods)
         plots = self.folder / "plots"
         plots.mkdir(exist_ok=True)
-        for path in plots.iterdir():  # of the interrupted evaluation that goes on
+        for path in plots.iterdir():  # left by the interrupted evaluation that is continued
             path.unlink()
         plot_metrics(plots / "metrics.png", summary)
         blocks, measured = [tables.text(summary)], {}
@@ -124,8 +124,8 @@ class Report:
 
 
 def _whole_scenes(path: Path) -> list[Row]:
-    """The rows of the scenes that were written to the end; what follows them is cut off."""
-    whole = path.read_text().split("\n")[:-1]  # the last line has not been finished, or is empty
+    """The rows of the scenes whose line is complete; an unfinished last line is removed from the file."""
+    whole = path.read_text().split("\n")[:-1]  # the last is unfinished or empty
     try:
         rows = [Row(*row) for line in whole for row in json.loads(line)]
     except (TypeError, ValueError) as error:
@@ -135,7 +135,7 @@ def _whole_scenes(path: Path) -> list[Row]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: they become null, as the PSNR of equal videos."""
+    """The value with null for infinity and NaN, which JSON lacks, as in the PSNR of equal videos."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What an evaluation notes down: a row for each video of each method, and arrays of them for statistics."""
+"""Rows of an evaluation, one for each video of each method, and arrays made of them for statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A measure's figures for one video: numbers, NaN where it found none, and lists such as one number a frame.
+# Figures for one video: numbers (NaN: none was found), and lists, for instance of one number per frame.
 Values = dict[str, "float | list[float]"]
 
 NEAREST, SOURCE, TRUTH, CEILING = "nearest source frame", "source as it is", "ground truth", "VAE ceiling"
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 def unique(items: Iterable[str]) -> list[str]:
-    """Each once, in the order of their first appearance."""
+    """The items without repeats, in the order of their first appearance."""
     return list(dict.fromkeys(items))
 
 
@@ -51,7 +51,7 @@ def by_scene(rows: Sequence[Row], method: str, name: str, scenes: Sequence[str])
 
 
 def rows_of(measure: str, rows: Sequence[Row]) -> list[Row]:
-    """The rows that a measure has figures in, with these alone, under the names that it gave them."""
+    """A measure's rows: those with figures of it, reduced to these, under the names that it gave them."""
     start = f"{measure}."
     own = [
         row._replace(values={k.removeprefix(start): v for k, v in row.values.items() if k.startswith(start)})

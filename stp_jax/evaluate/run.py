@@ -38,15 +38,16 @@ def evaluate(
     """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
     Args:
-      models: their labels differ from each other and from the names of the baselines.
+      models: with labels that differ from each other and from the names of the baselines.
       data: settings of the data set, see `input_pipeline.pipeline.default_config`; `kind`, `path`, `frames`.
-      scenes: their number.
-      seed: of the noise; every scene has its own.
-      batch_size: videos given to a model at once.
-      sheets: scenes of which contact sheets and videos are written.
-      settings: what else the figures depend on, such as the weights.
+      scenes: number of scenes.
+      seed: of the noise; every scene has its own, derived from it.
+      batch_size: videos in one call of a model.
+      sheets: number of scenes of which contact sheets and videos are written.
+      settings: what else the figures depend on, such as the weights; written beside the figures.
       measures: what is measured beside PSNR, SSIM and LPIPS.
-      need_measures: whether one that is not available is an error; if not, it is left out by name.
+      need_measures: whether a measure that is not available is an error; otherwise the results name it as
+        left out.
 
     Raises:
       InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or
@@ -72,7 +73,7 @@ def evaluate(
             "lpips": measure_lpips is not None,
         }
         report = Report(out, settings)
-        say_left_out(left_out, measure_lpips is not None)
+        log_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
             evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size
         )
@@ -83,8 +84,8 @@ def evaluate(
     return report.finish([m.label for m in models], methods_of(models), measures, notes)
 
 
-def say_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
-    """A line for everything that is not measured."""
+def log_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
+    """Prints a line for everything that is not measured."""
     if not has_lpips:
         tqdm.write(lpips.NOT_INSTALLED)
     for name, reason in left_out.items():
@@ -101,7 +102,7 @@ def _measure_scenes(
     seed: int,
     sheets: int,
 ) -> None:
-    """Adds the scenes of these numbers to the report; those before them are done."""
+    """Adds the scenes of these numbers to the report, which has those before them."""
     labels = [model.label for model in models]
     videos = CASES_PER_SCENE * len(models)
     tqdm.write(_plan(numbers.stop, numbers.start, videos))

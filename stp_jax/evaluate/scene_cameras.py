@@ -1,4 +1,4 @@
-"""The cameras of a held-out scene's videos, estimated once for all measures that ask for them."""
+"""The cameras of a held-out scene's videos, estimated once for all measures that need them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FRAMES = 5  # of each video, evenly spaced, the first and the last among them: a
 
 
 class VideoCameras(NamedTuple):
-    """What was found for N frames of a video."""
+    """The estimated cameras of N frames of a video."""
 
-    frames: np.ndarray  # int [N], which
+    frames: np.ndarray  # int [N], their numbers in the video
     c2w: np.ndarray  # float64 [N, 4, 4], in the scene's world
     intrinsics: np.ndarray  # [N, 4], the lens, which is given
 
@@ -40,7 +40,7 @@ class SceneCameras:
         self._scene = self._views = self._estimator = self._last = None
 
     def enter(self, scene: Scene) -> SceneViews:
-        """The renderer of a scene; that of the one before is closed.
+        """The renderer of a scene; that of the previous scene is closed.
 
         Raises:
           InputError: the extra `render` is missing; the scene is not the one that its seed makes.
@@ -49,7 +49,7 @@ class SceneCameras:
             self.close()
             cameras, times, height, width = scene.videos.shape[:4]
             if height != width:
-                raise InputError(f"scene {scene.name} cannot be rendered again: its pictures are no squares")
+                raise InputError(f"scene {scene.name} cannot be rendered again: its pictures are not square")
             settings = GridSettings(cameras=cameras, times=times, size=height)
             views = self._open.enter_context(SceneViews(seed_of(scene.name), settings))
             if views.c2w.shape != scene.c2w[:, 0].shape or not np.allclose(
@@ -61,9 +61,9 @@ class SceneCameras:
         return self._views
 
     def estimate(self, scene: Scene, case: Case, video: np.ndarray) -> VideoCameras:
-        """The cameras of FRAMES frames of a video [F, H, W, 3]; of the case it is given the lens alone.
+        """The cameras of FRAMES frames of a video [F, H, W, 3]; of the case only the lens is used.
 
-        The last answer is kept: measures look at the same video one after the other.
+        The last result is kept, as several measures ask for the same video one after the other.
 
         Raises:
           InputError: as `enter`.

@@ -21,7 +21,7 @@ Lpips = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Rerender(Protocol):
-    """The model under test: from a batch of source videos to target videos, uint8 [B, F, H, W, 3]."""
+    """The model under test: a batch of source videos -> target videos, uint8 [B, F, H, W, 3]."""
 
     def __call__(
         self,
@@ -42,8 +42,9 @@ class Model(NamedTuple):
 
     Attributes:
       label: the name of its method.
-      reconstruct: None: it has no VAE, and so no ceiling.
-      vae: tells its VAE from others; models that share a VAE share a ceiling.
+      rerender: makes its videos.
+      reconstruct: puts videos through its VAE. None: it has no VAE, and so no ceiling.
+      vae: an identifier of its VAE; models that share a VAE share a ceiling.
       size: frames, height and width of its videos; None: any.
     """
 
@@ -60,7 +61,7 @@ def size_text(size: tuple[int, int, int]) -> str:
 
 
 class Outcome(NamedTuple):
-    """One case of one scene."""
+    """The videos and figures of one case of one scene."""
 
     case: Case
     source: np.ndarray  # uint8 [F, H, W, 3]
@@ -70,7 +71,7 @@ class Outcome(NamedTuple):
 
 
 def ceilings(models: Sequence[Model]) -> dict[str, Reconstruct]:
-    """The VAEs of the models by the name of their method: one name where there is one VAE."""
+    """The models' VAEs by the name of their method; models with the same VAE have one entry."""
     firsts: dict[str, tuple[str, Reconstruct]] = {}
     for model in models:
         if model.reconstruct is not None:
@@ -97,12 +98,16 @@ def evaluate_scene(
     seed: int,
     batch_size: int,
 ) -> Iterator[Outcome]:
-    """Yields the outcome of each case of the scene of this number.
+    """Yields the outcome of each case of a scene.
 
-    `seed` sets the noise of its batches, which is the same for all models.
+    Args:
+      number: of the scene in its split, see `cases_of`.
+      frames: F of each clip.
+      seed: of the noise of its batches, which is the same for all models.
+      batch_size: videos in one call of a model.
 
     Raises:
-      InputError: the scene's grid has not the cells that the cases need.
+      InputError: the scene's grid lacks cells that the cases need.
     """
     check_scene(scene, frames)
     cases = cases_of(number, len(scene.videos), frames)
@@ -126,7 +131,7 @@ def evaluate_scene(
 def compare_scene(
     scene: Scene, outcomes: Sequence[Outcome], models: Sequence[Model], measures: Sequence[Measure]
 ) -> list[Row]:
-    """The figures that need all videos of a scene: a row for each model and for the ground truth, if any."""
+    """Rows of the figures that need all videos of a scene: one per model and one for the ground truth."""
     cases = [outcome.case for outcome in outcomes]
     videos = {model.label: [outcome.videos[model.label] for outcome in outcomes] for model in models}
     videos[TRUTH] = [outcome.target for outcome in outcomes]
@@ -148,11 +153,11 @@ def measure_case(
     videos: dict[str, np.ndarray],
     measures: Sequence[Measure],
 ) -> dict[str, Values]:
-    """What the measures find in the videos of the models, in the ground truth, and in it degraded."""
+    """The measures' figures of the models' videos, of the ground truth, and of it degraded, by method."""
     shown = videos | {TRUTH: target}
     level = metrics.psnr(next(iter(videos.values())), target)
     if np.isfinite(level) and any(measure.degraded for measure in measures):
-        # Other noise for each video: errors that all share would pass for a bias in the mean over scenes.
+        # Each video has its own noise: errors shared by all would look like a bias in the mean over scenes.
         seed = zlib.crc32(f"{scene.name} {case.group} {case.mode}".encode())
         shown[DEGRADED] = degrade(target, level, seed)
     values: dict[str, Values] = {}
@@ -165,7 +170,7 @@ def measure_case(
 
 
 def _named(measure: Measure, values: Values) -> Values:
-    """Figures of a measure under names that no other measure has."""
+    """Figures with the measure's name before theirs."""
     return {f"{measure.name}.{key}": value for key, value in values.items()}
 
 

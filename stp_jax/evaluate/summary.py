@@ -1,4 +1,4 @@
-"""From the rows of an evaluation to means over scenes, their intervals, and differences of methods."""
+"""Means over scenes with their intervals, and differences of methods, from the rows of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stp_jax.evaluate.rows import BASELINES, Row, by_scene, unique
 
 
 class Metric(NamedTuple):
-    """How near a video is to the ground truth."""
+    """A metric of how near a video is to the ground truth."""
 
     name: str
     title: str
@@ -44,9 +44,9 @@ class Summary(NamedTuple):
     """The figures of an evaluation.
 
     Attributes:
-      methods: the columns: models, baselines, ceilings.
-      models: the first of them.
-      metrics: those that were measured.
+      methods: the columns of the tables: models, baselines, ceilings.
+      models: those of the methods that are models.
+      metrics: the metrics that were measured.
       cases: {group: {mode: {method: {metric: Estimate}}}}.
       means: {group: {method: {metric: Estimate}}}, of time control without the copies.
       best: {group: the baseline of the highest PSNR}.
@@ -62,7 +62,7 @@ class Summary(NamedTuple):
     differences: list[Difference]
 
     def json(self) -> dict[str, Any]:
-        """As metrics.json has it."""
+        """The summary as in metrics.json."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, Estimate):

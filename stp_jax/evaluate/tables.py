@@ -13,7 +13,7 @@ from stp_jax.evaluate.intervals import Estimate
 from stp_jax.evaluate.rows import Row, number_names
 from stp_jax.evaluate.summary import Metric, Summary, is_clear
 
-BASELINE_LIMIT = 18.0  # dB; above it the camera of a case moves too little to show anything
+BASELINE_LIMIT = 18.0  # dB; with a better baseline the cameras of a case are too near to show anything
 
 
 def text(summary: Summary) -> str:
@@ -86,7 +86,7 @@ def write_per_scene(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_means(path: Path, summary: Summary) -> None:
-    """A line for each mean over scenes; the mode `mean` is of the group, of time control without the copy."""
+    """A line for each mean over scenes; the mode `mean` is the group's, without the copy in time control."""
     lines: list[tuple] = []
     for group, modes in summary.cases.items():
         for mode, means in [*modes.items(), ("mean", summary.means[group])]:

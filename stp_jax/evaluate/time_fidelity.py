@@ -1,8 +1,8 @@
-"""Time fidelity: which animation time a generated video shows, frame by frame, against the commanded one.
+"""Time fidelity: the animation time that each frame of a video shows, compared with the commanded one.
 
-A frame is compared with renderings of its commanded camera at all grid times, in the pixels that change over
-time there. The time of the least error explains it best; a parabola through the error around it refines that
-below the grid's step. Times are in source frames.
+A frame is compared with renderings from its commanded camera at all grid times, in the pixels that change
+over time there. The time with the least error explains the frame best. A parabola through the errors around
+it refines the estimate below the grid's step. Times are in source frames.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from stp_jax.errors import InputError
 from stp_jax.evaluate.alignment import reduce
 
-BLUR = 2.0  # pixels at 128: then the error is a parabola around its least value, over a step of the grid
-CHANGES = 16.0  # levels of 255, by which the colour of a blurred pixel that shows motion changes over time
+BLUR = 2.0  # pixels at 128: the error is then a parabola around its minimum, over a step of the grid
+CHANGES = 16.0  # levels of 255: where a blurred pixel's colour changes by more over time, it shows motion
 LEAST_AREA = 0.002  # of a picture: with less of it changing, nothing moves in the frame
 
 
 class TimeScores(NamedTuple):
-    """The clock of one video."""
+    """Commanded and estimated animation time of one video, with their errors."""
 
     commanded: np.ndarray  # [F] animation time
     estimated: np.ndarray  # [F]; NaN in frames in which nothing moves
@@ -37,7 +37,7 @@ class TimeScores(NamedTuple):
 
     @property
     def median_absolute_error(self) -> float:
-        """Less ruled by single frames in which the motion is not to be recognised."""
+        """As the mean, but robust to single frames in which the motion cannot be recognised."""
         return float(np.median(values)) if len(values := _known(np.abs(self.error))) else float("nan")
 
     @property
@@ -66,8 +66,8 @@ def estimate_times(video: np.ndarray, references: np.ndarray, animation_time: np
     Args:
       video: uint8 [F, H, W, 3].
       references: uint8 [F, T, H, W, 3], the scene from the commanded camera of each frame at all grid times;
-        of a decoded grid `scene.videos[case.target_camera]`. Where the video's cameras are off, their errors
-        move things, too: `SceneViews.all_times` renders references from estimated cameras.
+        for a decoded grid, `scene.videos[case.target_camera]`. Errors of the video's cameras move things,
+        too, and count as time; with references from estimated cameras (`SceneViews.all_times`) they do not.
       animation_time: [T], evenly spaced and rising, of the references.
 
     Raises:
@@ -94,12 +94,12 @@ def estimate_times(video: np.ndarray, references: np.ndarray, animation_time: np
 def time_scores(
     video: np.ndarray, references: np.ndarray, animation_time: np.ndarray, commanded: np.ndarray
 ) -> TimeScores:
-    """As `estimate_times`, beside the commanded animation times [F]."""
+    """The estimated times, see `estimate_times`, together with the commanded animation times [F]."""
     return TimeScores(np.asarray(commanded, np.float64), estimate_times(video, references, animation_time))
 
 
 def summary(scores: Sequence[TimeScores]) -> dict[str, float]:
-    """Means over videos; one in which nothing moves does not count.
+    """Means over videos, without those in which nothing moves.
 
     Keys: as the properties of `TimeScores`, but absolute_drift for the drift without its sign.
     """

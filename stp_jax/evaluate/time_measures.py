@@ -20,7 +20,7 @@ from stp_jax.evaluate.scene_cameras import SceneCameras
 from stp_jax.evaluate.time_fidelity import TimeScores, time_scores
 from stp_jax.media import new_file
 
-# What is of interest in a group of cases, and what in a mode of animation time.
+# The figures that are reported for a group of cases, and those for a mode of animation time.
 _ERRORS = ("mean_absolute_error_frames", "median_absolute_error_frames")
 _AT_ESTIMATED = ("estimated_camera_mean_frames", "estimated_camera_median_frames")
 _OF_GROUPS = (*_ERRORS, *_AT_ESTIMATED, "mean_error_frames", "absolute_drift")
@@ -28,11 +28,11 @@ _OF_MODES = (*_ERRORS, *_AT_ESTIMATED, "spread_frames", "slope")
 
 
 class TimeFidelity(Measure):
-    """Which animation time each frame shows, beside the commanded one.
+    """Which animation time each frame shows, compared with the commanded one.
 
-    Frames are compared with the scene from the commanded cameras; and some of them, where the scene can be
-    rendered again, with the scene from the cameras that camera fidelity finds for them. A camera that is off
-    counts as time in the first, and not in the second.
+    All frames are compared with the scene from the commanded cameras. Where the scene can be rendered again,
+    some frames are also compared with the scene from their estimated cameras. An error of the camera counts
+    as time in the first comparison, and not in the second.
     """
 
     name, title = "time", "Time fidelity, in source frames"
@@ -78,14 +78,14 @@ class TimeFidelity(Measure):
         return values
 
     def _at_estimated_cameras(self, scene: Scene, case: Case, video: np.ndarray) -> TimeScores:
-        """Of the frames whose cameras are estimated."""
+        """The scores of the frames whose cameras are estimated, with references from those cameras."""
         found = self._cameras.estimate(scene, case, video)
         references = self._cameras.enter(scene).all_times(found.c2w, found.intrinsics)
         commanded = case.target_animation_time[found.frames]
         return time_scores(video[found.frames], references, _times(scene), commanded)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """As `Measure.summarise`, for the groups and, over groups, for the modes of animation time."""
+        """As `Measure.summarise`, for each group, and for each mode of animation time over all groups."""
         of_groups = super().summarise(rows)
         counted = [row for row in rows if (row.group, row.mode) != (TIME, COPY)]
         result = {group: _only(found, _OF_GROUPS) for group, found in of_groups.items()}
@@ -96,7 +96,7 @@ class TimeFidelity(Measure):
         return result
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
-        """The estimated animation time of each frame, mean over scenes with its interval, for each mode."""
+        """Plots the estimated time of each frame, mean over scenes with its interval, for each mode."""
         super().plot(rows, summary, folder)
         counted = [row for row in rows if (row.group, row.mode) != (TIME, COPY)]
         modes, methods = unique(row.mode for row in counted), unique(row.method for row in counted)
@@ -124,7 +124,7 @@ class TimeFidelity(Measure):
 
 
 class Disentanglement(Measure):
-    """Whether the clock changes the scenery, and the camera the clock.
+    """Whether animation time changes the scenery, and the camera the animation time.
 
     PSNR of the static background between the videos of a scene with equal cameras and different animation
     times: the five of time control, and the five whose target is filmed from the other half of the rig.
@@ -151,7 +151,7 @@ def _scores(scene: Scene, case: Case, video: np.ndarray) -> TimeScores:
 
 
 def _times(scene: Scene) -> np.ndarray:
-    """Animation times [T] of the grid, in source frames since the source's first."""
+    """Animation times [T] of the grid, in source frames from the source's first frame on."""
     return scene.animation_time - scene.animation_time[0]
 
 

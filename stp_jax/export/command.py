@@ -10,7 +10,7 @@
 | ours      | what sample.py and train.py read fastest, in this library's names |
 | stablehlo | the denoiser as one program for CPU, CUDA and TPU, its parameters, and run.py that calls both |
 
-Any model that this library reads goes in: its own, official checkpoints, diffusers' folders. Values are
+It takes any model that this library reads: its own, official checkpoints, diffusers' folders. Values are
 copied bit by bit unless --dtype asks for another type.
 """
 
@@ -32,10 +32,10 @@ KINDS = ("dit", "vae", "text_encoder")
 
 
 def find_models(path: str, only: list[str] | None) -> list[Pretrained]:
-    """The models to export; of a folder, the DiT and the VAE where both are there.
+    """The models to export: those of `only`, by default the DiT and the VAE of a folder.
 
     Raises:
-      InputError: what was asked for is not there; nothing is.
+      InputError: a kind of `only` is missing; the path holds no model.
     """
     kinds = only or recognition.kinds_in(path)
     if not only and "dit" in kinds:

@@ -51,7 +51,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def new_folder(path: Path, needed: int) -> Iterator[Path]:
-    """A folder beside `path` that becomes it at the end; on failure it vanishes.
+    """Yields a temporary folder beside `path` that is renamed to it at the end, or removed on failure.
 
     Raises:
       InputError: `path` exists or cannot be made; the disk has less than `needed` bytes left.

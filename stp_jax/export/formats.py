@@ -87,7 +87,7 @@ def export_ours(models: list[Pretrained], folder: Path, dtype: str | None = None
 
 
 def official_config(models: Iterable[Pretrained]) -> dict[str, Any]:
-    """What official files lack of their config, under the names of Wan's and diffusers' config.json."""
+    """The config fields that tensors do not show, under the names of Wan's and diffusers' config.json."""
     described: dict[str, Any] = {}
     for found in models:
         if isinstance(c := found.config, DiTConfig):

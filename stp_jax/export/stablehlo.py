@@ -1,4 +1,4 @@
-"""The denoiser as a program without Python code of ours: StableHLO through `jax.export`."""
+"""The denoiser as a StableHLO program by `jax.export`, which runs without our Python code."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def _described_view(config: DiTConfig, batch: int, frames: int) -> View:
         c2w = "camera to world, OpenCV axes, relative to the source's first camera, metres"
         intrinsics = (batch, frames, 4), "fx, fy, cx, cy divided by width, height, width, height"
     elif config.camera != "none":
-        c2w = "poses as stp_jax.official.poses.pose12 gives them"
+        c2w = "poses as stp_jax.official.poses.official_poses gives them"
     if config.animation_time != "none" or config.rope_frames == "animation_time":
         animation_time = (batch, frames), "animation time of each frame, in source frames"
     return View(c2w and ((batch, frames, 4, 4), c2w), intrinsics, animation_time)
 
 
 def _vae_config(found: Pretrained) -> VAEConfig:
-    """Of the VAE that lies beside our own weights, otherwise of Wan's."""
+    """The config of the VAE beside weights in our own format; for other weights that of Wan's VAE."""
     if found.layout != "ours" or not (found.path / "vae.json").is_file():
         return VAEConfig()
     return recognition.recognise(found.path, "vae").config

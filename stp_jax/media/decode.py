@@ -1,4 +1,4 @@
-"""Frames of any video file, one at a time: what `stp_jax.media` reads with."""
+"""Decodes any video file, one frame at a time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text fil
 def frames(path: str | os.PathLike, end: float = np.inf) -> TimedFrames:
     """Yields (seconds after the first frame, function that makes the picture) until `end` seconds.
 
-    The pictures are uint8 RGB `[H, W, 3]`: rotation marks obeyed, pixels made square, grey repeated in all
-    channels, transparent parts white. Making one costs more than decoding it: callers make what they need.
+    Pictures are uint8 RGB `[H, W, 3]`: rotation tags are applied, pixels are made square, grey is repeated in
+    all channels, transparent parts are white. Making a picture costs more than decoding its frame, so callers
+    make only those that they need.
 
     Raises:
       InputError: as `stp_jax.media.read_video`.

@@ -17,7 +17,7 @@ _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
 
 
 def _label(text: str, height: int, width: int) -> np.ndarray:
-    """White on near black, uint8 [height, width, 3]; the text shrinks to fit."""
+    """A label in white on near black, uint8 [height, width, 3]; the text shrinks to fit."""
     image = Image.new("RGB", (width, height), (24, 24, 24))
     draw = ImageDraw.Draw(image)
     size = 13.0

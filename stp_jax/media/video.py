@@ -19,7 +19,7 @@ from stp_jax.media import decode
 
 
 class Clip(NamedTuple):
-    """A video cut to the size that a model takes."""
+    """A video cropped and sampled to the size that a model takes."""
 
     frames: np.ndarray  # uint8 [F, H, W, 3]
     fps: float  # frames per second at which `frames` plays at the speed of the file
@@ -35,7 +35,7 @@ def write_video(
       path: a new file; its suffix names the container (.mp4, .mkv, .mov).
       crf: x264's quality, 0 (lossless in YUV) to 51.
       pixel_format: `yuv420p` plays everywhere (odd sizes get their last row or column doubled); `yuv444p`
-        keeps the colours of small training videos, which lose 10 dB at 128 pixels when halved.
+        keeps the colour resolution of small training videos; halving it costs 10 dB at 128 pixels.
 
     Raises:
       InputError: `path` exists or cannot be written.
@@ -67,9 +67,9 @@ def write_video(
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
     """Reads any video that FFmpeg reads, and animated GIF and WebP, frame by frame.
 
-    Rotation marks are obeyed, pixels made square, grey becomes RGB, transparent parts become white. Frames of
-    a variable rate are taken as they come. The whole video is held in memory: for a user's file of unknown
-    length use `read_clip`.
+    Rotation tags are applied, pixels are made square, grey becomes RGB, transparent parts become white. With
+    a variable frame rate, frames are taken as they come. The whole video is held in memory: for a user's file
+    of unknown length use `read_clip`.
 
     Returns:
       uint8 `[F, H, W, 3]`, and the mean frames per second.
@@ -102,10 +102,10 @@ def read_clip(
 ) -> Clip:
     """Takes `frames` pictures of a video file, evenly spaced in seconds from `start` to `end`.
 
-    Each is the frame on show at its time, so any frame rate will do, also a variable one, and a short video
-    repeats frames. By default the clip spans the whole video, first and last frame included. The picture is
-    resized until it covers `height` x `width` and its middle is cut out. Only the frames taken are held in
-    memory. Rotation, grey and transparency are treated as in `read_video`.
+    Each is the frame that is on screen at its time. So any frame rate will do, also a variable one, and a
+    short video repeats frames. By default the clip spans the whole video, first and last frame included.
+    Pictures are resized until they cover `height` x `width`, then cropped at the centre. Only these pictures
+    are held in memory. Rotation, grey and transparency are treated as in `read_video`.
 
     Args:
       start, end: seconds after the first frame; `end` None is the last frame.
@@ -154,9 +154,9 @@ def _clip(
     *,
     fps: float,
 ) -> Clip:
-    """Keeps the picture on show at each of the ascending `times`; makes no other.
+    """Makes the picture on screen at each of the ascending `times`, and no other.
 
-    `fps` is what a clip of a single picture has.
+    `fps` is used for a clip of a single picture.
     """
     pictures: list[np.ndarray] = []
     shown: Callable[[], np.ndarray] | None = None
@@ -179,7 +179,7 @@ def _clip(
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 `[h, w, 3]` -> `[height, width, 3]`: resized until it covers the size, its middle cut out."""
+    """Resizes until the size is covered, and crops the centre: uint8 `[h, w, 3]` -> `[height, width, 3]`."""
     h, w = image.shape[:2]
     scale = min(h / height, w / width)
     top, left = (h - height * scale) / 2, (w - width * scale) / 2
@@ -191,7 +191,7 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def fit_intrinsics(
     intrinsics: np.ndarray, source_size: tuple[int, int], height: int, width: int
 ) -> np.ndarray:
-    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: its cut changes them."""
+    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: cropping changes them."""
     h, w = source_size
     scale = min(h / height, w / width)
     kept = np.array([width * scale / w, height * scale / h], np.float32)  # of the width, of the height

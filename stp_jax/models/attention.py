@@ -29,10 +29,10 @@ _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention_
 
 
 def fastest_backend(*, differentiable: bool) -> str | None:
-    """What to compute with on this machine, if that depends on whether a gradient is wanted.
+    """The backend to prefer on this machine, if that depends on whether a gradient is taken; else None.
 
     On an H100 tokamax's kernel is 4 % faster forward and cuDNN's 3 % faster with its gradient, measured at 12
-    heads of 128 over 65,520 tokens. Gradients of tokamax 0.0.17 were wrong besides, by up to 40 % at 1,024
+    heads of 128 over 65,520 tokens. Besides, gradients of tokamax 0.0.17 were wrong by up to 40 % at 1,024
     tokens on an H200, see docs/benchmarks.md. tokamax is optional.
     """
     if differentiable or jax.default_backend() != "gpu" or importlib.util.find_spec("tokamax") is None:
@@ -42,9 +42,9 @@ def fastest_backend(*, differentiable: bool) -> str | None:
 
 @contextlib.contextmanager
 def attention_backend(name: str | None) -> Iterator[None]:
-    """What is traced within computes attention this way, unless an outer context says otherwise.
+    """Functions traced within the context compute attention with this backend; an outer context has priority.
 
-    `None`: as fits the device.
+    `None`: the default of the device.
     """
     if name is not None and name not in BACKENDS:
         raise ValueError(f"attention backend {name!r}; choose one of {', '.join(BACKENDS)}")
@@ -65,14 +65,14 @@ def attention(
     float32 softmax.
 
     Under a mesh each device computes its own videos and heads. Where the `sequence` axis splits the tokens,
-    devices first exchange heads for tokens (all-to-all) as far as the number of heads divides, and gather
-    keys and values over what is left of the axis: 12 heads on 8 devices make 2 groups of 4.
+    devices first exchange heads for tokens (all-to-all) as far as the number of heads divides. They gather
+    keys and values over the rest of the axis: 12 heads on 8 devices make 2 groups of 4.
 
     Args:
-      q: `[B, N, heads, head_dim]`; `sequence` divides N, and M but for `whole_keys`.
+      q: `[B, N, heads, head_dim]`; `sequence` divides N, and M unless `whole_keys`.
       k, v: `[B, M, heads, head_dim]`.
-      keys: how many of the M are attended to, the others are padding; default: all.
-      whole_keys: whether every device has all keys and values, as those of a prompt.
+      keys: the number of the M that are attended to; the others are padding. Default: all.
+      whole_keys: whether every device has all keys and values, as for those of a prompt.
 
     Returns:
       `[B, N, heads, head_dim]` in the dtype of `q`.
@@ -133,10 +133,10 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None = None) ->
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """cuDNN's kernel; of many queries and few keys in groups of queries.
+    """cuDNN's kernel; many queries to few keys are computed in groups of queries.
 
-    Its gradient runs in parallel over blocks of keys alone: those of a prompt would leave most of a GPU idle.
-    Of queries and keys it takes even numbers only, so some are added where need be, and those keys masked.
+    Its gradient runs in parallel over blocks of keys only, so the few keys of a prompt would leave most of a
+    GPU idle. It takes only even numbers of queries and keys; odd ones are padded, and padded keys are masked.
     """
     queries, keys = q.shape[1], k.shape[1]
     groups = 1
@@ -146,7 +146,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     q, k, v = pad(q, 2 * groups), pad(k, 2), pad(v, 2)
     batch = q.shape[0]
     grouped = q.reshape(batch * groups, q.shape[1] // groups, *q.shape[2:])
-    # Each group adds to the gradients of keys and values: in float32.
+    # In float32, as each group adds to the gradients of keys and values.
     k, v = (jnp.repeat(x.astype(jnp.float32), groups, axis=0).astype(x.dtype) for x in (k, v))
     lengths = jnp.full(batch * groups, keys, jnp.int32) if keys % 2 else None
     y = jax.nn.dot_product_attention(grouped, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
@@ -154,7 +154,7 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """By XLA's own operations; for long sequences block by block of the queries."""
+    """Attention by XLA's own operations; in blocks of queries for long sequences."""
     batch, queries, heads, _ = q.shape
     bytes_per_query = 4 * batch * heads * k.shape[1]
     if queries * bytes_per_query <= LOGITS_BYTES:
@@ -171,7 +171,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def tokamax_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: tuple[str, ...] = ("mosaic", "cudnn")
 ) -> jax.Array:
-    """The first of tokamax's kernels that this GPU has; its own choice could be XLA without a notice."""
+    """The first of these kernels of tokamax that runs on this GPU; its own default could silently be XLA."""
     import tokamax
 
     return tokamax.dot_product_attention(q, k, v, implementation=implementation)
@@ -223,9 +223,9 @@ def splash_attention(
 
 
 def worth_keeping(q: Any, k: Any) -> bool:
-    """Whether attention costs much more than its output: self-attention does, that to a prompt does not.
+    """Whether attention costs much more than its output: self-attention does, attention to a prompt does not.
 
-    Told apart by the sizes. Of self-attention some queries may be padding, and no keys.
+    The sizes distinguish them. In self-attention some queries may be padding, but no keys.
     """
     return 2 * k.size > q.size
 
@@ -233,9 +233,9 @@ def worth_keeping(q: Any, k: Any) -> bool:
 def keep_attention(primitive, *avals, **parameters) -> bool:
     """A rematerialisation policy: outputs of self-attention and statistics of its softmax are kept.
 
-    Otherwise the backward pass would run the whole attention again. That to the few tokens of a prompt costs
-    as much memory and next to no time, so it is run again. Of cuDNN's kernel the policy sees the primitive,
-    of the others the name given to what they save.
+    Otherwise the backward pass would run the whole self-attention again. Attention to the few tokens of a
+    prompt takes as much memory and hardly any time, so it is run again. cuDNN's kernel is recognised by its
+    primitive, the others by the name of the arrays that they save.
     """
     if "dot_product_attention_fwd" in primitive.name:
         return worth_keeping(*avals[:2])

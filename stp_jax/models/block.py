@@ -21,7 +21,7 @@ from stp_jax.models.rope import rotate
 
 
 class Modulation(NamedTuple):
-    """What the timestep does to one half of a block: `x + gate * f(norm(x) * (1 + scale) + shift)`."""
+    """Modulation of one half of a block by the timestep: `x + gate * f(norm(x) * (1 + scale) + shift)`."""
 
     shift: jax.Array  # each [B, 1, D] float32, or [B, N, D] where it differs by token
     scale: jax.Array
@@ -29,7 +29,7 @@ class Modulation(NamedTuple):
 
 
 class SharedConditioning(NamedTuple):
-    """What all blocks read alike."""
+    """The conditioning that all blocks share."""
 
     cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding; N: tokens and padding
     sin: jax.Array
@@ -38,7 +38,7 @@ class SharedConditioning(NamedTuple):
 
 
 class BlockConditioning(NamedTuple):
-    """What one block reads, ready for use; stacked over the blocks it has a leading [L]."""
+    """The conditioning of one block, ready for use; stacked over the blocks it has a leading [L]."""
 
     frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
     text_keys: jax.Array | None  # [B, T, heads, head_dim]
@@ -47,7 +47,7 @@ class BlockConditioning(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """All that a model is conditioned on for one batch of videos, whatever the timestep."""
+    """Everything that a model is conditioned on for one batch of videos, apart from the timestep."""
 
     shared: SharedConditioning
     blocks: BlockConditioning  # with a leading [L]
@@ -62,10 +62,12 @@ def merge_heads(x: jax.Array) -> jax.Array:
 
 
 def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> jax.Array:
-    """`[B, F, D]` -> `[B, padded, D]`: what belongs to a frame, for each of its tokens.
+    """Values of frames for each of their tokens, `[B, F, D]` -> `[B, padded, D]`.
 
-    `tokens` are those of all frames; past them are zeros. The second half of the frames, those of the source,
-    have `finer` times as many tokens each as the first.
+    Args:
+      tokens: the number of tokens of all frames; after them come zeros.
+      finer: a frame of the second half, the source's, has this many times the tokens of one of the first
+        half.
     """
     count = frames.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
@@ -79,7 +81,8 @@ def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> ja
             halves = zip(jnp.split(exact, 2, axis=1), (each, finer * each), strict=True)
             own = jnp.concatenate([jnp.repeat(half, n, axis=1) for half, n in halves], axis=1)
         return pad(own.astype(frames.dtype), padded)
-    # Devices hold tokens of parts of frames: they pick by a product, whose rows are split as the tokens are.
+    # A device holds tokens of parts of frames. A product with a 0/1 matrix, split as the tokens are, picks
+    # them.
     if finer == 1:
         own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
     else:
@@ -178,19 +181,19 @@ class Block(nnx.Module):
         first_values: jax.Array | None = None,
         defer: bool = False,
     ) -> Stream:
-        """The first `out_tokens` tokens of a stream `[B, N, D]`, as a stream `[B, out_tokens, D]`.
+        """Applies the block to a stream `[B, N, D]`; returns its first `out_tokens` tokens, as a stream.
 
         Args:
           modulation: `[B, 6, D]`, from the timestep.
-          tokens: how many of the N serve as keys and values; the others are padding.
-          out_tokens: only these serve as queries.
-          first_values: those of the first block, for the value residual.
-          defer: whether the update of the feed-forward net may be returned without being added, where the
-            next norm is one of the kernels that add it.
+          tokens: the number of the N that serve as keys and values; the others are padding.
+          out_tokens: the number of the first tokens that serve as queries.
+          first_values: the values of the first block, for the value residual.
+          defer: whether the feed-forward net's update may be returned without being added, for the next norm
+            if it is one of the kernels that add it.
         """
         c, dtype = self.config, stream.x.dtype
         attn, ffn = self._modulations(modulation)
-        # The kernels know one scale for each video.
+        # The kernels take one scale for each video.
         fast = c.fused and fused.available(dtype) and conditioning.frame_modulation is None
         row_major = fused.row_major if fast else lambda x: x
 
@@ -225,8 +228,8 @@ class Block(nnx.Module):
     def _by_frame(
         self, mod: Modulation, conditioning: BlockConditioning, first: int, tokens: int, padded: int
     ) -> Modulation:
-        """`mod` with shift and scale by animation time added, which are `first` of `frame_modulation`, and
-        the one after."""
+        """`mod` with shift and scale by animation time added: entries `first` and `first + 1` of
+        `frame_modulation`."""
         frames = conditioning.frame_modulation
         if frames is None:
             return mod
@@ -241,7 +244,7 @@ class Block(nnx.Module):
         tokens: int,
         out_tokens: int,
     ) -> jax.Array:
-        """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all, not projected."""
+        """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all tokens, before `o`."""
         c, cameras = self.config, shared.cameras
         cos, sin = shared.cos, shared.sin
         plain = cameras is None and first_values is None and out_tokens == y.shape[1]
@@ -280,10 +283,10 @@ class Block(nnx.Module):
         conditioning: BlockConditioning,
         tokens: int,
     ) -> tuple[jax.Array, jax.Array]:
-        """The tokens `[B, N, D]`, and what `_attention_input` makes of them, by a kernel.
+        """The tokens `[B, N, D]`, and the result of `_attention_input` for them, by a kernel.
 
-        What is the same for all tokens of a video or of a frame is added to the shift, whose gradient the
-        kernel sums.
+        Summands that are equal for all tokens of a video or of a frame are added to the shift, whose gradient
+        the kernel sums.
         """
         n, frames = stream.x.shape[1], conditioning.frames
         shift, scale = mod.shift[:, 0], mod.scale[:, 0]
@@ -300,7 +303,7 @@ class Block(nnx.Module):
         return x, fused.row_major(y)
 
     def _of_tokens(self, frames: jax.Array, tokens: int, padded: int) -> jax.Array:
-        """`to_tokens` for this config; `padded` may be less than `tokens`: the first ones."""
+        """`to_tokens` for this config; with `padded` less than `tokens`, for the first tokens only."""
         c = self.config
         finer = (c.patch // c.clip_patch("source")) ** 2
         return to_tokens(frames, tokens, max(padded, padded_tokens(tokens)), finer)[:, :padded]

@@ -3,9 +3,9 @@ positional encoding").
 
 The first half of each head's channels is `head_dim / 8` vectors of four components; the second half keeps
 the rotary embedding. With `P_i` the 4 x 4 matrix that projects the world into the picture of token i, the
-logit of query i and key j is `q_i^T P_i P_j^-1 k_j`, and what query i reads is `P_i P_j^-1 v_j`: attention
-knows the cameras by their relation alone, whatever the world's frame. As in the paper queries are multiplied
-by `P^T`, keys and values by `P^-1`, and the result by `P`.
+logit of query i and key j is `q_i^T P_i P_j^-1 k_j`, and query i reads the value `P_i P_j^-1 v_j`. So
+attention depends only on the relation of two cameras, not on the world's frame. As in the paper, queries are
+multiplied by `P^T`, keys and values by `P^-1`, and the result by `P`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def latent_projections(c2w: jax.Array, intrinsics: jax.Array, scene_scale: float
 def _transform(x: jax.Array, matrices: jax.Array) -> jax.Array:
     """`matrices` `[B, N, 4, 4]` times the vectors of `x` `[B, N, heads, 4 n]`; float32.
 
-    Component i of all vectors comes before component i + 1: slices of channels then are multiplied by one
-    number for each token, which the compiler joins with what stands before and after.
+    Component i of all vectors comes before component i + 1. So slices of channels are multiplied by one
+    number for each token, which the compiler fuses with the operations around it.
     """
     parts = jnp.split(x.astype(jnp.float32), 4, axis=-1)
     rows = []
@@ -73,15 +73,15 @@ def encode_queries(q: jax.Array, cameras: jax.Array, cos: jax.Array, sin: jax.Ar
 
 
 def encode_keys(k: jax.Array, cameras: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """As `encode_queries`."""
+    """`k` `[B, N, heads, head_dim]` encoded; other arguments as for `encode_queries`."""
     return _join(k, cameras[:, :, 1], rotate(k[..., k.shape[-1] // 2 :], cos, sin))
 
 
 def encode_values(v: jax.Array, cameras: jax.Array) -> jax.Array:
-    """`[B, N, heads, head_dim]` in the world's frame."""
+    """Values `[B, N, heads, head_dim]`, taken from their cameras into the world's frame."""
     return _join(v, cameras[:, :, 1], v[..., v.shape[-1] // 2 :])
 
 
 def decode(a: jax.Array, cameras: jax.Array) -> jax.Array:
-    """What attention gave, `[B, N, heads, head_dim]`, in the frame of each query's camera."""
+    """The output of attention, `[B, N, heads, head_dim]`, taken into the frame of each query's camera."""
     return _join(a, cameras[:, :, 0], a[..., a.shape[-1] // 2 :])

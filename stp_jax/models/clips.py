@@ -59,13 +59,14 @@ def joined(
 ) -> jax.Array:
     """Encodes the clips one after the other on the axis of latent frames, or of tokens.
 
-    Encoders take a first frame that stands alone, and fours after it. So one is put before a memory's fours,
-    and cut off.
+    Encoders take a single first frame and then groups of four. A memory has groups of four only, so a frame
+    is put before them, and its latent frame is removed from the result.
 
     Args:
       views: of the clips, by name.
-      encode: gives `[B, F', ...]` of a view and its clip's name.
-      spread: what becomes of that, for instance `[B, tokens of the clip, ...]`.
+      encode: (view, name of its clip) -> `[B, F', ...]`.
+      spread: (that, name of its clip) -> the part that is joined, for instance `[B, tokens of the clip,
+        ...]`.
     """
     parts = []
     for clip, view in views.items():
@@ -78,7 +79,7 @@ def joined(
 
 
 def frame_positions(config: DiTConfig, frames: int, views: dict[str, View]) -> jax.Array:
-    """`[B or 1, latent frames of all clips]`, where on the frame axis of the rotary embedding each one is.
+    """Positions of all clips' latent frames on the frame axis of the rotary embedding, `[B or 1, frames]`.
 
     See `DiTConfig.rope_frames`. With `shared` a memory's frames come before the target's: -K .. -1.
     """

@@ -1,7 +1,7 @@
-"""Encoders of the two things a user directs: where the camera is and what animation time it sees.
+"""Encoders of the two things a user directs: the camera and the animation time.
 
 Ours give one small embedding per latent frame (animation time) or per token (camera rays), computed once per
-video; each block of the DiT adds its own zero-initialised projection of them. The encoders of the official
+video. Each block of the DiT adds its own zero-initialised projection of them. The encoders of the official
 weights have all their parameters in the blocks.
 """
 
@@ -34,7 +34,7 @@ class PluckerEncoder(nnx.Module):
         # Distinguishes target from source tokens, which rays alone do not.
         self.role = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, dim), jnp.float32))
         if memory:
-            # Beside the source's role: until it is trained, a memory counts as more of the source.
+            # Added to the source's role: until it is trained, a memory counts as more of the source.
             self.memory_role = nnx.Param(jnp.zeros((dim,), jnp.float32))
         self.samples = samples
         self.scene_scale = scene_scale
@@ -50,7 +50,7 @@ class PluckerEncoder(nnx.Module):
 
 
 class FramesEncoder(nnx.Module):
-    """Animation time from sinusoids of all four pixel frames of a latent frame: no frame is skipped."""
+    """Embeds animation time by sinusoids of all four pixel frames of a latent frame; none is skipped."""
 
     def __init__(self, dim: int, *, freq_dim: int, rngs: nnx.Rngs):
         self.embed = MLP(4 * freq_dim, 2 * dim, dim, rngs=rngs)
@@ -80,9 +80,9 @@ ANIMATION_TIME_ENCODERS = {"frames": FramesEncoder, "uniform": UniformEncoder}
 class TemporalDownsampler(nnx.Module):
     """SpaceTimePilot's convolutions from pixel frames to latent frames, as its weights need them.
 
-    Frame 0 passes untouched. Of every four further frames the convolutions see three, and two of those only
-    through the statistics of the first group norm: the fourth frame has no influence, and two of the three
-    taps of `conv2` meet nothing but padding.
+    Frame 0 passes unchanged. Of every four further frames the convolutions see three, and two of those only
+    through the statistics of the first group norm. The fourth frame has no influence, and two of the three
+    taps of `conv2` see only padding.
     """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
@@ -94,7 +94,7 @@ class TemporalDownsampler(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, F, D]` -> `[B, 1 + (F - 1) // 4, D]`; what is left over of F - 1 is dropped."""
+        """`[B, F, D]` -> `[B, 1 + (F - 1) // 4, D]`; the remainder of F - 1 by 4 is dropped."""
         chunks = (x.shape[1] - 1) // 4
         if not chunks:
             return x[:, :1]
@@ -105,7 +105,7 @@ class TemporalDownsampler(nnx.Module):
 
 
 class Conv1D(nnx.Module):
-    """A convolution over `[B, F, D]` of stride 2 that sees the present and earlier frames, zeros before."""
+    """A causal convolution over `[B, F, D]` of stride 2, padded with zeros before the first frame."""
 
     def __init__(self, inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(lecun_normal(rngs.params(), (size, inputs, outputs), jnp.float32))

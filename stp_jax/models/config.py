@@ -1,4 +1,4 @@
-"""What makes a `SpaceTimeDiT`: its size, its conditioning, and what its backward pass keeps."""
+"""The config of a `SpaceTimeDiT`: its size, its conditioning, and what its backward pass keeps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHOICES = {
 }
 
 TEXT_TOKENS = 512  # of a prompt, most of them padding
-LEAST_SIGMA = 0.05  # that a predicted x0 is divided by, see `DiTConfig.prediction`
+LEAST_SIGMA = 0.05  # the least divisor of a predicted x0, see `DiTConfig.prediction`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DiTConfig:
         stand at the centres of their cells on the target's grid; 0: as `patch`, with the same embedding.
       conditioning_dim: width of our camera and animation-time embeddings.
       ray_samples: rays along the side of a token.
-      scene_scale: metres that count as 1 in the rays' moments.
+      scene_scale: metres that count as 1 in the Plücker moments of the rays.
       official_rounding: whether the timestep is rounded to bfloat16 before its sinusoid, as the official
         bfloat16 inference does (978.26 becomes 980). Needed to match its videos.
       lora_rank: of the matrices to train beside the blocks' attention and feed-forward kernels; 0: none.

@@ -36,11 +36,11 @@ Grids = dict[str, tuple[int, int]]  # tokens along the height and the width of a
 
 
 class Tokens(NamedTuple):
-    """Tokens of all clips, as the first block takes them."""
+    """Tokens of all clips, the input of the first block."""
 
     x: jax.Array  # [B, N, D], padding last
-    total: int  # of those that are no padding
-    of_target: int  # they come first
+    total: int  # number of tokens without padding
+    of_target: int  # number of the target's tokens, which come first
 
 
 class SpaceTimeDiT(nnx.Module):
@@ -87,17 +87,18 @@ class SpaceTimeDiT(nnx.Module):
         text: jax.Array | None = None,
         latent_size: tuple[int, int, int],
     ) -> Conditioning:
-        """Encodes cameras, animation time and text once per video; ignores what the config has no use for.
+        """Encodes cameras, animation time and text once per video; ignores what the config does not use.
 
         Args:
-          target, source: what the clips are seen with, F entries each; None for a model without a source.
-          memory: of the K latent frames of a memory, 4K entries; None: there is no memory.
+          target, source: cameras and animation times of the clips, F entries each. A source of None is for a
+            model without one.
+          memory: those of a memory of K latent frames, 4K entries. None: there is no memory.
           text: `[B, T, text_dim]`, the text encoder's embeddings, with zeros past the end of the prompt.
           latent_size: (F', H', W') of the target's latents.
 
         Raises:
-          ValueError: the latents are not divisible into patches; something that the model needs is missing;
-            it takes no memory.
+          ValueError: the latents are not divisible into patches; an input that the model needs is missing;
+            the model takes no memory.
         """
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         frames, height, width = latent_size
@@ -139,15 +140,15 @@ class SpaceTimeDiT(nnx.Module):
         return joined(views, lambda view, clip: pose12(view.c2w))
 
     def _animation_time(self, views: dict[str, View]) -> jax.Array:
-        """What the blocks project: embeddings of the latent frames `[B, 2F', E]`; or sinusoids of the pixel
-        frames `[2, B, F, freq_dim]`, for the official convolutions."""
+        """The input of the blocks' projections: embeddings of the latent frames `[B, 2F', E]`; for the
+        official convolutions sinusoids of the pixel frames `[2, B, F, freq_dim]`."""
         if self.config.animation_time == "official_conv":
             animation_time = jnp.stack([view.animation_time for view in views.values()])
             return sinusoid(animation_time, self.config.freq_dim)
         return joined(views, lambda view, clip: self.animation_time_encoder(view.animation_time))
 
     def _rotary_tables(self, positions: jax.Array, grids: Grids) -> tuple[jax.Array, jax.Array]:
-        """Of all tokens, `[B or 1, N, 1, n]`, for the `[B or 1, frames]` positions of `frame_positions`."""
+        """Cosines and sines of all tokens, `[B or 1, N, 1, n]`, at the positions of `frame_positions`."""
         c = self.config
         rotated = c.dim // c.heads // (2 if c.camera_attention == "prope" else 1)
         if not c.source_patch:
@@ -193,7 +194,7 @@ class SpaceTimeDiT(nnx.Module):
           Velocity `[B, F', H', W', C]` float32.
 
         Raises:
-          ValueError: the memory is not that of `conditioning`.
+          ValueError: latents and memory have other numbers of frames than `condition` was given.
         """
         c = self.config
         tokens = self._embed(noisy_target.astype(c.dtype), source, memory)
@@ -209,7 +210,7 @@ class SpaceTimeDiT(nnx.Module):
             target_tokens=tokens.of_target,
             differentiable=differentiable,
         )
-        y = constrain(self._head(stream, t), "batch", None, None)  # few values: gathered, then cut
+        y = constrain(self._head(stream, t), "batch", None, None)  # few values, so they are gathered
         _, frames, height, width, _ = noisy_target.shape
         grid = {"f": frames, "h": height // c.patch, "w": width // c.patch}
         y = einops.rearrange(
@@ -260,5 +261,5 @@ class SpaceTimeDiT(nnx.Module):
 
 
 def _pad_tokens(x: jax.Array) -> jax.Array:
-    """`[B, N, ...]` with zeros behind its tokens, as many as `padded_tokens` says."""
+    """`[B, N, ...]` with zeros after its tokens, up to `padded_tokens`."""
     return pad(x, padded_tokens(x.shape[1]))

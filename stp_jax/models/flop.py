@@ -16,15 +16,15 @@ def dit_flop(
 ) -> float:
     """Multiplications and additions in the matrix products of one forward pass of one video.
 
-    What is computed once per video (keys and values of the text, embedded cameras) is not counted, nor what
-    LoRA adds, but the projection of the rays in each block is.
+    Not counted: what is computed once per video (keys and values of the text, embedded cameras), and what
+    LoRA adds. The projection of the rays in each block is counted.
 
     Args:
       config: of the model.
       latent_size: (F', H', W') of the latents.
       memory: whether the video has a memory of `config.memory` latent frames.
-      trained: names of parameters; if given, a train step of them is counted, without recomputation: each
-        product, and the two that make its gradients, or one to a kernel that is not trained.
+      trained: names of the trained parameters; if given, a train step is counted, without recomputation: each
+        product and the two products of its gradients, or only one of these for a kernel that is not trained.
     """
     c = config
     counts = c.clip_tokens(latent_size, c.memory if memory else 0)

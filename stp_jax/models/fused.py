@@ -37,7 +37,7 @@ def available(dtype: jax.typing.DTypeLike) -> bool:
 def row_major(x: jax.Array) -> jax.Array:
     """The array with its last axis contiguous, as the kernels need it; the gradient, too.
 
-    XLA would rather have the tokens contiguous between kernels, for its sums over tokens, and transpose.
+    For its sums over tokens XLA prefers contiguous tokens, and would transpose between the kernels.
     """
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -79,10 +79,10 @@ class Update(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Tokens on their way through the blocks, with an update that is not added yet, if there is one.
+    """Tokens on their way through the blocks, perhaps with an update that is not yet added.
 
-    The kernel of the next norm adds it: so the sum is not read again, and the gradients of gate and bias are
-    summed where that of the sum is computed.
+    The kernel of the next norm adds the update. So the sum is not read again, and the gradients of gate and
+    bias are summed in the kernel that computes the gradient of the sum.
     """
 
     x: jax.Array  # [B, N, D]
@@ -108,7 +108,7 @@ def modulated_norm(
 
 
 class _Rows(NamedTuple):
-    """How tokens are worked on: each program has up to ROWS of one run of tokens that share a shift."""
+    """Division of the tokens among programs: each takes up to ROWS of one run of tokens with equal shift."""
 
     videos: int
     runs: int  # of a video
@@ -133,7 +133,7 @@ class _Rows(NamedTuple):
         return triton.load(ref.at[number * self.width + column], mask=column < self.width, other=0.0)[None]
 
     def tile(self, program: Any, i: Any) -> tuple[jax.Array, jax.Array]:
-        """Of tile `i` of a program: places of its elements `[R, columns]`, and which of them there are."""
+        """Indices of the elements of tile `i` of a program, `[R, columns]`, and a mask of those in range."""
         rows, columns = tile_of(self.width)
         row, column = program % self.chunks * ROWS + i * rows + jnp.arange(rows), jnp.arange(columns)
         index = (program // self.chunks * self.tokens + row)[:, None] * self.width + column[None]
@@ -183,7 +183,7 @@ def _modulated_norm_forward(stream, shift, scale, eps, interpret):
 
 
 def _normalized(x: jax.Array, mask: jax.Array, d: int, eps: float) -> tuple[jax.Array, jax.Array]:
-    """Of rows `[R, columns]` the deviations from the mean, and the inverse standard deviations `[R, 1]`."""
+    """Rows' deviations from their mean `[R, columns]`, and their inverse standard deviations `[R, 1]`."""
     z = jnp.where(mask, x - jnp.sum(x, 1, keepdims=True) / d, 0.0)
     return z, jax.lax.rsqrt(jnp.sum(z * z, 1, keepdims=True) / d + eps)
 

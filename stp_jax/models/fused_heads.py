@@ -1,4 +1,4 @@
-"""Norm and rotary embedding of queries and keys as one GPU kernel each way, like those of `fused`."""
+"""Norm and rotary embedding of queries and keys as one GPU kernel forward and one backward, as in `fused`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def norm_rotate(
 
 
 class _Tiles(NamedTuple):
-    """How queries, keys and values `[B, N, D]` are worked on: tiles of rows and of pairs of channels."""
+    """Division of queries, keys and values `[B, N, D]` into tiles of rows and of pairs of channels."""
 
     videos: int
     tokens: int
@@ -50,8 +50,8 @@ class _Tiles(NamedTuple):
     half: int  # of a head
     tables: int  # rotary tables: one for each video, or one
 
-    # Indices are divided by `lax.div` and `lax.rem`: `//` also minds signs, and then the compiler does not
-    # see that neighbours lie side by side in memory, and reads each by itself.
+    # Indices are divided by `lax.div` and `lax.rem`. `//` also handles negative numbers; the compiler then
+    # does not see that neighbours are adjacent in memory, and reads each by itself.
 
     @property
     def programs(self) -> int:
@@ -62,18 +62,18 @@ class _Tiles(NamedTuple):
         return tile_of(self.width // 2)[0]
 
     def channels(self) -> tuple[jax.Array, jax.Array]:
-        """The first channel of each pair `[columns]`, and which of these there are."""
+        """The first channel of each pair `[columns]`, and the mask of those in range."""
         pair = jnp.arange(tile_of(self.width // 2)[1])
         head, place = jax.lax.div(pair, self.half), jax.lax.rem(pair, self.half)
         return head * (2 * self.half) + place, pair < self.width // 2
 
     def vector(self, ref, number: int, offset: int) -> jax.Array:
-        """Of vector `number` of `[.., D]` the first (offset 0) or second (`half`) members of the pairs."""
+        """First (offset 0) or second (offset `half`) members of the pairs in row `number` of `[.., D]`."""
         channel, known = self.channels()
         return triton.load(ref.at[number * self.width + channel + offset], mask=known, other=0.0)
 
     def tokens_of(self, program, i) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of tile `i` of a program: tokens `[R, 1]`; which elements there are, and places in the tables."""
+        """Tokens `[R, 1]` of tile `i` of a program; a mask of elements in range; indices of the tables."""
         pair = jnp.arange(tile_of(self.width // 2)[1])[None]
         token = (program * ROWS + i * self.rows + jnp.arange(self.rows))[:, None]
         mask = (token < self.videos * self.tokens) & (pair < self.width // 2)
@@ -131,7 +131,7 @@ def _norm_rotate_forward(qkv, bias, scales, cos, sin, heads, eps, interpret):
 
 
 def _inverse_rms(x: jax.Array, y: jax.Array, d: int, eps: float) -> jax.Array:
-    """`[R, 1]` of the two halves `[R, columns]` of rows of `d` channels."""
+    """The inverse root mean square `[R, 1]` of rows of `d` channels, given as two halves `[R, columns]`."""
     return jax.lax.rsqrt(jnp.sum(x * x + y * y, 1, keepdims=True) / d + eps)
 
 

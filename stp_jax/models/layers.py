@@ -14,14 +14,14 @@ from flax import nnx
 lecun_normal = jax.nn.initializers.lecun_normal()
 zeros = jax.nn.initializers.zeros
 
-LONG_SEQUENCE = 4096  # tokens from which on to multiply a kernel costs less than to multiply its products
+LONG_SEQUENCE = 4096  # with at least this many tokens it is cheaper to scale a kernel than its products
 
 
 class Dense(nnx.Module):
     """`x @ kernel + bias`: parameters float32, arithmetic in the dtype of `x`.
 
     With a `lora_rank`, `(x @ lora_a) @ lora_b` is added (Hu et al. 2021): few parameters to train beside a
-    kernel that stays as it is. `lora_b` starts at zero, so nothing changes at first.
+    frozen kernel. `lora_b` starts at zero, so nothing changes at first.
     """
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, init=lecun_normal, lora_rank: int = 0):
@@ -36,10 +36,10 @@ class Dense(nnx.Module):
         """`[B, N, inputs]` -> `[B, N, outputs]`.
 
         Args:
-          gate: `[B, 1, outputs]`, to multiply the result with. That of a long sequence is multiplied into the
-            kernel: it is smaller than the product, which the backward pass would otherwise need, and
-            rematerialisation compute again, for the gate's gradient.
-          rotary_heads: if given, the number of heads: outputs are in the order of `half_split`.
+          gate: `[B, 1, outputs]`, multiplied with the result. For a long sequence it is multiplied into the
+            kernel, which is smaller than the product. Otherwise the gate's gradient would need the product,
+            and rematerialisation would compute it again.
+          rotary_heads: the number of heads, if outputs are to be in the order of `half_split`.
         """
         late = gate is not None and x.shape[1] < LONG_SEQUENCE
 
@@ -54,7 +54,7 @@ class Dense(nnx.Module):
         return (gate * y).astype(x.dtype) if gate is not None and late else y
 
     def product(self, x: jax.Array) -> jax.Array:
-        """`x @ kernel` alone, for whoever adds the bias in a kernel of its own; there is no LoRA."""
+        """`x @ kernel` without the bias, for callers that add it in a kernel of their own; not for LoRA."""
         if self.lora_rank:
             raise ValueError("a product without its bias has no LoRA")
         return x @ self.kernel[...].astype(x.dtype)
@@ -64,8 +64,8 @@ class Dense(nnx.Module):
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """`y + bias` in the dtype of `y`, with the gradient to the bias summed in the dtype of the bias.
 
-    In bfloat16 a sum of ones over many tokens ends at some thousands: each would be too small to count.
-    Forward it looks to the compiler like any other bias, added in the kernel of the product before.
+    In bfloat16 a sum over thousands of tokens stops growing, as each summand is below its precision. To the
+    compiler the forward pass is that of any other bias, fused with the product before.
     """
     return y + bias.astype(y.dtype)
 
@@ -81,19 +81,19 @@ add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _add_bias_backward)
 def half_split(array: jax.Array, heads: int) -> jax.Array:
     """The last axis reordered from the interleaved to the half-split layout of rotary embeddings.
 
-    Within each head all first members of the rotated pairs come first, then all second ones.
-    Queries and keys ordered alike have the same products. Members of pairs side by side make slow code on
-    GPUs and TPUs; to reorder parameters costs next to nothing.
+    Within each head all first members of the rotated pairs come first, then all second ones. The products of
+    queries and keys do not change, as both are reordered alike. The interleaved layout makes slow code on
+    GPUs and TPUs, and reordering parameters costs next to nothing.
     """
     return einops.rearrange(array, "... (heads pairs two) -> ... (heads two pairs)", heads=heads, two=2)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU by its approximation with tanh, in float32 within; `x (1 + tanh(u)) / 2` is `x sigmoid(2 u)`.
+    """GELU by its tanh approximation, computed in float32; `x (1 + tanh(u)) / 2` is `x sigmoid(2 u)`.
 
-    To round every operation of it to bfloat16 would cost accuracy and, on GPUs, more time than the function
-    itself. Its gradient needs nothing but `x`.
+    Rounding each of its operations to bfloat16 would cost accuracy and, on GPUs, more time than the function
+    itself. Its gradient needs only `x`.
     """
     y = x.astype(jnp.float32)
     return (y * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (y + 0.044715 * y**3))).astype(x.dtype)
@@ -146,16 +146,16 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
 
 
 def pad(x: jax.Array, multiple: int) -> jax.Array:
-    """`[B, N, ...]` with zeros behind its tokens, up to a multiple of this number."""
+    """`[B, N, ...]` with zeros after its tokens, up to a multiple of this number."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), *((0, 0),) * (x.ndim - 2)))
 
 
 def cos_sin(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of `positions * frequencies` as if the product were taken in float64.
 
-    In float32 the angle of timestep 1000 would be off by 6e-5. So the product is taken in turns of the circle
-    and in halves of 12 bits, which multiply exactly, and only its fraction of a turn is kept. The result is
-    within 1e-6 of float64.
+    In float32 the angle of timestep 1000 would be off by 6e-5. So the product is taken in turns of the
+    circle, with factors split into halves of 12 bits, whose products are exact. Only the fraction of a turn
+    is kept. The result is within 1e-6 of float64.
 
     Args:
       positions: `[...]`, up to some thousands.

@@ -1,7 +1,7 @@
-"""Parameters of a model by dotted name, and how they become a module and come out of one.
+"""Parameters of a model by dotted name, and conversion between them and modules.
 
-`blocks.q.kernel` is the attribute `kernel` of `q` of `blocks`; numbers are places in a list. Weights files,
-checkpoints, optimizers and sharding rules all speak of parameters by these names.
+`blocks.q.kernel` is the attribute `kernel` of `q` of `blocks`; numbers are indices of a list. Weights files,
+checkpoints, optimizers and sharding rules all use these names.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ def flatten(module: nnx.Module) -> Params:
 
 
 def abstract(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
-    """The structure of the module that `make` returns, and shape and dtype of its parameters by dotted name;
-    no array is made."""
+    """The graph of the module that `make` returns, and by dotted name the shape and dtype of its parameters.
+
+    No array is made.
+    """
     graph, state = nnx.split(nnx.eval_shape(make))
     shapes = {
         _name(path): jax.ShapeDtypeStruct(variable.shape, variable.dtype)
@@ -56,7 +58,7 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray], where: str)
     Args:
       module: to change.
       tensors: by dotted name.
-      where: they are from, for messages.
+      where: the origin of the tensors, for messages.
 
     Raises:
       InputError: a tensor is missing, left over or of another shape; they are named.
@@ -77,7 +79,7 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray], where: str)
 
 
 def merge_lora(params: Params) -> Params:
-    """Parameters with every `lora_a @ lora_b` added to its kernel and gone, see `layers.Dense`."""
+    """Parameters with every `lora_a @ lora_b` merged into its kernel, see `layers.Dense`."""
     merged = {name: array for name, array in params.items() if ".lora_" not in name}
     for name, a in params.items():
         if name.endswith(".lora_a"):

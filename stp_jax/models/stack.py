@@ -19,13 +19,13 @@ from stp_jax.models.fused import Stream
 
 
 class Layers(NamedTuple):
-    """Parameters of blocks and what they are conditioned on; for several blocks with a leading [L]."""
+    """Parameters and conditioning of a block; of several blocks with a leading [L]."""
 
     params: nnx.State
     conditioning: BlockConditioning
 
 
-# (stream, one layer, number of tokens to give back, whether updates may be deferred) -> stream
+# (stream, one layer, number of tokens to return, whether updates may be deferred) -> stream
 RunBlock = Callable[..., Stream]
 
 
@@ -35,7 +35,7 @@ def prepare_blocks(
     animation_time: jax.Array | None,
     text: jax.Array | None,
 ) -> BlockConditioning:
-    """What `Block.prepare` gives for each of the stacked blocks, with a leading `[L]`."""
+    """The result of `Block.prepare` for each of the stacked blocks, with a leading `[L]`."""
     graph, stacked = nnx.split(blocks)
 
     def prepare(params: nnx.State) -> BlockConditioning:
@@ -61,10 +61,10 @@ def run_blocks(
       x: `[B, N, D]`, tokens and padding.
       modulation: `[B, 6, D]`, from the timestep.
       conditioning: from `SpaceTimeDiT.condition`.
-      tokens: how many of the N are no padding.
-      target_tokens: how many of these are the target's; they come first.
-      differentiable: False reads the parameters where they are; a gradient through such indexing would touch
-        all of them in every block.
+      tokens: the number of the N that are not padding.
+      target_tokens: the number of these that are the target's; they come first.
+      differentiable: False reads the stacked parameters in place, by index. A gradient through such indexing
+        would write all of them in every block.
     """
     c, dtype = blocks.config, jnp.dtype(blocks.config.dtype)
     graph, stacked = nnx.split(blocks)
@@ -93,7 +93,7 @@ def run_blocks(
             )
         return _constrained(stream)
 
-    # Past the last block only target tokens are read, so only they need queries: exact, and free.
+    # After the last block only target tokens are read, so only they need queries there: exact, and cheaper.
     all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
     if not differentiable:
         return _run_in_place(run, Stream(x), layers, all_tokens, last_tokens, c.layers)
@@ -126,7 +126,7 @@ def _run_unrolled(
     """Each block with code of its own."""
     if remat == "none":
         run = functools.partial(run, defer=True)
-    else:  # of a block's input as little as possible is kept, so updates are added
+    else:  # a block's input is kept, so updates are added to make it smaller
         run = jax.checkpoint(run, policy=REMAT_POLICIES[remat], static_argnums=2)
     leaves, structure = jax.tree.flatten(layers)
     each = [jax.tree.unflatten(structure, layer) for layer in zip(*map(_unstack, leaves), strict=True)]
@@ -146,10 +146,11 @@ def _run_looped(
         part._replace(params=constrain_parameters(part.params, "blocks."))
         for part in (_at(layers, slice(-1)), _at(layers, -1))
     )
-    # Else sums over tokens in the gradient are put off until it is joined to that of the others.
+    # Without it XLA would delay the gradient's sums over tokens until it is joined to that of the other
+    # blocks.
     last = jax.lax.optimization_barrier(last)
     checkpoint = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat], static_argnums=2)
-    inner = checkpoint(run, prevent_cse=False)  # a loop lets nothing be shared with its backward pass
+    inner = checkpoint(run, prevent_cse=False)  # a scan needs no guard against CSE
     stream, _ = jax.lax.scan(lambda s, layer: (inner(s, layer, all_tokens), None), stream, first)
     return checkpoint(run)(stream, last, last_tokens)
 
@@ -163,5 +164,5 @@ def _constrained(stream: Stream) -> Stream:
 
 
 def _unstack(x: jax.Array) -> list[jax.Array]:
-    """`[L, ...]` -> L of `[...]`; its gradient is one concatenation, that of indexing a sum of L stacks."""
+    """`[L, ...]` -> L of `[...]`. Its gradient is one concatenation; that of indexing would sum L stacks."""
     return [part[0] for part in jax.lax.split(x, (1,) * len(x))]

@@ -1,4 +1,4 @@
-"""umT5's encoder, which Wan2.1 reads prompts with."""
+"""umT5's encoder, the text encoder of Wan2.1."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stp_jax.models.layers import RMSNorm, lecun_normal
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The defaults are umT5-xxl's encoder.
+    """Size of a `TextEncoder`; the defaults are umT5-xxl's encoder.
 
     Attributes:
-      vocab: tokens known.
+      vocab: number of known tokens.
       dim: of the embeddings.
       attn_dim: of all heads together.
       ffn_dim: of the feed-forward network.
@@ -45,8 +45,8 @@ class TextEncoderConfig:
 def distance_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
     """The bucket of each pair (query, key), int32 `[length, length]`.
 
-    Half of the buckets are for keys behind the query. In each half the near distances have one each, the
-    farther ones share them logarithmically (Raffel et al. 2020, section 2.1, as T5's code has it).
+    Half of the buckets are for keys after the query. In each half near distances have one bucket each, and
+    farther ones share buckets logarithmically (Raffel et al. 2020, section 2.1, as in T5's code).
     """
     relative = np.arange(length)[None] - np.arange(length)[:, None]
     half = buckets // 2
@@ -116,7 +116,7 @@ class TextEncoder(nnx.Module):
 
         Args:
           ids: int32 `[B, N]`, padded.
-          mask: `[B, N]`, true or 1 for tokens of the prompt; what is computed for the others means nothing.
+          mask: `[B, N]`, true or 1 for tokens of the prompt; embeddings of the others are meaningless.
         """
         c = self.config
         pairs = distance_buckets(ids.shape[1], c.buckets, c.max_distance)

@@ -1,6 +1,6 @@
-"""The causal video VAE of Wan2.1, at any width: video 4 x 8 x 8 times smaller, frame 0 on its own.
+"""The causal video VAE of Wan2.1, at any width: 4 x 8 x 8 compression, frame 0 on its own.
 
-The parameters carry the official names, with these changes: `residual.0`, `.2`, `.3`, `.6` of a residual
+The parameters have the official names, with these changes: `residual.0`, `.2`, `.3`, `.6` of a residual
 block are `norm1`, `conv1`, `norm2`, `conv2`; `head.0`, `head.2` are `head_norm`, `head_conv`; `resample.1`
 is `conv`. The `weight` [out, in, *size] of a convolution is `kernel` [*size, in, out], and `gamma` has one
 axis.
@@ -43,7 +43,7 @@ WAN_LATENT_STD = (
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
-    """The defaults are Wan2.1's VAE.
+    """Size and precision of a `VAE`; the defaults are Wan2.1's.
 
     Attributes:
       dim: channels at full resolution; level i has dim * dim_mult[i].
@@ -106,7 +106,7 @@ class VAEConfig:
           patch: side in latent cells of the tokens of a DiT that works on the latents.
 
         Raises:
-          InputError: frames are not 4n + 1, or height and width no multiples of 8 (for Wan's strides).
+          InputError: frames are not 4n + 1, or height and width are not multiples of 8 (for Wan's strides).
         """
         stride, cell = self.frame_stride, self.spatial_stride * patch
         if frames < 1 or (frames - 1) % stride:
@@ -122,7 +122,7 @@ class VAEConfig:
 
 
 def fitting_chunk(frames: int, height: int, width: int) -> int | None:
-    """Latent frames of a video of this many frames and pixels to work on at a time; None: all at once.
+    """The number of latent frames to process at a time, for a video of this size; None: all together.
 
     Memory is then about that of one latent frame at 480 x 832, which is also the fastest at that size
     (docs/benchmarks.md).
@@ -224,9 +224,9 @@ def _middle(channels: int, *, dtype: str, rngs: nnx.Rngs) -> nnx.List:
 class VAE(nnx.Module):
     """Video in [-1, 1] to latents and back.
 
-    Every method takes `chunk`: None for the whole sequence at once, or a number of latent frames to work on
+    Every method takes `chunk`: None for the whole sequence together, or a number of latent frames to process
     at a time, after the first. The result is the same; memory then grows with `chunk`, not with the video's
-    length. Under a mesh each device works on some of the columns of a video (`sharding.constrain_columns`).
+    length. Under a mesh each device processes some columns of a video (`sharding.constrain_columns`).
     """
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
@@ -291,12 +291,12 @@ class VAE(nnx.Module):
         return self.decode_raw(z, chunk=chunk, finish=lambda video: finish(jnp.clip(video, -1, 1)))
 
     def denormalise(self, latents: jax.Array) -> jax.Array:
-        """Latents as `decode_raw` takes them, float32."""
+        """Normalised latents -> latents as `decode_raw` takes them, float32."""
         centre, scale = self._statistics()
         return latents.astype(jnp.float32) / scale + centre
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """What normalising subtracts, and what it then multiplies with."""
+        """The mean that normalisation subtracts, and the factor that it then multiplies with."""
         kind = jnp.bfloat16 if self.config.official_rounding else np.float32
         mean, std = np.asarray(self.config.latent_mean), np.asarray(self.config.latent_std)
         return mean.astype(kind).astype(np.float32), (1 / std).astype(kind).astype(np.float32)

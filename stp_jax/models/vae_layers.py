@@ -1,8 +1,8 @@
 """The layers of the causal video VAE, channels last.
 
-Every layer is called as `layer(x, past) -> (y, past)` with x [B, F, H, W, C]. `past` holds what the layer
-has to remember of earlier frames to go on where it stopped: None at the start of a video, () for a layer
-that looks at single frames. So a whole video in one call and the same video in pieces give the same result.
+Every layer is called as `layer(x, past) -> (y, past)` with x [B, F, H, W, C]. `past` is the layer's cache of
+earlier frames: None at the start of a video, () for a layer that looks at single frames. So a whole video in
+one call and the same video in pieces give the same result.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ lecun = nnx.initializers.lecun_normal()
 
 
 def newest_frame(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Starts a (3, 1, 1) convolution near "copy the newest frame", once for every `in` output channels.
+    """Initialises a (3, 1, 1) convolution near "copy the newest frame", once for every `in` output channels.
 
-    The first frame of a video bypasses these layers; so the other frames start out in the same feature space.
+    The first frame of a video bypasses these layers. So the other frames start in the same feature space.
     """
     inputs, outputs = shape[-2:]
     copy = jnp.tile(jnp.eye(inputs, dtype=dtype), (1, outputs // inputs))
@@ -37,8 +37,8 @@ def newest_frame(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
 class Conv(nnx.Module):
     """A convolution of each frame, kernel [h, w, in, out], or over frames too, kernel [f, h, w, in, out].
 
-    Frames are convolved as channels: those that a kernel sees at once stand side by side in the channels of a
-    2D convolution. GPUs (channels last, tensor cores) and CPUs run that faster than a 3D one.
+    Frames are convolved as channels: the frames under a kernel are joined in the channels of a 2D
+    convolution. GPUs (channels last, tensor cores) and CPUs run that faster than a 3D one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conv(nnx.Module):
 class CausalConv(Conv):
     """A 3D convolution of stride 1 and unchanged size that sees only the current and earlier frames."""
 
-    # Unlike its base, it also takes and hands on the frames before.
+    # Unlike its base, it also takes and returns the cache of earlier frames.
     def __call__(self, x: jax.Array, past: Past = None) -> tuple[jax.Array, Past]:  # type: ignore[override]
         frames, height, width = self.kernel.shape[:3]
         history = frames - 1
@@ -95,7 +95,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, *, silu: bool = False) -> jax.Array:
         wide = x.astype(jnp.float32)
-        # The bound is the square of the 1e-12 under which the norm itself is not let fall.
+        # The norm is at least 1e-12, so its square at least 1e-24.
         scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-24))
         y = wide * scale * (self.gamma[...] * np.float32(np.sqrt(x.shape[-1])))
         if silu:
@@ -140,7 +140,8 @@ class AttentionBlock(nnx.Module):
         def attend(qkv: jax.Array) -> jax.Array:
             return jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))  # softmax in float32
 
-        # No fused kernel takes heads so wide: every weight is in memory, so few frames at a time.
+        # No fused kernel takes heads of this width. All weights are in memory, so few frames are done at a
+        # time.
         block = min(len(qkv), max(1, LOGITS_BYTES // (4 * positions**2)))
         y = jax.lax.map(attend, qkv, batch_size=block) if block < len(qkv) else attend(qkv)
         return constrain_columns(x + self.proj(y.reshape(x.shape))), ()

@@ -16,11 +16,11 @@ from stp_jax.media import Clip, decode
 def read_official_clip(
     path: str | os.PathLike, frames: int = 81, height: int = 480, width: int = 832, *, start: float = 0.0
 ) -> Clip:
-    """Takes consecutive frames of a video file, and cuts them as SpaceTimePilot does.
+    """Takes consecutive frames of a video file, and crops them as SpaceTimePilot does.
 
     They run from `start` on; the last one is repeated where the video ends early. Each is resized with a
-    bilinear filter until it covers `height` x `width`, its sides rounded to whole pixels, and its middle is
-    cut out. (`read_clip` spreads its frames over a range of seconds, and rounds nothing.)
+    bilinear filter until it covers `height` x `width`, its sides rounded to whole pixels, and its centre is
+    cropped. (`read_clip` spreads its frames over a range of seconds, and rounds nothing.)
 
     Args:
       start: seconds after the first frame.
@@ -62,6 +62,6 @@ def official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_official_pixels(video: Any) -> Any:
-    """Float in [-1, 1], numpy or jax, to uint8 pixels: cut off, not rounded; what lies outside is clipped."""
+    """Float in [-1, 1], numpy or jax, to uint8 pixels: truncated, not rounded; values outside are clipped."""
     xp = video.__array_namespace__()
     return xp.clip((video.astype(xp.float32) + 1) * 127.5, 0, 255).astype(xp.uint8)

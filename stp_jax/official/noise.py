@@ -1,4 +1,4 @@
-"""The noise that the official code starts from: PyTorch's of a seed, without PyTorch."""
+"""The noise that the official code starts from: PyTorch's noise for a seed, drawn without PyTorch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def torch_randn(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """What `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` gives on a CPU, float32.
+    """The result of `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` on a CPU, float32.
 
-    The bits of MT19937 become uniform numbers, and 16 of these at a time 16 normal ones (Box and Muller,
-    "A note on the generation of random normal deviates", 1958). Differs from PyTorch's by rounding alone, at
-    most 5e-7.
+    Bits of MT19937 become uniform numbers, and each 16 of these become 16 normal ones (Box and Muller,
+    "A note on the generation of random normal deviates", 1958). The result differs from PyTorch's by rounding
+    alone, at most 5e-7.
 
     Args:
       seed: PyTorch, too, takes only its lower 32 bits.

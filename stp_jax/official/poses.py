@@ -3,11 +3,11 @@
 SpaceTimePilot's DiT is conditioned on the rotation and translation of each camera relative to a first one, in
 two ways that do not agree:
 
-- the source's as `c2w_i @ inv(c2w_0)`: the motion as the file's world sees it. It depends on the axes and the
-  origin of that world, which mean nothing, and even on whether it is mirrored;
-- the target's as `inv(c2w_0) @ c2w_i`: the motion as the first camera sees it, as everywhere else here.
+- Source poses are `c2w_i @ inv(c2w_0)`: the motion in the file's world. They depend on the arbitrary axes and
+  origin of that world, and even on whether it is mirrored.
+- Target poses are `inv(c2w_0) @ c2w_i`: the motion in the first camera's frame, as everywhere else here.
 
-They are equal where the first camera's frame is the world. The weights expect both, so both are given; for
+Both are equal where the first camera's frame is the world. The weights expect both, so both are given. For
 this `controls.cameras.read` keeps poses in their file's world. ReCamMaster is given the target's alone.
 """
 

@@ -1,8 +1,8 @@
-"""The official tiled way of the VAE: overlapping tiles of the picture, each through all frames, blended.
+"""The VAE in tiles, as in the official inference: overlapping tiles of all frames, blended.
 
-It bounds memory by the tile. The result differs from that of whole pictures, because every tile is padded at
-its own border; the official inference works in tiles, so matching its videos takes the same. Chunks of frames
-(`VAE`) bound memory, too, and change nothing: without a video to match they are the better choice.
+Tiles bound memory. The result differs from that of whole pictures, because every tile is padded at its own
+border. The official inference works in tiles, so they are needed to match its videos. Chunks of frames
+(`VAE`) bound memory, too, and do not change the result: without a video to match they are the better choice.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from stp_jax.weights import native
 
 
 def parse_flags(argv: list[str], description: str | None = None) -> argparse.Namespace:
-    """Raises `InputError` for a flag that does not exist or has a value that cannot be."""
+    """The flags by name. Raises `InputError` for an unknown flag or an impossible value."""
     parser = Parser(prog="sample.py", description=description)
     add = parser.add_argument_group("what to re-render").add_argument
     add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
@@ -64,7 +64,7 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         "--seed",
         type=number(0, 2**32 - 1, int),
         default=0,
-        help="of the noise: another one invents other unseen parts (0)",
+        help="of the noise; another seed invents unseen parts differently (0)",
     )
     add("--prompt", help="what is to be seen, for a model that takes text (nothing in particular)")
     add("--negative_prompt", help="what is not to be seen (a list of faults that Wan2.1 was tuned with)")

@@ -1,4 +1,4 @@
-"""Models that come to the devices when they are needed, and the compiled functions of the VAE."""
+"""Models that are loaded onto the devices when they are needed, and the compiled functions of the VAE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stp_jax.weights.recognition import Pretrained
 
 
 class ModelOnDevice:
-    """A model that comes to the devices of a mesh when it is first needed."""
+    """A model that is loaded onto the devices of a mesh when it is first needed."""
 
     def __init__(self, files: Pretrained, mesh: Mesh, dtype: str):
         self._load = lambda: reading.load(files, mesh, dtype)
@@ -24,7 +24,7 @@ class ModelOnDevice:
         self._state: nnx.State | None = None
 
     def state(self) -> nnx.State:
-        """Its parameters; read from their files unless they are there."""
+        """Its parameters; read from their files unless they are on the devices."""
         if self._state is None:
             _, self._state = self._load()
         return self._state

@@ -14,7 +14,7 @@ from stp_jax.weights.recognition import Pretrained
 
 
 class Models(NamedTuple):
-    """Where the models are, with the configs that they are used with."""
+    """The models' files, with the configs that the models are run with."""
 
     dit: Pretrained
     vae: Pretrained
@@ -70,5 +70,5 @@ def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Path:
             f"{found.path} is {found.title}; {dit.title} reads embeddings "
             f"{dit.config.text_dim} wide. Give the text encoder that it was trained with."
         )
-    text.find_tokenizer(found.path)  # where it is missing, the user learns it now
+    text.find_tokenizer(found.path)  # a missing tokenizer is an error now, not after long work
     return found.path

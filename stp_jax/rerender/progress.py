@@ -1,4 +1,4 @@
-"""How far a re-rendering is: shares of its work, and a bar that shows them."""
+"""Progress of a re-rendering: shares of its work, and a bar that shows them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-Progress = Callable[[str, float], None]  # what comes next, and the share of the work done
+Progress = Callable[[str, float], None]  # the name of the next part, and the share of the work that is done
 
 
 class VAECosts(NamedTuple):
-    """What the VAE costs, in steps of the DiT."""
+    """Run time of the VAE, in steps of the DiT."""
 
     encode: float
     decode: float
@@ -23,10 +23,10 @@ GPU_COSTS = VAECosts(1, 1)  # the full size
 
 
 class Report:
-    """Says what comes next and what share of the work is done.
+    """Reports the next part of the work, and the share that is done.
 
     Args:
-      progress: called with both; None: nobody asks.
+      progress: is called with both. None: nothing is reported.
       work: the sum of all costs.
     """
 
@@ -34,7 +34,7 @@ class Report:
         self._progress, self._work, self._done = progress, work, 0.0
 
     def __call__(self, what: str, cost: float, *wait_for: Any) -> None:
-        """Before a part that costs `cost`; waits for the arrays of the parts before it."""
+        """Call it before the part `what`, of this cost; it waits for the arrays of the parts before."""
         if self._progress:
             for array in wait_for:
                 array.block_until_ready()
@@ -44,7 +44,7 @@ class Report:
 
 @contextlib.contextmanager
 def bar() -> Iterator[Progress]:
-    """A bar on stderr, moved by calling what is yielded."""
+    """Shows a bar on stderr; yields the function that moves it."""
     with tqdm(total=1.0, bar_format="{desc:20}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}") as shown:
 
         def show(what: str, done: float) -> None:

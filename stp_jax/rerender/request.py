@@ -1,4 +1,4 @@
-"""From what a user asks for (files, presets, numbers) to arrays that a model takes; without JAX."""
+"""Turns a user's request (files, presets, numbers) into arrays that a model takes; without JAX."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Request(NamedTuple):
 
     clip: media.Clip
     seconds: tuple[float, float]  # of the video, where the clip begins and ends
-    source: View  # cameras in the frame of its first one, as those of `target`
-    target: View
-    world: np.ndarray  # [4, 4], the pose of that camera in the world of the file that it is from
-    summary: str  # what was made of the files, for people
-    same_camera: bool = False  # whether the target's path was asked to be the source's
+    source: View  # cameras in the frame of the source's first camera
+    target: View  # cameras in that frame, too
+    world: np.ndarray  # [4, 4], the pose of the source's first camera in the world of its file
+    summary: str  # how the files were read, to print
+    same_camera: bool = False  # whether the target is to have the source's camera path
 
     def in_world(self) -> tuple[View, View]:
         """Source and target as a `Rerenderer` takes them.
 
-        Cameras are in the world of the source's file, which the official weights depend on; a target with the
-        source's own path has none.
+        Cameras are in the world of the source's file: the official weights depend on it. A target with the
+        source's camera path has no cameras.
         """
         source, target = (
             view._replace(c2w=(self.world @ view.c2w.astype(np.float64)).astype(np.float32))
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 def read_notes(
     weights: str | os.PathLike, *, frames: int | None = None, size: Sequence[int] | None = None
 ) -> tuple[SamplingNotes, bool]:
-    """How to sample from weights, and whether they are official ones; no parameter is read.
+    """How to sample from weights, and whether they are official ones. No parameter is read.
 
     Args:
       weights: see `Rerenderer`.
@@ -88,10 +88,10 @@ def read_request(
     duration: float | None = None,
     official: bool = False,
 ) -> Request:
-    """Reads and checks everything.
+    """Reads and checks the video, the cameras and the animation time.
 
     Args:
-      notes: the size of the model's videos.
+      notes: sampling notes of the weights; they state the size of the model's videos.
       video: any file that FFmpeg reads.
       camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
         them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
@@ -111,7 +111,8 @@ def read_request(
     consecutive = official and duration is None
     same_camera = camera == SAME_CAMERA
     if not same_camera:
-        cameras.parse(camera, notes.frames)  # the lens is not known yet, but mistakes come before a long read
+        # The lens is not known yet. This finds mistakes before the video is read, which may take long.
+        cameras.parse(camera, notes.frames)
     part = _read_part(video, notes, start, duration, consecutive)
     source = _source_view(source_cameras, part, notes, fov)
     world = source.c2w[0]
@@ -164,7 +165,7 @@ def _spread_part(
     clip = media.read_clip(video, notes.frames, notes.height, notes.width, start=start, end=max(end, start))
     summary = [_describe(video, count, last, clip, (start, end))]
     if end < last - 0.05 and not duration:
-        summary.append(f"  (its {last:.1f} s are too many: choose with --start and --duration)")
+        summary.append(f"  (of its {last:.1f} s; choose others with --start and --duration)")
     return _Part(clip, (start, end), last, "\n".join(summary))
 
 
@@ -181,14 +182,14 @@ def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: flo
     first = round(start * clip.fps)
     taken = min(frames, count - first)
     if taken < frames:
-        summary.append(f"  (it has {taken} from there on; the last is repeated {frames - taken} times)")
+        summary.append(f"  ({taken} from there to its end; the last is repeated {frames - taken} times)")
     return _Part(clip, (start, end), last, "\n".join(summary), (first, taken))
 
 
 def _describe(
     video: str | os.PathLike, count: int, last: float, clip: media.Clip, span: tuple[float, float]
 ) -> str:
-    """What a file is, and what is taken of it."""
+    """One line on a video file and on the clip that is taken from it."""
     (h, w), (frames, height, width, _) = clip.source_size, clip.frames.shape
     cut = "" if h * width == w * height else "middle cut out, "
     return (
@@ -200,7 +201,7 @@ def _describe(
 def _source_view(
     source_cameras: str | os.PathLike | None, part: _Part, notes: SamplingNotes, fov: float
 ) -> View:
-    """The source's cameras in the world of their file, with the lens of the cut picture; it runs forward."""
+    """The source's cameras in the world of their file, with the lens of the cropped picture; time forward."""
     frames, (h, w) = notes.frames, part.clip.source_size
     lens = cameras.default_intrinsics(fov, aspect=w / h)
     if not source_cameras:

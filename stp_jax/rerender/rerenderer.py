@@ -33,15 +33,15 @@ Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the pr
 
 
 class Rerenderer:
-    """A trained model, ready to re-render videos; functions compile on first use, for each batch size.
+    """A trained model, ready to re-render videos. Functions compile on first use, for each batch size.
 
-    The text encoder, the VAE and the DiT come to the device when they are first needed. The text encoder's
-    memory is freed again before the others come; embeddings of prompts are kept on disk.
+    The text encoder, the VAE and the DiT are loaded onto the device when they are first needed. The text
+    encoder's memory is freed before the others are loaded. Embeddings of prompts are cached on disk.
 
     Args:
       folder: weights of a DiT in any layout that `stp_jax.weights` reads: a folder that train.py wrote,
         an official checkpoint, a diffusers folder.
-      vae, text_encoder: where theirs are, if not beside the DiT's.
+      vae, text_encoder: weights of the VAE and the text encoder. None: they are beside the DiT's.
       frames, height, width: of the videos; default: as the weights' notes say.
       steps: Euler steps; default: as the weights' notes say.
       shift: of the noise levels, see `stp_jax.flow`; default: as the weights' notes say.
@@ -50,7 +50,7 @@ class Rerenderer:
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
-      mesh: a batch is spread over its devices, and padded where it does not divide; default: all devices of
+      mesh: a batch is split over its devices, and padded where it does not divide. Default: all devices of
         this machine that a single video can use, see `mesh_for_one_video`.
 
     Raises:
@@ -113,14 +113,14 @@ class Rerenderer:
         self._encode, self._decode = vae_functions(
             self._vae.graph,
             chunk=chunk,
-            decode_chunk=1 if on_cpu else chunk,  # whose caches are small
+            decode_chunk=1 if on_cpu else chunk,  # a CPU has small caches
             tiled=tiled,
             finish=to_official_pixels if self.official else to_pixels,
         )
 
     @property
     def device(self) -> str:
-        """Where and how it computes, for people."""
+        """Number and kind of the devices and the dtype, to print."""
         kinds = [device.device_kind for device in self._mesh.devices.flat]
         return f"{len(kinds)} x {kinds[0]}, {self.dtype}"
 
@@ -150,13 +150,13 @@ class Rerenderer:
 
         Args:
           source_video: uint8 [F, H, W, 3], of the size that the model was made for.
-          source, target: what the two clips are seen with, F entries each; cameras in one world frame of any
-            choice, metres. A target without `c2w` has the source's cameras; official models are then given
-            them as in the official Cam x Time evaluation.
-          prompt: says what is to be seen, for a model that takes text; a batch may have one for each video.
-          negative_prompt: says what is not, where there is guidance; default: `text.NEGATIVE_PROMPT`.
-          seed: of the noise that sampling starts from; videos of a batch get different noise, but for the
-            official models.
+          source, target: cameras and animation times of the two clips, F entries each. Cameras are in metres,
+            in any one world frame. A target without `c2w` has the source's cameras; official models are then
+            given them as in the official Cam x Time evaluation.
+          prompt: what is to be seen, for a model that takes text; a batch may have one for each video.
+          negative_prompt: what is not to be seen, with guidance. Default: `text.NEGATIVE_PROMPT`.
+          seed: of the noise that sampling starts from. Each video of a batch has its own noise; official
+            models have the same for all.
           progress: called before each part of the work, and at the end.
 
         Returns:
@@ -194,7 +194,7 @@ class Rerenderer:
             return np.asarray(self._decode(self._vae.state(), latents))[: len(video)]
 
     def _views(self, video: np.ndarray, source: View, target: View) -> tuple[View, View]:
-        """Target and source with poses as the DiT is conditioned on them; raises `InputError` for shapes."""
+        """Target and source with the poses that the DiT is conditioned on; raises `InputError` for shapes."""
         same_cameras = target.c2w is None
         if same_cameras:
             target = View(source.c2w, source.intrinsics, target.animation_time)
@@ -230,7 +230,7 @@ class Rerenderer:
     def _embed(
         self, videos: int, prompt: str | Sequence[str], negative_prompt: str | None, report: Report
     ) -> Embeddings:
-        """What the DiT reads of the prompts and, with guidance, of the negative prompt."""
+        """Embeddings of the prompts and, with guidance, of the negative prompt."""
         if self._text_encoder is None:
             return None, None
         prompts = [prompt] * videos if isinstance(prompt, str) else list(prompt)
@@ -275,7 +275,7 @@ class Rerenderer:
         return noise.astype(np.float32)
 
     def _put(self, array: np.ndarray, *, whole: bool = False) -> jax.Array:
-        """Brings a batch to the devices, padded with its last entry until it divides.
+        """A batch on the devices, padded with its last entry until it divides among them.
 
         Args:
           whole: every device gets the whole batch, as `batched_guidance` needs; the batch then divides among

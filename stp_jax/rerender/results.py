@@ -1,4 +1,4 @@
-"""The folder that a re-rendered video is shown in."""
+"""The output folder of sample.py: videos, pictures and settings.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stp_jax.rerender.request import Request
 
 @contextlib.contextmanager
 def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a new folder, which is taken away again if the block fails with nothing in it.
+    """Yields a new folder, which is removed again if the block fails and has written nothing.
 
     Args:
       out: the folder, new or empty; None: a new one in outputs/, named after `names`.
@@ -80,18 +80,18 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
 
 
 def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
-    """uint8 [F, H, W, 3] -> [F, scale H, scale W, 3], smoothly."""
+    """Enlarges a video smoothly, uint8 [F, H, W, 3] -> [F, scale H, scale W, 3]."""
     size = (video.shape[2] * scale, video.shape[1] * scale)
     frames = (Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in video)
     return np.stack([np.asarray(frame) for frame in frames])
 
 
 def write_settings(path: Path, settings: dict[str, Any], request: Request, **more: Any) -> None:
-    """Writes a command that repeats the run, and the numbers that its names stood for.
+    """Writes the command that repeats the run, and the numbers that its presets and files stood for.
 
     Args:
       settings: sample.py's flags by name.
-      more: whatever else was used.
+      more: further values that were used, by name.
     """
     given = {
         key: value

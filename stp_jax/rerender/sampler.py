@@ -1,7 +1,8 @@
 """From noise to latents: Euler steps along the velocity that a DiT predicts, with guidance by text.
 
-Guidance asks for two velocities in each step, with the prompt and with the negative one. On one device they
-come one after the other; where there are more devices than videos, at the same time on two halves of them.
+Guidance needs two velocities in each step, one with the prompt and one with the negative prompt. On one
+device they are computed one after the other. Where there are more devices than videos, they are computed at
+the same time, each on half of the devices.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stp_jax.devices.sharding import RULES, constrain, make_mesh, size_of
 from stp_jax.models.block import Conditioning
 from stp_jax.models.dit import SpaceTimeDiT
 
-WORTH_SPREADING = 2048  # tokens of a target from which on several devices are faster than one
+WORTH_SPREADING = 2048  # with at least this many target tokens several devices are faster than one
 
 
 def mesh_for_one_video(
@@ -28,8 +29,8 @@ def mesh_for_one_video(
 ) -> Mesh:
     """A mesh that computes one video on all devices, if it is worth it.
 
-    With guidance two halves of an even number take a velocity each; within them the tokens are split. A video
-    of fewer than `least_tokens` stays on one device.
+    With guidance and an even number of devices, each half computes one velocity. Within a half the tokens are
+    split. A video of fewer than `least_tokens` tokens stays on one device.
     """
     count = len(devices) if target_tokens >= least_tokens else 1
     halves = 2 if guided and count % 2 == 0 else 1
@@ -48,7 +49,7 @@ def twice(x: jax.Array) -> jax.Array:
 
 def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
     """Normal noise [B, ...] float32 of JAX's generator; each video of a batch has its own."""
-    # One key for each video: what becomes of it does not depend on its batch.
+    # One key for each video: its result does not depend on the rest of the batch.
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(shape[0]))
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
@@ -88,7 +89,7 @@ class Sampler:
                 predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
                 velocity = without + guidance * (predicted - without)
             else:
-                # One after the other: a batch of two would need the memory of two.
+                # One after the other: a batch of two would need twice the memory.
                 def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
                     blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
                     of_prompt = conditioning._replace(blocks=blocks)
@@ -112,10 +113,10 @@ class Sampler:
         latent_size: tuple[int, int, int],
         batched_guidance: bool = False,
     ) -> Conditioning:
-        """What all steps are conditioned on, computed once; see `SpaceTimeDiT.condition`.
+        """The conditioning of all steps, computed once; see `SpaceTimeDiT.condition`.
 
         Args:
-          views: of the target, the source and, where there is one, the memory.
+          views: of the target, the source and, if there is one, the memory.
           text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
           batched_guidance: whether both velocities of guidance are computed as one batch.
         """
@@ -143,13 +144,13 @@ class Sampler:
           source: clean latents of the source, of that shape.
           conditioning: from `condition`; made with `negative` if there is guidance.
           sigmas: noise levels from 1 down to 0, see `flow.sampling_sigmas`.
-          guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022); None: the velocity
-            as it is, in half the time.
+          guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022). None: no guidance,
+            which takes half the time.
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
           batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
         """
-        x = jnp.array(noise, jnp.float32)  # a copy: each step takes the memory of the one before
+        x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)

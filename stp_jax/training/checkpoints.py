@@ -1,10 +1,10 @@
-"""Checkpoints that are either whole or not used.
+"""Checkpoints with checksums; one that is damaged or incomplete is never used.
 
 Each checkpoint is a folder `<step>/` written by Orbax in the background: params, opt_state and ema (arrays),
 meta (JSON: the step, the position in the data, ..). A manifest with the SHA-256 of every file goes into
-the folder just before Orbax renames it to its final name, because flipped bits would otherwise load without a
-word. A checkpoint that does not match its manifest is moved to `damaged/`, reported, and the one before it is
-used; nothing is deleted.
+the folder just before Orbax renames it to its final name, because flipped bits would otherwise load
+unnoticed. A checkpoint that does not match its manifest is moved to `damaged/`, reported, and the one before
+it is used; nothing is deleted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _trees(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run.
 
-    All processes of a run call every method alike; the first one looks after the folder.
+    All processes of a run call every method; only the first one changes the folder.
 
     Args:
       folder: made if missing.
@@ -100,7 +100,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def _agreed_latest(self, report: Callable[[str], None]) -> int | None:
-        """What the first process finds, on all of them."""
+        """The latest whole checkpoint that the first process finds, on all processes."""
         if jax.process_count() == 1:
             return self._latest_whole(report)
         from jax.experimental import multihost_utils
@@ -157,8 +157,8 @@ class Checkpoints:
         """Starts to write a checkpoint of `state` at `meta["step"]`; returns once the arrays may change.
 
         Returns:
-          Whether it is being written: not if the disk has no room for it, which is reported. Nor is the one
-          before lost if writing fails later on: `wait` and the next `save` report that.
+          Whether it is being written. It is not if the disk has no room for it, which is reported. If writing
+          fails later, the checkpoint before is kept, and `wait` or the next `save` reports it.
         """
         self.wait()
         step = meta["step"]
@@ -167,7 +167,7 @@ class Checkpoints:
         if not broadcast_from_first(free > 1.05 * needed):
             self._report(
                 f"Checkpoint {step} is NOT written: it takes {needed / 1e9:.2f} GB and {self.folder} has "
-                f"{free / 1e9:.2f} GB free. Free some space; the next one is tried all the same."
+                f"{free / 1e9:.2f} GB free. Free some space; the next one will be tried."
             )
             return False
         self._saving, self._before = step, self.latest

@@ -1,8 +1,8 @@
-"""Every field of a config: its default, its meaning, and what it may be.
+"""Every field of a config: its default, its meaning, and its allowed values.
 
-A file in configs/ says what differs from these defaults, as `make_config(DiTTraining, model=dict(dim=384))`.
-`--config.train.steps=100` on the command line changes a field afterwards. `check_run` checks what came of
-both.
+A file in configs/ states what differs from these defaults, as in `make_config(DiTTraining,
+model=dict(dim=384))`. `--config.train.steps=100` on the command line changes a field afterwards. `check_run`
+checks the result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def setting(
 
     Args:
       least, below: bounds of a number, the first one included.
-      choices: all that it may be.
+      choices: all values that it may have.
       pattern: whether it is a regular expression.
       optional: whether a config may lack it.
     """
@@ -79,7 +79,7 @@ class PicturesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """See `stp_jax.training.optimizer`."""
+    """The optimizer and its schedule, see `stp_jax.training.optimizer`."""
 
     name: str = setting("muon", choices=("muon", "adamw"))
     learning_rate: float = setting(3e-3, least=0)
@@ -100,7 +100,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
-    """The same batches, noise and levels for runs that differ in these, to compare them."""
+    """Batches, noise and noise levels of the validation loss, to compare runs that differ in their own."""
 
     batch_size: int = setting(64, least=1)
     seed: int = 0
@@ -109,12 +109,12 @@ class ValidationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The run: how long, in which batches, and what it writes when."""
+    """Length and batches of a run, and when it writes what."""
 
     steps: int = setting(20_000, least=1)
     seconds: int = 0  # time limit, if not 0; the learning rate then follows the time
     batch_size: int = setting(8, least=1)  # examples
-    accumulate: int = setting(1, least=1)  # parts of the batch that are worked on one after the other
+    accumulate: int = setting(1, least=1)  # parts of the batch that are computed one after the other
     trainable: str = ".*"  # regular expression for the names of the parameters that are trained
     data_workers: int = 0  # processes that read data; 0: threads alone
     max_skipped: int = setting(20, least=1)  # steps in a row that are not finite, before the run stops
@@ -131,7 +131,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of `stp_jax.devices.sharding`; -1: all that are left."""
+    """Devices along each axis of `stp_jax.devices.sharding`; -1: all that remain."""
 
     data: int = setting(-1, optional=True)
     fsdp: int = setting(1, optional=True)
@@ -270,7 +270,7 @@ def _check_value(name: str, value: Any, check: Mapping[str, Any]) -> None:
 
 
 def check_run(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `InputError` for fields and numbers of `config` that make no sense, on this mesh.
+    """Raises `InputError` for fields and values of `config` that are impossible on this mesh.
 
     The sections `model`, `data`, `flow` and `optimizer` are checked where they are used.
     """
@@ -300,7 +300,7 @@ def check_run(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def model_config(definition: type, values: ConfigDict) -> Any:
-    """The model's config dataclass of `config.model`.
+    """The model's config dataclass, made of `config.model`.
 
     Raises:
       InputError: a field that it does not have, or a value that it cannot have.

@@ -25,6 +25,6 @@ def training_data(config: ConfigDict, seed: int, mesh: Mesh, first_example: int 
 
 
 def device_batches(dataset: grain.IterDataset, mesh: Mesh, batch_size: int) -> grain.DatasetIterator:
-    """Batches of all hosts on the devices, made two ahead."""
+    """Batches of all hosts on the devices, prefetched two ahead."""
     batches = dataset.map(lambda batch: global_batch(batch, mesh, batch_size))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))

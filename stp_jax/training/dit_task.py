@@ -32,19 +32,19 @@ from stp_jax.weights import kinds, native, reading, recognition
 class DiTTask:
     """Flow matching of the target's latents, given the source's and all cameras and animation times.
 
-    A batch may have a memory, latent frames of earlier output. As that will have the mistakes of a model, the
-    memory of each video is mixed with noise of a level drawn evenly from 0 to `config.flow.memory_sigma`. The
-    model is not given that level.
+    A batch may have a memory, latent frames of earlier output. In use the memory has the errors of a model.
+    So in training the memory of each video is mixed with noise, of a level drawn uniformly from 0 to
+    `config.flow.memory_sigma`. The model is not given that level.
 
     Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
-    source and target each the one or the other. A model that takes text is given the same prompt for all,
-    the first of `config.text`, which `stp_jax.text` embedded; a second one is guidance's negative prompt.
+    source and target may differ in this. A model that takes text is given the same prompt for all videos, the
+    first of `config.text`, which `stp_jax.text` embedded. A second one is guidance's negative prompt.
     """
 
     name = "dit"
 
     def __init__(self, config: ConfigDict, *, load: bool = True):
-        """`load=False` reads no weights: to compile for a machine; the VAE is taken to be Wan2.1's."""
+        """`load=False` reads no weights, for compilation alone; the VAE's config is then Wan2.1's."""
         self.config = config
         self.model_config = model_config(DiTConfig, config.model)
         check_section(FlowConfig, config.flow, "config.flow")
@@ -247,7 +247,7 @@ class DiTTask:
         return merge_lora(params)
 
     def final_config(self, model, dataset):
-        # What only says how to train is left out: the weights may go to a machine without these kernels.
+        # Fields that only affect training are reset: the weights may be used without these kernels.
         plain = dict(lora_rank=0, ffn_parts=1, unroll=False, fused=False)
         return dataclasses.asdict(dataclasses.replace(self.model_config, **plain))
 
@@ -266,13 +266,13 @@ class DiTTask:
 
 
 def _views(batch: Batch) -> tuple[View, ...]:
-    """What the target, the source and, if there is one, the memory are seen with."""
+    """The views of the target, the source and, if there is one, the memory."""
     names = ("target", "source", "memory") if "memory_latents" in batch else ("target", "source")
     return tuple(view_of(batch, name) for name in names)
 
 
 def _for_all(embedding: jax.Array | None, videos: int) -> jax.Array | None:
-    """`[1, T, D]` -> `[B, T, D]`."""
+    """The embedding repeated for all videos, `[1, T, D]` -> `[B, T, D]`."""
     return None if embedding is None else jnp.broadcast_to(embedding, (videos, *embedding.shape[1:]))
 
 

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: it validates, previews, saves and exports."""
+"""What a run does between its steps: it validates, previews, saves and exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Events:
         self._run, self._progress, self._writer = run, progress, writer
 
     def after_step(self, state: TrainState) -> None:
-        """All that is due after a step; what the end of the run does in any case is left to that."""
+        """Everything that is due after a step, except what `at_end` does in any case."""
         run, every = self._run, self._run.config.train
         ends = self._progress.ends_now()
         if run.preview and self._due(every.pictures_every) and not ends:
@@ -42,7 +42,7 @@ class Events:
             self._export(state)
 
     def at_end(self, state: TrainState, *, complete: bool) -> None:
-        """Saves the last step; of a complete run also what it was for.
+        """Saves the last step; of a complete run also writes validation, pictures and weights.
 
         Raises:
           InputError: the step could not be saved, or its weights could not be written.
@@ -60,7 +60,7 @@ class Events:
             saved = "no step" if checkpoints.latest is None else f"step {checkpoints.latest}"
             raise InputError(
                 f"Step {step} could not be saved, {saved} is: the last lines above say why.\n"
-                "The same command goes on from there."
+                "The same command continues from there."
             )
         if not exported:
             raise InputError(
@@ -72,7 +72,7 @@ class Events:
         """Saves what can be saved, so that a mistake in the data costs no work.
 
         Args:
-          alike: whether all processes have the error at this step; otherwise some of them may be elsewhere.
+          alike: whether all processes have the error at this step; otherwise some may be at another step.
         """
         step, checkpoints = self._progress.step, self._run.checkpoints
         lost = any(array.is_deleted() for array in jax.tree.leaves(state))  # donated to a step that failed

@@ -1,4 +1,4 @@
-"""How well a model does on scenes that it is not trained on: pictures to look at, and the loss."""
+"""The model on scenes that it is not trained on: pictures to look at, and the loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_batches(
     rows: Sequence[int] | None = None,
     seed: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The first batches of held-out examples, always the same; of each these rows."""
+    """The first batches of held-out examples, always the same; only these `rows` of each batch."""
     iterator = iter(
         make_dataset(
             config.pictures.data,
@@ -44,7 +44,8 @@ def read_batches(
 class Preview:
     """Pictures and figures on one fixed batch, with the averaged weights and the same noise each time.
 
-    Frozen weights that training does not need are on the devices only meanwhile; so for `Validation`.
+    Frozen weights that training does not need are on the devices only while it works; so, too, in
+    `Validation`.
     """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
@@ -66,8 +67,8 @@ class Preview:
 class Validation:
     """The loss on some fixed batches with fixed noise, with the averaged weights.
 
-    Batches are worked on in as many parts as those of training. With `config.train.validation` (batch_size,
-    seed, flow) batches, noise and its levels are the same for runs that differ in these, to compare them.
+    Batches are computed in as many parts as in training. With `config.train.validation` (batch_size, seed,
+    flow) batches, noise and its levels are the same for runs that differ in these, to compare them.
     """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):

@@ -1,4 +1,4 @@
-"""The training loop: one for every model; what differs between them is a `Task`."""
+"""The training loop, one for every model; a `Task` holds what differs between them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from stp_jax.training.workdir import check_workdir, locked, write_config
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = False) -> signal.Signals | None:
-    """Trains the task of `config` in `workdir` until its steps or seconds are up, from where an earlier call
-    stopped.
+    """Trains the task of `config` in `workdir` until its steps or seconds are done.
+
+    A run that an earlier call began is continued where it stopped.
 
     Args:
       profile: whether to write a trace of a few steps to `workdir/profile`.
@@ -34,8 +35,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
       The signal that ended the run early (its state is saved), or None if the run is complete.
 
     Raises:
-      InputError: something about the config, the work directory, its checkpoints or the data; the loss is not
-        finite any more.
+      InputError: a mistake in the config, the work directory, its checkpoints or the data; the loss is no
+        longer finite.
     """
     workdir = Path(workdir)
     check_section(MeshConfig, config.mesh, "config.mesh")
@@ -53,7 +54,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         batches = run.batches()
         run.describe(state.params)
         if jax.process_index() == 0:
-            write_config(workdir, config)  # only now: after a mistake above the folder is free for others
+            write_config(workdir, config)  # only now, so that after a mistake above the folder is still free
         writer = cleanup.enter_context(contextlib.closing(Writer(workdir)))
         reporter = cleanup.enter_context(contextlib.closing(Reporter(run, progress, writer)))
         events, trace = Events(run, progress, writer), Trace(profile, workdir / "profile")

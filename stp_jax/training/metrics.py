@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: JSON lines, TensorBoard, PNG files."""
+"""Writes a run's numbers and pictures: JSON lines, TensorBoard, PNG files."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Writer:
             (self._workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self._workdir / "tensorboard").mkdir(exist_ok=True)
             self._lines = open(self._workdir / "metrics.jsonl", "a", buffering=1)
-            # A full disk kills the thread of tensorboardX's SummaryWriter, and what is added then waits for
-            # ever; its RecordWriter writes at once.
+            # A full disk kills the thread of tensorboardX's SummaryWriter, and later calls then block for
+            # ever. Its RecordWriter writes directly.
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
             self._events = RecordWriter(str(self._workdir / "tensorboard" / name))
             self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -99,12 +99,12 @@ class Writer:
         except (OSError, InputError) as error:
             if self._works:
                 reason = str(error).splitlines()[0]
-                log(f"Numbers or pictures could not be written ({reason}); training goes on.")
+                log(f"Numbers or pictures could not be written ({reason}); training continues.")
             self._works = False
 
 
 class Meter:
-    """The numbers of the steps since `restart`, and how fast they went.
+    """The numbers of the steps since `restart`, and their speed.
 
     Args:
       batch_size: examples of a step.
@@ -120,7 +120,7 @@ class Meter:
         self.started, self._first, self.waited = time.monotonic(), step, 0.0
 
     def numbers(self, step: int) -> dict[str, float]:
-        """The means of the steps' own numbers; speed, memory, and the share of time spent on other things."""
+        """The means of the steps' own numbers; speed, memory, and the share of time waiting for data."""
         numbers = mean_of(self.steps)
         if step > self._first:  # else its only step compiled
             seconds = time.monotonic() - self.started
@@ -152,7 +152,7 @@ class Meter:
 
 
 def mean_of(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The mean of each number over the steps where it is finite; left out if it is nowhere."""
+    """The mean of each number over the steps where it is finite; without numbers that never are."""
     means = {}
     for name in metrics[0] if metrics else ():
         values = np.array([m[name] for m in metrics])

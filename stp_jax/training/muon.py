@@ -19,9 +19,9 @@ RMS = 0.2  # of an update's elements, as Adam's have (Liu et al. 2025, "Muon is 
 def orthogonalize(dtype: jax.typing.DTypeLike) -> optax.GradientTransformation:
     """Replaces updates by matrices with the same singular vectors and singular values near 1.
 
-    Matrices stacked over layers, `[L, in, out]`, are orthogonalized each by itself; a convolution's kernel,
-    `[*size, in, out]`, as one matrix from everything it reads to its outputs. Matrices of one shape are
-    iterated together and spread over all devices: one after the other they are too small to fill a GPU.
+    Matrices stacked over layers, `[L, in, out]`, are orthogonalized each by itself. A convolution's kernel,
+    `[*size, in, out]`, counts as one matrix `[size * in, out]`. Matrices of one shape are iterated together
+    and split over all devices: one alone is too small to keep a GPU busy.
 
     Args:
       dtype: of the iterations; bfloat16 is enough for training.
@@ -77,12 +77,12 @@ def _gather(x: jax.Array) -> jax.Array:
 
 
 def _inputs(kernel: jax.Array) -> int:
-    """How many numbers each output of a kernel is computed from: the rows of its matrix."""
+    """The number of inputs of each output of a kernel: the rows of its matrix."""
     return kernel.shape[-2] if kernel.ndim <= 3 else math.prod(kernel.shape[:-1])
 
 
 def _is_tall(kernel: jax.Array) -> bool:
-    """Whether a kernel, as a matrix, reads more than it computes."""
+    """Whether a kernel, as a matrix, has more inputs than outputs."""
     return _inputs(kernel) > kernel.shape[-1]
 
 

@@ -16,14 +16,13 @@ MUON_MOMENTUM = 0.95
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Gradient clipping, then Muon or AdamW at their peak learning rates; the schedule is applied by
-    `schedule`.
+    """Gradient clipping, then Muon or AdamW, at their peak learning rates; `schedule` scales the updates.
 
     Args:
       config: see `stp_jax.training.config.OptimizerConfig`.
 
     Raises:
-      InputError: an unknown optimizer, schedule or field; a number that makes no sense.
+      InputError: an unknown optimizer, schedule or field; an impossible value.
     """
     is_muon = config.get("name") == "muon"
     check_section(OptimizerConfig, config, "config.optimizer", optional=not is_muon)
@@ -34,7 +33,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 def _muon(config: Any) -> optax.GradientTransformation:
     """Muon for the kernels that `muon_parameters` names, and Adam with `adam_learning_rate` for the rest.
 
-    See `stp_jax.training.muon`. Updates of both are of one size, so that their rates are of one magnitude.
+    See `stp_jax.training.muon`. Updates of both have the same size, so their learning rates are comparable.
     """
     chosen = re.compile(config.muon_parameters)
     muon = optax.chain(
@@ -61,8 +60,7 @@ def _adamw(config: Any) -> optax.GradientTransformation:
 
 
 def schedule(config: Any, step: jax.Array, progress: jax.Array) -> jax.Array:
-    """The factor in [0, 1] on every learning rate: linear warm-up over steps, then decay over the run's
-    progress.
+    """The factor in [0, 1] on every learning rate: linear warm-up by steps, then decay by the run's progress.
 
     Args:
       config: warmup_steps, schedule, decay_from (share of the run after which the decay begins).

@@ -1,4 +1,4 @@
-"""How far a run is, and what ends it: its steps, its seconds, or a signal."""
+"""Progress of a run, and what ends it: its steps, its seconds, or a signal."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class StopRequest:
 
 
 class Progress:
-    """Steps and seconds of a run, and the end of it, the same on all processes.
+    """Steps and seconds of a run, and its end, the same on all processes.
 
-    Seconds count from when this is made; `resume` adds those of earlier calls.
+    Seconds count from the creation of this object; `resume` adds those of earlier calls.
 
     Args:
       run: steps and seconds (0: no limit).
@@ -68,14 +68,14 @@ class Progress:
         self._agreement.progress = min(1.0, step / self._run.steps)
 
     def seconds(self) -> float:
-        """Of all calls together."""
+        """Seconds of all calls together."""
         return self._seconds_before + self.seconds_of_call()
 
     def seconds_of_call(self) -> float:
         return time.monotonic() - self._started
 
     def share(self) -> float:
-        """In [0, 1]: of the steps or of the seconds, whichever is further."""
+        """The share of the run that is done, in [0, 1]: of steps or of seconds, whichever is larger."""
         of_time = self.seconds() / self._run.seconds if self._run.seconds else 0.0
         return min(1.0, max(self.step / self._run.steps, of_time))
 
@@ -87,7 +87,7 @@ class Progress:
         self._agreement.update(agreed)
 
     def ended(self) -> bool:
-        """Whether no further step shall be done."""
+        """Whether no further step is to be done."""
         if self.alone:
             self.update(self.all_reduce())
         return self.at_last_step() or self._agreement.progress >= 1 or self._agreement.signal > 0
@@ -96,7 +96,7 @@ class Progress:
         return self.step >= self._run.steps
 
     def ends_now(self) -> bool:
-        """Whether the loop is known to end here; several processes know of signals and time only later."""
+        """Whether the loop is known to end here; with several processes signals and time are known later."""
         return self.at_last_step() or (self.alone and self.ended())
 
     def stopped_by(self) -> signal.Signals | None:

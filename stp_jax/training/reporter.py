@@ -1,4 +1,4 @@
-"""The numbers of steps, from the devices to files and the progress bar."""
+"""Reads the numbers of steps from the devices, and reports them to files and the progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stp_jax.training.metrics import Meter, Writer
 from stp_jax.training.progress import Progress
 from stp_jax.training.run import Run
 
-# Steps that may be underway on the devices before the host waits: enough that the devices are never idle.
+# Steps that may be in flight on the devices before the host waits: enough to keep the devices busy.
 STEPS_AHEAD = 2
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and where it begins."""
+"""A run: everything that is made of its config, and where it begins."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from stp_jax.training.vae_task import VAETask
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands, beside the state of its step.
+    """Where a run is, in addition to the state of its step.
 
     Attributes:
-      step: steps done.
-      seconds: that they took, all calls together.
-      examples: of an epoch of the data.
+      step: number of finished steps.
+      seconds: their duration, over all calls.
+      examples: number of examples in an epoch of the data.
       order_from: the step at which the order of these examples begins.
       best: the lowest loss on held-out scenes.
     """
@@ -56,18 +56,18 @@ class Position:
 
 
 class Run:
-    """All that is made of a config before the first step; mistakes of the user are found here.
+    """Everything that is made of a config before the first step; mistakes of the user are found here.
 
     Attributes:
-      task, optimizer: what is trained, and how.
+      task, optimizer: the model with its loss, and the optimizer.
       average: keeps the moving average of the parameters.
       frozen: the weights that the loss reads, on the devices.
-      preview, validation: on held-out scenes; None where the config wants none.
+      preview, validation: on held-out scenes; None if the config asks for none.
       checkpoints: of the work directory.
       position: set by `begin`.
 
     Raises:
-      InputError: something about the config, the checkpoints or the data.
+      InputError: a mistake in the config, the checkpoints or the data.
     """
 
     position: Position
@@ -86,13 +86,13 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, report=log)
 
     def begin(self, changed: list[str]) -> TrainState:
-        """The state to begin with, and `position`.
+        """The state to begin with; also sets `position`.
 
-        A run that has a checkpoint resumes there. Otherwise it starts from the weights `config.init_from`:
-        fine-tuning. Without these its parameters are random.
+        A run that has a checkpoint resumes there. Otherwise it starts from the weights `config.init_from`
+        (fine-tuning). Without these its parameters are random.
 
         Args:
-          changed: what differs from the config of the earlier calls, for people.
+          changed: differences from the config of earlier calls, to log.
         """
         config, task, optimizer, mesh = self.config, self.task, self.optimizer, self.mesh
         trainable, averaging = config.train.trainable, config.optimizer.ema_decay > 0
@@ -116,20 +116,20 @@ class Run:
         if meta["epoch_examples"] != examples:
             log(
                 f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training "
-                "goes on with the first of the new order."
+                "continues with the first of the new order."
             )
             position.order_from = position.step
         self.position = position
 
     def batches(self) -> grain.DatasetIterator:
-        """The batches that the steps from `position` on take."""
+        """The batches of the steps from `position` on."""
         batch_size = self.config.train.batch_size
         seen = (self.position.step - self.position.order_from) * batch_size
         dataset = training_data(self.config, self.config.seed, self.mesh, seen)
         return device_batches(dataset, self.mesh, batch_size)
 
     def describe(self, params: Params) -> None:
-        """Logs what is trained, on what."""
+        """Logs the model, its size and the devices."""
         parts = (params, trained(params, self.config.train.trainable))
         size, chosen = (sum(array.size for array in part.values()) / 1e6 for part in parts)
         share = "" if chosen == size else f", of which {chosen:.1f} M are trained"
@@ -140,7 +140,7 @@ class Run:
 
 
 def last_words(run: Run, step: int, stopped_by: signal.Signals | None) -> str:
-    """For people, at the end of a run."""
+    """The line to log at the end of a run."""
     if stopped_by:
         return f"Stopped by {stopped_by.name}; step {step} is saved. Run the same command again to continue."
     pictures = f", pictures in {run.workdir / 'pictures'}" if run.preview else ""

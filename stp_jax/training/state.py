@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # int32, steps done
     params: Params  # float32
-    opt_state: optax.OptState  # of those that are trained
-    ema: Params  # exponential moving average of those that are trained; empty where the config wants none
+    opt_state: optax.OptState  # of the trained parameters
+    ema: Params  # exponential moving average of the trained parameters; empty if the config asks for none
 
     def averaged(self) -> Params:
-        """The parameters to use the model with."""
+        """All parameters, those that are trained by their average."""
         return self.params | in_memory(self.ema, "device")
 
 
-# What a random key is for: keys of one step never collide, and a resumed run draws the same numbers.
+# Purposes of random keys: keys of one step never collide, and a resumed run draws the same numbers.
 INIT, LOSS, PICTURES, VALIDATION = range(4)
 
 
@@ -72,9 +72,10 @@ def init_state(
     trainable: str = ".*",
     average: bool = True,
 ) -> TrainState:
-    """A fresh state, spread over the mesh; parameters are random or read from the weights `init_from`.
+    """A new state, split over the mesh; parameters are random or read from the weights `init_from`.
 
-    These may be of any layout that `stp_jax.weights` reads. What the task allows may be missing in them.
+    These may be of any layout that `stp_jax.weights` reads. Parameters that the task allows to start at
+    random may be missing in them.
 
     Raises:
       InputError: `init_from` does not hold weights of this model; see `trained`.
@@ -141,10 +142,11 @@ def in_memory(tree: Any, kind: str) -> Any:
 
 
 class Average:
-    """Keeps the exponential moving average of the parameters that are trained.
+    """Keeps the exponential moving average of the trained parameters.
 
-    Taken every step, it lives on the devices. Taken less often, it waits in the host's memory meanwhile:
-    with the decay to the power of the steps between it is as good as the same, for 4 bytes less a parameter.
+    Updated every step, it stays on the devices. Updated less often, it waits in the host's memory, which
+    saves 4 bytes per parameter on the devices. The decay is then raised to the number of steps between, which
+    gives nearly the same average.
 
     Args:
       config: ema_decay, ema_every (steps).
@@ -159,7 +161,7 @@ class Average:
         self._update = jax.jit(update, donate_argnums=0)
 
     def place(self, state: TrainState) -> TrainState:
-        """The state with its average where that waits."""
+        """The state with its average in the memory where it waits."""
         return state._replace(ema=in_memory(state.ema, "device" if self._every == 1 else "pinned_host"))
 
     def take(self, state: TrainState, step: int) -> TrainState:
@@ -168,14 +170,16 @@ class Average:
             return state
         if self._every == 1:
             return state._replace(ema=self._update(state.ema, state.params, state.step))
-        jax.block_until_ready(state.params)  # beside the memory that a step needs there may be no room for it
+        jax.block_until_ready(state.params)  # there may be no room for the average while a step runs
         ema = in_memory(state.ema, "device")
         state = self.place(state._replace(ema=self._update(ema, state.params, state.step)))
         return jax.block_until_ready(state)
 
 
 def update_ema(ema: Params, params: Params, step: jax.Array, decay: float, every: int = 1) -> Params:
-    """The average after `step` steps, `every` steps after the last; it forgets faster at first, so that it is
-    of use early on."""
+    """The average after `step` steps, `every` steps after the last update.
+
+    The decay is smaller at first, so that the average is useful early.
+    """
     d = jnp.minimum(decay, step / (9.0 + step)) ** every
     return {name: d * e + (1 - d) * params[name] for name, e in ema.items()}

@@ -27,11 +27,11 @@ Metrics = dict[str, jax.Array]
 def make_train_step(task: Task, optimizer: optax.GradientTransformation, config: Any) -> Callable:
     """Returns `step(state, frozen, batch, progress) -> state, metrics`, compiled; `state` is donated.
 
-    The state comes and goes without its average, which `Average` keeps. A step whose loss or gradient is not
-    finite changes nothing but the number of steps: `metrics["skipped"]` is 1 then.
+    The state is passed and returned without its average, which `Average` keeps. A step whose loss or gradient
+    is not finite changes only the number of steps; `metrics["skipped"]` is then 1.
 
     Args:
-      task: what is trained.
+      task: the model and its loss.
       optimizer: from `make_optimizer`.
       config: seed, optimizer (schedule), train (accumulate, trainable).
     """
@@ -74,9 +74,9 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, config:
 def accumulated(
     loss_fn: Callable, params: Params, batch: Batch, key: jax.Array, parts: int
 ) -> tuple[tuple[jax.Array, Metrics], Params]:
-    """`value_and_grad` of a loss on a batch, as the mean over `parts` of it, one after the other.
+    """`value_and_grad` of a loss on a batch, as the mean over `parts` of the batch, one after the other.
 
-    Every part has examples of every device. Memory of activations is that of one part.
+    Every part has examples on every device. Activations need the memory of one part.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
@@ -88,5 +88,5 @@ def accumulated(
 
     mean = optax.microbatching.AccumulationType.MEAN
     averaged = optax.microbatch(gradient_of_part, argnums=(1, 2), microbatch_size=size, accumulator=mean)
-    # Example i is of part i modulo their number.
+    # Example i belongs to part i % parts.
     return averaged(params, batch, jnp.tile(jnp.arange(parts), size))

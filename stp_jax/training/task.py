@@ -1,4 +1,4 @@
-"""What the one trainer can train: how the model is made, what its loss is and what to show of it."""
+"""The interface of what can be trained: how the model is made, its loss, and what to show of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Task(Protocol):
 
     name: str  # of the weights: `dit`, `vae`
     frozen: dict[str, Any]
-    tokens: int  # of an example, 0 if that means nothing
+    tokens: int  # of an example; 0 for a model without tokens
     flop: float  # of an example, forward and backward without recomputation; 0: not known
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -36,7 +36,7 @@ class Task(Protocol):
         """Whether the weights that training starts from may lack this parameter."""
 
     def frozen_for(self, data: ConfigDict) -> dict[str, Any]:
-        """What `loss` reads of `frozen` on examples of this kind of data."""
+        """The part of `frozen` that `loss` reads on examples of this kind of data."""
 
     def loss(
         self, model: Any, frozen: Params, batch: Batch, key: jax.Array
@@ -44,25 +44,25 @@ class Task(Protocol):
         """The float32 loss on a batch and further numbers to log; runs inside jit."""
 
     def generator(self, sharding: NamedSharding) -> Generate:
-        """`generate(params, frozen, batch, key)`: videos to look at by name, `[B, F, H, W, 3]` in [-1, 1].
+        """Returns `generate(params, frozen, batch, key)`: videos by name, `[B, F, H, W, 3]` in [-1, 1].
 
-        It compiles what it needs, and returns arrays of this sharding.
+        `generate` compiles what it needs, and its arrays have this sharding.
         """
 
     def show(self, videos: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Of what `generate` returned: uint8 videos `[F, H, W, 3]` by label, and figures."""
+        """From the result of `generate`: uint8 videos `[F, H, W, 3]` by label, and figures by name."""
 
     def with_flow(self, flow: ConfigDict) -> Task:
         """The same task with other noise levels in its loss."""
 
     def to_export(self, params: Params) -> Params:
-        """The parameters as others use them."""
+        """The parameters as they are exported, with LoRA merged."""
 
     def final_config(self, model: Any, dataset: grain.IterDataset) -> dict[str, Any]:
         """The config that is saved with the model's weights."""
 
     def notes(self) -> dict[str, Any]:
-        """What else is saved with them for those who use the model."""
+        """Notes that are saved with the weights, such as how to sample."""
 
     def companions(self) -> dict[str, tuple[Params, dict[str, Any]]]:
         """Weights and config of the frozen models, by name, that belong beside the trained one."""

@@ -13,7 +13,7 @@ TRACED = range(10, 13)  # steps of a call
 
 
 class Trace:
-    """Traces some steps of a call into a folder, if that is wanted; once."""
+    """Traces some steps of a call into a folder, once, if `wanted`."""
 
     def __init__(self, wanted: bool, folder: Path):
         self._wanted, self._folder, self._tracing = wanted, folder, False

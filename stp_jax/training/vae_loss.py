@@ -1,4 +1,4 @@
-"""What the VAE is trained on, and the statistics of its latents afterwards."""
+"""The loss of the VAE, and the statistics of its latents after training."""
 
 from __future__ import annotations
 

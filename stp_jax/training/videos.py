@@ -8,8 +8,7 @@ from stp_jax.models.vae import to_pixels
 
 
 def psnr(video: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB of videos `[B, ...]` in [-1, 1], from each whole video's mean squared error, averaged over
-    B."""
+    """PSNR in dB of videos `[B, ...]` in [-1, 1]: from each whole video's squared error, averaged over B."""
     error = np.square((np.clip(video, -1, 1) - reference) / 2).reshape(len(video), -1).mean(1)
     return float(np.mean(-10 * np.log10(np.maximum(error, 1e-10))))
 

@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one config."""
+"""The work directory of a run: it belongs to one config, and to one run at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
     """Makes the work directory, or checks that the run in it has the same config.
 
     Returns:
-      What may differ and does, for people.
+      The differences in fields that may differ, to log.
 
     Raises:
       InputError: the folder cannot be written, or belongs to a run with another config (the difference is

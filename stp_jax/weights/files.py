@@ -1,4 +1,4 @@
-"""Weights files of strangers, read as data: every tensor by its name, memory-mapped, and nothing is executed.
+"""Untrusted weights files, read as data: every tensor by its name, memory-mapped, and nothing is executed.
 
 Safetensors files, alone or in parts with an index, and the zip files that `torch.save` writes. PyTorch is not
 needed. Nothing of a tensor is read until it is used.
@@ -53,7 +53,7 @@ TORCH_STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Under these keys some programs keep the tensors, beside what else they save.
+# Some programs keep the tensors under these keys, beside other things that they save.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module")
 AGAIN = "Download or copy it again."
 
@@ -127,8 +127,10 @@ def _memory_map(path: Path) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Views of the tensors. The library reads and checks the header; its arrays would be copies, and of
-    numpy's own types only."""
+    """Views of the tensors in the file.
+
+    The library reads and checks the header. Its arrays would be copies, and only of numpy's own types.
+    """
     data = _memory_map(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -209,7 +211,7 @@ def _rebuild_tensor(storage, offset, size, stride, *_) -> np.ndarray:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Knows tensors, storages and plain containers; any other global is refused, so nothing can run."""
+    """Accepts tensors, storages and plain containers; any other global is refused, so nothing can run."""
 
     def __init__(self, file: io.BytesIO, storages: dict[str, np.ndarray]):
         super().__init__(file)

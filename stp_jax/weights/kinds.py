@@ -1,4 +1,4 @@
-"""The model classes by kind, and their parameters' names and shapes without any array."""
+"""The model classes by kind, and names and shapes of their parameters, without any array."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS: dict[str, Any] = {"dit": SpaceTimeDiT, "vae": VAE, "text_encoder": TextEn
 
 @functools.lru_cache(maxsize=16)
 def abstract(kind: str, config: Any) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
-    """Structure of a model, and shape and dtype of its parameters by dotted name."""
+    """The graph of a model, and shape and dtype of its parameters by dotted name."""
     return parameters.abstract(lambda: KINDS[kind](config, rngs=nnx.Rngs(0)))
 
 

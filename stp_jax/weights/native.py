@@ -1,9 +1,9 @@
-"""Our own weights on disk: safetensors parts of bounded size and one JSON that says what model they are of.
+"""Our own format of weights: safetensors parts of bounded size, and one JSON that describes the model.
 
 A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
 JSON has the model's config, the part of each tensor, and notes such as the steps trained.
 
-JAX is not imported, so that a command line can look into a folder and refuse it at once.
+JAX is not imported, so that a command line can check a folder and refuse it at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
 
 
 class SamplingNotes(NamedTuple):
-    """What a `dit` was trained on, and how to sample from it; by these names in the notes of its weights."""
+    """The size that a `dit` was trained on, and how to sample from it; fields of the notes of its weights."""
 
     frames: int
     height: int
@@ -83,7 +83,7 @@ def save_weights(
 
 
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and value of each tensor to store; what is larger than a part is split along its first axis."""
+    """Name and value of each tensor to store; one larger than a part is split along its first axis."""
     for key, value in sorted(parameters.items()):
         stored = np.dtype(dtype or value.dtype)
         count = -(-math.prod(value.shape) * stored.itemsize // limit)

@@ -1,4 +1,4 @@
-"""Tensors written as safetensors files of bounded size."""
+"""Writes tensors as safetensors files of bounded size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_parts(
     file_name: Callable[[int, int], str],
     metadata: dict[str, str] | None = None,
 ) -> dict[str, list[str]]:
-    """Writes tensors in their order; files get their names when all are written.
+    """Writes tensors in their order; files are renamed to their final names when all are written.
 
     No more than one part is in host memory at a time.
 
@@ -67,7 +67,7 @@ def write_parts(
 
 
 def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as the user's other files; the library's own may not.
+    """Writes a safetensors file with the user's default permissions, which the library does not set.
 
     Raises:
       OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""From a recognised model to parameters on the devices."""
+"""Reads the parameters of a recognised model, onto the devices or into host memory."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def read(
 
     Args:
       found: the model.
-      like: shape and dtype of the parameters that are wanted; default: those of the model as they are stored.
+      like: shape and dtype of the wanted parameters; default: those of the model as they are stored.
       shardings: of each of them; default: numpy arrays in host memory.
-      allow_missing: says of a parameter's name whether it may be left out where the model lacks it.
+      allow_missing: whether the parameter of this name may be missing in the model; it is then left out.
 
     Raises:
-      InputError: parameters are missing, left over or of another shape; they are named, nothing is read.
+      InputError: parameters are missing, left over or of another shape; they are named, and nothing is read.
     """
     where = f"{found.path} ({found.title})"
     if like is None:
@@ -76,9 +76,9 @@ def read(
 
 
 def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and parameters of a model, spread over the mesh; `nnx.merge` makes the module of them.
+    """Graph and parameters of a model, split over the mesh; `nnx.merge` makes the module from them.
 
-    Kernels and embeddings are of `dtype`; biases, norms and modulations are float32.
+    Kernels and embeddings are in `dtype`; biases, norms and modulations are float32.
 
     Raises:
       InputError: see `read`.

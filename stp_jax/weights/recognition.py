@@ -1,4 +1,4 @@
-"""Finding the model of a kind in what a user gave, and recognising which model it is."""
+"""Finds the model of a kind in a file or folder, and recognises which model it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}
 CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
 NOUNS = {"dit": "a DiT", "vae": "a VAE", "text_encoder": "a text encoder"}
 
-# What a layout is recognised by: tensors that only it has.
+# A layout is recognised by tensors that only it has.
 SIGNATURES = {
     r"blocks\.\d+\.self_attn\.": ("dit", "official"),
     r"blocks\.\d+\.attn1\.": ("dit", "diffusers"),
@@ -35,8 +35,8 @@ SIGNATURES = {
     r"blocks\.\d+\.pos_embedding\.": ("text_encoder", "official"),
     r"encoder\.block\.\d+\.layer\.": ("text_encoder", "diffusers"),
 }
-# Under which names the models are published, in groups, the ones to prefer first; diffusers' folders hold one
-# folder for each model.
+# Names under which the models are published, in groups, the preferred ones first. A diffusers folder holds
+# one folder for each model.
 PUBLISHED = {
     "dit": (
         ("SpacetimePilot_1.3B_v1.ckpt", "step20000.ckpt"),
@@ -56,12 +56,12 @@ SAMPLED_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A model on disk, none of which has been read but names and shapes.
+    """A model on disk, of which only names and shapes have been read.
 
     Attributes:
       kind: `dit`, `vae` or `text_encoder`.
       layout: `ours`, `official` or `diffusers`.
-      title: what people call it.
+      title: the common name of the model, for messages.
       config: of the model class.
       rules: from its tensors to our parameters.
       tensors: by name, memory-mapped.
@@ -78,14 +78,14 @@ class Pretrained:
 
 
 def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
-    """Which model a file or folder holds. Its tensors are all there and have the right shapes.
+    """The model that a file or folder holds. All its tensors are checked to be there with the right shapes.
 
     Args:
       path: a file or folder, see `find`.
-      kind: the model that is wanted; None: whichever it is.
+      kind: the wanted kind. None: any.
 
     Raises:
-      InputError: nothing of the kind is there; the file is damaged, of another model or of an unknown one.
+      InputError: there is no model of the kind; the file is damaged, of another model or of an unknown one.
     """
     place = find(path, kind)
     if place.is_dir():
@@ -98,19 +98,19 @@ def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
 
 
 def find(path: str | os.PathLike, kind: str | None = None) -> Path:
-    """Where the model of a kind lies in what a user gave.
+    """The place of the model of a kind in a file or folder that a user gave.
 
     Args:
-      path: a weights file; a folder of ours; a folder of official downloads under their published names or of
-        diffusers' form, at any depth up to 3; a folder with one weights file. The VAE and the text encoder
-        are also found beside the file of a DiT.
-      kind: see `recognise`; None: the first of DiT, VAE and text encoder that is there.
+      path: a weights file; a folder in our format; a folder of official downloads under their published names
+        or in diffusers' form, at any depth up to 3; a folder with one weights file. The VAE and the text
+        encoder are also found beside the file of a DiT.
+      kind: see `recognise`. None: the first of DiT, VAE and text encoder that is there.
 
     Returns:
-      A file, or a folder in our own layout.
+      A file, or a folder in our own format.
 
     Raises:
-      InputError: it does not exist, or nothing of the kind or more than one is there.
+      InputError: it does not exist; it holds no model of the kind, or more than one.
     """
     path = Path(path)
     if not path.exists():
@@ -137,10 +137,10 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
 
 
 def kinds_in(path: str | os.PathLike) -> list[str]:
-    """The kinds of models that lie in a folder, or the kind of a file.
+    """The kinds of the models in a folder, or the kind of a file.
 
     Raises:
-      InputError: as `find`; nothing is there.
+      InputError: as `find`; there is no model.
     """
     path = Path(path)
     if not path.is_dir():
@@ -182,7 +182,7 @@ def _find_in(folder: Path, kind: str) -> Path | None:
 
 
 def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
-    """The file, or the first of several copies of one."""
+    """The only file, or the first of several copies of it."""
     if any(not _same(files[0], other) for other in files[1:]):
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:4])
         raise InputError(
@@ -192,7 +192,7 @@ def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files are copies: of their size, and alike in three places, as they may be large."""
+    """Whether two files are copies: of equal size, and equal at three places, as they may be large."""
     size = one.stat().st_size
     if size != other.stat().st_size:
         return False
@@ -206,7 +206,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """Files with a weights file's ending, those nearest to the top first."""
+    """Files with the suffix of a weights file, those nearest to the top first."""
     folders = [folder]
     for _ in range(DEPTH + 1):
         entries = [entry for one in folders for entry in _entries(one) if entry.name[0] != "."]

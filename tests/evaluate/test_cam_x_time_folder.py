@@ -23,10 +23,10 @@ TRUTHS |= {"zigzag": "zigzag"}
 SCENES = ("kitchen_01", "park_02")
 
 
-def video_of(moments, shade):
-    """uint8 [F, 48, 80, 3]: green tells the moment, red the column, blue the scene."""
+def video_of(animation_time, shade):
+    """uint8 [F, 48, 80, 3]: green encodes the animation time, red the column, blue the scene."""
     x = np.tile(np.arange(80) * 3, (48, 1))
-    frames = [np.stack([x, np.full_like(x, 20 + 2 * m), np.full_like(x, shade)], -1) for m in moments]
+    frames = [np.stack([x, np.full_like(x, 20 + 2 * m), np.full_like(x, shade)], -1) for m in animation_time]
     return np.stack(frames).astype(np.uint8)
 
 
@@ -63,9 +63,9 @@ def write_set(folder, truths="eval_gt_wan2.1_format"):
         path = inputs / "src_cam" / scene / "camera_data.json"
         path.write_text(json.dumps({"cameras": {"extrinsic": poses}}))
         (folder / truths / scene).mkdir(parents=True)
-        for name, moments in patterns.items():
+        for name, animation_time in patterns.items():
             path = folder / truths / scene / f"moving_{name}.mp4"
-            media.write_video(path, video_of(moments, shade), **options)
+            media.write_video(path, video_of(animation_time, shade), **options)
     return folder
 
 
@@ -110,7 +110,7 @@ def test_what_a_model_is_given(folder, tmp_path, without_lpips):
         assert target.c2w is None and target.intrinsics is None  # those of the source
         assert options == {"prompt": f"a scene, {scene}", "seed": 0}
         assert source.animation_time.tolist() == list(range(FRAMES))
-        np.testing.assert_array_equal(target.animation_time, folder_of.moments(mode, FRAMES))
+        np.testing.assert_array_equal(target.animation_time, folder_of.target_animation_time(mode, FRAMES))
         # Every tenth frame; green is 20 + 2 * time.
         assert video.shape == (FRAMES, HEIGHT, WIDTH, 3)
         np.testing.assert_allclose(video[:, 16, 24, 1], 20 + 20 * source.animation_time, atol=2)
@@ -123,13 +123,13 @@ def test_what_a_model_is_given(folder, tmp_path, without_lpips):
 
 
 def test_at_81_frames_the_times_are_the_official_ones():
-    assert folder_of.moments("slow_motion", 81)[:6].tolist() == [0, 1, 1, 2, 2, 3]
-    assert folder_of.moments("bullet_time", 81).tolist() == [40] * 81
-    assert folder_of.moments("zigzag", 81)[38:43].tolist() == [38, 39, 40, 39, 38]
+    assert folder_of.target_animation_time("slow_motion", 81)[:6].tolist() == [0, 1, 1, 2, 2, 3]
+    assert folder_of.target_animation_time("bullet_time", 81).tolist() == [40] * 81
+    assert folder_of.target_animation_time("zigzag", 81)[38:43].tolist() == [38, 39, 40, 39, 38]
     official = [0] + [i for i in range(1, 41) for _ in range(2)]
-    assert folder_of.moments("slow_motion", 17) == pytest.approx(np.array(official[::5]) / 5)
+    assert folder_of.target_animation_time("slow_motion", 17) == pytest.approx(np.array(official[::5]) / 5)
     with pytest.raises(InputError, match="a model of 13 frames .* 41, 21, 17, 9 or 5"):
-        folder_of.moments("zigzag", 13)
+        folder_of.target_animation_time("zigzag", 13)
 
 
 def test_pictures_are_cut_to_the_official_size_first(tmp_path):

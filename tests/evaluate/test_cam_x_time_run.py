@@ -9,7 +9,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from stp_jax import media
-from stp_jax.evaluate.cam_x_time_folder import MODES, moments, read_frames
+from stp_jax.evaluate.cam_x_time_folder import MODES, read_frames, target_animation_time
 from stp_jax.evaluate.cases import TIME
 from stp_jax.evaluate.command import main
 from stp_jax.evaluate.metrics import psnr, psnr_frames
@@ -53,7 +53,7 @@ def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch,
     assert 3 < tiny["psnr"]["mean"] < tiny["psnr_frames"]["mean"] < 25
     assert (out / "sheets" / f"{SCENES[0]}_time_control_slow_motion.png").exists()
     assert "by case" in capsys.readouterr().out
-    np.testing.assert_array_equal(moments("reverse", FRAMES), [4, 3, 2, 1, 0])
+    np.testing.assert_array_equal(target_animation_time("reverse", FRAMES), [4, 3, 2, 1, 0])
 
 
 def write_disturbed(folder, truths):

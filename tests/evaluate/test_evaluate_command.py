@@ -88,7 +88,7 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, wit
     assert len(pairs) == 3 * 3 and pairs[2] == ("b", "a")
     output = capsys.readouterr().out
     assert (tmp_path / "out" / "table.txt").read_text().strip() in output and "20 videos" in output
-    # Noise has a clock, too: that of the ground truth is found.
+    # Time is also found in noise; in the ground truth it is the commanded one.
     truth = result["measures"]["time"][BOTH]["ground truth"]
     assert truth["mean_absolute_error_frames"]["mean"] < 0.05
     assert result["measures"]["time"]["bullet time"]["ground truth"]["spread_frames"]["mean"] < 0.05

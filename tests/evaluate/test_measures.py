@@ -48,7 +48,7 @@ class Absent(Measure):
 
 
 def darker(by):
-    """A model that shows the source darker by so many grey values; it needs no target."""
+    """A model that shows the source darker by a number of grey values; it needs no target."""
 
     def rerender(source_video, *controls, seed):
         return np.maximum(source_video, by) - np.uint8(by)

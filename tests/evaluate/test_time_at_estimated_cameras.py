@@ -29,7 +29,7 @@ def case(scene):
 
 @pytest.fixture(scope="module")
 def film(scene, case):
-    """Films the case with its cameras turned and moved, and its clock late."""
+    """Films the case with its cameras turned and moved, and its animation time late."""
     with views.SceneViews(views.seed_of(scene.name)) as opened:
 
         def shoot(degrees=0.0, metres=0.0, late=0.0):

@@ -85,11 +85,11 @@ def test_shapes_that_do_not_fit_are_refused(scene, references):
 # ---------------------------------------------------------------- disentanglement
 
 
-def test_background_of_ground_truth_is_equal_under_all_clocks(scene, references):
+def test_background_of_ground_truth_is_equal_at_all_animation_times(scene, references):
     moving = disentanglement.moving_mask(references)
     assert moving.shape == (9, 128, 128) and 0.2 < moving.mean() < 0.8
-    clocks = [filmed(scene, times)[0] for times in (np.arange(9), np.full(9, 20), np.arange(30, 12, -2))]
-    assert disentanglement.background_psnr(clocks, moving) > 40
+    videos = [filmed(scene, times)[0] for times in (np.arange(9), np.full(9, 20), np.arange(30, 12, -2))]
+    assert disentanglement.background_psnr(videos, moving) > 40
 
 
 def test_only_the_background_counts_and_all_pairs_do(scene, references):
@@ -108,7 +108,7 @@ def test_only_the_background_counts_and_all_pairs_do(scene, references):
 
 
 def test_drift_of_the_clock_under_camera_control(scene, references):
-    """A clock that runs at half speed though forward is commanded."""
+    """Time that runs at half speed though forward is commanded."""
     video, _ = filmed(scene, 8 + np.arange(9))
     scores = time_scores(video, references, scene.animation_time, scene.animation_time[np.arange(8, 26, 2)])
     found = disentanglement.time_drift(scores)

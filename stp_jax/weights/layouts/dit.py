@@ -106,13 +106,13 @@ def read_config(
 
     Args:
       tensors: by name.
-      layout: theirs.
-      described: what a config.json beside them says; it alone knows the number of heads where a head is not
-        128 wide.
+      layout: of the tensors, one of LAYOUTS.
+      described: the contents of a config.json beside them; only it states the number of heads where a head
+        is not 128 wide.
       where: for messages.
 
     Raises:
-      InputError: a tensor that says something about the config is missing; an image-to-video model.
+      InputError: a tensor from which the config is read is missing; an image-to-video model.
     """
     column = LAYOUTS.index(layout)
 
@@ -184,7 +184,7 @@ def _heads(dim: int, described: Mapping[str, Any], where: str) -> int:
 
 
 def title(config: DiTConfig) -> str:
-    """What people call the model."""
+    """The common name of the model."""
     size = {1536: "1.3B", 5120: "14B"}.get(config.dim, f"of width {config.dim}")
     names = {
         ("pose12", "official_conv"): "SpaceTimePilot",

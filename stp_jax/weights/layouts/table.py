@@ -1,7 +1,7 @@
 """Tables between our parameters and tensors stored under other names, and reading and writing through them.
 
-A table is a list of `Rule`s. Reading is lazy: stored tensors are memory-mapped, and only what a device is to
-hold of one parameter is in host memory at a time.
+A table is a list of `Rule`s. Reading is lazy: stored tensors are memory-mapped, and only one device's part of
+one parameter is in host memory at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BAR_AFTER = 2.0  # seconds of reading
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How the axes of a stored tensor and of ours relate. Both ways keep every bit."""
+    """The conversion of axes between a stored tensor and ours. Both directions keep every bit."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -65,8 +65,8 @@ class Rule:
       ours: dotted name.
       theirs: name of the stored tensor, with `{n}` where there are several.
       form: of each stored tensor.
-      pieces: how many stored tensors make one of ours; 0: it is one tensor.
-      stacked: whether pieces get a leading axis of their own (layers) or are joined along the one they have.
+      pieces: the number of stored tensors that make one of ours; 0: it is a single tensor.
+      stacked: whether pieces are stacked on a new leading axis (layers) or joined along their first axis.
     """
 
     ours: str
@@ -146,12 +146,12 @@ def _memory_map(array: Any) -> mmap.mmap | None:
 def count_layers(
     tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int, where: str
 ) -> int:
-    """How many layers a model has: as a config.json says, or as the names of its tensors show.
+    """The number of layers of a model, from a config.json or from the names of its tensors.
 
     Args:
-      tensors: names that begin with `prefix`, the number of a layer and a dot, and others.
-      described: what a config.json beside them says.
-      published: the layers of published models of this size; a file that ends before them is not whole.
+      tensors: names; those of layers begin with `prefix`, the layer's number and a dot.
+      described: the contents of a config.json beside them.
+      published: the layers of published models of this size; a file with fewer is incomplete.
       where: for messages.
 
     Raises:
@@ -161,7 +161,7 @@ def count_layers(
         return positive_int(described, "num_layers", where)
     numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
     sizes = Counter(number[1] for number in numbers if number)
-    # One that lacks a few tensors is a layer, a few tensors of some number are none.
+    # A number with more than half of the usual tensors is a layer, even if a few are missing.
     return max(published, sum(size > max(sizes.values()) / 2 for size in sizes.values()))
 
 
