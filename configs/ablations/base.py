@@ -1,6 +1,6 @@
 r"""Row `base`: the demo model before these experiments, with heads of 64; others change one thing.
 
-    python benchmarks/ablations.py --rows base adaln --seconds 480 --gpus 4 --data data/built \
+    python benchmarks/ablations.py --rows base size_512x12 --seconds 480 --gpus 4 --data data/built \
         --latents data/latents --out runs/ablations
 
 What all rows share: no pictures, and every 1,000 steps the loss on the same 256 pairs of the validation split

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stp_jax.devices.sharding import RULES, constrain, padded_tokens, size_of
-from stp_jax.models import camera_attention, fused
+from stp_jax.devices.sharding import RULES, constrain, size_of
+from stp_jax.models import fused
 from stp_jax.models.attention import attention
 from stp_jax.models.conditioning import OfficialConvEncoder, zero_projection
 from stp_jax.models.config import DiTConfig
@@ -23,7 +23,7 @@ from stp_jax.models.rope import rotate
 class Modulation(NamedTuple):
     """Modulation of one half of a block by the timestep: `x + gate * f(norm(x) * (1 + scale) + shift)`."""
 
-    shift: jax.Array  # each [B, 1, D] float32, or [B, N, D] where it differs by token
+    shift: jax.Array  # each [B, 1, D] float32
     scale: jax.Array
     gate: jax.Array
 
@@ -34,7 +34,6 @@ class SharedConditioning(NamedTuple):
     cos: jax.Array  # [B or 1, N, 1, head_dim / 2], of the rotary embedding; N: tokens and padding
     sin: jax.Array
     rays: jax.Array | None  # [B, N, E], embedded Plücker rays
-    cameras: jax.Array | None = None  # [B, N, 2, 4, 4], see `camera_attention`
 
 
 class BlockConditioning(NamedTuple):
@@ -43,7 +42,6 @@ class BlockConditioning(NamedTuple):
     frames: jax.Array | None  # [B, 2F', D], added to every token of a latent frame
     text_keys: jax.Array | None  # [B, T, heads, head_dim]
     text_values: jax.Array | None
-    frame_modulation: jax.Array | None = None  # [B, 2F', 4, D], shift, scale, shift, scale of both norms
 
 
 class Conditioning(NamedTuple):
@@ -61,35 +59,20 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return einops.rearrange(x, "b n heads d -> b n (heads d)")
 
 
-def to_tokens(frames: jax.Array, tokens: int, padded: int, finer: int = 1) -> jax.Array:
+def to_tokens(frames: jax.Array, tokens: int, padded: int) -> jax.Array:
     """Values of frames for each of their tokens, `[B, F, D]` -> `[B, padded, D]`.
 
-    Args:
-      tokens: the number of tokens of all frames; after them come zeros.
-      finer: a frame of the second half, the source's, has this many times the tokens of one of the first
-        half.
+    `tokens` is the number of tokens of all frames; after them come zeros.
     """
     count = frames.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or size_of(RULES.tokens, mesh) == 1:
         # Repeated in float32, so that the gradient is summed in it.
-        exact = frames.astype(jnp.float32)
-        if finer == 1:
-            own = jnp.repeat(exact, tokens // count, axis=1)
-        else:
-            each = 2 * tokens // (count * (1 + finer))
-            halves = zip(jnp.split(exact, 2, axis=1), (each, finer * each), strict=True)
-            own = jnp.concatenate([jnp.repeat(half, n, axis=1) for half, n in halves], axis=1)
+        own = jnp.repeat(frames.astype(jnp.float32), tokens // count, axis=1)
         return pad(own.astype(frames.dtype), padded)
     # A device holds tokens of parts of frames. A product with a 0/1 matrix, split as the tokens are, picks
     # them.
-    if finer == 1:
-        own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
-    else:
-        each = 2 * tokens // (count * (1 + finer))
-        first, index = each * count // 2, jnp.arange(padded)[:, None]
-        frame = jnp.where(index < first, index // each, count // 2 + (index - first) // (finer * each))
-        own = frame == jnp.arange(count)
+    own = jnp.arange(padded)[:, None] // (tokens // count) == jnp.arange(count)
     own = constrain(own.astype(frames.dtype), "tokens", None)
     return jnp.einsum("nf,bfd->bnd", own, frames, precision="highest")
 
@@ -134,12 +117,8 @@ class Block(nnx.Module):
             )
         if config.animation_time == "official_conv":
             self.animation_time: nnx.Module = OfficialConvEncoder(dim, freq_dim=config.freq_dim, rngs=rngs)
-        elif config.animation_time_modulation:
-            self.animation_time_modulation = zero_projection(config.conditioning_dim, 4 * dim, rngs=rngs)
         elif config.animation_time != "none":
             self.animation_time = zero_projection(config.conditioning_dim, dim, rngs=rngs)
-        if config.value_residual:
-            self.value_residual = nnx.Param(jnp.zeros((1,), jnp.float32))
         if config.text_dim:
             self.norm3 = LayerNorm(dim, config.eps)
             self.cross_attn = CrossAttention(config, rngs=rngs)
@@ -156,18 +135,12 @@ class Block(nnx.Module):
           animation_time: what the animation-time encoder of the block takes.
           text: `[B, T, D]`.
         """
-        frames = frame_modulation = None
-        if animation_time is not None and self.config.animation_time_modulation:
-            frame_modulation = einops.rearrange(
-                self.animation_time_modulation(animation_time), "b f (four d) -> b f four d", four=4
-            )
-        elif animation_time is not None:
-            frames = self.animation_time(animation_time)
+        frames = None if animation_time is None else self.animation_time(animation_time)
         if poses is not None:
             of_poses = self.camera(poses)
             frames = of_poses if frames is None else frames + of_poses
         keys, values = (None, None) if text is None else self.cross_attn.keys_and_values(text)
-        return BlockConditioning(frames, keys, values, frame_modulation)
+        return BlockConditioning(frames, keys, values)
 
     def __call__(
         self,
@@ -178,7 +151,6 @@ class Block(nnx.Module):
         *,
         tokens: int,
         out_tokens: int,
-        first_values: jax.Array | None = None,
         defer: bool = False,
     ) -> Stream:
         """Applies the block to a stream `[B, N, D]`; returns its first `out_tokens` tokens, as a stream.
@@ -187,14 +159,12 @@ class Block(nnx.Module):
           modulation: `[B, 6, D]`, from the timestep.
           tokens: the number of the N that serve as keys and values; the others are padding.
           out_tokens: the number of the first tokens that serve as queries.
-          first_values: the values of the first block, for the value residual.
           defer: whether the feed-forward net's update may be returned without being added, for the next norm
             if it is one of the kernels that add it.
         """
         c, dtype = self.config, stream.x.dtype
         attn, ffn = self._modulations(modulation)
-        # The kernels take one scale for each video.
-        fast = c.fused and fused.available(dtype) and conditioning.frame_modulation is None
+        fast = c.fused and fused.available(dtype)
         row_major = fused.row_major if fast else lambda x: x
 
         if fast:
@@ -203,7 +173,7 @@ class Block(nnx.Module):
             assert stream.update is None
             x = stream.x
             y = self._attention_input(x, attn, shared, conditioning, tokens)
-        a, x = self._attend(y, shared, first_values, tokens, out_tokens), x[:, :out_tokens]
+        a, x = self._attend(y, shared, tokens, out_tokens), x[:, :out_tokens]
         if fast:
             update = Update(row_major(self.o.product(a)), self.o.bias[...], attn.gate[:, 0])
             x, y = fused.modulated_norm(Stream(x, update), ffn.shift[:, 0], ffn.scale[:, 0], c.eps)
@@ -215,7 +185,6 @@ class Block(nnx.Module):
             x = x + (self.projector(self.o(a), attn.gate) if pose12 else self.o(a, attn.gate))
             if conditioning.text_keys is not None and conditioning.text_values is not None:
                 x = x + self.cross_attn(self.norm3(x), conditioning.text_keys, conditioning.text_values)
-            ffn = self._by_frame(ffn, conditioning, 2, tokens, out_tokens)
             y = (layer_norm(x, c.eps) * (1 + ffn.scale) + ffn.shift).astype(dtype)
         return Stream(row_major(x + self._feed_forward(y, ffn.gate)))
 
@@ -225,45 +194,16 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
         return Modulation(shift1, scale1, gate1), Modulation(shift2, scale2, gate2)
 
-    def _by_frame(
-        self, mod: Modulation, conditioning: BlockConditioning, first: int, tokens: int, padded: int
-    ) -> Modulation:
-        """`mod` with shift and scale by animation time added: entries `first` and `first + 1` of
-        `frame_modulation`."""
-        frames = conditioning.frame_modulation
-        if frames is None:
-            return mod
-        shift, scale = (self._of_tokens(frames[:, :, i], tokens, padded) for i in (first, first + 1))
-        return mod._replace(shift=mod.shift + shift, scale=mod.scale + scale)
-
-    def _attend(
-        self,
-        y: jax.Array,
-        shared: SharedConditioning,
-        first_values: jax.Array | None,
-        tokens: int,
-        out_tokens: int,
-    ) -> jax.Array:
+    def _attend(self, y: jax.Array, shared: SharedConditioning, tokens: int, out_tokens: int) -> jax.Array:
         """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all tokens, before `o`."""
-        c, cameras = self.config, shared.cameras
-        cos, sin = shared.cos, shared.sin
-        plain = cameras is None and first_values is None and out_tokens == y.shape[1]
-        if plain and c.fused and fused.available(y.dtype):
+        c, cos, sin = self.config, shared.cos, shared.sin
+        if out_tokens == y.shape[1] and c.fused and fused.available(y.dtype):
             return merge_heads(attention(*self._fused_heads(y, cos, sin), keys=tokens))
-        heads = c.heads if cameras is None else 0
-        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=heads), rotary_heads=heads)
-        k = self.norm_k(self.k(y, rotary_heads=heads), rotary_heads=heads)
+        q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=c.heads), rotary_heads=c.heads)
+        k = self.norm_k(self.k(y, rotary_heads=c.heads), rotary_heads=c.heads)
         q, k, v = split_heads(q, c.heads), split_heads(k, c.heads), split_heads(self.v(y), c.heads)
-        if first_values is not None:
-            v = v + self.value_residual[...].astype(y.dtype) * (first_values - v)
-        if cameras is None:
-            q, k = rotate(q, cos[:, :out_tokens], sin[:, :out_tokens]), rotate(k, cos, sin)
-            return merge_heads(attention(q, k, v, keys=tokens))
-        own = cameras[:, :out_tokens]
-        q = camera_attention.encode_queries(q, own, cos[:, :out_tokens], sin[:, :out_tokens])
-        k = camera_attention.encode_keys(k, cameras, cos, sin)
-        a = attention(q, k, camera_attention.encode_values(v, cameras), keys=tokens)
-        return merge_heads(camera_attention.decode(a, own))
+        q, k = rotate(q, cos[:, :out_tokens], sin[:, :out_tokens]), rotate(k, cos, sin)
+        return merge_heads(attention(q, k, v, keys=tokens))
 
     def _fused_heads(self, y: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, ...]:
         """Queries, keys, values `[B, N, heads, head_dim]` of `y` `[B, N, D]`: one product and a kernel."""
@@ -292,21 +232,14 @@ class Block(nnx.Module):
         shift, scale = mod.shift[:, 0], mod.scale[:, 0]
         if shared.rays is not None:
             shift = shift + self.camera.bias[...]
-        equal = self.config.clip_patch("source") == self.config.patch  # as many tokens in every frame
-        if frames is not None and n == tokens and equal:
+        if frames is not None and n == tokens:
             shift, frames = shift[:, None] + frames.astype(jnp.float32), None
         x, y = fused.modulated_norm(stream, shift, scale, self.config.eps)
         if frames is not None:
-            y = y + self._of_tokens(frames, tokens, n)
+            y = y + to_tokens(frames, tokens, n)
         if shared.rays is not None:
             y = y + self.camera.product(shared.rays)
         return x, fused.row_major(y)
-
-    def _of_tokens(self, frames: jax.Array, tokens: int, padded: int) -> jax.Array:
-        """`to_tokens` for this config; with `padded` less than `tokens`, for the first tokens only."""
-        c = self.config
-        finer = (c.patch // c.clip_patch("source")) ** 2
-        return to_tokens(frames, tokens, max(padded, padded_tokens(tokens)), finer)[:, :padded]
 
     def _attention_input(
         self,
@@ -317,27 +250,12 @@ class Block(nnx.Module):
         tokens: int,
     ) -> jax.Array:
         """`x` `[B, N, D]`, normed and modulated, with the embeddings of animation time and cameras added."""
-        mod = self._by_frame(mod, conditioning, 0, tokens, x.shape[1])
         y = (layer_norm(x, self.config.eps) * (1 + mod.scale) + mod.shift).astype(x.dtype)
         if conditioning.frames is not None:
-            y = y + self._of_tokens(conditioning.frames, tokens, y.shape[1])
+            y = y + to_tokens(conditioning.frames, tokens, y.shape[1])
         if shared.rays is not None:
             y = y + self.camera(shared.rays)
         return y
-
-    def values(
-        self,
-        x: jax.Array,
-        modulation: jax.Array,
-        shared: SharedConditioning,
-        conditioning: BlockConditioning,
-        *,
-        tokens: int,
-    ) -> jax.Array:
-        """The values `[B, N, heads, head_dim]` of this block's attention, see `__call__`."""
-        attn, _ = self._modulations(modulation)
-        y = self._attention_input(x, attn, shared, conditioning, tokens)
-        return split_heads(self.v(y), self.config.heads)
 
     def _feed_forward(self, y: jax.Array, gate: jax.Array) -> jax.Array:
         """`[B, N, D]` -> `[B, N, D]`, times `gate` `[B, 1, D]`; in parts if the config says so."""

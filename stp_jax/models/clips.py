@@ -33,11 +33,11 @@ def views_by_clip(
     if memory is not None:
         views["memory"] = memory
     needed = View(
-        c2w=config.camera != "none" or config.camera_attention != "none",
-        intrinsics=config.camera == "plucker" or config.camera_attention != "none",
+        c2w=config.camera != "none",
+        intrinsics=config.camera == "plucker",
         animation_time=config.animation_time != "none" or config.rope_frames == "animation_time",
     )
-    only_target = config.camera == "pose12_target" and config.camera_attention == "none"
+    only_target = config.camera == "pose12_target"
     missing = [
         f"{clip}.{name}"
         for clip, view in views.items()

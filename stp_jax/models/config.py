@@ -33,14 +33,11 @@ REMAT_POLICIES = {
 CHOICES = {
     "camera": ("plucker", "pose12", "pose12_target", "none"),
     "animation_time": (*ANIMATION_TIME_ENCODERS, "official_conv", "none"),
-    "camera_attention": ("none", "prope"),
     "rope_frames": ("stream", "shared", "animation_time"),
-    "prediction": ("velocity", "x0"),
     "remat": tuple(REMAT_POLICIES),
 }
 
 TEXT_TOKENS = 512  # of a prompt, most of them padding
-LEAST_SIGMA = 0.05  # the least divisor of a predicted x0, see `DiTConfig.prediction`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +54,10 @@ class DiTConfig:
         Training draws as many. A call without a memory costs what it costs a model of 0.
       camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
         after self-attention; `pose12_target`, the same given the target's poses alone (ReCamMaster); `none`.
-      camera_attention: `prope`: half of each head is transformed by the projective cameras of its tokens, see
-        `stp_jax.models.camera_attention`; the other half keeps the rotary embedding; `none`.
       animation_time: `frames`, all four of a latent frame; `uniform`, one of four; `official_conv`,
         SpaceTimePilot's; `none`.
-      animation_time_modulation: whether each block's projection of the animation time scales and shifts what
-        both its norms give, by latent frame, as the timestep does, instead of being added to the first's.
       rope_frames: the position of a latent frame: `stream`, running on through the source (official);
         `shared` by target and source; `animation_time`, the one that it shows.
-      prediction: of the network: `velocity`, or `x0`, from which the velocity `(x_sigma - x0) / sigma` is
-        derived, with sigma at least LEAST_SIGMA (Li and He 2025, "Back to basics").
-      value_residual: whether the values of each block are mixed with those of the first by a learned share
-        that starts at 0 (Zhou et al. 2024).
-      source_patch: side of the source's tokens in latent cells, which then have an embedding of their own and
-        stand at the centres of their cells on the target's grid; 0: as `patch`, with the same embedding.
       conditioning_dim: width of our camera and animation-time embeddings.
       ray_samples: rays along the side of a token.
       scene_scale: metres that count as 1 in the Plücker moments of the rays.
@@ -104,13 +91,8 @@ class DiTConfig:
     source: bool = True
     memory: int = 0
     camera: str = "plucker"
-    camera_attention: str = "none"
     animation_time: str = "frames"
-    animation_time_modulation: bool = False
     rope_frames: str = "animation_time"
-    prediction: str = "velocity"
-    value_residual: bool = False
-    source_patch: int = 0
     conditioning_dim: int = 256
     ray_samples: int = 2
     scene_scale: float = 4.0
@@ -133,46 +115,22 @@ class DiTConfig:
             raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
-        directed = (self.camera, self.camera_attention, self.animation_time) != ("none",) * 3
-        if not self.source and (directed or self.source_patch):
-            raise ValueError(
-                "model.source is False; then model.camera, model.camera_attention and model.animation_time "
-                "must be none, and model.source_patch 0"
-            )
-        if self.animation_time_modulation and self.animation_time not in ANIMATION_TIME_ENCODERS:
-            known = " or ".join(ANIMATION_TIME_ENCODERS)
-            raise ValueError(f"model.animation_time_modulation needs model.animation_time to be {known}")
-        if self.camera_attention == "prope" and self.dim // self.heads % 8:
-            raise ValueError(
-                f"model.camera_attention is prope; heads are {self.dim // self.heads} wide, no multiple of 8"
-            )
-        if self.source_patch < 0 or self.patch % (self.source_patch or self.patch):
-            raise ValueError(
-                f"model.source_patch is {self.source_patch}; it must divide model.patch {self.patch}"
-            )
+        if not self.source and (self.camera, self.animation_time) != ("none", "none"):
+            raise ValueError("model.source is False; then model.camera and model.animation_time must be none")
         if self.memory < 0:
             raise ValueError(f"model.memory is {self.memory}; give a number of latent frames, 0 for none")
-        plain = self.camera == "plucker" and self.animation_time != "official_conv" and not self.source_patch
-        if self.memory and not plain:
+        if self.memory and (self.camera != "plucker" or self.animation_time == "official_conv"):
             raise ValueError(
-                "model.memory needs model.camera plucker, which distinguishes the clips, an "
-                "animation_time other than official_conv, and source_patch 0"
+                "model.memory needs model.camera plucker, which distinguishes the clips, and an "
+                "animation_time other than official_conv"
             )
         if self.rope_frames == "animation_time" and not self.source:
             raise ValueError(
                 "model.rope_frames is animation_time, which a model without a source is not given"
             )
 
-    def clip_patch(self, clip: str) -> int:
-        """Side in latent cells of the tokens of the `target`, the `source` or the `memory`."""
-        return self.source_patch if clip == "source" and self.source_patch else self.patch
-
     def clip_tokens(self, latent_size: tuple[int, int, int], memory: int = 0) -> dict[str, int]:
         """The number of tokens of each clip; the target's latents are (F', H', W'), `memory` has K frames."""
         frames, height, width = latent_size
         counts = {"target": frames, "source": frames if self.source else 0, "memory": memory}
-        return {
-            clip: count * height * width // self.clip_patch(clip) ** 2
-            for clip, count in counts.items()
-            if count
-        }
+        return {clip: n * height * width // self.patch**2 for clip, n in counts.items() if n}

@@ -10,7 +10,6 @@ text-to-video.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import einops
@@ -20,19 +19,15 @@ from flax import nnx
 
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import constrain, padded_tokens
-from stp_jax.flow import MAX_TIMESTEP
 from stp_jax.models import fused
 from stp_jax.models.block import Block, Conditioning, SharedConditioning
-from stp_jax.models.camera_attention import latent_projections
 from stp_jax.models.clips import CLIPS, frame_positions, joined, views_by_clip
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS, PluckerEncoder, pose12
-from stp_jax.models.config import LEAST_SIGMA, DiTConfig
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.fused import Stream
 from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, pad, sinusoid, zeros
 from stp_jax.models.rope import rotary_tables
 from stp_jax.models.stack import prepare_blocks, run_blocks
-
-Grids = dict[str, tuple[int, int]]  # tokens along the height and the width of a clip's frames, by its name
 
 
 class Tokens(NamedTuple):
@@ -50,8 +45,6 @@ class SpaceTimeDiT(nnx.Module):
         dim, tokens_in = config.dim, config.channels * config.patch**2
         self.config = config
         self.patch_embedding = Dense(tokens_in, dim, rngs=rngs)
-        if config.source_patch:
-            self.source_embedding = Dense(config.channels * config.source_patch**2, dim, rngs=rngs)
         self.timestep_embedding = MLP(config.freq_dim, dim, dim, rngs=rngs)
         self.timestep_projection = Dense(dim, 6 * dim, rngs=rngs)
         if config.text_dim:
@@ -107,9 +100,9 @@ class SpaceTimeDiT(nnx.Module):
                 f"latents of {height} x {width} cells do not divide into patches of {c.patch} x {c.patch}"
             )
         views = views_by_clip(c, target, source, memory, text)
-        grids = {clip: (height // c.clip_patch(clip), width // c.clip_patch(clip)) for clip in views}
+        grid = (height // c.patch, width // c.patch)
 
-        rays = self._rays(views, grids).astype(dtype) if c.camera == "plucker" else None
+        rays = self._rays(views, grid).astype(dtype) if c.camera == "plucker" else None
         poses = self._poses(views).astype(dtype) if c.camera.startswith("pose12") else None
         animation_time = None
         if c.animation_time != "none":
@@ -117,19 +110,16 @@ class SpaceTimeDiT(nnx.Module):
         prompt = self.text_embedding(text.astype(dtype)) if text is not None and c.text_dim else None
         blocks = prepare_blocks(self.blocks, poses, animation_time, prompt)
 
-        cos, sin = self._rotary_tables(frame_positions(c, frames, views), grids)
+        cos, sin = rotary_tables(frame_positions(c, frames, views), grid, c.dim // c.heads)
         if rays is not None:
             rays = constrain(_pad_tokens(rays), "batch", "tokens", None)
-        cameras = self._token_cameras(views, grids) if c.camera_attention == "prope" else None
-        return Conditioning(SharedConditioning(_pad_tokens(cos), _pad_tokens(sin), rays, cameras), blocks)
+        return Conditioning(SharedConditioning(_pad_tokens(cos), _pad_tokens(sin), rays), blocks)
 
-    def _rays(self, views: dict[str, View], grids: Grids) -> jax.Array:
+    def _rays(self, views: dict[str, View], grid: tuple[int, int]) -> jax.Array:
         """Embedded Plücker rays of each token, `[B, N, E]`."""
         return joined(
             views,
-            lambda view, clip: self.camera_encoder(
-                view.c2w, view.intrinsics, grids[clip], role=CLIPS.index(clip)
-            ),
+            lambda view, clip: self.camera_encoder(view.c2w, view.intrinsics, grid, role=CLIPS.index(clip)),
             lambda part, clip: einops.rearrange(part, "b f h w d -> b (f h w) d"),
         )
 
@@ -146,28 +136,6 @@ class SpaceTimeDiT(nnx.Module):
             animation_time = jnp.stack([view.animation_time for view in views.values()])
             return sinusoid(animation_time, self.config.freq_dim)
         return joined(views, lambda view, clip: self.animation_time_encoder(view.animation_time))
-
-    def _rotary_tables(self, positions: jax.Array, grids: Grids) -> tuple[jax.Array, jax.Array]:
-        """Cosines and sines of all tokens, `[B or 1, N, 1, n]`, at the positions of `frame_positions`."""
-        c = self.config
-        rotated = c.dim // c.heads // (2 if c.camera_attention == "prope" else 1)
-        if not c.source_patch:
-            return rotary_tables(positions, grids["target"], rotated)
-        parts = [
-            rotary_tables(half, grids[clip], rotated, cell=c.clip_patch(clip) / c.patch)
-            for clip, half in zip(grids, jnp.split(positions, 2, axis=1), strict=True)
-        ]
-        cos, sin = (jnp.concatenate(tables, axis=1) for tables in zip(*parts, strict=True))
-        return cos, sin
-
-    def _token_cameras(self, views: dict[str, View], grids: Grids) -> jax.Array:
-        """Projection and its inverse for each token, `[B, N, 2, 4, 4]` float32, zeros for padding."""
-        matrices = joined(
-            views,
-            lambda view, clip: latent_projections(view.c2w, view.intrinsics, self.config.scene_scale),
-            lambda part, clip: jnp.repeat(part, math.prod(grids[clip]), axis=1),
-        )
-        return constrain(_pad_tokens(matrices), "batch", "tokens", None, None, None)
 
     def __call__(
         self,
@@ -215,11 +183,8 @@ class SpaceTimeDiT(nnx.Module):
         grid = {"f": frames, "h": height // c.patch, "w": width // c.patch}
         y = einops.rearrange(
             y[:, : tokens.of_target], "b (f h w) (p q c) -> b f (h p) (w q) c", p=c.patch, q=c.patch, **grid
-        ).astype(jnp.float32)
-        if c.prediction == "x0":
-            sigma = (timestep.astype(jnp.float32) / MAX_TIMESTEP)[:, None, None, None, None]
-            y = (noisy_target.astype(jnp.float32) - y) / jnp.maximum(sigma, LEAST_SIGMA)
-        return y
+        )
+        return y.astype(jnp.float32)
 
     def _embed_timestep(self, timestep: jax.Array) -> jax.Array:
         """`[B]` -> `[B, D]` float32."""
@@ -239,25 +204,15 @@ class SpaceTimeDiT(nnx.Module):
 
     def _embed(self, target: jax.Array, source: jax.Array | None, memory: jax.Array | None) -> Tokens:
         """Tokens of the latents, the target's in the dtype of the computation."""
-        c = self.config
-
-        def patches(latents: jax.Array, p: int) -> jax.Array:
-            return einops.rearrange(latents, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
-
-        of_target = patches(target, c.patch)
-        if c.source:
+        p, of_target = self.config.patch, target.shape[1]
+        if self.config.source:
             assert source is not None
-            source = source.astype(target.dtype)
-            if c.source_patch:
-                own = self.source_embedding(patches(source, c.source_patch))
-                x = jnp.concatenate([self.patch_embedding(of_target), own], axis=1)
-                padded = constrain(_pad_tokens(x), "batch", "tokens", None)
-                return Tokens(padded, x.shape[1], of_target.shape[1])
             earlier = [] if memory is None else [memory.astype(target.dtype)]
-            target = jnp.concatenate([target, source, *earlier], axis=1)
-        of_all = patches(target, c.patch)
-        x = constrain(self.patch_embedding(_pad_tokens(of_all)), "batch", "tokens", None)
-        return Tokens(x, of_all.shape[1], of_target.shape[1])
+            target = jnp.concatenate([target, source.astype(target.dtype), *earlier], axis=1)
+        patches = einops.rearrange(target, "b f (h p) (w q) c -> b (f h w) (p q c)", p=p, q=p)
+        x = constrain(self.patch_embedding(_pad_tokens(patches)), "batch", "tokens", None)
+        total = patches.shape[1]
+        return Tokens(x, total, total * of_target // target.shape[1])
 
 
 def _pad_tokens(x: jax.Array) -> jax.Array:

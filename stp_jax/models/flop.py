@@ -32,7 +32,7 @@ def dit_flop(
     queries, keys = (c.layers - 1) * tokens + target, c.layers * tokens  # of all blocks
     values = c.channels * c.patch**2
     kernels = {
-        "patch_embedding": (target if c.source_patch else tokens) * values * c.dim,
+        "patch_embedding": tokens * values * c.dim,
         "timestep_embedding.layer_in": c.freq_dim * c.dim,
         "timestep_embedding.layer_out": c.dim**2,
         "timestep_projection": 6 * c.dim**2,
@@ -52,8 +52,6 @@ def dit_flop(
         kernels["blocks.camera"] = keys * c.conditioning_dim * c.dim
     elif c.camera != "none":
         kernels["blocks.projector"] = queries * c.dim**2
-    if c.source_patch:
-        kernels["source_embedding"] = counts["source"] * c.channels * c.source_patch**2 * c.dim
     if trained is None:
         return 2.0 * (attention + sum(kernels.values()))
     of_kernels = sum((3 if f"{name}.kernel" in trained else 2) * count for name, count in kernels.items())

@@ -28,7 +28,7 @@ def axis_frequencies(head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def rotary_tables(
-    frame_positions: jax.Array, grid: tuple[int, int], head_dim: int, *, cell: float = 1.0
+    frame_positions: jax.Array, grid: tuple[int, int], head_dim: int
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines `[B, F * h * w, 1, head_dim / 2]` float32 for tokens in frame, row, column order.
 
@@ -36,15 +36,12 @@ def rotary_tables(
       frame_positions: `[B, F]` position of each latent frame on the frame axis; fractions allowed.
       grid: tokens per frame, (h, w).
       head_dim: size of one attention head.
-      cell: side of a token in units of position: tokens of another size than others stand at the centres of
-        their cells, `(i + 0.5) * cell - 0.5`.
     """
     frame_freqs, row_freqs, column_freqs = axis_frequencies(head_dim)
     h, w = grid
     # The spatial angles are constants, so float64 costs nothing and keeps them exact.
-    at = lambda count: (np.arange(count) + 0.5) * cell - 0.5  # noqa: E731
-    rows = np.broadcast_to(at(h)[:, None, None] * row_freqs, (h, w, row_freqs.size))
-    columns = np.broadcast_to(at(w)[None, :, None] * column_freqs, (h, w, column_freqs.size))
+    rows = np.broadcast_to(np.arange(h)[:, None, None] * row_freqs, (h, w, row_freqs.size))
+    columns = np.broadcast_to(np.arange(w)[None, :, None] * column_freqs, (h, w, column_freqs.size))
     spatial = np.concatenate([rows, columns], -1)
     b, f = frame_positions.shape
     tables = []

@@ -69,12 +69,6 @@ def run_blocks(
     c, dtype = blocks.config, jnp.dtype(blocks.config.dtype)
     graph, stacked = nnx.split(blocks)
     layers = Layers(stacked, conditioning.blocks)
-    first_values = None
-    if c.value_residual:
-        first = _at(layers, 0)
-        first_values = _block(graph, first.params, c).values(
-            x, modulation, conditioning.shared, first.conditioning, tokens=tokens
-        )
     backend = fastest_backend(differentiable=differentiable)
 
     def run(stream: Stream, layer: Layers, out_tokens: int, defer: bool = False) -> Stream:
@@ -88,7 +82,6 @@ def run_blocks(
                 layer.conditioning,
                 tokens=tokens,
                 out_tokens=out_tokens,
-                first_values=first_values,
                 defer=defer,
             )
         return _constrained(stream)

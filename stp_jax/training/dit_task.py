@@ -116,13 +116,12 @@ class DiTTask:
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
     def check_start(self, config):
-        for name in ("heads", "prediction"):
-            theirs, own = getattr(config, name), getattr(self.model_config, name)
-            if theirs != own:
-                raise InputError(
-                    f"config.init_from = {self.config.init_from}: weights of a model with {name} = {theirs!r}; "
-                    f"config.model.{name} is {own!r}.\nSet --config.model.{name}={theirs}."
-                )
+        theirs, own = config.heads, self.model_config.heads
+        if theirs != own:
+            raise InputError(
+                f"config.init_from = {self.config.init_from}: weights of a model with heads = {theirs}; "
+                f"config.model.heads is {own}.\nSet --config.model.heads={theirs}."
+            )
         for name in ("rope_frames", "scene_scale"):
             theirs, own = getattr(config, name), getattr(self.model_config, name)
             if theirs != own:
@@ -131,7 +130,7 @@ class DiTTask:
     def may_start_random(self, name):
         # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
         # start at zero, and the projector of self-attention as the identity.
-        added = ("camera", "animation_time", "projector", "value_residual")
+        added = ("camera", "animation_time", "projector")
         return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
 
     def frozen_for(self, data):
