@@ -1,6 +1,6 @@
 r"""The ablations of configs/ablations: trains each row for equal time and makes one table of them.
 
-    python benchmarks/ablations.py --rows base size_512x12 rope_stream --seconds 480 --gpus 4 --data data/built \
+    python benchmarks/ablations.py --rows base rope_stream --seconds 480 --gpus 4 --data data/built \
         --latents data/latents --vae runs/demo_vae/weights --out runs/ablations
     python benchmarks/ablations.py --small --rows base shift_1 --seconds 20 --out /tmp/ablations    # on a CPU
     python benchmarks/ablations.py --rows all --table --out runs/ablations     # the table of what is there
