@@ -6,7 +6,7 @@ r"""The ablations of configs/ablations: trains each row for equal time and makes
     python benchmarks/ablations.py --rows all --table --out runs/ablations     # the table of what is there
 
 A row is trained by `train.py` and then measured by `stp_jax.evaluate`, on one GPU; as many rows at a time as
-there are GPUs. Whatever follows `--` goes to train.py of every row. The same command goes on where it was
+there are GPUs. Whatever follows `--` goes to train.py of every row. The same command continues where it was
 interrupted, and skips what is done. Rows by the rules `synchronised` and `static` read their latents from
 <latents>_synchronised and <latents>_static.
 

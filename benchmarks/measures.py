@@ -1,4 +1,4 @@
-"""What the measures of fidelity say of ground truth, as it is and disturbed: their own errors.
+"""The own errors of the measures of fidelity: what they find in ground truth, as it is and disturbed.
 
     python benchmarks/measures.py --scenes 8 --every 4
 

@@ -11,7 +11,7 @@ as configs/wan_1_3b_plucker.py says, then
 
     python train.py --config configs/spacetimepilot_1_3b.py --workdir runs/spacetimepilot
 
-It is then given poses in metres, unscaled, and what leaves the run is sampled so, too.
+It is then given poses in metres, unscaled, and the exported weights are sampled in the same way.
 Time and memory of sampling are in docs/benchmarks.md. Fine-tuning was not tried at full size.
 """
 

@@ -1,4 +1,4 @@
-"""Changes to a whole pair of clips that leave it a true pair: mirroring, and permuting colour channels."""
+"""Augmentations of a whole pair of clips that keep it consistent: mirroring, permuting colour channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MIRROR = np.array([-1, 1, 1, 1], np.float32)
 
 
 def mirror(clip: Clip) -> Clip:
-    """The clip as a camera would see it in the mirror world x -> -x.
+    """The clip as a camera would see it in the mirrored world x -> -x.
 
     With M = diag(-1, 1, 1), the world point X becomes M X and a pose (R, t) becomes (M R M, M t), again a
     rotation. A point's camera coordinates become M x, so its picture coordinate u = fx x / z + cx becomes

@@ -8,10 +8,10 @@ import grain
 
 
 class HostShare(grain.MapDataset):
-    """Of every batch of all hosts together the rows of one host, in order.
+    """The rows that one host reads of every global batch, in order.
 
-    So the batches of all hosts, put together, are those of a single host, row by row; and a run that has seen
-    `first` examples goes on with the next on any number of hosts. (Grain's slices take every H-th example
+    So the batches of all hosts, put together, are those of a single host, row by row. A run that has seen
+    `first` examples continues with the next on any number of hosts. (Grain's slices take every H-th example
     instead.)
 
     Args:
@@ -34,7 +34,7 @@ class HostShare(grain.MapDataset):
         return self._length
 
     def place(self, index: int) -> int:
-        """Where in the order of all examples this host's example `index` stands."""
+        """The place of this host's example `index` in the order of all examples."""
         batch, row = divmod(index, len(self._rows))
         return self._first + batch * self._batch_size + self._rows[row]
 

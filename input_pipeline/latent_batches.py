@@ -1,4 +1,4 @@
-"""Batches of a latent cache; a share of them with a memory, latent frames of earlier output."""
+"""Batches from a latent cache; a share of them has a memory, latent frames of earlier output."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_memory(config: ConfigDict) -> None:
 def has_memory(share: float, seed: int, first: int, batch_size: int, index: int) -> bool:
     """Whether batch `index` of a run that begins with example `first` has a memory.
 
-    It follows from the place of the batch in the order of all hosts, so they agree, and after a restart, too.
+    It follows from the place of the batch in the global order, so all hosts agree, also after a restart.
     """
     return np.random.default_rng([seed, first + index * batch_size]).random() < share
 
@@ -117,7 +117,7 @@ def has_memory(share: float, seed: int, first: int, batch_size: int, index: int)
 def _choose_both(
     choose: functools.partial, long: LatentCache, count: int, target: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Rows of an example without a memory, then of one with a memory, as the batch may be either."""
+    """Rows of an example without a memory, then of one with a memory, as the batch may need either."""
     plain = choose(target, rng)
     target, frames = long.choose_memory(count, rng)
     options = {name: choose.keywords[name] for name in ("same_path", "source_warp")}

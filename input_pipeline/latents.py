@@ -1,4 +1,4 @@
-"""A folder of latents of clips, encoded once so that training does not decode and encode video.
+"""The latent cache: a folder of latents of clips, encoded once so that training handles no video.
 
 Files, for N scenes of K clips each: latents.npy float16 [N, K, F', H', W', C]; c2w.npy [N, K, F, 4, 4] in
 each scene's own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N, K, F]; complete.npy bool
@@ -59,7 +59,7 @@ class LatentCache:
         windows: int = 1,
         meta: Mapping[str, Any],
     ) -> LatentCache:
-        """Makes an empty cache for N = `scenes` and K = `clips`, or goes on with an unfinished one.
+        """Creates an empty cache for N = `scenes` and K = `clips`, or continues an unfinished one.
 
         `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an
         unfinished cache with another `meta` or other shapes is not continued.
@@ -180,9 +180,12 @@ class LatentCache:
     def choose_memory(self, count: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """Draws a target clip that continues others, evenly, and a memory for it.
 
-        The memory are `count` latent frames, in their order, of all windows before the target's on its path,
-        but for frame 0 of each, which encodes a single picture. They are given as rows [count] of the
-        N * K * F' latent frames.
+        The memory is `count` latent frames, in their order, out of all windows before the target's on its
+        path, without frame 0 of each, which encodes a single picture. The frames are given as rows [count] of
+        the N * K * F' latent frames.
+
+        Returns:
+          The target's row of the N * K clips, and the rows of the memory.
         """
         path = int(rng.integers(self.scenes * self.clips // self.windows))
         window = int(rng.integers(1, self.windows))

@@ -1,8 +1,8 @@
 """Draws camera paths and temporal warps, and makes (source, target) pairs of clips out of a scene.
 
-On a full camera x time grid, camera and animation time are chosen apart. Of plain synchronised videos only
-the diagonal exists: what a moving camera saw at time t. There a clip is one camera's video, and a warp
-applies to its pictures, poses and times together.
+On a full camera x time grid, camera and animation time are chosen independently. Plain synchronised videos
+have only the diagonal: the picture of a moving camera at time t. There a clip is one camera's video, and a
+warp applies to its pictures, poses and times together.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")
-# What a full grid is used as. `grid`: camera and animation time are chosen apart. `synchronised`: as videos
-# of moving cameras, the diagonal alone: each moment is seen from where the camera was at that moment, so a
-# warp applies to a clip's pictures and poses together. `static`: one moment, in all frames of both clips.
+# How a full grid is used. `grid`: camera and animation time are chosen independently. `synchronised`: as
+# videos of moving cameras, only the diagonal: each time is seen from where the camera was at that time, so a
+# warp applies to a clip's pictures and poses together. `static`: one animation time, in all frames of both
+# clips.
 RULES = ("grid", "synchronised", "static")
 # How camera paths over a rig are drawn: standing still, one sweep, a sweep and back.
 PATHS = {"static": 0.25, "sweep": 0.6, "there_and_back": 0.15}
@@ -98,13 +99,15 @@ def clip(scene: Scene, cameras: np.ndarray, animation_time: np.ndarray, first_gr
 
 
 def diagonal(path: np.ndarray, animation_time: np.ndarray) -> np.ndarray:
-    """The cameras of a clip of these animation times [F], taken by a camera that was at `path[t]` at time t;
-    at half frames as at the nearest even one."""
+    """The cameras of a clip of these animation times [F], of a camera that was at `path[t]` at time t.
+
+    Half frames are rounded to the nearest even one.
+    """
     return path[np.rint(animation_time).astype(np.int64)]
 
 
 def frozen(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Draws one time, in all frames: animation time [F]."""
+    """Draws one animation time for all frames: [F]."""
     return np.full(frames, rng.integers(frames), np.float32)
 
 
@@ -118,9 +121,9 @@ def random_pair(
 ) -> tuple[Clip, Clip]:
     """Draws a source and a target clip of a scene, poses in the scene's world frame.
 
-    The source runs forward in time but is warped too with probability `source_warp`; the target is a
-    `random_target`. By the rules `static` neither `modes` nor `source_warp` matter: two camera paths see one
-    moment.
+    The source runs forward in time, or with probability `source_warp` is warped, too; the target is a
+    `random_target`. With the rules `static`, `modes` and `source_warp` have no effect: two camera paths see
+    one animation time.
     """
     first = random_first_grid_time(rng, scene, frames)
     camera = random_camera(rng, scene, frames)
@@ -145,12 +148,15 @@ def random_shots(
     """Draws clips of a scene that may be paired with each other: cameras [F] and animation time [F] of each.
 
     Each camera path is shown `clips_per_path` times: first forward, as a source needs it, then warped. No two
-    of these paths are equal, and all clips count animation time from the same grid time, which comes first.
-    By the rules `static` all clips show one moment.
+    of these paths are equal. All clips count animation time from the same grid time. With the rules `static`
+    all clips show one animation time.
 
-    With `windows` W > 1 paths and curves of animation time are W (F - 1) + 1 frames long, and are cut into W
-    clips one after the other, which continue each other: the last frame of one is the first of the next.
-    `count` and `clips_per_path` still count clips.
+    With `windows` W > 1 paths and curves of animation time are W (F - 1) + 1 frames long. They are cut into W
+    clips that continue each other: the last frame of one is the first of the next. `count` and
+    `clips_per_path` still count clips.
+
+    Returns:
+      The grid time that counts as animation time 0; cameras and animation time of each clip.
 
     Raises:
       InputError: the scene has too few camera paths, or is too short.

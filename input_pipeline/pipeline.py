@@ -1,14 +1,17 @@
-"""From a data set or a latent cache to batches of training examples, with Grain.
+"""Batches of training examples from a data set or a latent cache, with Grain.
 
-An example is a source and a target clip of one scene (`pairs.make_relative`): source_video and target_video
-uint8 [F, H, W, 3], or source_latents and target_latents float16 [F', H', W', C], or latents of the source and
-video of the target; source_c2w and target_c2w
-float32 [F, 4, 4], relative to the source's first camera; source_intrinsics and target_intrinsics [F, 4];
-source_animation_time and target_animation_time [F]. A batch has a leading axis [B].
+An example is a source and a target clip of one scene (`pairs.make_relative`):
 
-A share of the batches, whole ones, may have a memory, too: memory_latents float16 [K, H', W', C], latent
-frames of an earlier stretch of the camera path and the curve of animation time that the target continues, and
-memory_c2w [4K, 4, 4], memory_intrinsics [4K, 4], memory_animation_time [4K] of their pixel frames.
+    source_video, target_video                      uint8 [F, H, W, 3]; or instead of either
+    source_latents, target_latents                  float16 [F', H', W', C]
+    source_c2w, target_c2w                          float32 [F, 4, 4], relative to the source's first camera
+    source_intrinsics, target_intrinsics            [F, 4]
+    source_animation_time, target_animation_time    [F]
+
+A batch has a leading axis [B]. All examples of some batches may have a memory, too. These are latent frames
+of an earlier stretch of the camera path and of the curve of animation time that the target continues:
+memory_latents float16 [K, H', W', C], and of their pixel frames memory_c2w [4K, 4, 4], memory_intrinsics
+[4K, 4], memory_animation_time [4K].
 
 Each example depends only on the seed and on its place in the global order, so any number of hosts, workers
 and threads gives the same batches: each host reads its part of every batch (`HostShare`).
@@ -159,7 +162,7 @@ def make_clips(
 
 
 def ignore_signals(index: int, count: int) -> None:
-    """In a worker: what a terminal or a scheduler tells all processes is for the one that trains."""
+    """Ignores signals in a worker: a terminal or scheduler sends them to all, the training process acts."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 

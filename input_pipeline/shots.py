@@ -1,8 +1,8 @@
 """Scenes in memory, and the frames of them that a shot shows.
 
 A scene is a grid of frames: camera c at grid time t. A shot names one cell of the grid for each of its
-frames, and `take` copies those cells out together with everything that is known about them, so that pictures,
-poses and animation times cannot drift apart.
+frames. `take` copies these cells together with their poses, intrinsics and times, so that all of them always
+agree.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """Which cell of the grid each of F frames shows."""
+    """The cell of the grid that each of F frames shows."""
 
     cameras: np.ndarray  # int [F]
     grid_times: np.ndarray  # int [F]
@@ -124,7 +124,7 @@ def decode_scene(record: Mapping[str, Any]) -> Scene:
 class SceneReader:
     """Decodes scenes of a record source, keeping the last few.
 
-    One cache per process: it is left behind when the reader is pickled into a worker. Threads that want the
+    Each process has its own cache: it is not pickled with the reader into a worker. Threads that need the
     same scene wait for a single decoding of it.
     """
 

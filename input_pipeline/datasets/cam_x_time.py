@@ -1,4 +1,4 @@
-"""Cam x Time scenes: every camera of a rig films every moment of the same motion.
+"""Cam x Time scenes: every camera of a rig films the same motion at every grid time.
 
 A scene folder `scene_<seed>/` has videos/camera_000.mp4 ..., one for each camera in order along the rig, each
 with all grid times, and camera_data.json:
@@ -46,8 +46,11 @@ class CamXTime(records.SceneBuilder):
 def split_by_seed(
     folders: list[Path], test_seeds_from: int, validation_seeds_from: int
 ) -> dict[str, list[Path]]:
-    """Splits scene folders by the seed in their names: seeds from `test_seeds_from` on are held out to report
-    on, those from `validation_seeds_from` on to choose by."""
+    """Splits scene folders by the seed in their names.
+
+    Seeds from `test_seeds_from` on are held out for reported figures, those from `validation_seeds_from` on
+    for choices of design.
+    """
     splits: dict[str, list[Path]] = {"train": [], "test": [], "validation": []}
     first = {"validation": validation_seeds_from, "test": test_seeds_from, "train": 0}
     order = sorted(first, key=lambda name: -first[name])

@@ -1,7 +1,7 @@
 """Plain multi-view videos: several synchronised cameras, each moving on its own path.
 
-Frame i of every video shows the same moment, so a camera's picture exists only at its own pose of that
-moment: the diagonal of the camera x time grid. A scene folder has videos/<name>.mp4, one for each camera, all
+Frame i of every video shows the same time, so a camera's picture exists only at its own pose at that time:
+the diagonal of the camera x time grid. A scene folder has videos/<name>.mp4, one for each camera, all
 of T frames, and cameras.json:
 
     {"fps": 15,

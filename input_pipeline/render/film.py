@@ -21,8 +21,10 @@ MAX_STRIP = 8192  # pixels: any driver has buffers of this width
 
 @functools.cache
 def _opengl(width: int, height: int) -> mujoco.GLContext:
-    """The process's one OpenGL context with a buffer of this size, in pixels; it lives as long as the
-    process, since making one takes longer than drawing a small scene."""
+    """The process's one OpenGL context with a buffer of this size in pixels.
+
+    It lives as long as the process: making one takes longer than drawing a small scene.
+    """
     context = mujoco.GLContext(width, height)
     atexit.register(context.free)
     return context
@@ -101,7 +103,7 @@ class Film:
 
     def _show(self, index: int) -> None:
         model, data = self._scene.model, self._scene.data
-        # Another film may have drawn, been opened or been closed since.
+        # Another film may have drawn, been opened or been closed in between.
         self._gl.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene.show(index)

@@ -47,7 +47,7 @@ class Walk:
             curvature = float(np.copysign(max(abs(curvature), _BEND), curvature))
         pace = speed * np.maximum(1 + 0.2 * wander(rng, seconds, 2.0), 0.5)
         walked = np.cumsum(pace * np.diff(seconds, prepend=seconds[0]))
-        # The route goes on at both ends, for the footprints before the first time and after the last.
+        # The route extends beyond both ends, for footprints before the first time and after the last.
         grid = np.arange(-4.0, walked[-1] + 4.0, _GRID)
         heading = rng.uniform(0, 2 * np.pi) + curvature * grid + 0.25 * wander(rng, grid, 3.0)
         xy = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], -1) * _GRID, 0)

@@ -1,4 +1,4 @@
-"""Renders scenes as camera x time grids: every camera of a rig films every moment of the same motion.
+"""Renders scenes as camera x time grids: every camera of a rig films the same motion at every grid time.
 
     python -m input_pipeline.render --out data/scenes --seeds 0:2000
 
@@ -127,7 +127,7 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; choose a folder that can be written.") from error
-    # One thread in each process, of the software renderer too: the cores are shared out among processes.
+    # One thread in each process, for the software renderer, too: the processes share the cores.
     os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
     with ProcessPoolExecutor(min(workers, len(missing)), context, _ignore_interrupts) as pool:

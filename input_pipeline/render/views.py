@@ -103,5 +103,5 @@ class SceneViews:
 
 
 def _by_time(grid_times: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Each time with the places at which it stands: cameras of one time are drawn side by side."""
+    """Each time with its indices in the list: cameras of one time are drawn side by side."""
     return [(int(time), np.flatnonzero(grid_times == time)) for time in np.unique(grid_times)]

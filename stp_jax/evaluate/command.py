@@ -36,7 +36,7 @@ _RESERVED = (*BASELINES, CEILING, TRUTH, DEGRADED)  # names of methods, which no
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    """A SHA-256 prefix over names and values, by which a model's tensors are told apart from any others."""
+    """A SHA-256 prefix over names and values, which identifies the tensors of a model."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

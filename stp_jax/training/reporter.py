@@ -88,7 +88,7 @@ class Reporter:
             self._meter.restart(step)
 
     def gives_up(self) -> bool:
-        """Whether too many steps in a row were skipped; so it is on all processes at the same step."""
+        """Whether too many steps in a row were skipped; all processes know it at the same step."""
         return self._in_a_row >= self._run.max_skipped
 
     def check_finite(self) -> None:
@@ -103,7 +103,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens meanwhile does not count as time of steps."""
+        """Time spent in this context does not count as time of steps."""
         before = time.monotonic()
         yield
         self._meter.started += time.monotonic() - before

@@ -103,7 +103,7 @@ def latent_statistics(
     graph, state = nnx.split(vae)
 
     @jax.jit
-    def moments(state: nnx.State, video: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+    def mean_and_variance(state: nnx.State, video: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         mean, _ = nnx.merge(graph, state).moments(video)
         cells = (0, 1, 2, 3)
         return jnp.mean(mean, axis=cells), jnp.var(mean, axis=cells), mean[..., 0].size
@@ -111,7 +111,8 @@ def latent_statistics(
     count = 0.0  # latent cells so far, with their mean and variance in float64
     average, spread = np.zeros(vae.config.z_dim), np.zeros(vae.config.z_dim)
     for video in batches:
-        mean, variance, cells = (np.asarray(x, np.float64) for x in moments(state, jnp.asarray(video)))
+        figures = mean_and_variance(state, jnp.asarray(video))
+        mean, variance, cells = (np.asarray(x, np.float64) for x in figures)
         share = float(cells) / (count + float(cells))
         spread = (1 - share) * spread + share * variance + share * (1 - share) * (mean - average) ** 2
         average = (1 - share) * average + share * mean

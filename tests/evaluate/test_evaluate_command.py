@@ -108,7 +108,7 @@ def one_line_error(capsys, command):
     return error
 
 
-def test_mistakes_in_weights_and_data_are_told_before_the_work(data, tmp_path, capsys, monkeypatch):
+def test_mistakes_in_weights_and_data_are_reported_before_the_work(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     config = write_config(tmp_path / "config.py", data)
     command = ["--config", config, "--out", str(tmp_path / "out"), "--scenes", "1", "--weights"]

@@ -58,7 +58,7 @@ def measure(scene, cameras):
 
 
 @needs_opengl
-def test_a_turned_camera_is_not_blamed_on_the_clock(scene, case, film, measure):
+def test_a_turned_camera_is_not_blamed_on_the_animation_time(scene, case, film, measure):
     right = measure(case, example_of(scene, case)["target_video"])
     turned = measure(case, film(degrees=3.0))
     for name in ("mean", "median"):
@@ -69,7 +69,7 @@ def test_a_turned_camera_is_not_blamed_on_the_clock(scene, case, film, measure):
 
 
 @needs_opengl
-def test_a_late_clock_is_found_though_the_camera_is_off(case, film, measure):
+def test_late_time_is_found_though_the_camera_is_off(case, film, measure):
     found = measure(case, film(degrees=3.0, metres=0.1, late=1.0))
     assert found["estimated_camera_median_frames"] == pytest.approx(1, abs=0.1)
     # At the last frame the grid has no time that is one frame later.

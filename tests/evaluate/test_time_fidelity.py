@@ -36,7 +36,7 @@ def test_ground_truth_has_its_commanded_times(scene, references):
     assert scores.mean_absolute_error < 0.1 and scores.slope == pytest.approx(1, abs=0.02)
 
 
-def test_a_clock_late_by_one_frame_has_an_error_of_one(scene, references):
+def test_a_video_late_by_one_frame_has_an_error_of_one(scene, references):
     grid_times = np.arange(6, 24, 2)
     video, _ = filmed(scene, grid_times + 2)
     scores = time_scores(video, references, scene.animation_time, scene.animation_time[grid_times])
@@ -107,7 +107,7 @@ def test_only_the_background_counts_and_all_pairs_do(scene, references):
         disentanglement.background_psnr([video], moving)
 
 
-def test_drift_of_the_clock_under_camera_control(scene, references):
+def test_drift_of_the_animation_time_under_camera_control(scene, references):
     """Time that runs at half speed though forward is commanded."""
     video, _ = filmed(scene, 8 + np.arange(9))
     scores = time_scores(video, references, scene.animation_time, scene.animation_time[np.arange(8, 26, 2)])

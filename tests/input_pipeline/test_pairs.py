@@ -44,7 +44,7 @@ def test_frames_poses_and_times_of_random_pairs_agree(full_grid):
     firsts = set()
     for _ in range(60):
         pair = pairs.random_pair(scene, rng, FRAMES, EQUAL, source_warp=0.3)
-        # Both count from one moment: the one that fits pictures and times of the source.
+        # Both count from one grid time: the one that fits pictures and times of the source.
         grid_time = synthetic.read_colour(pair[0]["video"])[0, 2]
         first = grid_time - int(pair[0]["animation_time"][0] * scene.steps_per_frame)
         firsts.add(first)
@@ -56,7 +56,7 @@ def test_frames_poses_and_times_of_random_pairs_agree(full_grid):
 
 
 def test_by_synchronised_rules_the_camera_is_where_it_was_at_that_moment():
-    """One camera of the rig for each moment of a clip, and the other's path in any mode but time_only."""
+    """One camera of the rig for each time of a clip, and the other's path in any mode but time_only."""
     scene, rng, warped = synthetic.scene(cameras=5, times=9), np.random.default_rng(3), 0
     for mode in range(3):
         for _ in range(20):

@@ -321,7 +321,7 @@ def test_targets_are_mirrored_and_recoloured_as_the_latents_of_their_sources_wer
     assert min(mirrored.values()) > 20
 
 
-def test_latents_of_other_data_are_told_apart(folder, tmp_path):
+def test_latents_of_other_data_are_refused(folder, tmp_path):
     config = config_for(folder, "cam_x_time")
     write_source_latents(tmp_path / "other_seed" / "train", config, seed=6)
     write_source_latents(tmp_path / "good" / "train", config)

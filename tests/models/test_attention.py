@@ -158,7 +158,7 @@ def test_a_batch_that_does_not_divide_is_computed_everywhere():
         check(attention, *inputs(batch=3))
 
 
-def test_what_a_mesh_cannot_split_is_told():
+def test_what_a_mesh_cannot_split_is_refused():
     q, k, v, _ = inputs(queries=30, keys=60)
     with (
         jax.set_mesh(make_mesh(data=1, tensor=8)),

@@ -57,7 +57,7 @@ def test_config_that_is_no_python_is_named(tmp_path):
         ("def get_config():\n    import math\n    return math.no", "config.py:3: module 'math' has no"),
     ],
 )
-def test_faults_of_a_config_are_told_with_their_line(tmp_path, text, message):
+def test_faults_of_a_config_are_reported_with_their_line(tmp_path, text, message):
     (tmp_path / "config.py").write_text(text)
     done = run(["--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")])
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

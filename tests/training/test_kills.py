@@ -1,4 +1,4 @@
-"""Killed at any moment, a run ends as if it had not been."""
+"""Killed at any time, a run ends as if it had not been."""
 
 import json
 import os

@@ -193,13 +193,13 @@ def test_a_killed_process_ends_the_others_with_advice_and_more_go_on(tmp_path, s
     assert_same(tmp_path / "run", straight)
 
 
-def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_told(tmp_path):
+def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_reported(tmp_path):
     run = Run(tmp_path)
     begun = time.monotonic()
-    (first, told), (second, errors) = finish(run.start_mistaken(2))
+    (first, output), (second, errors) = finish(run.start_mistaken(2))
     assert (first, second) == (75, 2), errors
     assert "error: scene_000123: damaged" in errors and "another process" not in errors
-    assert "another process of this run is gone" in told
+    assert "another process of this run is gone" in output
     assert time.monotonic() - begun < 120  # a barrier would have waited for five minutes
     assert run.saved()
 

@@ -444,13 +444,15 @@ def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straig
         np.testing.assert_array_equal(array, exported(tmp_path)[name])
 
 
-def test_weights_that_cannot_be_written_are_told_and_written_later(tmp_path, straight, monkeypatch, capsys):
+def test_weights_that_cannot_be_written_are_reported_and_written_later(
+    tmp_path, straight, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         patch.setattr(native, "save_file", no_space)
         with pytest.raises(InputError, match="Step 10 is saved, but its weights could not be written"):
             loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
-    told = capsys.readouterr().out
-    assert "Weights of step 4 are NOT written" in told and "No space left on device" in told
+    output = capsys.readouterr().out
+    assert "Weights of step 4 are NOT written" in output and "No space left on device" in output
     loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
     for name, array in exported(straight).items():
         np.testing.assert_array_equal(array, exported(tmp_path)[name])
@@ -473,8 +475,8 @@ def test_a_run_may_go_on_in_more_parts_and_elsewhere(tmp_path, toy, capsys):
     config.data.path = "moved"
     config.train.update(steps=4, accumulate=2)
     loop.train(config, tmp_path)
-    told = capsys.readouterr().out
-    assert "data.path was none, is moved" in told and "train.accumulate was 1, is 2" in told
+    output = capsys.readouterr().out
+    assert "data.path was none, is moved" in output and "train.accumulate was 1, is 2" in output
 
 
 def test_held_out_scenes_are_needed_only_where_they_are_shown_or_measured(tmp_path, toy, monkeypatch):
@@ -483,7 +485,7 @@ def test_held_out_scenes_are_needed_only_where_they_are_shown_or_measured(tmp_pa
     loop.train(toy_config(steps=2), tmp_path)
 
 
-def test_a_trace_of_a_short_run_is_told_to_be_none(tmp_path, toy, capsys):
+def test_a_trace_of_a_short_run_is_reported_to_be_none(tmp_path, toy, capsys):
     loop.train(toy_config(steps=11), tmp_path, profile=True)
     assert "too short for a whole trace" in capsys.readouterr().out
 

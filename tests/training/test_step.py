@@ -111,8 +111,8 @@ def test_only_the_parameters_named_are_trained():
     np.testing.assert_array_equal(state.params["bias"], before["bias"])
     assert not np.array_equal(state.params["blocks.kernel"], before["blocks.kernel"])
     assert state.averaged().keys() == before.keys()
-    moments = [leaf.shape for leaf in jax.tree.leaves(state.opt_state)]
-    assert before["bias"].shape not in moments
+    kept = [leaf.shape for leaf in jax.tree.leaves(state.opt_state)]
+    assert before["bias"].shape not in kept
 
 
 @pytest.mark.parametrize(

@@ -100,18 +100,18 @@ def test_training_reaches_every_parameter_and_learns_a_clip(vae):
     optimiser = optax.adam(1e-2)
 
     @jax.jit
-    def step(state, moments, key):
+    def step(state, opt_state, key):
         def loss(state):
             return vae_loss(nnx.merge(graph, state), video, key)
 
         (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state)
-        updates, moments = optimiser.update(gradients, moments)
-        return optax.apply_updates(state, updates), moments, metrics, gradients
+        updates, opt_state = optimiser.update(gradients, opt_state)
+        return optax.apply_updates(state, updates), opt_state, metrics, gradients
 
-    moments = optimiser.init(state)
+    opt_state = optimiser.init(state)
     psnr = []
     for key in jax.random.split(jax.random.key(0), 160):
-        state, moments, metrics, gradients = step(state, moments, key)
+        state, opt_state, metrics, gradients = step(state, opt_state, key)
         psnr.append(float(metrics["psnr"]))
     for path, gradient in nnx.to_flat_state(gradients):
         assert np.any(np.asarray(gradient[...]) != 0), path

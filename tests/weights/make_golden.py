@@ -72,12 +72,12 @@ def outputs() -> dict[str, np.ndarray]:
         encoder_hidden_states=torch.from_numpy(TEXT),
     ).sample
     vae = make_vae()
-    moments = vae.encode(channels_first(VIDEO)).latent_dist
+    posterior = vae.encode(channels_first(VIDEO)).latent_dist
     words = make_text_encoder()(input_ids=torch.from_numpy(IDS), attention_mask=torch.from_numpy(MASK))
     return {
         "velocity": channels_last(velocity),
-        "mean": channels_last(moments.mean),
-        "logvar": channels_last(moments.logvar),
+        "mean": channels_last(posterior.mean),
+        "logvar": channels_last(posterior.logvar),
         "video": channels_last(vae.decode(channels_first(LATENTS)).sample),
         "words": words.last_hidden_state.detach().numpy(),
     }

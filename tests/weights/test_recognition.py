@@ -162,7 +162,7 @@ def test_a_published_model_without_its_last_blocks_is_not_whole(tmp_path):
         ({"eps": "x"}, "eps 'x'; give a number above 0"),
     ],
 )
-def test_nonsense_in_a_config_is_told(tmp_path, described, complaint):
+def test_nonsense_in_a_config_is_refused(tmp_path, described, complaint):
     path = write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT)
     (tmp_path / "config.json").write_text(json.dumps(HEADS | described))
     with pytest.raises(InputError, match=complaint):
@@ -212,7 +212,7 @@ def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
     assert recognition.recognise(tmp_path, "dit").path.name == "mine.safetensors"
 
 
-def test_parts_and_models_of_pictures_are_told_as_such(tmp_path):
+def test_parts_and_models_of_pictures_are_refused_as_such(tmp_path):
     part = write(tmp_path / "model-00001-of-00002.safetensors", "dit", SPACETIMEPILOT)
     with pytest.raises(InputError, match="is one part of a model: give"):
         recognition.recognise(part, "dit")

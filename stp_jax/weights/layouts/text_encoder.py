@@ -42,7 +42,7 @@ TIED = "encoder.embed_tokens.weight"
 
 
 def stored_name(ours: str, layout: str) -> str:
-    """What a layout calls our parameter, with {n} for the layer."""
+    """The name of our parameter in a layout, with {n} for the layer."""
     return NAMES[ours][LAYOUTS.index(layout)] + ".weight"
 
 
@@ -106,5 +106,5 @@ def read_config(
 
 
 def title(config: TextEncoderConfig) -> str:
-    """What people call the model."""
+    """The common name of the model."""
     return "the umT5-xxl encoder" if config.dim == 4096 else f"a umT5 encoder of width {config.dim}"

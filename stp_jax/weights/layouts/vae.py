@@ -52,7 +52,7 @@ DIFFUSERS = (
 
 
 def stored_name(ours: str, layout: str) -> str:
-    """What a layout calls our parameter."""
+    """The name of our parameter in a layout."""
     for pattern, replacement in OFFICIAL if layout == "official" else DIFFUSERS:
         ours = re.sub(pattern, replacement, ours)
     return ours
@@ -131,7 +131,7 @@ class _Levels(NamedTuple):
 
 
 def _levels(tensors: Mapping[str, np.ndarray], layout: str, where: str) -> _Levels:
-    """Of the encoder, whose layers are residual blocks and, after each level but the last, a downsampling."""
+    """The encoder's part: residual blocks, and a downsampling after each level but the last."""
 
     def find(ours: str) -> np.ndarray | None:
         return tensors.get(stored_name(ours, layout))
@@ -160,6 +160,6 @@ def _levels(tensors: Mapping[str, np.ndarray], layout: str, where: str) -> _Leve
 
 
 def title(config: VAEConfig) -> str:
-    """What people call the model."""
+    """The common name of the model."""
     wan = (config.dim, config.z_dim) == (VAEConfig.dim, VAEConfig.z_dim)
     return "Wan2.1's VAE" if wan else f"a Wan VAE of width {config.dim}"
