@@ -262,7 +262,7 @@ class Rows:
             for thread in threads:
                 thread.join()
         except KeyboardInterrupt:
-            print("Stopping; the same command goes on.", flush=True)
+            print("Stopping; the same command continues.", flush=True)
             self.stop()
             for thread in threads:
                 thread.join()

@@ -7,7 +7,7 @@ set -u
 most=${MOST:-20}
 pause=${PAUSE:-10}
 
-# A signal to this script goes on to the command, which then saves and ends; it is not started again.
+# A signal to this script is passed to the command, which then saves and ends; it is not started again.
 signalled=
 child=
 trap 'signalled=1; [ -n "$child" ] && kill -INT "$child"' INT

@@ -8,7 +8,7 @@
 #     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
 #         --command="git clone REPOSITORY stp_jax && pip install -e './stp_jax[tpu]'"
 #
-# Started again by hand or by a queue after the slice was preempted, it goes on where it was.
+# Started again by hand or by a queue after the slice was preempted, it continues where it was.
 set -eu
 
 name=$1

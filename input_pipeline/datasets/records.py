@@ -1,4 +1,4 @@
-"""What the builders of this folder share: reading scene folders, writing a data set, opening one.
+"""Shared by the builders of this folder: reads scene folders, writes a data set, opens one.
 
 A record is one scene: its encoded videos, one per camera, with cameras and animation times as arrays. The
 videos are stored as they are on disk; nothing is decoded or encoded here.

@@ -72,7 +72,7 @@ def _raise(xy: np.ndarray, z) -> np.ndarray:
 
 @dataclass
 class _Pose:
-    """How a biped's body moves; arms and head are added to it."""
+    """The motion of a biped's body; arms and head are added to it."""
 
     root: np.ndarray  # [S, 3] between the hips
     hips: np.ndarray  # [S, 3, 3]

@@ -21,7 +21,7 @@ class Gait:
     lift: float  # of a foot, metres
 
     def hip_height(self, leg: float) -> float:
-        """Of a leg that is stretched when its foot has fallen farthest behind."""
+        """The length of a leg that is stretched when its foot is farthest behind."""
         return float(np.sqrt(leg**2 - (0.5 * self.duty * self.stride) ** 2))
 
 

@@ -3,7 +3,7 @@
     python -m input_pipeline.render --out data/scenes --seeds 0:2000
 
 writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It
-uses all cores, and started again it goes on with the scenes that are missing. Seeds from 1000000 on are the
+uses all cores, and started again it continues with the missing scenes. Seeds from 1000000 on are the
 test split.
 """
 
@@ -136,7 +136,7 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
             for job in tqdm(as_completed(jobs), total=len(jobs), unit="scene", smoothing=0.05):
                 job.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # lets the scenes in hand be finished
+            pool.shutdown(cancel_futures=True)  # scenes in progress are finished
             raise
     return len(missing)
 
@@ -194,6 +194,6 @@ def main(argv: list[str] | None = None) -> None:
     try:
         written = write_grids(args.out, seeds, settings, args.workers)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the scenes that are missing", file=sys.stderr)
+        print("interrupted: the same command continues with the missing scenes", file=sys.stderr)
         sys.exit(130)
     print(f"{args.out}: {written} scenes rendered, {len(seeds) - written} were there already")

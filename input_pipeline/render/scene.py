@@ -2,7 +2,7 @@
 
 A scene has a textured ground, a sky, structures near and far, one or two figures, two or three bodies that
 are thrown, fall, roll, swing or spin, and a camera rig. Draws in which something hides the main figure, or
-does not fit, are thrown away and drawn again from the same seed.
+does not fit, are rejected and drawn again from the same seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Rejected(Exception):
 
 @dataclass
 class State:
-    """What changes in a scene, at one grid time."""
+    """The parts of a scene's state that change, at one grid time."""
 
     qpos: np.ndarray
     part_positions: np.ndarray  # [parts of all figures, 3]
@@ -42,7 +42,7 @@ class Scene:
     states: list[State]
     rig: rig.Rig
     figures: list[figures.Figure]
-    rejections: list[str]  # why earlier draws were thrown away
+    rejections: list[str]  # why earlier draws were rejected
 
     def show(self, index: int) -> None:
         """Puts `data` into the state of grid time `index`, as far as pictures and lines of sight need it."""
@@ -120,7 +120,7 @@ def _cast(rng: np.random.Generator, seconds: np.ndarray) -> list[figures.Figure]
 
 
 def _focus(cast: list[figures.Figure]) -> np.ndarray:
-    """What the cameras look at [3]: near the main figure, somewhat towards the other."""
+    """The point that the cameras look at [3]: near the main figure, somewhat towards the other."""
     if (len(cast[0].chest) - 1) * POSE_STEP > LONG:
         middles = [figure.chest[:, :2].mean(0) for figure in cast]
     else:
@@ -130,7 +130,7 @@ def _focus(cast: list[figures.Figure]) -> np.ndarray:
 
 
 def _spread(poses: np.ndarray) -> np.ndarray:
-    """Of poses [S, ...] those at N times about 0.2 s apart, at least nine from the first to the last."""
+    """Poses [S, ...] at N times about 0.2 s apart, at least nine from the first to the last."""
     parts = max(8, round((len(poses) - 1) * POSE_STEP / 0.2))
     return poses[:: len(poses) // parts]
 

@@ -107,7 +107,7 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
-    """What is measured, as the flags say.
+    """The settings that the flags ask for.
 
     Raises:
       InputError: no such config, or a size that the models cannot work at.

@@ -15,7 +15,7 @@ SPACETIMEPILOT = DiTConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured: models, and the size of the video in pixels."""
+    """The models to measure, and the size of the video in pixels."""
 
     dit: DiTConfig
     vae: VAEConfig

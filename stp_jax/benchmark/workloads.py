@@ -177,7 +177,7 @@ def video_workload(
 def workloads(
     only: list[str], chunks: list[int | None], steps: int, guidance: float | None, devices: list[int]
 ) -> dict[str, Callable[[Settings], Workload]]:
-    """What to measure, by name."""
+    """The chosen workloads by name, as functions of the settings."""
     chosen: dict[str, Callable[[Settings], Workload]] = {}
     if "dit" in only:
         chosen["DiT forward"] = dit_workload

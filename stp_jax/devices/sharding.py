@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh of four axes and one table of rules from names to those axes.
+"""The layout of arrays on devices: one mesh of four axes, and one table of rules from names to these axes.
 
 The same code runs on one CPU (a 1 x 1 x 1 x 1 mesh) and on a pod.
 
@@ -169,7 +169,7 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, batch_size: int) -> d
 
 
 def _tensor_dimension(name: str, leaf, tensor: int) -> int | None:
-    """Which dimension of the parameter of this dotted name is split over `tensor`."""
+    """The dimension of the parameter of this dotted name that is split over `tensor`, if any."""
     for pattern, dimension in RULES.tensor:
         if re.fullmatch(pattern, name) and leaf.ndim >= -dimension and leaf.shape[dimension] % tensor == 0:
             return dimension

@@ -78,7 +78,7 @@ def exponential(twist: np.ndarray) -> np.ndarray:
 
 
 def picture_motion(inverse_depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """How pixels of a static scene move when their camera does.
+    """Derivatives of the pixels of a static scene by the motion of the camera.
 
     Args:
       inverse_depth: [N, H, W], 1 / metres, 0 in the sky.

@@ -75,7 +75,7 @@ class SceneFiles(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a model is given of a scene, at F frames of its size."""
+    """The inputs of a model for a scene: F frames of its size, with cameras."""
 
     video: np.ndarray  # uint8 [F, H, W, 3]
     view: View  # cameras in the file's mirrored world, see `stp_jax.controls.cameras.read`; time 0 .. F - 1
@@ -190,7 +190,7 @@ def read_frames(path: str | os.PathLike, frames: int, height: int, width: int) -
 
 
 def read_source(scene: SceneFiles, frames: int, height: int, width: int, fov: float = 50.0) -> Source:
-    """What a model with F frames is given of a scene.
+    """The inputs of a model with F frames for a scene.
 
     Args:
       fov: degrees across the height of the 832 x 480 picture, for models that are given a lens; the set has

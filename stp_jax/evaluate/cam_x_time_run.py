@@ -59,8 +59,7 @@ def evaluate_cam_x_time(
     """Measures models on the evaluation set, writes the folder `out`, and returns the table.
 
     Args:
-      models: all of one size. Each `rerender` is a `Rerenderer`: it takes a prompt, and a target `View`
-        without cameras.
+      models: all of one size; each `rerender` is a `Rerenderer`.
       folder: see `stp_jax.evaluate.cam_x_time_folder.read_folder`.
       videos: by label, folders for `stp_jax.evaluate.cam_x_time_folder.find_videos`. They are measured at
         the size of the models; without models at 81 frames of 832 x 480.

@@ -1,4 +1,4 @@
-"""Which camera a picture of a known scene was taken with: analysis by synthesis.
+"""Estimates the camera that a picture of a known scene was taken with, by analysis by synthesis.
 
 At 128 pixels there are few features to match, but a rendered scene can be rendered again from any pose. Each
 picture is compared with renderings from poses along the rig. The best of them are then aligned with it, see
@@ -36,7 +36,7 @@ class SceneRenderer(Renderer, Protocol):
 
 
 class Estimate(NamedTuple):
-    """What is found for N pictures."""
+    """The estimates for N pictures."""
 
     c2w: np.ndarray  # float64 [N, 4, 4], in the scene's world
     grid_time: np.ndarray  # int [N]: approximate, to know what moves and occludes the scenery

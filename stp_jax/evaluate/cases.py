@@ -1,4 +1,4 @@
-"""What is evaluated: which cells of a camera x time grid are the source video, and which the target.
+"""The cases of the evaluation: the cells of a camera x time grid that are source and target videos.
 
 Cameras 0 .. C-1 stand in order along the rig. The source always runs forward in time.
 

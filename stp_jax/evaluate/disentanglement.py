@@ -22,7 +22,7 @@ MARGIN = 2  # pixels at 128 around what moves that do not count: compression, an
 
 
 def moving_mask(references: np.ndarray) -> np.ndarray:
-    """Where anything moves, shadows too, at any grid time: bool [F, H, W].
+    """A mask of the pixels in which anything, also a shadow, moves at any grid time: bool [F, H, W].
 
     Args:
       references: uint8 [F, T, H, W, 3], the scene from the camera of each frame at all grid times; for a

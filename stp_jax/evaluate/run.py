@@ -46,8 +46,7 @@ def evaluate(
       sheets: number of scenes of which contact sheets and videos are written.
       settings: what else the figures depend on, such as the weights; written beside the figures.
       measures: what is measured beside PSNR, SSIM and LPIPS.
-      need_measures: whether a measure that is not available is an error; otherwise the results name it as
-        left out.
+      need_measures: whether a measure that is not available is an error; otherwise it is left out by name.
 
     Raises:
       InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or

@@ -51,7 +51,7 @@ class TimeScores(NamedTuple):
 
     @property
     def slope(self) -> float:
-        """Of the estimated time over frames, source frames per frame: 1 forward, 0 in bullet time."""
+        """Slope of the estimated time over frames, source frames per frame: 1 forward, 0 in bullet time."""
         return _slope(self.estimated)
 
     @property
@@ -127,6 +127,6 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _slope(values: np.ndarray) -> float:
-    """Of values [F] over their index, by least squares, without those that are NaN."""
+    """Slope of values [F] over their index, by least squares, without those that are NaN."""
     known = np.flatnonzero(np.isfinite(values))
     return float(np.polyfit(known, values[known], 1)[0]) if len(known) > 1 else float("nan")

@@ -129,7 +129,7 @@ def fit_clip(
     start: float = 0.0,
     end: float | None = None,
 ) -> Clip:
-    """As `read_clip`, for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
+    """Does the same as `read_clip` for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
     times = _sampling_times("the video", len(video), (len(video) - 1) / fps, frames, start, end)
     timed = ((i / fps, lambda image=image: image) for i, image in enumerate(video))
     return _clip(timed, times, height, width, fps=fps)

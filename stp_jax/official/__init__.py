@@ -1,1 +1,1 @@
-"""What exists only to match SpaceTimePilot's release."""
+"""Everything that exists only to match SpaceTimePilot's release."""

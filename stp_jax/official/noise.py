@@ -43,7 +43,7 @@ def _uniform(generator: np.random.RandomState, count: int) -> np.ndarray:
 
 
 def _normal(uniform: np.ndarray) -> np.ndarray:
-    """Of each 16 numbers, eight give the radii and eight the angles; computed in float32, as in PyTorch."""
+    """Normal numbers from uniform ones: of each 16, eight are radii, eight angles; float32 as in PyTorch."""
     pairs = uniform.reshape(-1, 2, 8)
     radius = np.sqrt(-2 * np.log(1 - pairs[:, 0]))
     angle = np.float32(2 * np.pi) * pairs[:, 1]

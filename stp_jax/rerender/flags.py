@@ -134,7 +134,7 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
 
 
 def explain_choices() -> str:
-    """What --list prints: camera moves, animation times, and the files that both may come from."""
+    """The text that --list prints: camera moves, animation times, and the files that both may come from."""
 
     def table(presets: dict[str, str]) -> str:
         width = max(18, *(len(name) + 2 for name in presets))

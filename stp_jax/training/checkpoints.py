@@ -70,7 +70,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _trees(state: TrainState) -> dict[str, Any]:
-    """What Orbax stores of a state; it takes no empty trees."""
+    """The parts of a state that Orbax stores; it takes no empty trees."""
     return {name: tree for name, tree in state._asdict().items() if name != "step" and jax.tree.leaves(tree)}
 
 

@@ -24,9 +24,7 @@ from stp_jax.training.workdir import check_workdir, locked, write_config
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = False) -> signal.Signals | None:
-    """Trains the task of `config` in `workdir` until its steps or seconds are done.
-
-    A run that an earlier call began is continued where it stopped.
+    """Trains the task of `config` in `workdir` until its steps or seconds are done; continues an earlier call.
 
     Args:
       profile: whether to write a trace of a few steps to `workdir/profile`.

@@ -64,8 +64,10 @@ class Writer:
             self._events.flush()
 
     def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
-        """Of uint8 videos `[F, H, W, 3]` by label: `pictures/<step>.png`, a contact sheet, and
-        `pictures/<step>.mp4`, the videos side by side."""
+        """Writes uint8 videos `[F, H, W, 3]`, by label.
+
+        `pictures/<step>.png` is a contact sheet, `pictures/<step>.mp4` has the videos side by side.
+        """
         if not self._active:
             return
         with self._written():

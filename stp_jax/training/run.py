@@ -45,7 +45,7 @@ class Position:
     best: float = math.inf
 
     def meta(self) -> dict[str, int | float | None]:
-        """As JSON, for a checkpoint."""
+        """The position as JSON values, for a checkpoint."""
         return {
             "step": self.step,
             "elapsed_seconds": self.seconds,

@@ -96,7 +96,7 @@ def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Ite
 
 
 def piece_bounds(length: int, pieces: int) -> list[int]:
-    """Where an axis is cut into `pieces` that differ by at most 1, the larger ones first."""
+    """Bounds of `pieces` of an axis whose lengths differ by at most 1, the longer ones first."""
     size, larger = divmod(length, pieces)
     return [i * size + min(i, larger) for i in range(pieces + 1)]
 

@@ -1,1 +1,1 @@
-"""How published models name and store their parameters, as tables of rules."""
+"""Tables of rules: the names and forms under which published models store their parameters."""

@@ -59,7 +59,7 @@ def patches(side: int) -> Form:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one of our parameters is stored.
+    """A row of a table: where one of our parameters is stored.
 
     Attributes:
       ours: dotted name.
@@ -155,7 +155,7 @@ def count_layers(
       where: for messages.
 
     Raises:
-      InputError: config.json says something else than a number of layers.
+      InputError: config.json has something other than a number of layers.
     """
     if "num_layers" in described:
         return positive_int(described, "num_layers", where)

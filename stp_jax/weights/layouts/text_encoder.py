@@ -80,7 +80,7 @@ def read_config(
       where: for messages.
 
     Raises:
-      InputError: a tensor that says something about the config is missing.
+      InputError: a tensor from which the config is read is missing.
     """
 
     def shape(ours: str) -> tuple[int, ...]:

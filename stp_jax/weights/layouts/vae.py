@@ -90,7 +90,7 @@ def read_config(
       where: for messages.
 
     Raises:
-      InputError: a tensor that says something about the config is missing; nothing gives the statistics.
+      InputError: a tensor from which the config is read is missing; the latents' statistics are not known.
     """
 
     dim = len(_need("encoder.conv1.kernel", tensors, layout, where))
