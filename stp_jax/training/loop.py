@@ -24,7 +24,7 @@ from stp_jax.training.workdir import check_workdir, locked, write_config
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = False) -> signal.Signals | None:
-    """Trains the task of `config` in `workdir` until its steps or seconds are done; continues an earlier call.
+    """Trains the task of `config` in `workdir` until its steps or seconds are done; resumes an earlier run.
 
     Args:
       profile: whether to write a trace of a few steps to `workdir/profile`.
