@@ -235,7 +235,7 @@ class LatentCache:
         return make_relative(*clips)
 
     def _flat(self, name: str) -> np.ndarray:
-        array = np.asarray(self._arrays[name])  # what is taken from a memory map is no plain array for JAX
+        array = np.asarray(self._arrays[name])  # JAX does not take arrays of the type memmap as plain ones
         return array.reshape(-1, *array.shape[2:])
 
 

@@ -189,7 +189,7 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     if not names or w2c.ndim != ndim + 1 or w2c.shape[-2:] != (4, 4) or intrinsics.shape[-1:] != (4,):
         raise InputError(f"{path}: extrinsics have shape {w2c.shape} and intrinsics {intrinsics.shape}")
     if not np.isfinite(w2c).all() or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
-        raise InputError(f"{path}: an extrinsic is no rigid world-to-camera matrix")
+        raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
     c2w = np.linalg.inv(w2c).astype(np.float32)
     intrinsics = np.broadcast_to(
         intrinsics[:, None] if intrinsics.ndim < ndim else intrinsics, (*c2w.shape[:-2], 4)

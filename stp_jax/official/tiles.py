@@ -62,7 +62,7 @@ def tiled(
 ) -> jax.Array:
     """Applies `function` to overlapping tiles of x and blends what it gives.
 
-    Weights rise linearly over the overlap, from each edge of a tile that is no edge of the picture; in
+    Weights rise linearly over the overlap, from each edge of a tile that is not an edge of the picture; in
     corners the lesser of both axes counts. Tiles at the right and at the bottom may be smaller.
 
     Args:

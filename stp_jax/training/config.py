@@ -266,7 +266,7 @@ def _check_value(name: str, value: Any, check: Mapping[str, Any]) -> None:
         try:
             re.compile(value)
         except re.error as error:
-            raise InputError(f"{name} {value!r} is no regular expression: {error}.") from None
+            raise InputError(f"{name} {value!r} is not a regular expression: {error}.") from None
 
 
 def check_run(config: ConfigDict, mesh: Mesh) -> None:

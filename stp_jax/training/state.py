@@ -44,12 +44,14 @@ def trained(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
     """Those of the parameters whose whole name matches the pattern `config.train.trainable`.
 
     Raises:
-      InputError: it is no regular expression, or no parameter's name matches.
+      InputError: it is not a regular expression, or no parameter's name matches.
     """
     try:
         chosen = {name: array for name, array in params.items() if re.fullmatch(pattern, name)}
     except re.error as error:
-        raise InputError(f"config.train.trainable {pattern!r} is no regular expression: {error}.") from None
+        raise InputError(
+            f"config.train.trainable {pattern!r} is not a regular expression: {error}."
+        ) from None
     if not chosen:
         raise InputError(
             f"config.train.trainable {pattern!r} names no parameter; there are "

@@ -85,7 +85,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         elif path.suffix == ".safetensors" or start[8:9] == b"{":
             tensors = _read_safetensors(path)
         else:
-            raise InputError(f"{path} is no weights file: {_what_it_is(start)}.")
+            raise InputError(f"{path} is not a weights file: {_what_it_is(start)}.")
     if not tensors:
         raise InputError(f"{path} holds no tensors. Give a weights file.")
     return tensors
@@ -156,11 +156,11 @@ def _what_is_wrong(path: Path, data: np.ndarray, error: str) -> str:
     reason = error.removeprefix("Error while deserializing header: ")
     if reason in ("header too small", "header too large", "invalid header length"):
         if bytes(data[8:9]) != b"{":
-            return f"{path} is no safetensors file: {_what_it_is(bytes(data[:512]))}."
+            return f"{path} is not a safetensors file: {_what_it_is(bytes(data[:512]))}."
         return f"{path} is truncated: its header is not complete. {AGAIN}"
     if reason.startswith("incomplete metadata"):
         return f"{path} is truncated or damaged: {len(data):,} bytes are not what its header says. {AGAIN}"
-    return f"{path} is no safetensors file, or its header is damaged ({reason}). {AGAIN}"
+    return f"{path} is not a safetensors file, or its header is damaged ({reason}). {AGAIN}"
 
 
 def _read_index(path: Path) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
         parts = sorted(set(places.values()))
         outside = [part for part in parts if Path(part).name != part]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is no index of a model's parts, or damaged. {AGAIN}") from None
+        raise InputError(f"{path} is not an index of a model's parts, or is damaged. {AGAIN}") from None
     if outside:
         raise InputError(f"{path} names {outside[0]!r}, which is not in its own folder.")
     missing = [part for part in parts if not (path.parent / part).is_file()]
@@ -235,7 +235,7 @@ class _TensorUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         what, kind, key, _, count = pid
         if what != "storage" or not isinstance(kind, _StorageType):
-            raise ValueError("something stored that is no tensor")
+            raise ValueError("something stored that is not a tensor")
         return self._storages[key].view(kind.dtype)[: int(count)]
 
 
@@ -267,8 +267,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except _Refused as refused:
         raise InputError(
-            f"{path} is refused: its pickle asks for {refused}, which is no tensor, and reading it could run "
-            "code. Do not load it elsewhere unless you trust its source; ask for safetensors."
+            f"{path} is refused: its pickle asks for {refused}, which is not a tensor, and reading it could "
+            "run code. Do not load it elsewhere unless you trust its source; ask for safetensors."
         ) from None
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None

@@ -260,7 +260,7 @@ def _recognise_file(path: Path) -> Pretrained:
     if not signed:
         names = ", ".join(list(tensors)[:3])
         raise InputError(
-            f"{path} is no model known here: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
+            f"{path} is not a known model: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
             "SpaceTimePilot, Wan's VAE and the umT5 encoder, in their own and in diffusers' layout."
         )
     kind, layout = signed[0]

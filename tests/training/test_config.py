@@ -61,7 +61,7 @@ def test_what_is_made_is_locked():
         ("ema_every", 0, "config.optimizer.ema_every is 0; it must be at least 1."),
         ("b1", 1.0, "config.optimizer.b1 is 1.0; it must be at least 0 and below 1."),
         ("schedule", "step", "config.optimizer.schedule is 'step'; choose cosine, linear, constant."),
-        ("muon_parameters", "(", "config.optimizer.muon_parameters '[(]' is no regular expression"),
+        ("muon_parameters", "(", "config.optimizer.muon_parameters '[(]' is not a regular expression"),
     ],
 )
 def test_values_that_a_field_cannot_have_are_refused(field, value, message):

@@ -502,7 +502,7 @@ def test_a_trace_of_a_short_run_is_reported_to_be_none(tmp_path, toy, capsys):
         ("optimizer.learning_rate", -1.0, "learning_rate is -1.0; it must be at least 0"),
         ("optimizer.clip", -1.0, "clip is -1.0; it must be at least 0"),
         ("optimizer.decay_from", 1.0, "decay_from is 1.0; it must be at least 0 and below 1"),
-        ("optimizer.muon_parameters", "(", "is no regular expression"),
+        ("optimizer.muon_parameters", "(", "is not a regular expression"),
         ("optimizer.momentum", 0.9, "unknown field of config.optimizer 'momentum'"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with pytest.raises(InputError, match="Wan2.1_VAE.pth is a Wan VAE of width 8, not a DiT"):
         recognition.recognise(other, "dit")
     unknown = write(tmp_path / "clip.safetensors", "vae", tensors={"visual.conv1.weight": np.zeros(3)})
-    with pytest.raises(InputError, match="no model known here: its tensors are visual.conv1.weight"):
+    with pytest.raises(InputError, match="not a known model: its tensors are visual.conv1.weight"):
         recognition.recognise(unknown, "dit")
 
 
@@ -156,9 +156,9 @@ def test_a_published_model_without_its_last_blocks_is_not_whole(tmp_path):
     ("described", "complaint"),
     [
         ({"num_heads": 3}, "num_heads 3, which does not divide the model's width 64"),
-        ({"num_heads": 0}, "num_heads 0, which is no count"),
-        ({"num_heads": "2"}, "num_heads '2', which is no count"),
-        ({"num_layers": None}, "num_layers None, which is no count"),
+        ({"num_heads": 0}, "num_heads 0, which is not a count"),
+        ({"num_heads": "2"}, "num_heads '2', which is not a count"),
+        ({"num_layers": None}, "num_layers None, which is not a count"),
         ({"eps": "x"}, "eps 'x'; give a number above 0"),
     ],
 )
@@ -206,7 +206,7 @@ def test_two_models_of_equal_size_are_not_mistaken_for_copies(tmp_path):
 
 def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
     write(tmp_path / "a_lora.safetensors", "dit", tensors={"lora.down": np.zeros(3)})
-    with pytest.raises(InputError, match="a_lora.safetensors is no model known here"):
+    with pytest.raises(InputError, match="a_lora.safetensors is not a known model"):
         recognition.recognise(tmp_path, "dit")
     write(tmp_path / "mine.safetensors", "dit", SPACETIMEPILOT)
     assert recognition.recognise(tmp_path, "dit").path.name == "mine.safetensors"

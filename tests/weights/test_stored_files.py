@@ -236,7 +236,7 @@ SAYS = {
     "a tensor beyond its storage": "a tensor that reaches beyond its storage",
     "a tensor before its storage": "a tensor of impossible shape",
     "a zip file": "a zip file, but not one that torch.save wrote",
-    "noise": "is no safetensors file: it is neither safetensors nor",
+    "noise": "is not a safetensors file: it is neither safetensors nor",
     "a list": "holds no tensors",
     "half of a torch file": "truncated or damaged",
     "a torch file without its end": "truncated or damaged",

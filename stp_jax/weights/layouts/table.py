@@ -169,7 +169,7 @@ def positive_int(described: Mapping[str, Any], name: str, where: str) -> int:
     """A number that a config.json gives. Raises `InputError` where it is none."""
     value = described[name]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{where}: the config.json beside it says {name} {value!r}, which is no count.")
+        raise InputError(f"{where}: the config.json beside it says {name} {value!r}, which is not a count.")
     return value
 
 
