@@ -142,6 +142,8 @@ def make_clips(
 
     Args:
       rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
+      num_workers: worker processes; 0 reads with threads only.
+      read_threads: threads per process; by default one of each worker, else one per CPU.
     """
     check_config(config)
     scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
@@ -149,7 +151,7 @@ def make_clips(
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
     draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
-    threads = read_threads or _default_threads(num_workers)
+    threads = read_threads or (1 if num_workers else _default_threads(0))
     dataset = (
         grain.MapDataset.source(rows)
         .map(draw)
