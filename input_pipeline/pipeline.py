@@ -264,6 +264,10 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
         )
+    if "seed" not in cache.meta:
+        raise InputError(
+            f"latent cache {cache.path}: joined from others; data.source_latents takes no such one"
+        )
     stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
     height, width = (stride * cells for cells in cache.latent_size)
     if (cache.frames, height, width) != (config.frames, config.height, config.width):
