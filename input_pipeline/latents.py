@@ -112,8 +112,8 @@ class LatentCache:
         """Writes one complete cache of the scenes of others, in their order.
 
         Raises:
-          InputError: the parts differ in anything but their scenes and seeds; the folder cannot be written, or
-            is not empty.
+          InputError: the parts differ in anything but their scenes and seeds; the folder cannot be written,
+            or is not empty.
         """
         path = Path(path)
         first, apart = parts[0], ("seed", "shapes")

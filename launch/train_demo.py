@@ -1,6 +1,6 @@
 r"""One training run of the demo model on all GPUs of a machine, from new scenes to weights, in a given time.
 
-    python launch/train_demo.py --seconds 1500 --seeds 100000:103200 --from runs/demo/weights --out runs/demo_2
+    python launch/train_demo.py --seconds 1500 --seeds 100000:103200 --from runs/demo/weights --out runs/demo2
     python launch/train_demo.py --small --seconds 300 --out /tmp/demo    # the whole chain, tiny, on a CPU
     python launch/train_demo.py --table                                  # the runs so far, for the document
 
