@@ -39,8 +39,10 @@ SMALL_FLAGS = dict(
     reserve=5,
 )
 # What must not change between the calls of a run.
-FIXED = ("seeds", "validation_seeds", "long_scenes", "from_name", "vae_name", "config_name", "part_scenes")
-FIXED += ("cameras", "clips_per_scene", "clips_per_path", "flip", "permute_channels", "small")
+FIXED = (
+    *("seeds", "validation_seeds", "long_scenes", "from_name", "vae_name", "config_name", "part_scenes"),
+    *("cameras", "clips_per_scene", "clips_per_path", "flip", "permute_channels", "small"),
+)
 # The shape of the model: --from must be what the config describes.
 SHAPE = ("dim", "ffn_dim", "layers", "heads", "channels", "patch", "freq_dim", "conditioning_dim", "camera")
 

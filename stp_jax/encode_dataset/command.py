@@ -115,28 +115,19 @@ def encode_dataset(
     if rules == "static" and clips_per_path > 1:
         raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")
     config = default_config()
-    config.update(kind=kind, path=data, frames=frames, width=width, height=height)
-    config.update(flip=flip, permute_channels=permute_channels, rules=rules)
-    draw = functools.partial(
-        make_clips,
-        config,
-        split=split,
-        seed=seed,
-        clips=clips_per_scene,
-        clips_per_path=clips_per_path,
-        windows=windows,
-    )
-    next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before the cache is created
+    config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
+    config.update(flip=flip, permute_channels=permute_channels)
+    of_scene = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
+    draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
+    next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
         scenes=min(total, scenes or total),
-        clips=clips_per_scene,
         frames=frames,
         latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
-        clips_per_path=clips_per_path,
-        windows=windows,
         meta=describe(found.config, seed, config),
+        **of_scene,
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
     clips = read_ahead(draw(rows=cache.missing(), num_workers=workers))
