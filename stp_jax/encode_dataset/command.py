@@ -117,7 +117,7 @@ def encode_dataset(
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
     config.update(flip=flip, permute_channels=permute_channels)
-    of_scene = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
+    of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
     draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
     next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
     total = passes * count_scenes(config, split)
