@@ -26,6 +26,7 @@ from stp_jax.errors import InputError
 from stp_jax.training.config import DiTTraining, FlowConfig, make_config
 
 ASSETS = Path(__file__).resolve().parent.parent / "stp_jax" / "assets"
+FLOW = dict(shift=1.0)
 MINI = dict(path=str(ASSETS / "cam_x_time_mini"))
 
 
@@ -48,7 +49,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
             unroll=gpu,
             fused=gpu,
         ),
-        flow=dict(shift=1.0),
+        flow=FLOW,
         data=dict(kind="latents", path="data/latents") if gpu else MINI,
         pictures=dict(data=MINI, count=4 if gpu else 2),
         optimizer=dict(
@@ -68,6 +69,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         )
         # Runs of other batches, seeds and devices have comparable losses on held-out scenes.
         | (
-            dict(validation=dict(batch_size=64, seed=0, flow=dataclasses.asdict(FlowConfig()))) if gpu else {}
+            dict(validation=dict(batch_size=64, seed=0, flow=dataclasses.asdict(FlowConfig(**FLOW))))
+            if gpu
+            else {}
         ),
     )

@@ -45,6 +45,7 @@ FIXED = (
 )
 # The shape of the model: --from must be what the config describes.
 SHAPE = ("dim", "ffn_dim", "layers", "heads", "channels", "patch", "freq_dim", "conditioning_dim", "camera")
+SHAPE += ("rope_frames",)
 
 
 def make_parser(description: str | None) -> Parser:
