@@ -26,7 +26,7 @@ from stp_jax.errors import InputError
 from stp_jax.training.config import DiTTraining, FlowConfig, make_config
 
 ASSETS = Path(__file__).resolve().parent.parent / "stp_jax" / "assets"
-FLOW = dict(shift=1.0)
+FLOW = dataclasses.asdict(FlowConfig(shift=1.0))
 MINI = dict(path=str(ASSETS / "cam_x_time_mini"))
 
 
@@ -68,9 +68,5 @@ def get_config(variant: str = "cpu") -> ConfigDict:
             checkpoint_every=5_000 if gpu else 20,
         )
         # Runs of other batches, seeds and devices have comparable losses on held-out scenes.
-        | (
-            dict(validation=dict(batch_size=64, seed=0, flow=dataclasses.asdict(FlowConfig(**FLOW))))
-            if gpu
-            else {}
-        ),
+        | (dict(validation=dict(batch_size=64, seed=0, flow=FLOW)) if gpu else {}),
     )

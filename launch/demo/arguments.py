@@ -44,8 +44,10 @@ FIXED = (
     *("cameras", "clips_per_scene", "clips_per_path", "flip", "permute_channels", "small"),
 )
 # The shape of the model: --from must be what the config describes.
-SHAPE = ("dim", "ffn_dim", "layers", "heads", "channels", "patch", "freq_dim", "conditioning_dim", "camera")
-SHAPE += ("rope_frames",)
+SHAPE = (
+    *("dim", "ffn_dim", "layers", "heads", "channels", "patch", "freq_dim", "conditioning_dim"),
+    *("camera", "rope_frames"),
+)
 
 
 def make_parser(description: str | None) -> Parser:

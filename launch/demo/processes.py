@@ -152,7 +152,9 @@ class Processes:
 
     def _environment(self) -> dict[str, str]:
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        devices = {"CUDA_VISIBLE_DEVICES": ",".join(self._devices)} if self._devices else {}
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(self._devices)}
+        if not self._devices:
+            devices = {"JAX_PLATFORMS": "cpu"}
         return os.environ | {"PYTHONPATH": paths} | devices
 
 
