@@ -31,5 +31,6 @@ def augment(rng: np.random.Generator, *clips: Clip, flip: bool, permute_channels
         clips = tuple(mirror(clip) for clip in clips)
     if permute_channels:
         order = rng.permutation(3)
-        clips = tuple(clip | {"video": clip["video"][..., order]} for clip in clips)
+        # Not `[..., order]`: that lays the channels out apart, and such an array is copied again and again.
+        clips = tuple(clip | {"video": np.take(clip["video"], order, axis=-1)} for clip in clips)
     return clips

@@ -108,6 +108,51 @@ class LatentCache:
         return cache
 
     @classmethod
+    def join(cls, path: str | Path, parts: Sequence[LatentCache]) -> LatentCache:
+        """Writes one complete cache of the scenes of others, in their order.
+
+        Raises:
+          InputError: the parts differ in anything but their scenes and seeds; the folder cannot be written,
+            or is not empty.
+        """
+        path = Path(path)
+        first, apart = parts[0], ("seed", "shapes")
+        for part in parts:
+            differing = sorted(
+                key
+                for key in part.meta | first.meta
+                if key not in apart and part.meta.get(key) != first.meta.get(key)
+            )
+            if differing or part.latent_shape != first.latent_shape or part.clips != first.clips:
+                raise InputError(
+                    f"latent caches {first.path} and {part.path} differ "
+                    f"({', '.join(differing) or 'shapes'}): they make no common cache"
+                )
+        known = (*apart, "clips_per_path", "windows")
+        joined = cls.create(
+            path,
+            scenes=sum(part.scenes for part in parts),
+            clips=first.clips,
+            frames=first.frames,
+            latent_shape=first.latent_shape,
+            clips_per_path=first.clips_per_path,
+            windows=first.windows,
+            # No one `seed`: rows of the parts are counted apart.
+            meta={key: value for key, value in first.meta.items() if key not in known}
+            | {"joined_seeds": [part.meta.get("seed") for part in parts]},
+        )
+        start = 0
+        for part in parts:
+            for name in _ARRAYS:
+                joined._arrays[name][start : start + part.scenes] = part._arrays[name]
+            start += part.scenes
+        for name in _ARRAYS:
+            joined._arrays[name].flush()
+        joined._arrays["complete"][:] = True
+        joined._arrays["complete"].flush()
+        return joined
+
+    @classmethod
     def open(cls, path: str | Path) -> LatentCache:
         """Opens a complete cache for reading.
 

@@ -142,6 +142,8 @@ def make_clips(
 
     Args:
       rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
+      num_workers: worker processes; 0 reads with threads only.
+      read_threads: threads per process; by default one of each worker, else one per CPU.
     """
     check_config(config)
     scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
@@ -149,7 +151,7 @@ def make_clips(
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
     draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
-    threads = read_threads or _default_threads(num_workers)
+    threads = read_threads or (1 if num_workers else _default_threads(0))
     dataset = (
         grain.MapDataset.source(rows)
         .map(draw)
@@ -261,6 +263,10 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
     if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
         raise InputError(
             f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
+        )
+    if "seed" not in cache.meta:
+        raise InputError(
+            f"latent cache {cache.path}: joined from others; data.source_latents takes no such one"
         )
     stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
     height, width = (stride * cells for cells in cache.latent_size)

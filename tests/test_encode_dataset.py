@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
-from stp_jax import encode_dataset
+from stp_jax.encode_dataset import command as encode_dataset
 from stp_jax.models.vae import VAEConfig
 from tests.input_pipeline import synthetic
 from tests.tiny_model import write_tiny_model

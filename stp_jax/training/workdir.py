@@ -22,6 +22,7 @@ from stp_jax.training.config import with_defaults
 FREE_FIELDS = (
     *("train.steps", "train.seconds", "train.log_every", "train.checkpoint_every", "train.pictures_every"),
     *("train.export_every", "train.export_dtype", "train.keep_checkpoints", "train.validate_every"),
+    *("train.validation", "train.validation_batches"),
     *("train.max_skipped", "train.data_workers", "train.accumulate", "mesh", "pictures", "sampling"),
     # How, not what, is computed.
     *("model.remat", "model.ffn_parts", "model.unroll", "model.fused"),

@@ -406,3 +406,32 @@ def test_mistakes_in_the_config_and_the_data(folder, tmp_path):
             batches(folder, kind, count=1, changes=changes)
     with pytest.raises(InputError, match="no split 'test'"):
         batches(folder, "cam_x_time", count=1, split="test")
+
+
+def test_caches_are_joined_in_their_order(tmp_path):
+    parts = []
+    for i, scenes in enumerate((2, 1)):
+        path = tmp_path / str(i)
+        common = dict(clips=3, frames=5, latent_shape=(2, 2, 2, 4), clips_per_path=2)
+        cache = LatentCache.create(path, scenes=scenes, meta={"vae": "test", "seed": 7 * i}, **common)
+        for scene in range(scenes):
+            rng = np.random.default_rng([i, scene])
+            view = View(rng.random((3, 5, 4, 4)), rng.random((3, 5, 4)), rng.random((3, 5)))
+            cache.write(scene, rng.random((3, 2, 2, 2, 4)), view)
+        parts.append(LatentCache.open(path))
+    LatentCache.join(tmp_path / "all", parts)
+    joined = LatentCache.open(tmp_path / "all")
+    assert (joined.scenes, joined.clips, joined.clips_per_path) == (3, 3, 2)
+    for rows, part in ((np.arange(6), parts[0]), (np.arange(6, 9), parts[1])):
+        for name, expected in part.clips_at(rows - rows[0]).items():
+            np.testing.assert_array_equal(joined.clips_at(rows)[name], expected)
+    other = LatentCache.create(tmp_path / "other", scenes=1, meta={"vae": "another"}, **common)
+    with pytest.raises(InputError, match=r"differ \(vae\)"):
+        LatentCache.join(tmp_path / "both", [parts[0], other])
+    assert not (tmp_path / "both").exists()
+
+
+def test_clips_to_encode_are_contiguous_since_grain_shares_only_such_memory(folder):
+    config = config_for(folder, "cam_x_time", flip=True, permute_channels=True)
+    for clips in pipeline.make_clips(config, split="train", seed=0, clips=2, clips_per_path=1):
+        assert clips["video"].flags.c_contiguous

@@ -20,7 +20,7 @@ from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_clips, make_dataset
 from stp_jax.controls.view import view_of
 from stp_jax.devices.sharding import make_mesh
-from stp_jax.encode_dataset import encode_dataset
+from stp_jax.encode_dataset.command import encode_dataset
 from stp_jax.errors import InputError
 from stp_jax.media import read_video
 from stp_jax.models.config import DiTConfig

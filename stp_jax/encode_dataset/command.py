@@ -33,6 +33,7 @@ from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, make_clips
 from stp_jax.command_line import Parser, count, number
 from stp_jax.controls.view import view_of
+from stp_jax.devices.hardware import use_compilation_cache
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.models.vae import VAEConfig, fitting_chunk
@@ -60,6 +61,12 @@ def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | N
         chunk = fitting_chunk(*video.shape[1:4])
         return nnx.merge(graph, state).encode(video, chunk=chunk).astype(jnp.float16)
 
+    def padded(part: np.ndarray) -> np.ndarray:
+        """One size for all, so that one program is compiled; a copy only where it is needed."""
+        if len(part) == batch_size:
+            return part
+        return np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (part.ndim - 1))
+
     def encode(video: np.ndarray) -> list[jax.Array]:
         parts = []
         for start in range(0, len(video), batch_size):
@@ -67,9 +74,7 @@ def make_encoder(folder: str, batch_size: int, devices: Sequence[jax.Device] | N
             if device not in states:
                 states[device] = jax.device_put(state, device)
             part = video[start : start + batch_size]
-            padding = [(0, batch_size - len(part))] + [(0, 0)] * (video.ndim - 1)
-            padded = jax.device_put(np.pad(part, padding), device)
-            parts.append(encode_batch(states[device], padded)[: len(part)])
+            parts.append(encode_batch(states[device], jax.device_put(padded(part), device))[: len(part)])
         return parts
 
     return config, encode
@@ -105,36 +110,29 @@ def encode_dataset(
         complete.
     """
     width, height = size
-    vae_config, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
-    check_clips(vae_config, frames, size, clips_per_scene, clips_per_path, windows)
+    found = recognition.recognise(vae, "vae")
+    check_clips(found.config, frames, size, clips_per_scene, clips_per_path, windows)
     if rules == "static" and clips_per_path > 1:
         raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")
     config = default_config()
-    config.update(kind=kind, path=data, frames=frames, width=width, height=height)
-    config.update(flip=flip, permute_channels=permute_channels, rules=rules)
-    draw = functools.partial(
-        make_clips,
-        config,
-        split=split,
-        seed=seed,
-        clips=clips_per_scene,
-        clips_per_path=clips_per_path,
-        windows=windows,
-    )
-    next(iter(draw(rows=[0])))  # data that does not fit is an error before the cache is created
+    config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
+    config.update(flip=flip, permute_channels=permute_channels)
+    of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
+    draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
+    next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
         scenes=min(total, scenes or total),
-        clips=clips_per_scene,
         frames=frames,
-        latent_shape=(*vae_config.latent_size(frames, height, width), vae_config.z_dim),
-        clips_per_path=clips_per_path,
-        windows=windows,
-        meta=describe(recognition.recognise(vae, "vae").config, seed, config),
+        latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
+        meta=describe(found.config, seed, config),
+        **of_scene,
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
-    encode_missing(cache, functools.partial(draw, num_workers=workers), encode)
+    clips = read_ahead(draw(rows=cache.missing(), num_workers=workers))
+    _, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
+    encode_missing(cache, clips, encode)
 
 
 def sides(size: Sequence[int]) -> str:
@@ -166,13 +164,22 @@ def check_clips(
         )
 
 
-def encode_missing(cache: LatentCache, draw: Callable, encode: Callable) -> None:
-    """Encodes the clips of all rows that a cache lacks; `draw(rows=rows)` gives them, see `make_clips`."""
-    rows = cache.missing()
-    clips = draw(rows=rows)
+def read_ahead(clips: grain.IterDataset) -> grain.DatasetIterator:
+    """Starts reading, in a thread of its own, and what worker processes it needs.
+
+    To be called before the devices are first used: the workers then start while the VAE is loaded and
+    compiled, and from a process that is still small. From one with a GPU's memory mapped each start took
+    seconds.
+    """
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(clips, prefetch_buffer_size=2))
+    iterator.start_prefetch()
+    return iterator
+
+
+def encode_missing(cache: LatentCache, clips: grain.DatasetIterator, encode: Callable) -> None:
+    """Encodes the clips of all rows that a cache lacks; `clips` gives them in order, see `make_clips`."""
     underway: collections.deque = collections.deque()
-    bar = tqdm(total=cache.scenes, initial=cache.scenes - len(rows), unit="scene")
+    bar = tqdm(total=cache.scenes, initial=cache.scenes - len(cache.missing()), unit="scene")
 
     def write_oldest() -> None:
         clip, parts = underway.popleft()
@@ -180,7 +187,7 @@ def encode_missing(cache: LatentCache, draw: Callable, encode: Callable) -> None
         cache.write(clip["row"], latents, view_of(clip))
         bar.update()
 
-    for clip in iterator:
+    for clip in clips:
         underway.append(
             ({key: value for key, value in clip.items() if key != "video"}, encode(clip["video"]))
         )
@@ -189,7 +196,7 @@ def encode_missing(cache: LatentCache, draw: Callable, encode: Callable) -> None
     while underway:
         write_oldest()
     bar.close()
-    iterator.close()
+    clips.close()
     print(f"Latents: {cache.path}")
 
 
@@ -240,9 +247,7 @@ def make_parser() -> Parser:
 
 @exit_on_input_error
 def main() -> None:
-    encode_dataset(**vars(make_parser().parse_args()))
-
-
-if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])  # Grain's worker processes need parsed flags, though there are none
-    main()
+    arguments = vars(make_parser().parse_args())
+    use_compilation_cache()
+    encode_dataset(**arguments)

@@ -1,0 +1,1 @@
+"""The parts of `launch/train_demo.py`: one run of the demo model, from new scenes to weights."""

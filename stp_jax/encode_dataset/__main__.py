@@ -1,0 +1,4 @@
+from stp_jax.encode_dataset.command import main
+
+if __name__ == "__main__":
+    main()
