@@ -36,6 +36,7 @@ from stp_jax.models.vae import VAEConfig
 
 
 def markdown_table(measurements: list[Measurement]) -> str:
+    """The measurements as a markdown table."""
     rows = [
         "| work | seconds | TFLOP | TFLOP/s | first, seconds | program, GiB | peak, GiB |",
         "|---|---|---|---|---|---|---|",

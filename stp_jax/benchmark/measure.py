@@ -37,10 +37,12 @@ class Measurement:
 
     @property
     def tflop_per_second(self) -> float | None:
+        """10^12 operations a second; None if not known."""
         return None if self.tflop is None else self.tflop / self.seconds
 
 
 def in_own_process(function: Callable, *arguments):
+    """The result of a function, called in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 

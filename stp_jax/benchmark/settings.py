@@ -29,6 +29,7 @@ class Settings:
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
+        """(F', H', W') of the video's latents."""
         return self.vae.latent_size(self.frames, self.height, self.width)
 
 

@@ -34,6 +34,7 @@ def parse_mesh(texts: list[str]) -> dict[str, int]:
 
 
 def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
+    """The command's flags. Raises `InputError` for an unknown flag or an impossible value."""
     parser = Parser(prog="python -m stp_jax.compile_for", description=__doc__)
     add = parser.add_argument
     add("--topology", required=True, help="such as v5p:4x4x4, or gpu:8")

@@ -25,6 +25,7 @@ class Compiled:
     average: float = 0.0  # the part of the state that is the average of the parameters
 
     def report(self, mfu: float) -> str:
+        """The report to print; `mfu` is assumed for the estimate of the step's time."""
         devices = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
         lines = [f"{self.topology}, {devices}, batch {self.batch_size}"]
         if self.over:

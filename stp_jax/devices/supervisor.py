@@ -25,6 +25,7 @@ LESS_MEMORY = (
 
 
 def is_child() -> bool:
+    """Whether this process is the child that `run_as_child` started."""
     return bool(os.environ.get(CHILD))
 
 

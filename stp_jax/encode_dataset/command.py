@@ -201,6 +201,7 @@ def encode_missing(cache: LatentCache, clips: grain.DatasetIterator, encode: Cal
 
 
 def make_parser() -> Parser:
+    """The parser of the command's flags."""
     parser = Parser(prog="python -m stp_jax.encode_dataset", description=__doc__)
     add = parser.add_argument
     add("--data", required=True, help="folder of the built data set")

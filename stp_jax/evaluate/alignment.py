@@ -23,11 +23,13 @@ class Renderer(Protocol):
 
     def pictures(
         self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
-    ) -> np.ndarray: ...
+    ) -> np.ndarray:
+        """uint8 [N, H / stride, W / stride, 3]."""
 
     def geometry(
         self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Depth [N, H / stride, W / stride] in metres, and what moves, bool of that shape."""
 
 
 class Level(NamedTuple):

@@ -105,6 +105,7 @@ class CameraFidelity(Measure):
 
 
 def joined(rows: Sequence[Row], name: str) -> np.ndarray:
+    """A figure's lists of all rows, joined to one array, float64."""
     return np.concatenate([np.zeros(0), *(np.asarray(row.values[name], np.float64) for row in rows)])
 
 

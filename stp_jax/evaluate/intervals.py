@@ -26,6 +26,7 @@ class Estimate(NamedTuple):
     scenes: int  # those that have a value
 
     def json(self) -> dict[str, Any]:
+        """The estimate as JSON values."""
         return {"mean": self.mean, "interval": [self.low, self.high], "scenes": self.scenes}
 
 

@@ -65,6 +65,7 @@ class Report:
         return unique(row.scene for row in self.rows)
 
     def add_scene(self, rows: Sequence[Row]) -> None:
+        """Adds the rows of a finished scene, also to scenes.jsonl."""
         with open(self._notes, "a") as file:
             file.write(json.dumps(rows) + "\n")
         self.rows += rows

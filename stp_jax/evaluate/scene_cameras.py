@@ -36,6 +36,7 @@ class SceneCameras:
         self._last: tuple[np.ndarray, VideoCameras] | None = None
 
     def close(self) -> None:
+        """Closes the scene's renderer."""
         self._open.close()
         self._scene = self._views = self._estimator = self._last = None
 

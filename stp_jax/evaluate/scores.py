@@ -56,6 +56,7 @@ class Model(NamedTuple):
 
 
 def size_text(size: tuple[int, int, int]) -> str:
+    """A size (frames, height, width) as text, for messages."""
     frames, height, width = size
     return f"{frames} frames of {width} x {height} pixels"
 

@@ -96,6 +96,7 @@ def write_means(path: Path, summary: Summary) -> None:
 
 
 def write_differences(path: Path, summary: Summary) -> None:
+    """A line for each difference of two methods, in each metric and group."""
     lines = [(*d[:4], *_numbers(d.estimate)) for d in summary.differences]
     _write(path, ["group", "method", "against", "metric", "mean", "low", "high", "scenes"], lines)
 

@@ -33,6 +33,7 @@ class TimeScores(NamedTuple):
 
     @property
     def mean_absolute_error(self) -> float:
+        """Mean over frames, in source frames."""
         return _mean(np.abs(self.error))
 
     @property
@@ -42,6 +43,7 @@ class TimeScores(NamedTuple):
 
     @property
     def mean_error(self) -> float:
+        """Mean over frames, in source frames; positive where the video is late."""
         return _mean(self.error)
 
     @property

@@ -46,6 +46,7 @@ def write_safetensors(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON values, indented."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

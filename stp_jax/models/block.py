@@ -52,10 +52,12 @@ class Conditioning(NamedTuple):
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """`[B, N, D]` -> `[B, N, heads, head_dim]`."""
     return einops.rearrange(x, "b n (heads d) -> b n heads d", heads=heads)
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
+    """`[B, N, heads, head_dim]` -> `[B, N, D]`."""
     return einops.rearrange(x, "b n heads d -> b n (heads d)")
 
 

@@ -126,6 +126,7 @@ class Rerenderer:
 
     @property
     def takes_text(self) -> bool:
+        """Whether the DiT is conditioned on prompts."""
         return self._text_encoder is not None
 
     @property

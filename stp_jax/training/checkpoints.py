@@ -220,5 +220,6 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def close(self) -> None:
+        """Waits for the last checkpoint, as `wait` does, and closes Orbax's manager."""
         self.wait()
         self._manager.close()

@@ -81,6 +81,7 @@ class DiTTask:
         self.tokens = round(tokens)
 
     def latent_size(self) -> tuple[int, int, int]:
+        """(F', H', W') of the latents of a clip."""
         data, stride = self.config.data, self.vae_config.spatial_stride
         frames = (data.frames - 1) // self.vae_config.frame_stride + 1
         return frames, data.height // stride, data.width // stride

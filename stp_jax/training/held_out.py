@@ -56,6 +56,7 @@ class Preview:
         self._generate = task.generator(everywhere)
 
     def write(self, writer: Writer, params: Params, step: int) -> None:
+        """Generates with these weights and writes pictures and figures of the step."""
         key = random_key(self._seed, 0, PICTURES)
         generated = jax.device_get(self._generate(params, self._frozen, self._batch, key))
         videos, numbers = self._task.show(generated)
@@ -88,6 +89,7 @@ class Validation:
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
 
     def loss(self, params: Params) -> float:
+        """The mean loss with these weights."""
         frozen = self._on_devices(self._frozen)
         losses = [
             self._loss(params, frozen, batch, key)

@@ -55,6 +55,7 @@ class Writer:
             raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes numbers of a step to `metrics.jsonl` and TensorBoard."""
         if not self._active:
             return
         with self._written():
@@ -82,6 +83,7 @@ class Writer:
             self._events.flush()
 
     def close(self) -> None:
+        """Closes the files."""
         if not self._active:
             return
         with self._written():
@@ -118,6 +120,7 @@ class Meter:
         self._chip = hardware.chip(jax.devices()[0].device_kind)
 
     def restart(self, step: int) -> None:
+        """Begins a new interval after `step` steps."""
         self.steps: list[dict[str, np.ndarray]] = []
         self.started, self._first, self.waited = time.monotonic(), step, 0.0
 

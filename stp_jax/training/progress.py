@@ -72,6 +72,7 @@ class Progress:
         return self._seconds_before + self.seconds_of_call()
 
     def seconds_of_call(self) -> float:
+        """Seconds of this call."""
         return time.monotonic() - self._started
 
     def share(self) -> float:
@@ -84,6 +85,7 @@ class Progress:
         return self._agreement.all_reduce(self.share(), self._stop.number)
 
     def update(self, agreed: jax.Array | np.ndarray) -> None:
+        """Takes the result of an `all_reduce`."""
         self._agreement.update(agreed)
 
     def ended(self) -> bool:
@@ -93,6 +95,7 @@ class Progress:
         return self.at_last_step() or self._agreement.progress >= 1 or self._agreement.signal > 0
 
     def at_last_step(self) -> bool:
+        """Whether all steps are done."""
         return self.step >= self._run.steps
 
     def ends_now(self) -> bool:

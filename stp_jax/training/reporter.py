@@ -109,4 +109,5 @@ class Reporter:
         self._meter.started += time.monotonic() - before
 
     def close(self) -> None:
+        """Closes the progress bar."""
         self._bar.close()

@@ -37,6 +37,7 @@ INIT, LOSS, PICTURES, VALIDATION = range(4)
 
 
 def random_key(seed: int, step: int | jax.Array, purpose: int) -> jax.Array:
+    """The random key of a step for one of the purposes above."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
 
 

@@ -33,6 +33,7 @@ class Trace:
             log(f"The trace of {len(TRACED)} steps is in {self._folder}.")
 
     def close(self) -> None:
+        """Ends a trace that is still running; logs where the run was too short for one."""
         if self._tracing:
             jax.profiler.stop_trace()
         if self._wanted:
