@@ -14,7 +14,7 @@ to the end of the time; and writes
     <log>                 one more line: seeds, scenes, steps, pairs, losses, seconds, GPUs, commit
 
 Scenes, latents and checkpoints are in --work. Ctrl-C and SIGTERM save and stop, with status 130 and 143; the
-same command then goes on, and --seconds counts all its calls together. Scenes that would take more than
+same command then continues, and --seconds counts all its calls together. Scenes that would take more than
 their share of the time are left out. Whatever follows `--` goes to train.py.
 """
 
@@ -38,7 +38,7 @@ LEAST_TRAINING = 10  # seconds below which a run is not worth its start
 
 
 def train_command(args: Any, data: Data, seconds: int) -> list[str]:
-    """Arguments for Python: train.py on these latents for so long."""
+    """Arguments for Python: train.py on these latents for a number of seconds."""
     latent_data = {"kind": "latents", "frames": args.config.data.frames}
     latent_data |= {"width": args.config.data.width, "height": args.config.data.height}
     fields = {
