@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,13 @@ def encode_missing(cache: LatentCache, clips: grain.DatasetIterator, encode: Cal
         cache.write(clip["row"], latents, view_of(clip))
         bar.update()
 
-    for clip in clips:
+    started, waited = time.monotonic(), 0.0
+    while True:
+        before = time.monotonic()
+        clip = next(clips, None)
+        waited += time.monotonic() - before
+        if clip is None:
+            break
         underway.append(
             ({key: value for key, value in clip.items() if key != "video"}, encode(clip["video"]))
         )
@@ -197,7 +204,8 @@ def encode_missing(cache: LatentCache, clips: grain.DatasetIterator, encode: Cal
         write_oldest()
     bar.close()
     clips.close()
-    print(f"Latents: {cache.path}")
+    seconds = time.monotonic() - started
+    print(f"Latents: {cache.path}, in {seconds:.0f} s, of which {waited:.0f} s were spent waiting for clips")
 
 
 def make_parser() -> Parser:
