@@ -23,7 +23,7 @@ from stp_jax.training import loop, metrics, progress, run, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
-from stp_jax.weights import native
+from stp_jax.weights import native, parts
 from tests.training.toy import ToyTask, toy_config
 
 
@@ -448,7 +448,7 @@ def test_weights_that_cannot_be_written_are_reported_and_written_later(
     tmp_path, straight, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(native, "save_file", no_space)
+        patch.setattr(parts, "save_file", no_space)
         with pytest.raises(InputError, match="Step 10 is saved, but its weights could not be written"):
             loop.train(toy_config(log_every=5, validate_every=4), tmp_path)
     output = capsys.readouterr().out

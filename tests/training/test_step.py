@@ -117,7 +117,7 @@ def test_only_the_parameters_named_are_trained():
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("nothing", "names no parameter; there are "), ("(", "no regular expression")],
+    [("nothing", "names no parameter; there are "), ("(", "not a regular expression")],
 )
 def test_patterns_that_name_nothing_are_refused(pattern, message):
     with pytest.raises(InputError, match=message):
