@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -37,7 +39,21 @@ CHOICES = {
     "remat": tuple(REMAT_POLICIES),
 }
 
+# Fields of earlier versions, with the value that says that a model did without.
+RETIRED = {
+    "animation_time_modulation": False,
+    "camera_attention": "none",
+    "prediction": "velocity",
+    "value_residual": False,
+    "source_patch": 0,
+}
+
 TEXT_TOKENS = 512  # of a prompt, most of them padding
+
+
+def without_retired(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, without those that an earlier version alone had and the model did without."""
+    return {name: v for name, v in fields.items() if name not in RETIRED or v != RETIRED[name]}
 
 
 @dataclasses.dataclass(frozen=True)

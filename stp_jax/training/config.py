@@ -21,7 +21,7 @@ from input_pipeline.config import DataConfig
 from stp_jax.devices.sharding import RULES, size_of
 from stp_jax.errors import InputError
 from stp_jax.flow import SAMPLINGS, WEIGHTINGS
-from stp_jax.models.config import DiTConfig
+from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.vae import VAEConfig
 from stp_jax.training.vae_loss import VAELossWeights
 from stp_jax.user_input import unknown
@@ -220,9 +220,12 @@ def _filled(definition: type, changes: Mapping[str, Any], where: str) -> dict[st
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON values, with the defaults of fields that it lacks: an earlier version had fewer."""
+    """A config of an earlier version as JSON values: with the defaults of fields that it lacks, and without those
+    of its model that are gone and were not used."""
     if config.get("task") not in TASKS:
         return config
+    if isinstance(config.get("model"), dict):
+        config = config | {"model": without_retired(config["model"])}
     return _joined(json.loads(json.dumps(_filled(TASKS[config["task"]], {}, "config"))), config)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.models.config import DiTConfig
+from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import kinds, native
@@ -232,8 +232,8 @@ def _kinds_of_ours(folder: Path) -> list[str]:
 def _recognise_ours(folder: Path, kind: str) -> Pretrained:
     index = native.read_index(folder, kind)
     try:
-        config = CONFIGS[kind](**index["config"])
-    except (TypeError, ValueError) as error:
+        config = CONFIGS[kind](**without_retired(index["config"]))
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{folder / kind}.json: its config is none of this version: {error}.") from None
     tensors = native.open_weights(folder, kind)
     pieces = Counter(name.partition("#")[0] for name in tensors)

@@ -14,6 +14,7 @@ from stp_jax.controls import cameras
 from stp_jax.controls.view import View
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
+from stp_jax.models.config import RETIRED
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.rerender.rerenderer import Rerenderer
 from stp_jax.weights import native
@@ -208,12 +209,22 @@ DAMAGES = {
         lambda f: edit_index(f, "dit", config={"width": 8}),
         "none of this version: .*width",
     ),
+    "retired field in use": (
+        lambda f: edit_index(f, "dit", config=RETIRED | {"value_residual": True}),
+        "none of this version: .*value_residual",
+    ),
     "impossible": (lambda f: edit_index(f, "dit", config={"heads": 5}), "heads"),
     "other vae": (
         lambda f: save_dit(f, dataclasses.replace(DIT_CONFIG, channels=VAE_CONFIG.z_dim * 2)),
         "trained together",
     ),
 }
+
+
+def test_weights_of_an_earlier_version_with_fields_that_are_gone_are_read(tmp_path):
+    folder = write_tiny_model(tmp_path / "weights")
+    edit_index(folder, "dit", config=RETIRED)
+    assert Rerenderer(folder).notes.frames == Rerenderer(write_tiny_model(tmp_path / "new")).notes.frames
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -7,7 +7,7 @@ import pytest
 
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
-from stp_jax.models.config import DiTConfig
+from stp_jax.models.config import RETIRED, DiTConfig
 from stp_jax.training.config import (
     DiTTraining,
     OptimizerConfig,
@@ -97,12 +97,13 @@ def test_other_words_on_the_command_line_are_refused_in_one_line(fields, message
     assert "\n" not in str(error.value)
 
 
-def test_a_run_of_an_earlier_version_that_had_fewer_fields_goes_on(tmp_path):
+def test_a_run_of_an_earlier_version_that_had_other_fields_goes_on(tmp_path):
     config = make_config(DiTTraining, train=dict(steps=7))
     write_config(tmp_path, config)
     assert check_workdir(tmp_path, config) == []
     earlier = json.loads((tmp_path / "config.json").read_text())
     del earlier["model"]["camera"], earlier["text"], earlier["flow"]["memory_sigma"]
+    earlier["model"] |= RETIRED
     (tmp_path / "config.json").write_text(json.dumps(earlier))
     assert check_workdir(tmp_path, config) == []
     config.model.camera = "none"
