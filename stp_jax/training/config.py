@@ -220,8 +220,10 @@ def _filled(definition: type, changes: Mapping[str, Any], where: str) -> dict[st
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of an earlier version as JSON values: with the defaults of fields that it lacks, and without those
-    of its model that are gone and were not used."""
+    """A config of an earlier version as JSON values, with the fields of this one.
+
+    Fields that it lacks have their defaults; those of its model that are gone and were not used are left out.
+    """
     if config.get("task") not in TASKS:
         return config
     if isinstance(config.get("model"), dict):
