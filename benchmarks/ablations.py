@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from stp_jax.command_line import Parser, count, number, read_config  # noqa: E402
 from stp_jax.errors import InputError, exit_on_input_error  # noqa: E402
+from stp_jax.files import read_json_lines  # noqa: E402
 
 CONFIGS = ROOT / "configs" / "ablations"
 GROUPS = ("time control", "camera control", "both")
@@ -54,17 +55,6 @@ SMALL = (
 
 
 # --- what was measured --------------------------------------------------------------------------
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; the last one may be cut."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
 
 
 def summarise(lines: list[dict[str, Any]], steps: list[int], times: list[float]) -> dict[str, Any]:
@@ -275,7 +265,7 @@ class Rows:
                 folder = self.folder(row, seed)
                 if not (folder / "trained").exists():
                     continue
-                lines = read_lines(folder / "run" / "metrics.jsonl")
+                lines = read_json_lines(folder / "run" / "metrics.jsonl")
                 one = {"row": row, "seed": seed} | summarise(lines, self._args.at_steps, self._args.at_times)
                 size = re.search(r"dit: ([\d.]+) M parameters", (folder / "train.log").read_text())
                 one["parameters_m"] = float(size[1]) if size else None

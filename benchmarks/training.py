@@ -47,6 +47,7 @@ from stp_jax.benchmark.start import write_random_model
 from stp_jax.command_line import Parser, count, read_config
 from stp_jax.controls.view import view_of
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import read_json_lines
 from stp_jax.media.video import write_video
 from stp_jax.models.config import TEXT_TOKENS
 from stp_jax.models.vae import VAEConfig
@@ -145,8 +146,7 @@ def train(work: Path, run: str, steps: int, config: str, flags: list[str]) -> li
         while process.poll() is None and len(lines) < steps + 3:
             time.sleep(0.2)
             if (workdir / "metrics.jsonl").exists():
-                whole = (workdir / "metrics.jsonl").read_text().splitlines()
-                lines = [json.loads(line) for line in whole if line.endswith("}")]
+                lines = read_json_lines(workdir / "metrics.jsonl")
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,11 +1,13 @@
-"""Atomic writing of files (complete or absent), and the cache folder."""
+"""Atomic writing of files (complete or absent), lines of JSON, and the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stp_jax.errors import InputError
 
@@ -49,3 +51,14 @@ def cache_folder(*names: str) -> Path:
     """This program's folder in the user's cache folder, or a subfolder; it may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "stp_jax", *names)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file such as metrics.jsonl; one that is cut, as the last may be, is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

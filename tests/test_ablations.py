@@ -7,6 +7,7 @@ import pytest
 from benchmarks import ablations
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
+from stp_jax.files import read_json_lines
 from stp_jax.models.config import DiTConfig
 from stp_jax.training.config import model_config
 
@@ -48,7 +49,7 @@ def lines():
 def test_losses_at_equal_steps_and_times_are_those_that_were_taken(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines()) + '{"step": 61')
-    found = ablations.summarise(ablations.read_lines(path), [2000, 2500, 5000], [50, 300, 305, 9999])
+    found = ablations.summarise(read_json_lines(path), [2000, 2500, 5000], [50, 300, 305, 9999])
     assert found["at_steps"] == {"2000": 0.5, "2500": None, "5000": 0.2}
     assert found["at_times"] == {"50": None, "300": 1 / 3, "305": 1 / 3, "9999": 0.125}
     assert (found["steps"], found["seconds"], found["last"]) == (6050, 610.0, 0.125)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
+from stp_jax.files import read_json_lines
 from stp_jax.weights import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,14 +21,8 @@ PICTURES = 4  # contact sheets and videos to keep, the last ones
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; the last one may be cut."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """The lines of a metrics.jsonl; none before there is one."""
+    return read_json_lines(path) if path.exists() else []
 
 
 def trained_seconds(run: Path) -> float:

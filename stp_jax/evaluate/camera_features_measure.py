@@ -12,10 +12,10 @@ from input_pipeline.shots import Scene
 from stp_jax.evaluate import camera_features
 from stp_jax.evaluate.camera_features import CameraPath
 from stp_jax.evaluate.camera_fidelity import extent_of
-from stp_jax.evaluate.camera_measure import gain_over_scenes
+from stp_jax.evaluate.camera_measure import with_gains
 from stp_jax.evaluate.cases import COPY, TIME, Case
 from stp_jax.evaluate.measure import Measure
-from stp_jax.evaluate.rows import Row, Values, unique
+from stp_jax.evaluate.rows import Row, Values
 
 FRAMES = 17  # of each video, evenly spaced, the first and the last among them
 
@@ -57,15 +57,9 @@ class CameraFeatures(Measure):
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
         """As `Measure.summarise`; with the gain, which is a slope over the frames of all scenes."""
-        result = super().summarise(rows)
-        scenes = unique(row.scene for row in rows)
-        for group, methods in result.items():
-            for method, figures in methods.items():
-                own = [row for row in rows if (row.group, row.method) == (group, method)]
-                if own:
-                    gain = gain_over_scenes(own, scenes, "from_first", "angle")
-                    figures["rotation_gain_from_first"] = gain.json()
-        return result
+        return with_gains(
+            super().summarise(rows), rows, {"rotation_gain_from_first": ("from_first", "angle")}
+        )
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
         if any(figures for methods in summary.values() for figures in methods.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,7 @@ class CameraFidelity(Measure):
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, Any]:
         """As `Measure.summarise`; with the gains, which are slopes over the frames of all scenes."""
-        result = super().summarise(rows)
-        scenes = unique(row.scene for row in rows)
-        for group, methods in result.items():
-            for method, figures in methods.items():
-                own = [row for row in rows if (row.group, row.method) == (group, method)]
-                if own:
-                    figures |= {
-                        name: gain_over_scenes(own, scenes, *of).json() for name, of in _GAINS.items()
-                    }
-        return result
+        return with_gains(super().summarise(rows), rows, _GAINS)
 
     def plot(self, rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
         """Achieved against commanded angle from the source's first camera, for each group."""
@@ -107,6 +98,23 @@ class CameraFidelity(Measure):
 def joined(rows: Sequence[Row], name: str) -> np.ndarray:
     """A figure's lists of all rows, joined to one array, float64."""
     return np.concatenate([np.zeros(0), *(np.asarray(row.values[name], np.float64) for row in rows)])
+
+
+def with_gains(
+    summary: dict[str, Any], rows: Sequence[Row], gains: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """A summary with gains added to the figures of each group and method.
+
+    Args:
+      gains: by name, what `gain_over_scenes` takes for them: start and kind.
+    """
+    scenes = unique(row.scene for row in rows)
+    for group, methods in summary.items():
+        for method, figures in methods.items():
+            own = [row for row in rows if (row.group, row.method) == (group, method)]
+            if own:
+                figures |= {name: gain_over_scenes(own, scenes, *of).json() for name, of in gains.items()}
+    return summary
 
 
 def gain_over_scenes(rows: Sequence[Row], scenes: Sequence[str], start: str, kind: str) -> Estimate:
