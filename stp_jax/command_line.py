@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -62,43 +61,49 @@ def read_config(spec: str, fields: Sequence[str] = ()) -> ConfigDict:
     from absl import flags
     from ml_collections import config_flags
 
-    path = spec.partition(":")[0]
-    if not Path(path).is_file():
-        raise InputError(f"--config {path}: there is no such file.")
-    words = ["", f"--config={spec}", *fields]
+    made = _run_get_config(spec)
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    words = ["", *fields]
     try:
+        config_flags.DEFINE_config_dict("config", made, flag_values=values, sys_argv=words)
         rest = values(words)
-        made = config.value  # a file that cannot be read is only found out now
-    except Exception as error:  # a config's file may raise anything, absl often only a bare message
-        raise _mistake_in_config(path, error) from None
+    except (KeyError, AttributeError) as error:
+        reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
+        raise InputError(f"the config has no such field: {reason} (its file lists them)") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f"{_in_one_line(error)} (see --help)") from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]} (see --help)")
+    return made
+
+
+def _run_get_config(spec: str) -> ConfigDict:
+    """The config of a file, as it is.
+
+    `config_flags` would run the file in a module that earlier ones ran in, too: a file without get_config()
+    would silently have that of the one before.
+    """
+    path, *argument = spec.split(":", 1)
+    if not Path(path).is_file():
+        raise InputError(f"--config {path}: there is no such file.")
+    names: dict[str, Any] = {"__name__": "config", "__file__": path}
+    try:
+        exec(compile(Path(path).read_bytes(), path, "exec"), names)
+        if "get_config" not in names:
+            raise InputError("the file has no function get_config().")
+        made = names["get_config"](*argument)
+    except (InputError, SyntaxError, OSError) as error:
+        raise InputError(f"--config {path}: {error}") from None
+    except (Exception, SystemExit) as error:  # a config's file may raise anything
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path
+        ]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise InputError(f"--config {place}: {type(error).__name__}: {_in_one_line(error)}") from None
     if not isinstance(made, ConfigDict):
         raise InputError(f"--config {path}: its get_config() returns no ConfigDict.")
     return made
 
 
-def _mistake_in_config(path: str, error: Exception) -> Exception:
-    """An `InputError` of one line for what the user can mend; any other error as it is."""
-    from absl import flags
-
-    if isinstance(error, (InputError, SyntaxError)):
-        return InputError(f"--config {path}: {error}")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
-    if own:
-        what = "" if isinstance(error, AttributeError) else f"{type(error).__name__}: "
-        return InputError(f"--config {path}:{own[-1].lineno}: {what}{error}")
-    if isinstance(error, (AttributeError, KeyError)):  # no such function, or no such field
-        if "get_config" in str(error):
-            return InputError(f"--config {path}: the file has no function get_config().")
-        reason = str(error).strip("'\"").replace("\\n", ". ").replace("\\'", "")  # quoted twice
-        return InputError(f"the config has no such field: {reason} (its file lists them)")
-    if not isinstance(error, (flags.Error, OSError)):
-        return error
-    reason = str(error).strip().splitlines()[-1].strip()
-    if "Traceback" in str(error):  # what get_config() raised, as text with the reason at its end
-        return InputError(f"--config {path}: {reason.split('InputError: ')[-1]}")
-    return InputError(f"{reason} (see --help)")
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from stp_jax.command_line import read_config
+from stp_jax.errors import InputError
+
 ROOT = Path(__file__).parents[2]
 DEMO = ["--config", "configs/demo.py"]
 
@@ -54,13 +57,23 @@ def test_config_that_is_no_python_is_named(tmp_path):
     [
         ("def get_config():\n    return undefined", "config.py:2: NameError: name 'undefined'"),
         ("x = 1", "the file has no function get_config()"),
-        ("def get_config():\n    import math\n    return math.no", "config.py:3: module 'math' has no"),
+        (
+            "def get_config():\n    import math\n    return math.no",
+            "config.py:3: AttributeError: module 'math' has no",
+        ),
     ],
 )
 def test_faults_of_a_config_are_reported_with_their_line(tmp_path, text, message):
     (tmp_path / "config.py").write_text(text)
     done = run(["--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")])
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_file_without_get_config_does_not_get_that_of_the_file_before(tmp_path):
+    (tmp_path / "config.py").write_text("x = 1")
+    assert read_config("configs/demo.py").task == "dit"
+    with pytest.raises(InputError, match="no function get_config"):
+        read_config(str(tmp_path / "config.py"))
 
 
 @pytest.mark.parametrize(
