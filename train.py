@@ -54,8 +54,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
 
 
 @exit_on_input_error
-def main() -> None:
-    flags, config = parse(sys.argv[1:])
+def main(argv: list[str] | None = None) -> None:
+    flags, config = parse(sys.argv[1:] if argv is None else argv)
     if flags.coordinator and not supervisor.is_child():
         sys.exit(supervisor.run_as_child())
 

@@ -27,6 +27,7 @@ STEPS = 24
 PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
+sys.modules["torch"] = None  # tensorboardX would import it, if it is there, for two seconds
 from input_pipeline.host_share import HostShare
 import tests.training.toy as toy
 from stp_jax.training.metrics import Meter
@@ -147,9 +148,7 @@ def assert_same(folder: Path, straight: Run) -> None:
         np.testing.assert_allclose(exported(folder)[name], array, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("count", "mesh"), [(4, {}), (2, {"mesh__fsdp": 4, "mesh__data": 1}), (2, {"mesh__sequence": 4})]
-)
+@pytest.mark.parametrize(("count", "mesh"), [(4, {}), (2, {"mesh__fsdp": 2, "mesh__sequence": 2})])
 def test_many_processes_are_the_same_run_as_one(tmp_path, straight, count, mesh):
     run = Run(tmp_path)
     for status, errors in finish(run.start(count, **mesh)):

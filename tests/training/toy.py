@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline.host_share import HostShare
 from stp_jax.models.parameters import bind
-from stp_jax.training import data, held_out, run
+from stp_jax.training import data, held_out, loop, run
+from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import graph_of
+from stp_jax.training.step import make_train_step
 
 WIDTH, LAYERS, EXAMPLES = 8, 3, 50
 
@@ -87,9 +92,23 @@ def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=
     return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset()
 
 
+@functools.cache
+def step_of(config: str):
+    """The step that a run with this config compiles: one for all runs that would compile it alike."""
+    config = ConfigDict(json.loads(config))
+    return make_train_step(ToyTask(), make_optimizer(config.optimizer), config)
+
+
+def make_toy_step(task, optimizer, config):
+    parts = dict(seed=config.seed, optimizer=config.optimizer.to_dict())
+    parts["train"] = {name: config.train[name] for name in ("accumulate", "trainable")}
+    return step_of(json.dumps(parts))
+
+
 def install(patch=setattr) -> None:
     """Lets the trainer train the toy task on its data."""
     patch(run, "make_task", ToyTask)
+    patch(loop, "make_train_step", make_toy_step)
     patch(run, "count_examples", lambda config, split: EXAMPLES)
     for module in (data, held_out):
         patch(module, "make_dataset", make_toy_dataset)
