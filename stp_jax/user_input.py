@@ -1,14 +1,24 @@
-"""Reading a user's input: files of numbers, and names that may be misspelt."""
+"""Reading a user's input: files of numbers, and names that may be misspelt.
+
+Files may be damaged, lie about their size or be of another kind than their name says: limits are checked
+before anything of that size is allocated.
+"""
 
 from __future__ import annotations
 
 import difflib
+import io
 import json
+import lzma
 import math
 import os
+import re
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +26,52 @@ import numpy as np
 
 from stp_jax.errors import InputError
 
+TEXT_BYTES = 16 << 20  # of a .json or a text: 50,000 poses
+ARRAY_BYTES = 64 << 20  # of an array, unpacked
+MOST_ROWS = 100_000  # frames of a file
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not among the known ones: suggests the nearest, or lists them all."""
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+# What numpy and zipfile raise for files that are not what their name says.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    SyntaxError,
+    tokenize.TokenError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+def unknown(
+    what: str, name: str, known: Iterable[str], others: Mapping[str, str] | None = None
+) -> InputError:
+    """The error for a name that is not among the known ones: suggests the nearest, or lists them all.
+
+    Args:
+      others: names that people know such a thing by elsewhere, and what it is called here.
+    """
     known = list(known)
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=2, cutoff=0.5)
+    plain = name.lower().replace("-", "_").replace(" ", "_")
+    meant = (others or {}).get(plain)
+    near = [meant] if meant else difflib.get_close_matches(plain, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-    return InputError(f"unknown {what} {name!r}: {hint}")
+    return InputError(f"unknown {what} {short(name)}: {hint}")
+
+
+def short(text: str, most: int = 80) -> str:
+    """`repr(text)`, for a message of one line; the middle of a long text is left out."""
+    return repr(text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}")
 
 
 def number(text: str) -> float | None:
@@ -35,54 +84,164 @@ def number(text: str) -> float | None:
 
 
 def is_file_name(text: str, file_types: tuple[str, ...]) -> bool:
-    """Whether `text` means a file: by its ending, by a folder in front of it, or because the file exists."""
-    return Path(text).suffix.lower() in file_types or os.sep in text or os.path.isfile(text)
+    """Whether `text` means a file: by its ending, by a folder in front of it, or because the file exists.
+
+    Endings of other kinds of files count, too (`path.txt`), but not fractions (`orbit_left:22.5`).
+    """
+    return (
+        Path(text).suffix.lower() in file_types
+        or re.search(r"\w\.[A-Za-z]\w{0,4}$", text) is not None
+        or os.sep in text
+        or os.path.isfile(text)
+    )
 
 
-def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
-    """Reads a file by its ending.
+def load(
+    path: str | os.PathLike,
+    file_types: tuple[str, ...],
+    *,
+    names: Collection[str] = (),
+    text_bytes: int = TEXT_BYTES,
+) -> Any:
+    """Reads a file of numbers by its ending.
 
     Returns the value of a .json, the array of a .npy, the arrays by name of a .npz, the text of other types.
 
+    Args:
+      names: of the arrays of a .npz that are read; its others are not looked at.
+      text_bytes: the largest .json or text that is read.
+
     Raises:
-      InputError: no such file, empty, unreadable or truncated, or its ending is not among `file_types`.
+      InputError: no such file, empty, too large, unreadable or truncated, or its ending is not among
+        `file_types`.
     """
+    if _URL.match(str(path)):
+        raise InputError(f"{path}: is an address, and files are read from this machine: download it first")
     path = Path(path)
     kind = path.suffix.lower()
-    if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder; expected a file of type {', '.join(file_types)}")
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no such file")
-    if kind not in file_types:
-        raise InputError(f"{path}: files of this type are not read; expected {', '.join(file_types)}")
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path}: the file is empty")
     try:
+        size = _size(path, file_types)
         if kind not in (".npy", ".npz"):
+            if size > text_bytes:
+                raise InputError(f"{path}: {size:,} bytes are too many; at most {text_bytes:,} are read")
             text = path.read_text(encoding="utf-8-sig")
             return json.loads(text) if kind == ".json" else text
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as arrays:
-            return dict(arrays)
+        with path.open("rb") as file:
+            return _array(file, size) if kind == ".npy" else _arrays(file, size, names)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not a text in UTF-8") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: broken or truncated JSON ({error})") from error
-    except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _TooLarge as error:
+        raise InputError(f"{path}: {error}") from error
+    except _DAMAGED as error:
         raise InputError(f"{path}: is not a valid {kind} file; it may be truncated") from error
+
+
+def _size(path: Path, file_types: tuple[str, ...]) -> int:
+    """Bytes of a file that can be read; raises `InputError` for what is none."""
+    expected = f"expected {', '.join(file_types)}"
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder; {expected.replace('expected', 'expected a file of type')}")
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: is not a file")
+    if path.suffix.lower() not in file_types:
+        raise InputError(f"{path}: files of this type are not read; {expected}")
+    size = os.path.getsize(path)
+    if not size:
+        raise InputError(f"{path}: the file is empty")
+    return size
+
+
+class _TooLarge(Exception):
+    """What a file says of its size is more than is read."""
+
+
+def _array(file: Any, size: int) -> np.ndarray:
+    """The array of a .npy of this number of bytes; its header is checked before anything is allocated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # headers of Python 2
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, columns_first, dtype = header[version](file)
+    if dtype.kind not in "iuf":
+        raise ValueError(f"numbers of type {dtype}")
+    if any(length < 0 for length in shape):
+        raise ValueError("a negative length")
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > ARRAY_BYTES:
+        raise _TooLarge(f"an array of {needed:,} bytes is too large; at most {ARRAY_BYTES:,} are read")
+    if needed > size - file.tell():
+        raise ValueError("truncated")
+    array = np.frombuffer(file.read(needed), dtype)
+    return array.reshape(shape, order="F" if columns_first else "C")
+
+
+def _arrays(file: Any, size: int, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The named arrays of a .npz."""
+    _check_directory(file, size)
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in names:
+                continue
+            if member.file_size > ARRAY_BYTES + (1 << 16):
+                raise _TooLarge(
+                    f"its {name!r} of {member.file_size:,} bytes is too large; "
+                    f"at most {ARRAY_BYTES:,} are read"
+                )
+            data = archive.read(member)  # no more than it declares
+            arrays[name] = _array(io.BytesIO(data), len(data))
+    return arrays
+
+
+def _check_directory(file: Any, size: int) -> None:
+    """Refuses zip files whose list of members, which is read as a whole, is not small."""
+    tail = min(size, (1 << 16) + 22)
+    file.seek(size - tail)
+    end = file.read(tail)
+    at = end.rfind(b"PK\5\6")
+    if at < 0 or len(end) < at + 22 or b"PK\6\7" in end[max(at - 20, 0) : at]:
+        raise zipfile.BadZipFile("truncated")
+    (directory,) = struct.unpack_from("<I", end, at + 12)
+    if directory > 1 << 16:
+        raise _TooLarge("it has too many arrays")
+    file.seek(0)
 
 
 def numbers(value: Any) -> np.ndarray | None:
     """Nested lists of numbers as an array; None where they are ragged or hold something else."""
-    try:
-        array = np.asarray(value)
-    except ValueError:
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "iuf" else None
+    if _shape(value) is None:
         return None
-    return array if array.dtype.kind in "iuf" else None
+    try:
+        return np.asarray(value, np.float64)
+    except (ValueError, OverflowError):  # whole numbers beyond every float
+        return None
+
+
+def _shape(value: Any, depth: int = 0) -> tuple[int, ...] | None:
+    """The shape of nested lists of numbers, or None: numpy would pad texts to the length of the longest."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return ()
+    if isinstance(value, np.ndarray):
+        return value.shape if value.dtype.kind in "iuf" else None
+    if isinstance(value, (np.integer, np.floating)):
+        return ()
+    if not isinstance(value, (list, tuple)) or depth > 4:
+        return None
+    inner = _shape(value[0], depth + 1) if value else ()
+    if inner is None or any(_shape(item, depth + 1) != inner for item in value[1:]):
+        return None
+    return (len(value), *inner)
 
 
 def table(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -91,10 +250,13 @@ def table(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     Raises:
       InputError: naming `where` and the frame, for items of another shape or that are not numbers.
     """
-    if isinstance(value, np.ndarray) and value.ndim:
-        value = list(value)
-    if not isinstance(value, list) or not value:
+    listed = value.ndim > 0 if isinstance(value, np.ndarray) else isinstance(value, list)
+    if not listed or not len(value):
         raise InputError(f"{where}: expected a list with an entry for each frame")
+    if len(value) > MOST_ROWS:
+        raise InputError(f"{where}: {len(value):,} entries are too many; at most {MOST_ROWS:,} are read")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.shape[1:] == shape:
+        return value.astype(np.float64)
     rows = []
     for frame, item in enumerate(value):
         row = numbers(item)

@@ -18,6 +18,8 @@ from stp_jax import user_input
 from stp_jax.errors import InputError
 
 FILE_TYPES = (".npy", ".json", ".txt", ".csv")
+FILE_BYTES = 2 << 20  # the largest text that is read; 10,000 frames take a tenth of it
+MOST_KEYFRAMES = 20_000
 
 # name: (explanation, curve of the frames i and the last frame L)
 _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
@@ -48,6 +50,18 @@ _PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
     ),
 }
 PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
+# What courses of time are called elsewhere, and here.
+ELSEWHERE = {
+    **dict.fromkeys(("freeze", "frozen", "bullet", "pause", "still", "static", "stop"), "bullet_time"),
+    **dict.fromkeys(("normal", "original", "as_filmed", "none", "linear", "realtime"), "forward"),
+    **dict.fromkeys(("backward", "backwards", "rewind", "reversed"), "reverse"),
+    **dict.fromkeys(("slow", "slowmo", "slow_mo", "half_speed"), "slow_motion"),
+    **dict.fromkeys(("fast", "double_speed", "speed_up", "time_lapse", "timelapse"), "fast_forward"),
+    **dict.fromkeys(("boomerang", "bounce", "back_and_forth"), "zigzag"),
+    **dict.fromkeys(("ping_pong",), "pingpong"),
+    **dict.fromkeys(("ease_in", "faster"), "accelerate"),
+    **dict.fromkeys(("ease_out", "slower"), "decelerate"),
+}
 
 # The five of the paper's test of time control. Their times are multiples of half a source frame, for which a
 # rendered grid has ground truth.
@@ -70,12 +84,17 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
       InputError: unknown preset, malformed or unordered keyframes, values outside 0..F-1, unreadable file.
     """
     spec = str(spec)
-    where = f"animation time {spec!r}"
+    where = f"animation time {user_input.short(spec)}"
     name, *numbers = [part.strip() for part in spec.split(":")]
     if name in _PRESETS:
         times = _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0)
         if numbers:
             value = user_input.number(numbers[0])
+            if name == "bullet_time" and len(numbers) == 1 and value is None:
+                raise InputError(
+                    f"{where}: {numbers[0]!r} is not a number; only bullet_time takes a number, a source frame "
+                    f"counted from 0 to {frames - 1} (not seconds), as bullet_time:3"
+                )
             if name != "bullet_time" or len(numbers) > 1 or value is None:
                 raise InputError(f"{where}: only bullet_time takes a number, as bullet_time:3")
             times[:] = value
@@ -85,7 +104,7 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     elif "," in spec or not spec.strip() or spec.strip()[0] in "+-.0123456789":
         times = _keyframes(spec, frames, where)
     else:
-        raise user_input.unknown("animation time preset", name, PRESETS)
+        raise user_input.unknown("animation time preset", name, PRESETS, ELSEWHERE)
     outside = ~((times >= 0) & (times <= frames - 1))
     if outside.any():
         frame = int(np.argmax(outside))
@@ -99,31 +118,42 @@ def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
     """The curve through keyframes "frame:animation time, ...", float64 [F]; `where` names them in errors."""
     if not text.strip():
         raise InputError(f"{where}: is empty; give a preset, a file, or keyframes as '0:0, 8:4.5'")
+    if text.count(",") >= MOST_KEYFRAMES:
+        raise InputError(
+            f"{where}: {text.count(',') + 1:,} keyframes are too many; at most {MOST_KEYFRAMES:,}"
+        )
     at: list[int] = []
     times: list[float] = []
+    seen: set[int] = set()
     for pair in text.split(","):
         frame, time = (user_input.number(part) for part in (pair.split(":") + ["", ""])[:2])
         if pair.count(":") != 1 or frame is None or time is None or frame != int(frame):
             raise InputError(
-                f"{where}: {pair.strip()!r} is not a keyframe; write frame:animation time, as '8:4.5'"
+                f"{where}: {user_input.short(pair.strip(), 40)} is not a keyframe; "
+                "write frame:animation time, as '8:4.5'"
             )
-        if int(frame) in at:
+        if int(frame) in seen:
             raise InputError(f"{where}: two keyframes for frame {frame:g}")
         if at and frame < at[-1]:
-            raise InputError(f"{where}: keyframes out of order: frame {frame:g} comes after frame {at[-1]}")
+            raise InputError(
+                f"{where}: keyframes out of order: frame {frame:g} comes after frame {at[-1]:.15g}"
+            )
         at.append(int(frame))
+        seen.add(int(frame))
         times.append(time)
     last = frames - 1
     for a, t in zip(at, times, strict=True):
         if not (0 <= a <= last and 0 <= t <= last):
             hint = _fitted(at, times, last)
-            raise InputError(f"{where}: keyframe {a}:{t:g} is outside this video, frames 0 to {last}{hint}")
+            raise InputError(
+                f"{where}: keyframe {a:.15g}:{t:g} is outside this video, frames 0 to {last}{hint}"
+            )
     return np.interp(np.arange(frames), at, times)
 
 
 def _fitted(at: list[int], times: list[float], last: int) -> str:
     """A hint for keyframes of a longer video: the same keyframes, scaled to this one."""
-    if min(*at, *times) < 0:
+    if min(*at, *times) < 0 or len(at) > 20:
         return ""
     scale = last / max(*at, *times)
     frames = [round(frame * scale) for frame in at]
@@ -135,7 +165,7 @@ def _fitted(at: list[int], times: list[float], last: int) -> str:
 
 def _read(path: str, frames: int) -> np.ndarray:
     """A curve from a file, float64 [F]; its range is not checked."""
-    data = user_input.load(path, FILE_TYPES)
+    data = user_input.load(path, FILE_TYPES, text_bytes=FILE_BYTES)
     if isinstance(data, str):
         if ":" in data:
             lines = [line.strip(" ,") for line in data.splitlines()]
@@ -143,7 +173,7 @@ def _read(path: str, frames: int) -> np.ndarray:
         items = data.replace(",", " ").split()
         data = [user_input.number(item) for item in items]
         if None in data:
-            raise InputError(f"{path}: {items[data.index(None)]!r} is not a number")
+            raise InputError(f"{path}: {user_input.short(items[data.index(None)], 40)} is not a number")
     if isinstance(data, dict):
         data = data.get("animation_time")
     times = user_input.table(data, (), path)

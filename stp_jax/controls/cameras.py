@@ -19,40 +19,40 @@ from typing import Any, NamedTuple
 
 import einops
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax import user_input
-from stp_jax.controls import camera_files
-from stp_jax.controls.moves import MOVES
+from stp_jax.controls import camera_files, lenses
+from stp_jax.controls.camera_files import Reading
+from stp_jax.controls.lenses import default_intrinsics
+from stp_jax.controls.moves import ELSEWHERE, MOVES
+from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
 from stp_jax.errors import InputError
 
+__all__ = [
+    "DISTANCE",
+    "PRESETS",
+    "CameraPath",
+    "Cameras",
+    "Reading",
+    "at",
+    "check",
+    "default_intrinsics",
+    "is_preset",
+    "load",
+    "parse",
+    "plucker_rays",
+    "preset",
+    "read",
+    "relative_to",
+    "resample",
+    "token_rays",
+]
+
 DISTANCE = 4.0  # metres to the pivot of the presets
-
-
-class Cameras(NamedTuple):
-    """A camera path: one pose and one lens for each of F frames; see the module for the convention."""
-
-    c2w: np.ndarray  # float32 [F, 4, 4]
-    intrinsics: np.ndarray  # float32 [F, 4]
-
+MOST_DEGREES = 3600.0  # ten turns
 
 # name: what the camera does (unit of its amount; the default)
 PRESETS = {name: move.summary for name, move in MOVES.items()}
-
-
-def default_intrinsics(fov_degrees: float = 50.0, aspect: float = 1.0) -> np.ndarray:
-    """The intrinsics of a camera of which nothing is known, float32 [4].
-
-    Square pixels, principal point in the middle, and `fov_degrees` across the shorter side of a picture whose
-    width is `aspect` times its height. So a central square crop has the same field of view.
-
-    Raises:
-      InputError: a field of view that is not between 0 and 180 degrees.
-    """
-    if not 0 < fov_degrees < 180:
-        raise InputError(f"a field of view of {fov_degrees:g} degrees: give one between 0 and 180")
-    shorter = 0.5 / np.tan(np.radians(fov_degrees) / 2)
-    return np.array([shorter / max(aspect, 1), shorter * min(aspect, 1), 0.5, 0.5], np.float32)
 
 
 def preset(
@@ -80,7 +80,7 @@ def preset(
         raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
     name, *texts = [part.strip() for part in spec.split(":")]
     if name not in MOVES:
-        raise user_input.unknown("camera preset", name, PRESETS)
+        raise user_input.unknown("camera preset", name, PRESETS, ELSEWHERE)
     chosen = MOVES[name]
     zoom = chosen.unit == "factor"
     if len(texts) > (2 if chosen.unit else 0):
@@ -91,17 +91,42 @@ def preset(
     for i, text in enumerate(texts):
         value = user_input.number(text)
         if value is None or (zoom and value <= 0):
-            raise InputError(f"camera {spec!r}: {text!r} is not a {'positive ' if zoom else ''}number")
+            unit = f": write {name}:{chosen.amount:g}, in {chosen.unit}" if not zoom else ""
+            raise InputError(f"camera {spec!r}: {text!r} is not a {'positive ' if zoom else ''}number{unit}")
+        if chosen.unit == "degrees" and abs(value) > MOST_DEGREES:
+            raise InputError(f"camera {spec!r}: {text} degrees are too many; at most {MOST_DEGREES:g}")
         values[i] = value
     amount, start = values
     progress = np.linspace(0, 1, frames)
     lens = np.tile(default_intrinsics(), (frames, 1)) if intrinsics is None else intrinsics
     lens = np.array(np.broadcast_to(lens, (frames, 4)), np.float64)
-    if zoom:
-        factor = start * amount**progress
-        lens[:, :2] *= (factor if name == "zoom_in" else 1 / factor)[:, None]
-    c2w = chosen.motion(start + amount * progress, distance)
-    return Cameras(c2w.astype(np.float32), lens.astype(np.float32))
+    with np.errstate(all="ignore"):  # what overflows is refused by the check
+        if zoom:
+            factor = start * amount**progress
+            lens[:, :2] *= (factor if name == "zoom_in" else 1 / factor)[:, None]
+        c2w = chosen.motion(start + amount * progress, distance)
+        path = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
+    if zoom and not (lens[:, :2] <= 30).all():
+        longest = lens[:, :2].max()
+        raise InputError(f"camera {spec!r}: a focal length of {longest:.3g} times the picture; at most 30")
+    check(*path, frames, f"camera {spec!r}")
+    return path
+
+
+class CameraPath(NamedTuple):
+    """The whole path of a file."""
+
+    where: str  # names it in errors
+    cameras: Cameras  # one for each of its poses, in the file's own world
+    form: str  # how its poses were read, to print
+    lens: str | None  # how its intrinsics were read, to print; None: it has none
+    motion_only: bool  # it says how the camera moves, not where it starts
+
+
+def is_preset(text: str) -> bool:
+    """Whether `parse` takes a text for a preset, not for a file."""
+    name = camera_files.choice(text)[0]
+    return text.split(":")[0].strip() in MOVES or not user_input.is_file_name(name, camera_files.FILE_TYPES)
 
 
 def parse(
@@ -113,6 +138,7 @@ def parse(
     reference: np.ndarray | None = None,
     source: str | os.PathLike | None = None,
     consecutive: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 (immutable)
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
 
@@ -126,36 +152,118 @@ def parse(
         relative to it. Without it they are taken to be so already.
       source: the file that `reference` is from.
       consecutive: take the first F poses of such a file, instead of F spread over all.
+      reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
       InputError: as `preset` and `read`.
     """
     text = str(text)
-    path, source_path = camera_files.choice(text)[0], camera_files.choice(source or "")[0]
-    if text.split(":")[0].strip() in MOVES or not user_input.is_file_name(path, camera_files.FILE_TYPES):
+    if is_preset(text):
         return preset(text, frames, intrinsics=intrinsics, distance=distance)
-    file = camera_files.load(text)
-    if consecutive and file.motion_only:
-        file = file._replace(poses=file.poses[:frames])
-    cameras = _to_cameras(file, frames, intrinsics, (0.0, 1.0))
-    if file.motion_only:
-        one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path)
-        reference = reference if one_world else cameras.c2w[0]
-    if reference is None:
-        return cameras
-    if np.linalg.det(reference[:3, :3]) * np.linalg.det(cameras.c2w[0, :3, :3]) < 0:
-        raise InputError(
-            f"{path}: cannot be in the mirrored world of the source's cameras; give both in one form"
-        )
-    return cameras._replace(c2w=relative_to(cameras.c2w, reference))
+    path = load(text, intrinsics=intrinsics, reading=reading)
+    count = min(frames, len(path.cameras.c2w)) if consecutive and path.motion_only else None
+    chosen = Cameras(*(array[:count] for array in path.cameras))
+    return seen_from(path, _evenly(chosen, frames, path.where), reference, source)
 
 
-def relative_to(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Poses seen from another camera: `inv(reference) @ c2w`, float32.
+def seen_from(
+    path: CameraPath,
+    chosen: Cameras,
+    reference: np.ndarray | None,
+    source: str | os.PathLike | None = None,
+) -> Cameras:
+    """Cameras of a file in the frame of the source's first camera; arguments as for `parse`.
 
-    With the source's first camera [..., 1, 4, 4] or [4, 4] as `reference`, its frame becomes the world.
+    Raises:
+      InputError: one of the two worlds is mirrored.
     """
-    return (np.linalg.inv(np.asarray(reference, np.float64)) @ np.asarray(c2w, np.float64)).astype(np.float32)
+    if path.motion_only:
+        source_path = camera_files.choice(source or "")[0]
+        one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path.where)
+        reference = reference if one_world else chosen.c2w[0]
+    if reference is None:
+        return chosen
+    if np.linalg.det(reference[:3, :3]) * np.linalg.det(chosen.c2w[0, :3, :3]) < 0:
+        raise InputError(
+            f"{path.where}: cannot be in the mirrored world of the source's cameras; give both in one form"
+        )
+    return chosen._replace(c2w=relative_to(chosen.c2w, reference))
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+
+def read(
+    path: str | os.PathLike,
+    frames: int | None = None,
+    *,
+    intrinsics: np.ndarray | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+    reading: Reading = Reading(),  # noqa: B008 (immutable)
+) -> Cameras:
+    """Reads a camera path, in the file's own world frame.
+
+    Ours, with OpenCV axes and metres:
+
+    - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing. They may be
+      3 x 3 matrices and in pixels, with "width" and "height" of the picture: see `lenses.read`.
+    - .npz: the same names. .npy: c2w alone, [F, 4, 4].
+    - camera_data.json of a rendered scene: {"convention": "opencv w2c, metres", "cameras": {"extrinsic":
+      {name: 4 x 4 world-to-camera}, "intrinsic": {name: [4]}}}; the path runs through its cameras by name.
+
+    Of the official releases, without a lens:
+
+    - SpaceTimePilot's <video>_extrinsics.npy: world-to-camera, [F, 4, 4]. Only with `reading.official`, as
+      a name alone says nothing; otherwise they are read as every .npy, and need `Reading(poses="w2c")`.
+    - SpaceTimePilot's camera_data.json, the one without "convention": as ours, with Blender's camera axes
+      (x right, y up, z back). Its world is mirrored (x to -x), as there.
+    - MultiCamVideo's camera_extrinsics.json: {"frame0": {"cam01": "[a b c d] [e f g h] [i j k l] [x y z 1] ",
+      ...}, ...} with row vectors, Unreal's axes and centimetres. One camera of it is chosen with
+      `FILE.json:cam05` or `FILE.json:5`. Its world is left-handed.
+
+    In the last two worlds the poses are left-handed, until `relative_to` cancels that. Only
+    `stp_jax.official.poses` needs them so.
+
+    Args:
+      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
+        many as the file has, one for each frame of a source video.
+      intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
+      span: the part of the path that the F frames are taken from, see `resample`.
+      reading: what is known of the file: axes, c2w or w2c, the video's size.
+
+    Raises:
+      InputError: missing, unreadable or truncated file, another layout, no such camera in it, too few poses,
+        or invalid ones (see `check`).
+    """
+    whole = load(path, intrinsics=intrinsics, reading=reading)
+    return whole.cameras if frames is None else _evenly(whole.cameras, frames, whole.where, span)
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    intrinsics: np.ndarray | None = None,
+    reading: Reading = Reading(),  # noqa: B008 (immutable)
+) -> CameraPath:
+    """Reads the whole path of a file, as `read` does, and says how it was read."""
+    file = camera_files.load(path, reading)
+    where = file.where
+    poses = user_input.table(file.poses, (4, 4), where)
+    if file.intrinsics is None:
+        given = default_intrinsics() if intrinsics is None else intrinsics
+        lens, form = np.tile(np.asarray(given, np.float64), (len(poses), 1)), None
+    else:
+        lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
+    check(poses, lens, len(poses), where)
+    cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
+    return CameraPath(where, cameras, file.form, form, file.motion_only)
+
+
+def _evenly(cameras: Cameras, frames: int, where: str, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
+    """F cameras spread over a path of at least as many; raises `InputError` for a shorter one."""
+    if len(cameras.c2w) < frames:
+        raise InputError(f"{where}: {len(cameras.c2w)} poses are too few; {frames} frames need one each")
+    return resample(cameras, frames, span)
 
 
 # Rays -------------------------------------------------------------------------------------------------------
@@ -221,123 +329,3 @@ def token_rays(
     return einops.rearrange(
         rays, "b (f four) (h y) (w x) c -> b f h w (four y x c)", four=4, y=samples, x=samples
     )
-
-
-# Files ------------------------------------------------------------------------------------------------------
-
-
-def check(c2w: np.ndarray, intrinsics: np.ndarray, frames: int, where: str) -> None:
-    """Raises `InputError`, naming `where` and the frame, unless all cameras are valid.
-
-    Valid are c2w [F, 4, 4] with right-handed orthonormal rotations and last rows 0 0 0 1, and intrinsics
-    [F, 4] with positive focal lengths, divided by width and height (not in pixels). All numbers are finite.
-    """
-    if c2w.shape != (frames, 4, 4):
-        raise InputError(f"{where}: poses of shape {list(c2w.shape)}; expected [{frames}, 4, 4]")
-    if intrinsics.shape != (frames, 4):
-        raise InputError(f"{where}: intrinsics of shape {list(intrinsics.shape)}; expected [{frames}, 4]")
-
-    def refuse(bad: Any, message: str) -> None:
-        if bad.any():
-            raise InputError(f"{where}: frame {int(np.argmax(bad))}: {message}")
-
-    refuse(~(np.abs(c2w) < 1e9).all((1, 2)), "the pose has NaN, infinite or huge numbers")
-    refuse(
-        (np.abs(c2w[:, 3] - [0, 0, 0, 1]) > 1e-3).any(1),
-        "the pose's last row is not 0 0 0 1; is it transposed?",
-    )
-    rotation = c2w[:, :3, :3].astype(np.float64)
-    refuse(
-        (np.abs(rotation.swapaxes(1, 2) @ rotation - np.eye(3)) > 5e-3).any((1, 2)),
-        "the rotation is not orthonormal; it must be free of scale and shear",
-    )
-    refuse(
-        np.linalg.det(rotation) < 0,
-        "the rotation is left-handed; OpenCV axes are x right, y down, z forward",
-    )
-    refuse(~np.isfinite(intrinsics).all(1), "the intrinsics have NaN or infinite numbers")
-    refuse((intrinsics[:, :2] <= 0).any(1), "the focal lengths must be positive")
-    refuse(
-        (np.abs(intrinsics) > 30).any(1),
-        "intrinsics in pixels? Divide fx, fy, cx, cy by width, height, width, height",
-    )
-
-
-def read(
-    path: str | os.PathLike,
-    frames: int | None = None,
-    *,
-    intrinsics: np.ndarray | None = None,
-    span: tuple[float, float] = (0.0, 1.0),
-) -> Cameras:
-    """Reads a camera path, in the file's own world frame.
-
-    Ours, with OpenCV axes and metres:
-
-    - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing.
-    - .npz: the same two names. .npy: c2w alone, [F, 4, 4].
-    - camera_data.json of a rendered scene: {"convention": "opencv w2c, metres", "cameras": {"extrinsic":
-      {name: 4 x 4 world-to-camera}, "intrinsic": {name: [4]}}}; the path runs through its cameras by name.
-
-    Of the official releases, without a lens:
-
-    - SpaceTimePilot's .npy, with "extrinsics" in its name: world-to-camera, [F, 4, 4].
-    - SpaceTimePilot's camera_data.json, the one without "convention": as ours, with Blender's camera axes
-      (x right, y up, z back). Its world is mirrored (x to -x), as there.
-    - MultiCamVideo's camera_extrinsics.json: {"frame0": {"cam01": "[a b c d] [e f g h] [i j k l] [x y z 1] ",
-      ...}, ...} with row vectors, Unreal's axes and centimetres. One camera of it is chosen with
-      `FILE.json:cam05` or `FILE.json:5`. Its world is left-handed.
-
-    In the last two worlds the poses are left-handed, until `relative_to` cancels that. Only
-    `stp_jax.official.poses` needs them so.
-
-    Args:
-      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
-        many as the file has, one for each frame of a source video.
-      intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
-      span: the part of the path that the F frames are taken from, see `resample`.
-
-    Raises:
-      InputError: missing, unreadable or truncated file, another layout, no such camera in it, too few poses,
-        or invalid ones (see `check`).
-    """
-    return _to_cameras(camera_files.load(path), frames, intrinsics, span)
-
-
-def _to_cameras(
-    file: camera_files.CameraFile,
-    frames: int | None,
-    intrinsics: np.ndarray | None,
-    span: tuple[float, float],
-) -> Cameras:
-    where, lens = file.where, file.intrinsics
-    poses = user_input.table(file.poses, (4, 4), where)
-    if lens is None:
-        lens = default_intrinsics() if intrinsics is None else intrinsics
-    if (single := user_input.numbers(lens)) is not None and single.ndim == 1:
-        lens = [single] * len(poses)
-    lens = user_input.table(lens, (4,), f"{where}: intrinsics")
-    check(poses, lens, len(poses), where)
-    if frames is not None and len(poses) < frames:
-        raise InputError(f"{where}: {len(poses)} poses are too few; {frames} frames need one each")
-    cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
-    if frames is None or (frames == len(poses) and tuple(span) == (0, 1)):
-        return cameras
-    return resample(cameras, frames, span)
-
-
-def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
-    """The same path with another number of frames, evenly spaced.
-
-    `span` is the part of the path to follow: 0 is its first pose, 1 its last. Between two poses, positions
-    and lenses are interpolated linearly. A rotation is the one nearest to the linear mixture of the two
-    matrices (its polar factor), which lies on the shortest arc between them.
-    """
-    c2w, lens = (np.asarray(array, np.float64) for array in cameras)
-    place = np.linspace(*span, frames) * (len(c2w) - 1)
-    before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
-    part = (place - before)[:, None]
-    lens = (1 - part) * lens[before] + part * lens[after]
-    c2w = (1 - part[:, None]) * c2w[before] + part[:, None] * c2w[after]
-    c2w[:, :3, :3] = Rotation.from_matrix(c2w[:, :3, :3]).as_matrix()  # which takes the polar factor
-    return Cameras(c2w.astype(np.float32), lens.astype(np.float32))

@@ -91,3 +91,26 @@ MOVES = {
     "zoom_in": Move("lengthens the lens", "factor", 1.5),
     "zoom_out": Move("shortens the lens", "factor", 1.5),
 }
+
+# What moves are called elsewhere, and here.
+ELSEWHERE = {
+    **{f"{word}_{way}": f"orbit_{way}" for word in ("arc", "rotate_around") for way in ("left", "right")},
+    **{f"arc_{way}": f"orbit_{way}" for way in ("up", "down")},
+    **{
+        f"{word}_{way}": f"{ours}_{way}"
+        for word in ("translate", "move", "shift", "slide", "track", "pedestal", "boom", "jib")
+        for ours, ways in (("truck", ("left", "right")), ("crane", ("up", "down")))
+        for way in ways
+    },
+    **{f"{word}_{way}": f"pan_{way}" for word in ("rotate", "turn", "yaw") for way in ("left", "right")},
+    **{f"{word}_{way}": f"tilt_{way}" for word in ("pitch", "look") for way in ("up", "down")},
+    **dict.fromkeys(("push_in", "move_forward", "forward", "dolly", "dolly_forward", "push"), "dolly_in"),
+    **dict.fromkeys(
+        ("pull_out", "pull_back", "move_backward", "backward", "dolly_back", "pull"), "dolly_out"
+    ),
+    **dict.fromkeys(("still", "fixed", "none", "stay", "hold"), "static"),
+    **dict.fromkeys(("orbit", "arc", "circle"), "orbit_left"),
+    **dict.fromkeys(("spiral", "helix"), "spiral_left"),
+    **dict.fromkeys(("same", "original", "input"), "source"),
+    "zoom": "zoom_in",
+}

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from stp_jax.controls import cameras
+from stp_jax.controls.camera_files import Reading
 from stp_jax.errors import InputError
 from stp_jax.official.poses import official_poses
 
 F = 9
+OFFICIAL = Reading(official=True)  # as for the official weights
 MIRROR, FLIP = np.diag([-1.0, 1, 1, 1]), np.diag([1.0, -1, -1, 1])
 
 
@@ -67,20 +69,20 @@ WRITERS = {"npy": write_npy, "blender": write_blender, "multicam": write_multica
 def test_the_camera_moves_as_it_was_filmed_in_every_form(tmp_path, form):
     c2w = world_path()
     file = WRITERS[form](tmp_path, c2w)
-    read = cameras.read(file, F)
+    read = cameras.read(file, F, reading=OFFICIAL)
     assert read.c2w.dtype == np.float32
     np.testing.assert_allclose(cameras.relative_to(read.c2w, read.c2w[0]), motion(c2w), atol=5e-6)
     np.testing.assert_array_equal(read.intrinsics, np.tile(cameras.default_intrinsics(), (F, 1)))
     # As the new camera's path it begins at the source's first camera, wherever that is.
-    relative = cameras.parse(file, F, reference=world_path(1)[3], source="source.npz")
+    relative = cameras.parse(file, F, reference=world_path(1)[3], source="source.npz", reading=OFFICIAL)
     np.testing.assert_allclose(relative.c2w, motion(c2w), atol=5e-6)
     cameras.check(relative.c2w, relative.intrinsics, F, form)
-    np.testing.assert_allclose(cameras.parse(file, F).c2w, relative.c2w, atol=1e-6)
+    np.testing.assert_allclose(cameras.parse(file, F, reading=OFFICIAL).c2w, relative.c2w, atol=1e-6)
 
 
 def test_the_worlds_are_the_official_ones(tmp_path):
     c2w = world_path()
-    np.testing.assert_allclose(cameras.read(write_npy(tmp_path, c2w)).c2w, c2w, atol=1e-6)
+    np.testing.assert_allclose(cameras.read(write_npy(tmp_path, c2w), reading=OFFICIAL).c2w, c2w, atol=1e-6)
     np.testing.assert_allclose(cameras.read(write_blender(tmp_path, c2w)).c2w, MIRROR @ c2w, atol=1e-6)
     pose = cameras.read(write_multicam(tmp_path, c2w)).c2w[3]
     x, y, z = c2w[3, :3, 3]
@@ -214,13 +216,13 @@ def test_source_poses_are_relative_from_the_right_in_the_world_of_the_file(tmp_p
     c2w = world_path()
     raw = c2w if form == "npy" else MIRROR @ c2w
     file = WRITERS[form](tmp_path, c2w)
-    source, target = official_poses(cameras.read(file, F).c2w, None, scale_source=False)
+    source, target = official_poses(cameras.read(file, F, reading=OFFICIAL).c2w, None, scale_source=False)
     assert source.dtype == target.dtype == np.float32
     np.testing.assert_allclose(source, official_source(raw), atol=5e-6)
     np.testing.assert_array_equal(target, source)
     assert np.abs(source - motion(c2w)).max() > 0.1, "the other convention gives something else"
 
-    scaled, _ = official_poses(cameras.read(file, F).c2w, None)
+    scaled, _ = official_poses(cameras.read(file, F, reading=OFFICIAL).c2w, None)
     expected = official_source(raw)
     expected[:, :3, 3] /= np.abs(expected[:, :3, 3]).max()
     np.testing.assert_allclose(scaled, expected, atol=5e-6)
@@ -230,7 +232,7 @@ def test_source_poses_are_relative_from_the_right_in_the_world_of_the_file(tmp_p
 def test_target_poses_are_relative_from_the_left(tmp_path, form):
     c2w = world_path()
     file = WRITERS[form](tmp_path, c2w)
-    source, target = official_poses(None, cameras.read(file, F).c2w)
+    source, target = official_poses(None, cameras.read(file, F, reading=OFFICIAL).c2w)
     np.testing.assert_allclose(target, motion(c2w), atol=5e-6)
     np.testing.assert_array_equal(source, np.tile(np.eye(4), (F, 1, 1)))
 
