@@ -3,34 +3,45 @@
     python sample.py
     python sample.py --video clip.mp4 --camera orbit_left --animation_time "0:0, 8:8, 12:8, 16:16"
     python sample.py --weights models --video clip.mp4 --prompt "a dog runs over a meadow"
+    python sample.py --video clip.mp4 --camera path.json --dry_run
 
-The first line takes the bundled clip and model, the last one a folder of official weights. Results go to
+The first line takes the bundled clip and model, the third one a folder of official weights. Results go to
 a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
 animation time, and settings.json with everything needed to repeat the run. Nothing is ever overwritten.
---list shows every camera move and every preset of animation time.
+--dry_run shows how files are read and what would be made; --list shows every camera move and every preset
+of animation time.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import sys
+
+if __name__ == "__main__":  # Ctrl-C while the modules below are imported, which takes a while
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"\nStopped.\n"), os._exit(130)))
+
+import argparse
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.errors import exit_on_input_error
 from stp_jax.rerender import progress
 from stp_jax.rerender.flags import explain_choices, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
-from stp_jax.rerender.results import result_folder, write_results, write_settings
+from stp_jax.rerender.results import result_folder, write_plan, write_results, write_settings
+from stp_jax.rerender.takes import Asked, Takes, refuse_idle_flags
 from stp_jax.weights.native import SamplingNotes
 
 if TYPE_CHECKING:  # JAX and the models are imported after all checks: mistakes, --help and --list do not wait
+    import numpy as np
+
     from stp_jax.rerender.rerenderer import Rerenderer
 
 ASSETS = Path(__file__).parent / "stp_jax" / "assets"
+PLAN = """source.png            the source as the model is given it
+  cameras_and_time.png  the camera path and the animation time"""
 EXAMPLE, EXAMPLE_CAMERAS = ASSETS / "example.mp4", ASSETS / "example_cameras.json"
 
 
@@ -41,10 +52,18 @@ def main(argv: list[str] | None = None) -> None:
         print(explain_choices())
         return
     started = time.monotonic()
-    notes, official = read_notes(flags.weights, frames=flags.frames, size=flags.size)
-    with result_folder(flags.out, flags.video or EXAMPLE, flags.camera, flags.animation_time) as folder:
-        request = read_flagged_request(flags, notes, official)
+    notes, model_takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
+    refuse_idle_flags(flags, model_takes, notes)
+    flags.camera = flags.camera or model_takes.default_camera()
+    flags.animation_time = flags.animation_time or model_takes.default_animation_time()
+    names = flags.video or EXAMPLE, flags.camera, flags.animation_time, *["dry_run"] * flags.dry_run
+    with result_folder(flags.out, *names) as folder:
+        request = read_flagged_request(flags, notes, model_takes)
         print(request.summary)
+        if flags.dry_run:
+            write_plan(folder, request)
+            print(f"Dry run: nothing is computed. In {folder}:\n  {PLAN}")
+            return
         model = load_model(flags, notes)
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
@@ -63,21 +82,17 @@ def main(argv: list[str] | None = None) -> None:
 {next_steps(notes.frames)}""")
 
 
-def read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, official: bool) -> Request:
+def read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Request:
     """What the flags ask for; without a video, of the bundled clip and its cameras."""
+    asked = {name: getattr(flags, name) for name in Asked._fields}
     bundled = flags.video is None
-    return read_request(
-        notes,
-        video=EXAMPLE if bundled else flags.video,
-        camera=flags.camera,
-        animation_time=flags.animation_time,
-        source_cameras=EXAMPLE_CAMERAS if bundled and flags.source_cameras is None else flags.source_cameras,
-        fov=flags.fov,
-        distance=flags.distance,
-        start=flags.start,
-        duration=flags.duration,
-        official=official and not bundled,  # the bundled clip has too few frames
-    )
+    if bundled:
+        asked["video"] = EXAMPLE
+    if bundled and flags.source_cameras is None:
+        of_file = {"source_camera_axes": "opencv", "source_camera_poses": "c2w"}
+        asked |= {"source_cameras": EXAMPLE_CAMERAS, **of_file}
+    # The bundled clip has too few frames to take them as the official code does.
+    return read_request(notes, official=model.official and not bundled, model=model, **asked)
 
 
 def load_model(flags: argparse.Namespace, notes: SamplingNotes) -> Rerenderer:
@@ -86,7 +101,7 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes) -> Rerenderer:
     from stp_jax.rerender.rerenderer import Rerenderer
 
     use_compilation_cache()
-    model = Rerenderer(
+    return Rerenderer(
         flags.weights,
         vae=flags.vae,
         text_encoder=flags.text_encoder,
@@ -100,10 +115,6 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes) -> Rerenderer:
         tiled=flags.tiled,
         low_memory=flags.low_memory,
     )
-    for name in ("prompt", "negative_prompt"):
-        if getattr(flags, name) and not model.takes_text:
-            raise InputError(f"--{name}: {flags.weights} takes no text; leave it out.")
-    return model
 
 
 def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:
@@ -129,8 +140,10 @@ def next_steps(frames: int) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)

@@ -37,12 +37,14 @@ class Reading(NamedTuple):
       video: height and width of the video that it belongs to, for intrinsics in pixels.
       official: the file is read for SpaceTimePilot's weights, whose `<video>_extrinsics.npy` have w2c. A name
         alone says nothing.
+      inherited: axes and poses are those of another file, so that a form that states its own keeps them.
     """
 
     axes: str | None = None
     poses: str | None = None
     video: tuple[int, int] | None = None
     official: bool = False
+    inherited: bool = False
 
 
 class CameraFile(NamedTuple):
@@ -125,7 +127,7 @@ def _plain(file: CameraFile, reading: Reading) -> CameraFile:
 def _stated(file: CameraFile, reading: Reading) -> CameraFile:
     """A file whose form has a convention of its own, which cannot be another."""
     for name, said in (("axes", reading.axes), ("poses", reading.poses)):
-        if said is not None:
+        if said is not None and not reading.inherited:
             raise InputError(f"{file.where}: is {file.form}; leave out the option that its {name} are {said}")
     return file
 

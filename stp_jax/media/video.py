@@ -24,6 +24,8 @@ class Clip(NamedTuple):
     frames: np.ndarray  # uint8 [F, H, W, 3]
     fps: float  # frames per second at which `frames` plays at the speed of the file
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
+    notes: tuple[str, ...] = ()  # remarks on how the file was read, to print
+    source_frames: tuple[int, ...] = ()  # the file's frame that each of `frames` shows, counted from 0
 
 
 def write_video(
@@ -161,21 +163,24 @@ def _clip(
     pictures: list[np.ndarray] = []
     shown: Callable[[], np.ndarray] | None = None
     size = (0, 0)
+    source_frames: list[int] = []
 
-    def show_until(seconds: float) -> None:
+    def show_until(seconds: float, number: int) -> None:
         nonlocal size
         due = sum(time < seconds - 1e-6 for time in times) - len(pictures)
         if shown is not None and due > 0:
             picture = shown()
             size = picture.shape[:2]
             pictures.extend([fit_image(picture, height, width)] * due)
+            source_frames.extend([number] * due)
 
-    for seconds, picture in timed:
-        show_until(seconds)
+    number = -1
+    for number, (seconds, picture) in enumerate(timed):
+        show_until(seconds, number - 1)
         shown = picture
-    show_until(np.inf)
+    show_until(np.inf, number)
     span = times[-1] - times[0]
-    return Clip(np.stack(pictures), (len(times) - 1) / span if span else fps, size)
+    return Clip(np.stack(pictures), (len(times) - 1) / span if span else fps, size, (), tuple(source_frames))
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

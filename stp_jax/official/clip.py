@@ -47,8 +47,10 @@ def read_official_clip(
     if not pictures:
         raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
     fps = (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else decode.rate(path)
+    first = count - len(pictures)
+    numbers = tuple(first + min(i, len(pictures) - 1) for i in range(frames))
     pictures += [pictures[-1]] * (frames - len(pictures))
-    return Clip(np.stack(pictures), fps, size)
+    return Clip(np.stack(pictures), fps, size, (), numbers)
 
 
 def official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -6,11 +6,27 @@ import argparse
 
 from stp_jax import user_input
 from stp_jax.command_line import Parser, number
-from stp_jax.controls import animation_time, cameras
+from stp_jax.controls import animation_time, camera_files, cameras
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
-from stp_jax.rerender.request import LONGEST, SAME_CAMERA
+from stp_jax.rerender import takes
+from stp_jax.rerender.request import LONGEST
+from stp_jax.rerender.takes import SAME_CAMERA
 from stp_jax.weights import native
+
+# What flags are called elsewhere, and here.
+ELSEWHERE = {
+    **dict.fromkeys(("time", "clock", "animation", "time_pattern", "timing"), "animation_time"),
+    **dict.fromkeys(("trajectory", "cam_type", "move", "camera_path", "target_camera"), "camera"),
+    **dict.fromkeys(("src_cam", "source_camera", "input_cameras", "poses"), "source_cameras"),
+    **dict.fromkeys(("input", "source", "src", "source_video", "i"), "video"),
+    **dict.fromkeys(("output", "output_dir", "outdir", "save_dir", "o"), "out"),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), "guidance"),
+    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("ckpt", "checkpoint", "model", "models", "ckpt_path"), "weights"),
+    **dict.fromkeys(("num_frames", "length"), "frames"),
+    **dict.fromkeys(("width", "height", "resolution"), "size"),
+}
 
 
 def parse_flags(argv: list[str], description: str | None = None) -> argparse.Namespace:
@@ -34,31 +50,48 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
     add(
         "--fov",
         type=number(1, 179),
-        default=50.0,
         metavar="DEGREES",
         help="field of view across the shorter side of the picture, where no file has the intrinsics (50)",
     )
     add = parser.add_argument_group("how").add_argument
     add(
         "--camera",
-        default="orbit_left:30:-15",
         metavar="MOVE",
         help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
-        "the same world (orbit_left:30:-15)",
+        f"the same world ({takes.CAMERA})",
     )
     add(
         "--distance",
         type=number(0.01, 1e4),
-        default=cameras.DISTANCE,
         metavar="METRES",
-        help="from the first source camera to what it looks at: moves circle this point (%(default)g)",
+        help=f"from the first source camera to what it looks at: moves circle it ({cameras.DISTANCE:g})",
     )
     add(
         "--animation_time",
-        default="bullet_time",
         metavar="TIME",
         help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0; or a file "
-        "(bullet_time)",
+        f"({takes.ANIMATION_TIME}; of models that are given none, forward)",
+    )
+    add(
+        "--camera_axes",
+        choices=camera_files.AXES,
+        help="of camera files that do not state them: x right, y down, z forward; or y up, z backward, as "
+        "Blender and nerfstudio have them (opencv)",
+    )
+    add(
+        "--camera_poses",
+        choices=camera_files.POSES,
+        help="whether such files have camera-to-world or world-to-camera poses (c2w)",
+    )
+    add(
+        "--source_camera_axes",
+        choices=camera_files.AXES,
+        help="of --source_cameras, where they differ from --camera_axes",
+    )
+    add(
+        "--source_camera_poses",
+        choices=camera_files.POSES,
+        help="of --source_cameras, where they differ from --camera_poses",
     )
     add(
         "--seed",
@@ -117,13 +150,19 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
     )
     add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
     parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="everything but the model: how files are read, the camera path and the animation time, and the "
+        "source as it is cropped",
+    )
+    parser.add_argument(
         "--list", action="store_true", help="explain every camera move, animation time and file, and exit"
     )
 
     flags, extra = parser.parse_known_args(argv)
     if extra and extra[0].startswith("-"):
         known = [action.dest for action in parser._actions]
-        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known)
+        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known, ELSEWHERE)
     if extra:
         raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
     for name, value in vars(flags).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from stp_jax.errors import InputError
 from stp_jax.media import decode
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import read_official_clip
+from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
+from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
 from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
 
-SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
 LONGEST = 3.0  # seconds of a video used by default: a model has few frames to spread over them
 
 
@@ -49,8 +50,8 @@ class Request(NamedTuple):
 
 def read_notes(
     weights: str | os.PathLike, *, frames: int | None = None, size: Sequence[int] | None = None
-) -> tuple[SamplingNotes, bool]:
-    """How to sample from weights, and whether they are official ones. No parameter is read.
+) -> tuple[SamplingNotes, Takes]:
+    """How to sample from weights, and what their model takes. No parameter is read.
 
     Args:
       weights: see `Rerenderer`.
@@ -64,77 +65,65 @@ def read_notes(
         raise InputError(f"--weights {weights} does not exist. Give a weights file or a folder.")
     if (Path(weights) / "dit.json").is_file():
         notes = native.read_sampling_notes(weights)
-        camera = str(native.read_index(weights, "dit")["config"].get("camera"))
+        model = takes(native.read_index(weights, "dit")["config"], f"the model of {weights}")
     else:
         from stp_jax.weights import reading, recognition  # which import JAX
 
         found = recognition.recognise(weights, "dit")
-        notes, camera = reading.sampling_notes(found), found.config.camera
+        notes, model = reading.sampling_notes(found), takes(vars(found.config), found.title)
     width, height = size or (notes.width, notes.height)
-    notes = notes._replace(frames=frames or notes.frames, height=height, width=width)
-    return notes, camera.startswith("pose12")
+    return notes._replace(frames=frames or notes.frames, height=height, width=width), model
 
 
 def read_request(
     notes: SamplingNotes,
     *,
-    video: str | os.PathLike,
-    camera: str,
-    animation_time: str,
-    source_cameras: str | os.PathLike | None = None,
-    fov: float = 50.0,
-    distance: float = cameras.DISTANCE,
-    start: float = 0.0,
-    duration: float | None = None,
     official: bool = False,
+    model: Takes = Takes(),  # noqa: B008 (immutable)
+    **asked: Any,
 ) -> Request:
     """Reads and checks the video, the cameras and the animation time.
 
     Args:
       notes: sampling notes of the weights; they state the size of the model's videos.
-      video: any file that FFmpeg reads.
-      camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
-        them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
-      animation_time: of the target, see `stp_jax.official.time_patterns.curve`.
-      source_cameras: file with poses spread evenly over the whole video, its first frame to its last; without
-        it the camera stands still.
-      fov: degrees across the shorter side of the picture, where no file has the intrinsics.
-      distance: metres from the source's first camera to the point that presets circle.
-      start: seconds into the video.
-      duration: seconds; without it to the end, but `LONGEST` at most.
       official: without a duration, take consecutive frames, and a pose for each, as SpaceTimePilot does.
+      model: what the model takes.
+      asked: the fields of `Asked`, by name; `video` is needed.
 
     Raises:
-      InputError: a video, a camera path or an animation time that cannot be used.
+      InputError: a video, a camera path or an animation time that cannot be used, or that is asked for to no
+        effect on this model.
     """
-    target_time = time_patterns.curve(animation_time, notes.frames)
-    consecutive = official and duration is None
-    same_camera = camera == SAME_CAMERA
+    wish = Asked(**asked).of(model)
+    target_time = time_patterns.curve(str(wish.animation_time), notes.frames)
+    same_camera = wish.camera == SAME_CAMERA
     if not same_camera:
-        # The lens is not known yet. This finds mistakes before the video is read, which may take long.
-        cameras.parse(camera, notes.frames)
-    part = _read_part(video, notes, start, duration, consecutive)
-    source = _source_view(source_cameras, part, notes, fov)
-    world = source.c2w[0]
-    relative = source._replace(c2w=cameras.relative_to(source.c2w, world))
-    target = relative._replace(animation_time=target_time)
-    if not same_camera:
-        path = cameras.parse(
-            camera,
-            notes.frames,
-            intrinsics=source.intrinsics[0],
-            distance=distance,
-            reference=world if source_cameras else None,
-            source=source_cameras,
-            consecutive=consecutive,
-        )
-        target = View(*path, target_time)
-    still = f"taken to stand still, with a field of view of {fov:g} degrees"
-    summary = (
-        f"{part.summary}\nIts camera: {source_cameras or still}\n"
-        f"New camera: {camera}. New animation time: {animation_time}"
-    )
-    return Request(part.clip, part.span, relative, target, world, summary, same_camera)
+        # The video is not known yet. This finds mistakes before it is read, which may take long.
+        _first_look(wish, notes.frames, official)
+    refuse_idle_controls(model, notes.frames, wish)
+    part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
+    paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official)
+    filmed = paths.source()
+    world, size = filmed.c2w[0], part.clip.source_size
+    relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
+    path = relative if same_camera else paths.target(filmed)
+    lenses = [media.fit_intrinsics(c.intrinsics, size, notes.height, notes.width) for c in (relative, path)]
+    source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
+    target = View(path.c2w, lenses[1], target_time)
+    summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
+    return Request(part.clip, part.span, source, target, world, summary, same_camera)
+
+
+def _first_look(wish: Asked, frames: int, official: bool) -> None:
+    """Raises `InputError` for a camera path that cannot be used with any video."""
+    metres = cameras.DISTANCE if wish.distance is None else wish.distance
+    if cameras.is_preset(str(wish.camera)):
+        cameras.preset(str(wish.camera), frames, distance=metres)
+        return
+    path = cameras.load(str(wish.camera), reading=readings(wish, None, official)[1])
+    # A file of fewer poses than the model has frames may still have one for each frame of a short video.
+    if len(path.cameras.c2w) < 2 <= frames:
+        raise InputError(f"{path.where}: one pose is too few; {frames} frames need one each")
 
 
 class _Part(NamedTuple):
@@ -142,10 +131,8 @@ class _Part(NamedTuple):
 
     clip: media.Clip
     span: tuple[float, float]  # seconds of the video, where the clip begins and ends
-    last: float  # the second of the video's last frame
     summary: str
-    #: number of the first frame in the video, and how many follow each other; None: spread over the span
-    consecutive: tuple[int, int] | None = None
+    shown: Shown  # the video's frames that the clip shows
 
 
 def _read_part(
@@ -166,7 +153,7 @@ def _spread_part(
     summary = [_describe(video, count, last, clip, (start, end))]
     if end < last - 0.05 and not duration:
         summary.append(f"  (of its {last:.1f} s; choose others with --start and --duration)")
-    return _Part(clip, (start, end), last, "\n".join(summary))
+    return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, False))
 
 
 def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: float) -> _Part:
@@ -183,7 +170,7 @@ def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: flo
     taken = min(frames, count - first)
     if taken < frames:
         summary.append(f"  ({taken} from there to its end; the last is repeated {frames - taken} times)")
-    return _Part(clip, (start, end), last, "\n".join(summary), (first, taken))
+    return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, True))
 
 
 def _describe(
@@ -195,32 +182,4 @@ def _describe(
     return (
         f"{Path(video).name}: {count} frames at {(count - 1) / last:.3g} fps, {w} x {h} "
         f"-> {frames} frames from {span[0]:.4g} to {span[1]:.4g} s, {cut}{width} x {height}"
-    )
-
-
-def _source_view(
-    source_cameras: str | os.PathLike | None, part: _Part, notes: SamplingNotes, fov: float
-) -> View:
-    """The source's cameras in the world of their file, with the lens of the cropped picture; time forward."""
-    frames, (h, w) = notes.frames, part.clip.source_size
-    lens = cameras.default_intrinsics(fov, aspect=w / h)
-    if not source_cameras:
-        view = View(*cameras.preset("static", frames, intrinsics=lens))
-    elif part.consecutive is None:
-        start, end = part.span
-        span = (start / part.last, min(end / part.last, 1.0))
-        view = View(*cameras.read(source_cameras, frames, intrinsics=lens, span=span))
-    else:
-        whole = View(*cameras.read(source_cameras, intrinsics=lens))
-        first, taken = part.consecutive
-        if len(whole.c2w) < first + taken:
-            raise InputError(
-                f"{source_cameras}: {len(whole.c2w)} poses; frames {first} to {first + taken - 1} need one "
-                "each. With --duration, poses are spread evenly over the video."
-            )
-        # Where they end, the last pose is repeated, as the last frame is.
-        view = whole.at(np.minimum(np.arange(first, first + frames), len(whole.c2w) - 1))
-    return view._replace(
-        intrinsics=media.fit_intrinsics(view.intrinsics, (h, w), notes.height, notes.width),
-        animation_time=np.arange(frames, dtype=np.float32),
     )

@@ -19,6 +19,7 @@ from PIL import Image
 from stp_jax import media
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.files import new_file
 from stp_jax.rerender.request import Request
 
 
@@ -67,16 +68,46 @@ def _short_name(text: str | os.PathLike[str]) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
 
 
+@contextlib.contextmanager
+def _saying_what_is_there(folder: Path) -> Iterator[None]:
+    """Errors of writing become an `InputError` that names the files that are complete."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        cause = str(error) if isinstance(error, InputError) else f"{folder}: {error.strerror or error}."
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        there = f"Written before: {', '.join(names)}" if names else "Nothing was written"
+        raise InputError(f"{cause} {there} in {folder}.") from error
+
+
 def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
-    """Writes videos, enlarged by `scale`, a contact sheet, and a picture of cameras and animation time."""
+    """Writes videos, enlarged by `scale`, a contact sheet, and a picture of cameras and animation time.
+
+    Raises:
+      InputError: a file cannot be written, as on a full disk; it names those that were.
+    """
     from stp_jax.media import pictures
 
     videos = {"source": request.clip.frames, "result": result}
     large = {label: enlarge(video, scale) if scale > 1 else video for label, video in videos.items()}
-    media.write_video(folder / "result.mp4", large["result"], fps)
-    media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
-    pictures.contact_sheet(folder / "contact_sheet.png", videos)
-    pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+    with _saying_what_is_there(folder):
+        media.write_video(folder / "result.mp4", large["result"], fps)
+        media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
+        pictures.contact_sheet(folder / "contact_sheet.png", videos)
+        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+
+
+def write_plan(folder: Path, request: Request) -> None:
+    """Writes what a dry run shows: the source as it is cropped, and a picture of cameras and animation time.
+
+    Raises:
+      InputError: as `write_results`.
+    """
+    from stp_jax.media import pictures
+
+    with _saying_what_is_there(folder):
+        pictures.contact_sheet(folder / "source.png", {"source": request.clip.frames})
+        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
 
 
 def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
@@ -92,11 +123,14 @@ def write_settings(path: Path, settings: dict[str, Any], request: Request, **mor
     Args:
       settings: sample.py's flags by name.
       more: further values that were used, by name.
+
+    Raises:
+      InputError: as `write_results`.
     """
     given = {
         key: value
         for key, value in settings.items()
-        if key not in ("list", "out") and value is not None and value is not False
+        if key not in ("list", "out", "dry_run") and value is not None and value is not False
     }
     used = {
         "seconds": request.seconds,
@@ -107,7 +141,8 @@ def write_settings(path: Path, settings: dict[str, Any], request: Request, **mor
         "target_cameras": _cameras_of(request.target),
     }
     result = {"command": _command(given), "settings": given, "used": used | more}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    with _saying_what_is_there(path.parent), new_file(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _cameras_of(view: View) -> dict[str, list]:

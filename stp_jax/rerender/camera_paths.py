@@ -1,0 +1,222 @@
+"""Camera paths of a request: which pose of a file belongs to which frame, and what looks wrong about them.
+
+The rule, for source and target alike; frames are those of the video file that the clip shows:
+
+- A file with as many poses as the video has frames has one for each of them.
+- A file with as many poses as the model has frames has one for each frame of the clip and of the new video.
+- Any other number is spread evenly: of the source's over the whole video, of the target's over the new video.
+
+A target with as many poses as the source's file has them at the same frames as the source. For the official
+models, which take consecutive frames, pose j of the source is that of frame j, as in the official code,
+wherever there are enough, and of that release's files that say only how a camera moves the first F are taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stp_jax.controls import cameras, lenses
+from stp_jax.controls.cameras import CameraPath, Cameras, Reading
+from stp_jax.controls.view import View
+from stp_jax.errors import InputError
+from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
+
+
+class Shown(NamedTuple):
+    """The frames of a video file that a clip shows."""
+
+    numbers: np.ndarray  # int [F], counted from 0
+    of: int  # the number of frames of the file
+    consecutive: bool  # whether they follow each other, as the official code takes them
+
+
+class Placed(NamedTuple):
+    """A path with a pose for each frame of the clip, in the world of its file."""
+
+    path: CameraPath
+    places: np.ndarray  # float64 [F], on the file's path, counted in poses
+    cameras: Cameras
+    summary: str
+
+
+class CameraPaths:
+    """The cameras of source and target, with lenses of the picture as filmed.
+
+    Attributes:
+      lines: how they were read, to print.
+    """
+
+    def __init__(self, asked: Asked, model: Takes, shown: Shown, video: tuple[int, int], official: bool):
+        """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
+        self.lines: list[str] = []
+        self._asked, self._model, self._shown, self._video = asked, model, shown, video
+        self._source_reading, self._reading = readings(asked, video, official)
+        self._file: Placed | None = None  # of the source
+        self._from_file = False  # whether the target is in the world of a file
+
+    def source(self) -> Cameras:
+        """In the world of its file. Raises `InputError` for a file that cannot be used."""
+        asked, (height, width) = self._asked, self._video
+        fov = lenses.FOV if asked.fov is None else asked.fov
+        lens = cameras.default_intrinsics(fov, aspect=width / height)
+        view = f", with a field of view of {fov:g} degrees" if self._model.lens else ""
+        if not asked.source_cameras:
+            self.lines.append(f"Its camera: taken to stand still{view}")
+            return cameras.preset("static", len(self._shown.numbers), intrinsics=lens)
+        path = cameras.load(asked.source_cameras, intrinsics=lens, reading=self._source_reading)
+        if path.lens and asked.fov is not None:
+            raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
+        self._file = source_path(path, self._shown)
+        self.lines.append(f"Its camera: {self._file.summary}{'' if path.lens else view}")
+        return self._file.cameras
+
+    def target(self, source: Cameras) -> Cameras:
+        """In the frame of the source's first camera. Raises `InputError` for a file that cannot be used."""
+        asked, text, world = self._asked, str(self._asked.camera), source.c2w[0]
+        if cameras.is_preset(text):
+            metres = cameras.DISTANCE if asked.distance is None else asked.distance
+            lens, frames = source.intrinsics[0], len(self._shown.numbers)
+            path = cameras.preset(text, frames, intrinsics=lens, distance=metres)
+            self.lines.append(f"New camera: {text}")
+        else:
+            whole = cameras.load(text, intrinsics=source.intrinsics[0], reading=self._reading)
+            file = target_path(whole, self._shown, self._file)
+            self._from_file = not whole.motion_only
+            reference = None if self._file is None else world
+            path = cameras.seen_from(whole, file.cameras, reference, asked.source_cameras)
+            lens = "" if whole.lens else ": the source's"
+            self.lines.append(f"New camera: {file.summary}{lens}")
+        return path
+
+    def remarks(self, source: View, target: View) -> list[str]:
+        """The rest of the lines to print: animation time, lenses, and what looks wrong.
+
+        Args:
+          source, target: relative to the source's first camera, their lenses those of the cropped picture.
+        """
+        if str(self._asked.camera) == SAME_CAMERA:
+            self.lines.append("New camera: the source's own")
+        clock = f"New animation time: {self._asked.animation_time}"
+        if not self._model.animation_time:
+            clock += f" ({self._model.title} is given no animation time)"
+        lines = [clock]
+        if self._from_file:
+            metres = cameras.DISTANCE
+            given = self._file is not None
+            lines += warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
+        return lines
+
+
+def source_path(path: CameraPath, shown: Shown) -> Placed:
+    """Of the source. Raises `InputError` where there are too few poses."""
+    poses, frames, video = len(path.cameras.c2w), len(shown.numbers), shown.of
+    last = int(shown.numbers.max())
+    if poses == video or (shown.consecutive and poses > last):
+        places = shown.numbers
+        which = f"one for each frame of the video, which has {video}"
+    elif poses == frames:
+        places = np.arange(frames)
+        which = f"one for each of the {frames} frames taken of the video's {video}"
+    elif shown.consecutive:
+        raise InputError(
+            f"{path.where}: {poses} poses; frames {shown.numbers[0]} to {last} need one each. "
+            "With --duration, poses are spread evenly over the video."
+        )
+    else:
+        _check_count(path, poses, frames)
+        places = shown.numbers * ((poses - 1) / (video - 1))
+        which = f"spread evenly over the video's {video} frames"
+    return _placed(path, places, which)
+
+
+def target_path(path: CameraPath, shown: Shown, source: Placed | None) -> Placed:
+    """Of the target; `source`: the source's file, if there is one. Raises `InputError` as `source_path`."""
+    poses, frames = len(path.cameras.c2w), len(shown.numbers)
+    if source is not None and poses == len(source.path.cameras.c2w):
+        places, which = source.places, "at the same frames as the source's"
+    elif shown.consecutive and path.motion_only:
+        _check_count(path, poses, frames)
+        places, which = np.arange(frames), f"the first {frames} are taken, one for each frame"
+    elif poses == shown.of:
+        places, which = shown.numbers, f"one for each frame of the video, which has {shown.of}"
+    elif poses == frames:
+        places, which = np.arange(frames), f"one for each of the {frames} frames of the new video"
+    else:
+        _check_count(path, poses, frames)
+        places = np.linspace(0, poses - 1, frames)
+        which = f"followed evenly over the {frames} frames of the new video"
+    return _placed(path, places, which)
+
+
+def _check_count(path: CameraPath, poses: int, frames: int) -> None:
+    if poses < frames:
+        raise InputError(f"{path.where}: {poses} poses are too few; {frames} frames need one each")
+
+
+def _placed(path: CameraPath, places: np.ndarray, which: str) -> Placed:
+    summary = (
+        f"{Path(path.where).name}: {path.form}\n  its {len(path.cameras.c2w)} poses: {which}"
+        f"\n  its lens: {path.lens or 'not in the file'}"
+    )
+    places = np.asarray(places, np.float64)
+    return Placed(path, places, cameras.at(path.cameras, places), summary)
+
+
+def readings(wish: Asked, video: tuple[int, int] | None, official: bool) -> tuple[Reading, Reading]:
+    """How the source's and the target's file are read; what is said of the target's is for both."""
+    axes, poses = wish.source_camera_axes, wish.source_camera_poses
+    inherited = axes is None and poses is None
+    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, video, official, inherited)
+    return source, Reading(wish.camera_axes, wish.camera_poses, video, official)
+
+
+def warnings(source: Cameras, target: Cameras, distance: float, *, given_source: bool) -> list[str]:
+    """What looks wrong about a target's path from a file, as lines to print; both in one world.
+
+    Args:
+      distance: metres from the source's cameras to what they look at, roughly.
+      given_source: whether the source's cameras are from a file, too.
+    """
+    reason = "Is the axes' or the poses' convention another: --camera_axes opengl, --camera_poses w2c?"
+    if not given_source:
+        reason = (
+            "Without --source_cameras its poses are taken relative to the source's first camera. " + reason
+        )
+    places, seen_from = target.c2w[:, :3, 3].astype(np.float64), source.c2w[:, :3, 3].astype(np.float64)
+    apart = np.linalg.norm(places[:, None] - seen_from, axis=-1).min(1)
+    lines = []
+    if apart.min() > distance:
+        lines.append(
+            f"every frame of it is {apart.min():.3g} m or more away from every camera of the source "
+            f"(the first {apart[0]:.3g} m)"
+        )
+    if not _looks_there(source, target, distance):
+        forward, ahead = target.c2w[:, :3, 2].astype(np.float64), source.c2w[:, :3, 2].astype(np.float64)
+        angles = np.degrees(np.arccos(np.clip(forward @ ahead.T, -1, 1))).min(1)
+        lines.append(
+            "no frame of it looks where the source looked "
+            f"(its first looks {angles[0]:.0f} degrees away, its nearest {angles.min():.0f})"
+        )
+    if not lines:
+        return []
+    return [f"WARNING: the new camera: {'; '.join(lines)}.", f"  {reason}"]
+
+
+def _looks_there(source: Cameras, target: Cameras, distance: float) -> bool:
+    """Whether any target frame has a point in its picture that a source frame has in its middle.
+
+    The points lie on the optical axes, at distances from half to 16 times `distance`.
+    """
+    depths = distance * np.array([0.5, 1, 2, 4, 16])
+    c2w = source.c2w.astype(np.float64)
+    points = (c2w[:, None, :3, 3] + depths[:, None] * c2w[:, None, :3, 2]).reshape(-1, 3)
+    for pose, (fx, fy, cx, cy) in zip(target.c2w.astype(np.float64), target.intrinsics, strict=True):
+        x, y, z = ((points - pose[:3, 3]) @ pose[:3, :3]).T
+        ahead = z > 1e-6
+        u, v = fx * x[ahead] / z[ahead] + cx, fy * y[ahead] / z[ahead] + cy
+        if ((u > 0) & (u < 1) & (v > 0) & (v < 1)).any():
+            return True
+    return False

@@ -1,0 +1,164 @@
+"""What a model takes into account, and the refusal of what is asked of it to no effect; without JAX."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stp_jax.controls import cameras
+from stp_jax.controls.moves import MOVES
+from stp_jax.errors import InputError
+from stp_jax.official import time_patterns
+from stp_jax.weights.native import SamplingNotes
+
+SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
+CAMERA, ANIMATION_TIME = "orbit_left:30:-15", "bullet_time"  # what is made where nothing is asked for
+
+
+class Takes(NamedTuple):
+    """What a DiT is conditioned on.
+
+    Attributes:
+      camera: as `DiTConfig.camera`: `plucker`, rays, so poses and lenses; `pose12`, poses alone;
+        `pose12_target`, the target's poses alone; `none`.
+      animation_time: whether it is given animation times.
+      text: whether it is given prompts.
+      title: names the model in messages.
+    """
+
+    camera: str = "plucker"
+    animation_time: bool = True
+    text: bool = True
+    title: str = "this model"
+
+    @property
+    def official(self) -> bool:
+        """Whether it is sampled the official way, with poses from consecutive frames."""
+        return self.camera.startswith("pose12")
+
+    @property
+    def lens(self) -> bool:
+        """Whether lenses have an effect."""
+        return self.camera == "plucker"
+
+    def default_camera(self) -> str:
+        return SAME_CAMERA if self.camera == "none" else CAMERA
+
+    def default_animation_time(self) -> str:
+        return ANIMATION_TIME if self.animation_time else "forward"
+
+
+def takes(config: Mapping[str, Any], title: str) -> Takes:
+    """Of a model's config, by the names of `DiTConfig`; fields that are missing have its defaults."""
+    clock = config.get("animation_time", "frames") != "none"
+    rotary = config.get("rope_frames", "animation_time") == "animation_time"
+    camera = str(config.get("camera", "plucker"))
+    return Takes(camera, clock or rotary, bool(config.get("text_dim", 0)), title)
+
+
+class Asked(NamedTuple):
+    """What a user asks for. None: nothing is asked; it has its default, which for some models is another.
+
+    Attributes:
+      video: any file that FFmpeg reads.
+      camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
+        them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
+      animation_time: of the target, see `stp_jax.official.time_patterns.curve`.
+      source_cameras: file with the source's poses; without it the camera stands still. Which pose of a file
+        belongs to which frame: see `stp_jax.rerender.camera_paths`.
+      camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
+      source_camera_axes, source_camera_poses: where the source's file has others than the target's.
+      fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
+      distance: metres from the source's first camera to the point that presets circle (4).
+      start: seconds into the video.
+      duration: seconds; without it to the end, but `request.LONGEST` at most.
+    """
+
+    video: str | os.PathLike
+    camera: str | None = None
+    animation_time: str | None = None
+    source_cameras: str | os.PathLike | None = None
+    camera_axes: str | None = None
+    camera_poses: str | None = None
+    source_camera_axes: str | None = None
+    source_camera_poses: str | None = None
+    fov: float | None = None
+    distance: float | None = None
+    start: float = 0.0
+    duration: float | None = None
+
+    def of(self, model: Takes) -> Asked:
+        """With the camera and the animation time that the model has by default."""
+        return self._replace(
+            camera=self.camera or model.default_camera(),
+            animation_time=self.animation_time or model.default_animation_time(),
+        )
+
+
+def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
+    """Raises `InputError` for what is asked of a model, or of a camera path, to no effect.
+
+    Camera and animation time are those of `Asked.of`: defaults always have an effect.
+    """
+    camera, animation_time = str(asked.camera), str(asked.animation_time)
+    preset = camera != SAME_CAMERA and cameras.is_preset(camera)
+    move = MOVES.get(camera.split(":")[0].strip()) if preset else None
+    if move is not None and move.unit == "factor" and not model.lens:
+        raise InputError(
+            f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it."
+        )
+    if asked.fov is not None and not model.lens:
+        raise InputError(
+            f"--fov {asked.fov:g}: {model.title} is given poses alone, a lens has no effect: leave it out."
+        )
+    if model.camera == "none" and camera not in (SAME_CAMERA, "static"):
+        raise InputError(f"--camera {camera}: {model.title} is given no cameras: leave it out.")
+    if not model.animation_time and not _is_forward(animation_time, frames):
+        raise InputError(
+            f"--animation_time {animation_time}: {model.title} is given no animation time, "
+            "its videos always run forward: leave it out."
+        )
+    if asked.distance is not None and not (preset and _depends_on_distance(camera, frames)):
+        raise InputError(
+            f"--distance {asked.distance:g}: the path of --camera {camera} does not depend on it: "
+            "leave it out."
+        )
+    if asked.source_cameras is not None and preset and model.camera in ("pose12_target", "none"):
+        raise InputError(
+            f"--source_cameras: {model.title} is given the new camera alone, and a move starts at the "
+            "source's first camera wherever that is: leave it out."
+        )
+
+
+def _is_forward(animation_time: str, frames: int) -> bool:
+    return bool(np.array_equal(time_patterns.curve(animation_time, frames), np.arange(frames)))
+
+
+def _depends_on_distance(camera: str, frames: int) -> bool:
+    near, far = (cameras.preset(camera, max(frames, 2), distance=distance) for distance in (1.0, 2.0))
+    return not np.array_equal(near.c2w, far.c2w)
+
+
+def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNotes) -> None:
+    """Raises `InputError` for flags of sample.py that were given to no effect on this model."""
+    guidance = notes.sampling_guidance if flags.guidance is None else flags.guidance
+    if not model.text:
+        for name in ("prompt", "negative_prompt", "text_encoder"):
+            if getattr(flags, name):
+                raise InputError(f"--{name}: {flags.weights} takes no text; leave it out.")
+        if flags.guidance not in (None, 1):
+            raise InputError(
+                f"{flags.weights} takes no text, so --guidance {guidance:g} has no meaning: leave it out."
+            )
+    elif flags.negative_prompt and guidance == 1:
+        raise InputError("--negative_prompt has no effect without guidance: give --guidance above 1.")
+    if flags.source_cameras is None and (flags.source_camera_axes or flags.source_camera_poses):
+        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras.")
+    camera = flags.camera or model.default_camera()
+    files = flags.source_cameras is not None or not (camera == SAME_CAMERA or cameras.is_preset(camera))
+    if (flags.camera_axes or flags.camera_poses) and not files:
+        raise InputError("--camera_axes and --camera_poses say how camera files are read, and none is given.")
