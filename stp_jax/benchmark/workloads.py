@@ -163,7 +163,7 @@ def video_workload(
 
     def rerender(state, vae, video):
         with jax.set_mesh(mesh):
-            return decode(vae, sample(state, encode(vae, video)))
+            return decode(vae, sample(state, encode(vae, video)[0]))[0]
 
     velocities = steps * (1 if guidance is None else 2)
     flop = velocities * dit_flop(settings.dit, settings.latent_size)

@@ -83,7 +83,7 @@ def read(
     form = "3 x 3 matrices" if matrices else "intrinsics"
     focal, centre = rows[:, :2], rows[:, 2:]
     _refuse(where, (focal <= 0).any(1), "the focal lengths must be positive")
-    pixels = np.asarray((centre > _FARTHEST).all(1))
+    pixels = (centre > _FARTHEST).all(1)
     if not pixels.any():
         _refuse(
             where,
@@ -93,7 +93,7 @@ def read(
         )
         return Lens(rows, f"{form} divided by width and height")
     most = bool(pixels.mean() > 0.5)
-    odd = np.zeros(frames, bool) if pixels.all() else np.logical_xor(pixels, np.full(frames, most))
+    odd = np.zeros(frames, bool) if pixels.all() else np.logical_xor(pixels, most)
     _refuse(
         where,
         odd,
@@ -159,6 +159,6 @@ def _of_matrices(matrices: np.ndarray, where: str) -> np.ndarray:
     return matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]]
 
 
-def _refuse(where: str, bad: np.ndarray, message: str) -> None:
+def _refuse(where: str, bad: Any, message: str) -> None:
     if bad.any():
         raise InputError(f"{where}: frame {int(np.argmax(bad))}: {message}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -43,18 +44,29 @@ def vae_functions(
     tiled: bool = False,
     finish: Callable[[jax.Array], jax.Array] = to_pixels,
 ) -> tuple[Callable, Callable]:
-    """Compiled `encode(state, uint8 video) -> latents` and `decode(state, latents) -> finish(video)`."""
+    """Compiled `encode(state, uint8 video) -> latents, finite`, `decode(state, latents) -> video, finite`.
+
+    `finish` makes the uint8 pixels of a video in [-1, 1]. `finite` is whether all numbers were, a bool [].
+    """
 
     @jax.jit
-    def encode(state: nnx.State, video: jax.Array) -> jax.Array:
+    def encode(state: nnx.State, video: jax.Array) -> tuple[jax.Array, jax.Array]:
         vae = nnx.merge(graph, gathered(state))
-        return encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
+        latents = encode_tiled(vae, video, chunk=chunk) if tiled else vae.encode(video, chunk=chunk)
+        return latents, jnp.isfinite(latents).all()
+
+    def marked(video: jax.Array) -> jax.Array:
+        """Pixels, with a row below that tells where the floats were finite: pixels themselves cannot."""
+        below = jnp.isfinite(video).all(2, keepdims=True).astype(jnp.uint8)
+        return jnp.concatenate([finish(jnp.clip(video, -1, 1)), below], axis=2)
 
     @jax.jit
-    def decode(state: nnx.State, latents: jax.Array) -> jax.Array:
+    def decode(state: nnx.State, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
         vae = nnx.merge(graph, gathered(state))
         if tiled:
-            return finish(decode_tiled(vae, latents, chunk=decode_chunk))
-        return vae.decode(latents, chunk=decode_chunk, finish=finish)
+            pixels = marked(decode_tiled(vae, latents, chunk=decode_chunk))
+        else:  # as `VAE.decode`, which clips before `finish` sees it
+            pixels = vae.decode_raw(vae.denormalise(latents), chunk=decode_chunk, finish=marked)
+        return pixels[:, :, :-1], pixels[:, :, -1].all()
 
     return encode, decode

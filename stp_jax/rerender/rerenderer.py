@@ -23,6 +23,7 @@ from stp_jax.models.vae import fitting_chunk, to_pixels
 from stp_jax.official.clip import to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
+from stp_jax.official.tiles import TILE
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
 from stp_jax.rerender.pretrained import find_models, is_official
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
@@ -104,6 +105,11 @@ class Rerenderer:
         size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
 
+        if tiled and all(cells <= tile for cells, tile in zip(self._latent_size()[1:], TILE, strict=True)):
+            raise InputError(
+                f"--tiled has no effect: pictures of {size[2]} x {size[1]} fit in one tile; leave it out."
+            )
+
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
         self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
@@ -164,35 +170,43 @@ class Rerenderer:
           The target video, uint8 [F, H, W, 3].
 
         Raises:
-          InputError: the video, the cameras or the animation times are of another shape.
+          InputError: the video, the cameras or the animation times are of another shape; numbers that are not
+            finite on the way, at the step that it names.
         """
         if np.ndim(source_video) == 4:
             batch = np.asarray(source_video)[None], source.as_batch(), target.as_batch()
             options: Any = {"negative_prompt": negative_prompt, "seed": seed, "progress": progress}
             return self(*batch, prompt=prompt, **options)[0]
         views = self._views(source_video, source, target)
+        checks: list[tuple[str, jax.Array]] = []
         report = Report(progress, self._costs.encode + self.steps + self._costs.decode)
         batched = batched_guidance(self._guided, len(source_video), self._mesh)
         embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
         with jax.set_mesh(self._mesh):
             report("reading the clip", self._costs.encode)
-            source_latents = self._encode(self._vae.state(), self._put(source_video, whole=batched))
+            source_latents, finite = self._encode(self._vae.state(), self._put(source_video, whole=batched))
+            checks.append(("the source's latents", finite))
             if self._low_memory:
                 self._vae.offload(source_latents)
             conditioning = self._condition(views, embeddings, batched)
-            latents = self._sample(source_latents, conditioning, seed, batched, report)
+            latents = self._sample(source_latents, conditioning, seed, batched, report, checks)
             report("decoding", self._costs.decode, latents)
             if self._low_memory:
                 self._dit.offload(latents)
-            video = np.asarray(self._decode(self._vae.state(), latents))[: len(source_video)]
+            decoded, finite = self._decode(self._vae.state(), latents)
+            checks.append(("the pixels of the decoded video", finite))
+            video = np.asarray(decoded)[: len(source_video)]
+        _check_finite(checks)
         report("done", 0)
         return video
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """Videos uint8 [B, F, H, W, 3] through the VAE and back: no re-rendering can be sharper."""
         with jax.set_mesh(self._mesh):
-            latents = self._encode(self._vae.state(), self._put(video))
-            return np.asarray(self._decode(self._vae.state(), latents))[: len(video)]
+            latents, encoded = self._encode(self._vae.state(), self._put(video))
+            pixels, decoded = self._decode(self._vae.state(), latents)
+            _check_finite([("the source's latents", encoded), ("the pixels of the decoded video", decoded)])
+            return np.asarray(pixels)[: len(video)]
 
     def _views(self, video: np.ndarray, source: View, target: View) -> tuple[View, View]:
         """Target and source with the poses that the DiT is conditioned on; raises `InputError` for shapes."""
@@ -253,10 +267,17 @@ class Rerenderer:
         )
 
     def _sample(
-        self, source: jax.Array, conditioning: Conditioning, seed: int, batched: bool, report: Report
+        self,
+        source: jax.Array,
+        conditioning: Conditioning,
+        seed: int,
+        batched: bool,
+        report: Report,
+        checks: list[tuple[str, jax.Array]],
     ) -> jax.Array:
-        """Latents of the target, from those of the source."""
-        return self._sampler.sample(
+        """Latents of the target, from those of the source; `checks` gets whether each step's are finite."""
+        finite: list[jax.Array] = []
+        latents = self._sampler.sample(
             self._dit.state(),
             self._put(self._noise(seed, source.shape), whole=batched),
             source,
@@ -265,7 +286,10 @@ class Rerenderer:
             guidance=self.guidance if self._guided else None,
             batched_guidance=batched,
             progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
+            finite=finite,
         )
+        checks += [(f"the latents of step {i + 1} of {self.steps}", one) for i, one in enumerate(finite)]
+        return latents
 
     def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
         if not self.official:
@@ -287,3 +311,13 @@ class Rerenderer:
         array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
         sharding = NamedSharding(self._mesh, P()) if whole else batch_sharding(self._mesh)
         return jax.device_put(array, sharding)
+
+
+def _check_finite(checks: Sequence[tuple[str, jax.Array]]) -> None:
+    """Raises `InputError` that names the first thing whose flag is false; waits for all of them."""
+    for what, finite in checks:
+        if not bool(finite):
+            raise InputError(
+                f"{what} are not finite (NaN or overflow): the weights are damaged, or their numbers are too "
+                "large for the computation (try --dtype float32)."
+            )

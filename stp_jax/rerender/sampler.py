@@ -78,7 +78,7 @@ class Sampler:
 
         def step(
             state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
-        ) -> jax.Array:
+        ) -> tuple[jax.Array, jax.Array]:
             model = nnx.merge(graph, state)
             timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
             if guidance is None:
@@ -98,7 +98,8 @@ class Sampler:
                 prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
                 predicted, without = jax.lax.map(velocity_with, prompts)
                 velocity = without + guidance * (predicted - without)
-            return flow.euler_step(x, velocity, sigma, following)
+            x = flow.euler_step(x, velocity, sigma, following)
+            return x, jnp.isfinite(x).all()
 
         self._condition = jax.jit(condition, static_argnames=("latent_size", "batched_guidance"))
         self._step = jax.jit(step, donate_argnames="x", static_argnames="batched_guidance")
@@ -136,6 +137,7 @@ class Sampler:
         memory: jax.Array | None = None,
         batched_guidance: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
+        finite: list[jax.Array] | None = None,
     ) -> jax.Array:
         """Latents of the target, [B, F', H', W', C] float32.
 
@@ -149,12 +151,16 @@ class Sampler:
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
           batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
+          finite: after each step gets whether its latents are finite, a bool [] that is still being computed:
+            read after the last step, it does not keep the devices waiting.
         """
         x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x = self._step(
+            x, is_finite = self._step(
                 state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
             )
+            if finite is not None:
+                finite.append(is_finite)
         return x

@@ -234,3 +234,21 @@ def test_unfit_weights_are_refused(tmp_path, damage):
     break_it(folder)
     with pytest.raises(InputError, match=words):
         Rerenderer(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "message"),
+    [
+        ("_dit", "head", "the latents of step 1 of 3 are not finite"),
+        ("_vae", "encoder", "the source's latents are not finite"),
+        ("_vae", "decoder", "the pixels of the decoded video are not finite"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_an_error_that_says_where(model, monkeypatch, part, layer, message):
+    def spoil(path, leaf):
+        return leaf * jnp.nan if layer in jax.tree_util.keystr(path) else leaf
+
+    spoilt = jax.tree_util.tree_map_with_path(spoil, getattr(model, part).state())
+    monkeypatch.setattr(getattr(model, part), "_state", spoilt)
+    with pytest.raises(InputError, match=message):
+        model(*one(inputs(), 0))

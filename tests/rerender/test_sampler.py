@@ -50,7 +50,7 @@ def test_five_steps_equal_a_loop_in_float64(parts, guidance):
     conditioning = sampler.condition(
         state, views, x["text"], negative if guidance else None, latent_size=SIZE
     )
-    seen = []
+    seen, finite = [], []
     result = sampler.sample(
         state,
         x["noisy"],
@@ -59,9 +59,14 @@ def test_five_steps_equal_a_loop_in_float64(parts, guidance):
         flow.sampling_sigmas(STEPS, SHIFT),
         guidance=guidance,
         progress=lambda number, latents: seen.append(number),
+        finite=finite,
     )
     assert np.abs(np.asarray(result) - expected).max() < 1e-4 * np.abs(expected).max()
-    assert seen == list(range(STEPS))
+    assert seen == list(range(STEPS)) and all(finite)
+    # A step that overflows is told from those before it.
+    sigmas, flags = np.array([1, 0.5, np.inf, 0], np.float32), []
+    sampler.sample(state, x["noisy"], x["source"], conditioning, sigmas, guidance=guidance, finite=flags)
+    assert [bool(flag) for flag in flags] == [True, False, False]
 
 
 @pytest.mark.parametrize(
