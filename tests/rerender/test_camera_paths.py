@@ -1,0 +1,236 @@
+"""Which pose belongs to which frame, one lens for source and target, warnings about paths that look wrong.
+
+The files of tests/controls/cases/ are cameras that move from 0 to 1 m along their own z axis, without
+turning, in their own frame or in the world `W`; my_extrinsics_c2w.npy moves up, along its -y.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stp_jax import media
+from stp_jax.controls import cameras
+from stp_jax.controls.cameras import Cameras, Reading
+from stp_jax.errors import InputError
+from stp_jax.rerender.camera_paths import Shown, source_path, target_path, warnings
+from stp_jax.rerender.request import read_request
+from stp_jax.weights import native
+
+CASES = Path(__file__).parents[1] / "controls" / "cases"
+W = np.eye(4)
+W[:3, :3] = [[0.36, 0.48, -0.8], [-0.8, 0.6, 0], [0.48, 0.64, 0.6]]
+W[:3, 3] = [5, 2, 1]
+NOTES = native.SamplingNotes(17, 32, 32, 2, 1.0)
+OFFICIAL = native.SamplingNotes(81, 16, 16, 2, 1.0)
+
+
+def video(path, frames: int, height: int = 90, width: int = 160, fps: int = 20):
+    y, x = np.mgrid[:height, :width]
+    pictures = np.stack([np.stack([x + i, y, x], -1) for i in range(frames)]).astype(np.uint8)
+    media.write_video(path, pictures, fps)
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return {
+        "wide": video(folder / "wide.mp4", 20),
+        "120": video(folder / "120.mp4", 120, 16, 16),
+        "81": video(folder / "81.mp4", 81, 16, 16),
+        "150": video(folder / "150.mp4", 150, 16, 16),
+    }
+
+
+def request(videos, name="wide", notes=NOTES, **asked):
+    return read_request(notes, video=videos[name], animation_time="forward", **asked)
+
+
+def along_z(view) -> np.ndarray:
+    return view.c2w[:, 2, 3]
+
+
+# Lens -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["norm169.json", "px.json", "k33.json"])
+def test_source_and_target_have_one_lens_after_the_crop(videos, name):
+    path = CASES / name
+    made = request(videos, camera=str(path), source_cameras=path)
+    np.testing.assert_array_equal(made.source.intrinsics, made.target.intrinsics)
+    np.testing.assert_allclose(made.source.intrinsics, [[1.38889, 1.38889, 0.5, 0.5]] * 17, rtol=1e-5)
+    alone = request(videos, camera=str(path))
+    np.testing.assert_allclose(alone.target.intrinsics, made.target.intrinsics, rtol=1e-5)
+    assert {
+        "norm169.json": "intrinsics divided by width and height",
+        "px.json": "intrinsics in pixels of 1920 x 1080 (twice the principal point)",
+        "k33.json": "3 x 3 matrices in pixels of 1920 x 1080 (twice the principal point)",
+    }[name] in made.summary
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (32, 64), (48, 16)])
+def test_the_model_s_shape_gives_both_the_same_lens(videos, height, width):
+    notes = NOTES._replace(height=height, width=width)
+    made = request(videos, notes=notes, camera=str(CASES / "px.json"), source_cameras=CASES / "norm169.json")
+    np.testing.assert_allclose(made.source.intrinsics, made.target.intrinsics, rtol=1e-5)
+    fx, fy = made.source.intrinsics[0, :2] * [width, height]
+    np.testing.assert_allclose(fx, fy, rtol=1e-5)  # square pixels
+    # One side of the picture sees as much as that of 1920 x 1080, the other less.
+    seen = width / fx / (1920 / 1500), height / fy / (1080 / 1500)
+    np.testing.assert_allclose(max(seen), 1, rtol=1e-5)
+
+
+def test_a_preset_and_a_file_without_a_lens_have_the_source_s(videos):
+    for camera in ("orbit_left", str(CASES / "fwd_rel.npy")):
+        made = request(videos, camera=camera, source_cameras=CASES / "px.json")
+        np.testing.assert_array_equal(made.source.intrinsics, made.target.intrinsics)
+
+
+# Poses and frames -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["f81.npy", "f120.npy"])
+@pytest.mark.parametrize("name", ["81", "120", "150"])
+@pytest.mark.parametrize(("notes", "official"), [(NOTES, False), (OFFICIAL, True)])
+def test_one_file_has_the_same_poses_at_the_same_frames(videos, file, name, notes, official):
+    given = dict(camera=str(CASES / file), source_cameras=CASES / file, official=official)
+    made = request(videos, name, notes, **given)
+    np.testing.assert_array_equal(made.source.c2w, made.target.c2w)
+    assert f"its {file[1:-4]} poses: at the same frames as the source's" in made.summary
+    poses = int(file[1:-4])
+    if official:  # pose j is that of frame j
+        np.testing.assert_allclose(along_z(made.source), np.arange(81) / (poses - 1), atol=1e-6)
+    else:
+        shown = np.array(made.clip.source_frames)
+        np.testing.assert_allclose(along_z(made.source), shown / (int(name) - 1), atol=1e-6)
+        assert shown[-1] == min(int(name) - 1, 60)
+
+
+def test_a_target_with_a_pose_for_each_frame_of_the_video_has_them_at_these(videos):
+    made = request(videos, "120", OFFICIAL, camera=str(CASES / "f120.npy"), official=True)
+    np.testing.assert_allclose(along_z(made.target), np.arange(81) / 119, atol=1e-6)
+    assert "its 120 poses: one for each frame of the video, which has 120" in made.summary
+    made = request(videos, "150", OFFICIAL, camera=str(CASES / "f81.npy"), official=True)
+    np.testing.assert_allclose(along_z(made.target), np.arange(81) / 80, atol=1e-6)
+    assert "its 81 poses: one for each of the 81 frames of the new video" in made.summary
+    made = request(videos, "150", camera=str(CASES / "f120.npy"))
+    np.testing.assert_allclose(along_z(made.target), np.arange(17) / 16, atol=1e-6)
+    assert "its 120 poses: followed evenly over the 17 frames of the new video" in made.summary
+    made = request(videos, "150", camera=str(CASES / "fwd_rel.npy"))
+    np.testing.assert_allclose(along_z(made.target), np.arange(17) / 16, atol=1e-6)
+
+
+def path_of(count: int, motion_only: bool = False) -> cameras.CameraPath:
+    c2w = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
+    c2w[:, 2, 3] = np.arange(count)
+    lens = np.tile(cameras.default_intrinsics(), (count, 1))
+    return cameras.CameraPath("path.npy", Cameras(c2w, lens), "", None, motion_only)
+
+
+@pytest.mark.parametrize(
+    ("poses", "numbers", "of", "consecutive", "expected"),
+    [
+        (20, [0, 4, 9, 14, 19], 20, False, [0, 4, 9, 14, 19]),
+        (5, [0, 4, 9, 14, 19], 40, False, [0, 1, 2, 3, 4]),  # of the clip, which ends before the video
+        (79, [0, 4, 9, 14, 19], 40, False, [0, 8, 18, 28, 38]),  # two poses for each frame
+        (3, [0, 0, 1, 1, 2], 3, False, [0, 0, 1, 1, 2]),
+        (12, [2, 3, 4, 5, 6], 40, True, [2, 3, 4, 5, 6]),
+        (5, [2, 3, 4, 5, 6], 40, True, [0, 1, 2, 3, 4]),
+        (3, [0, 1, 2, 2, 2], 3, True, [0, 1, 2, 2, 2]),
+    ],
+)
+def test_poses_of_the_source(poses, numbers, of, consecutive, expected):
+    shown = Shown(np.array(numbers), of, consecutive)
+    placed = source_path(path_of(poses), shown)
+    np.testing.assert_allclose(placed.cameras.c2w[:, 2, 3], expected, atol=1e-5)
+    same = target_path(path_of(poses), shown, placed)
+    np.testing.assert_array_equal(same.cameras.c2w, placed.cameras.c2w)
+
+
+def test_too_few_poses_are_refused():
+    shown = Shown(np.array([0, 4, 9, 14, 19]), 20, False)
+    with pytest.raises(InputError, match="path.npy: 3 poses are too few; 5 frames need one each"):
+        source_path(path_of(3), shown)
+    with pytest.raises(InputError, match="path.npy: 3 poses are too few; 5 frames need one each"):
+        target_path(path_of(3), shown, None)
+    with pytest.raises(InputError, match="path.npy: 4 poses; frames 0 to 4 need one each"):
+        source_path(path_of(4), Shown(np.arange(5), 20, True))
+
+
+def test_files_of_motion_are_followed_pose_by_pose_by_official_models():
+    shown = Shown(np.arange(5), 40, True)
+    placed = target_path(path_of(12, motion_only=True), shown, None)
+    np.testing.assert_array_equal(placed.cameras.c2w[:, 2, 3], np.arange(5))
+
+
+# Axes -----------------------------------------------------------------------------------------------------
+
+
+def test_opengl_axes_are_read_by_option_and_warned_of_without(videos):
+    path = str(CASES / "opengl_c2w.npy")
+    given = dict(camera=path, source_cameras=path, camera_axes="opengl")
+    made = request(videos, **given)
+    np.testing.assert_allclose(along_z(made.target), np.linspace(0, 1, 17), atol=1e-6)
+    np.testing.assert_allclose(made.target.c2w[:, :3, :3], np.tile(np.eye(3), (17, 1, 1)), atol=1e-6)
+    assert "camera-to-world, OpenGL axes" in made.summary and "WARNING" not in made.summary
+    # The source's file in OpenCV's axes, this one not said to be in OpenGL's.
+    source = cameras.load(path, reading=Reading("opengl")).cameras
+    ours = videos["wide"].parent / "ours.npy"
+    np.save(ours, source.c2w)
+    made = request(videos, camera=path, source_cameras=ours)
+    assert "no frame of it looks where the source looked (its first looks 180 degrees away" in made.summary
+    assert "--camera_axes opengl" in made.summary
+    # The option for the target alone; and one for each.
+    for more in (
+        {"source_camera_axes": "opencv"},
+        {"source_camera_poses": "c2w", "source_camera_axes": "opencv"},
+    ):
+        made = request(videos, camera=path, source_cameras=ours, camera_axes="opengl", **more)
+        np.testing.assert_allclose(along_z(made.target), np.linspace(0, 1, 17), atol=1e-6)
+        assert "WARNING" not in made.summary
+    # Without the source's cameras.
+    made = request(videos, camera=path)
+    assert "every frame of it is 4.92 m or more away from every camera of the source" in made.summary
+    assert "looks where the source looked (its first looks 127 degrees" in made.summary
+    assert "relative to the source's first camera" in made.summary
+
+
+def test_a_name_never_inverts_a_path(videos):
+    path = CASES / "my_extrinsics_c2w.npy"
+    up = request(videos, camera=str(path), source_cameras=path)
+    np.testing.assert_allclose(up.target.c2w[:, 1, 3], -np.linspace(0, 1, 17), atol=1e-6)
+    assert "my_extrinsics_c2w.npy: camera-to-world, OpenCV axes, metres" in up.summary
+    official = request(videos, camera=str(path), source_cameras=path, official=True)
+    np.testing.assert_allclose(official.target.c2w, up.target.c2w)
+
+
+def test_w2c_is_read_by_option_and_as_the_official_release_names_it(videos, tmp_path):
+    c2w = W @ np.load(CASES / "fwd_rel.npy")
+    path = tmp_path / "clip_extrinsics.npy"
+    np.save(path, np.linalg.inv(c2w))
+    for given in ({"camera_poses": "w2c"}, {"official": True}):
+        made = request(videos, camera=str(path), source_cameras=path, **given)
+        np.testing.assert_allclose(along_z(made.target), np.linspace(0, 1, 17), atol=1e-6)
+        assert "world-to-camera" in made.summary
+    plain = request(videos, camera=str(path), source_cameras=path)
+    assert "SpaceTimePilot's files of such names are world-to-camera: say so" in plain.summary
+    forced = request(videos, camera=str(path), source_cameras=path, official=True, camera_poses="c2w")
+    np.testing.assert_allclose(forced.target.c2w, plain.target.c2w)
+
+
+def test_a_form_that_states_its_axes_has_no_others(tmp_path):
+    path = tmp_path / "camera_data.json"
+    path.write_text('{"cameras": {"extrinsic": {"camera_000": [[1,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]}}}')
+    with pytest.raises(InputError, match="Blender's axes.*leave out the option that its axes are opengl"):
+        cameras.read(path, 1, reading=Reading("opengl"))
+    assert len(cameras.read(path, 1, reading=Reading("opengl", inherited=True)).c2w) == 1
+
+
+def test_good_paths_are_not_warned_of():
+    still = cameras.preset("static", 5)
+    for move in ("orbit_left:170", "dolly_out:4", "pan_left:60", "spiral_right", "crane_up:3"):
+        assert warnings(still, cameras.preset(move, 5), 4.0, given_source=True) == [], move
+    away = cameras.preset("truck_left:1:30", 5)
+    (first, _) = warnings(still, away, 4.0, given_source=True)
+    assert "every frame of it is 30 m or more away" in first
