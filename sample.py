@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 
 from stp_jax.errors import exit_on_input_error
 from stp_jax.rerender import progress
-from stp_jax.rerender.flags import explain_choices, parse_flags
+from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
-from stp_jax.rerender.results import result_folder, write_plan, write_results, write_settings
+from stp_jax.rerender.results import PLAN, result_folder, write_plan, write_results, write_settings
 from stp_jax.rerender.takes import Asked, Takes, refuse_idle_flags
 from stp_jax.weights.native import SamplingNotes
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:  # JAX and the models are imported after all checks: mistakes,
     from stp_jax.rerender.rerenderer import Rerenderer
 
 ASSETS = Path(__file__).parent / "stp_jax" / "assets"
-PLAN = """source.png            the source as the model is given it
-  cameras_and_time.png  the camera path and the animation time"""
 EXAMPLE, EXAMPLE_CAMERAS = ASSETS / "example.mp4", ASSETS / "example_cameras.json"
 
 
@@ -62,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         print(request.summary)
         if flags.dry_run:
             write_plan(folder, request)
-            print(f"Dry run: nothing is computed. In {folder}:\n  {PLAN}")
+            print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
             return
         model = load_model(flags, notes)
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
@@ -130,20 +128,19 @@ def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> 
         )
 
 
-def next_steps(frames: int) -> str:
-    half, most, last = (frames - 1) // 2, 3 * (frames - 1) // 4, frames - 1
-    return f"""Try next:
-  python sample.py --camera spiral_right --animation_time reverse
-  python sample.py --camera dolly_in --animation_time "0:0, {half}:{half}, {most}:{half}, {last}:{last}"
-  python sample.py --video your_clip.mp4
-  python sample.py --list"""
+def interrupt(*_) -> None:
+    """Ends the run, and tries again after a while: in a callback of a library an interrupt is lost."""
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         main()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)

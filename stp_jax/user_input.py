@@ -28,6 +28,7 @@ from stp_jax.errors import InputError
 
 TEXT_BYTES = 16 << 20  # of a .json or a text: 50,000 poses
 ARRAY_BYTES = 64 << 20  # of an array, unpacked
+HEADER_BYTES = 1024  # of an array: type and shape take 128
 MOST_ROWS = 100_000  # frames of a file
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -167,7 +168,10 @@ def _array(file: Any, size: int) -> np.ndarray:
     """The array of a .npy of this number of bytes; its header is checked before anything is allocated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # headers of Python 2
-        version = np.lib.format.read_magic(file)
+        version, start = np.lib.format.read_magic(file), file.tell()
+        if int.from_bytes(file.read(2 if version == (1, 0) else 4), "little") > HEADER_BYTES:
+            raise ValueError("a header that is too long")
+        file.seek(start)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, columns_first, dtype = header[version](file)
     if dtype.kind not in "iuf":

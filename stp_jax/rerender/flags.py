@@ -205,3 +205,13 @@ def explain_choices() -> str:
 
 --animation_time FILE
   .json, .npy, .txt or .csv with the source frame that each frame shows; .txt and .csv may have keyframes."""
+
+
+def next_steps(frames: int) -> str:
+    """Commands to try after a run on a video of F frames."""
+    half, most, last = (frames - 1) // 2, 3 * (frames - 1) // 4, frames - 1
+    return f"""Try next:
+  python sample.py --camera spiral_right --animation_time reverse
+  python sample.py --camera dolly_in --animation_time "0:0, {half}:{half}, {most}:{half}, {last}:{last}"
+  python sample.py --video your_clip.mp4
+  python sample.py --list"""

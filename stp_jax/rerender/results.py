@@ -22,6 +22,10 @@ from stp_jax.errors import InputError
 from stp_jax.files import new_file
 from stp_jax.rerender.request import Request
 
+# The files of `write_plan`, to print.
+PLAN = """  source.png            the source as the model is given it
+  cameras_and_time.png  the camera path and the animation time"""
+
 
 @contextlib.contextmanager
 def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[Path]:

@@ -4,9 +4,12 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -18,7 +21,7 @@ from stp_jax import media
 from stp_jax.controls import animation_time, cameras
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
-from stp_jax.rerender import progress
+from stp_jax.rerender import progress, results
 from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
 from stp_jax.weights import native
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, write_tiny_model
@@ -169,6 +172,19 @@ BAD = {
     "--source_cameras {f}/nan.json": "nan.json: frame 3",
     "--source_cameras orbit_left": "orbit_left: no such file",
     "--source_cameras ''": "--source_cameras is empty",
+    "--camera nofile.txt": "nofile.txt: no such file",
+    "--camera {f}/times.txt": "times.txt: files of this type are not read; expected .json",
+    "--camera https://example.org/path.json": "is an address, and files are read from this machine",
+    "--camera arc_left": "unknown camera preset 'arc_left': did you mean orbit_left?",
+    "--camera orbit_left:40deg": "'40deg' is not a number: write orbit_left:40, in degrees",
+    "--camera orbit_left:1e30": "1e30 degrees are too many; at most 3600",
+    "--camera dolly_in:1e39": "camera 'dolly_in:1e39': frame 1: the pose has NaN, infinite or huge numbers",
+    "--camera crane_up:1e300:1e300": "the pose has NaN, infinite or huge numbers",
+    "--camera zoom_in:1e39": "a focal length of 1.07e+39 times the picture; at most 30",
+    "--camera zoom_out:1e300": "the focal lengths must be positive",
+    "--camera pan_left --distance 3": "--distance 3: the path of --camera pan_left does not depend on it",
+    "--camera {f}/path.json --camera_axes blender": "argument --camera_axes: invalid choice: 'blender'",
+    "--camera_axes opengl": "say how camera files are read, and none is given",
     # animation times
     "--animation_time bullet_tme": "unknown animation time preset 'bullet_tme': did you mean bullet_time",
     "--animation_time '0:0, 3:3, 2:1'": "keyframes out of order",
@@ -177,7 +193,15 @@ BAD = {
     "--animation_time '0:0, 4'": "'4' is not a keyframe",
     "--animation_time bullet_time:9": "time 9 is outside the source, 0 to 4",
     "--animation_time {f}/times.txt": "times.txt: frame 3: time 9 is outside",
+    "--animation_time bullet_time:2.5s": "'2.5s' is not a number; only bullet_time takes a number, a source",
+    "--animation_time freeze": "unknown animation time preset 'freeze': did you mean bullet_time?",
+    "--animation_time slowmo.txt": "slowmo.txt: no such file",
+    "--animation_time http://example.org/a.csv": "is an address",
     # flags
+    "--time bullet_time": "unknown flag 'time': did you mean animation_time?",
+    "--cfg 3": "unknown flag 'cfg': did you mean guidance?",
+    "--prompt dog": "takes no text; leave it out",
+    "--tiled": "--tiled has no effect: pictures of 32 x 32 fit in one tile",
     "--camra orbit_left": "unknown flag 'camra': did you mean camera",
     "--cam orbit_left": "unknown flag 'cam'",
     "clip.mp4": "unexpected argument 'clip.mp4': a video is given as --video",
@@ -236,6 +260,73 @@ def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(f"{GOOD} --out mine")
     assert not (tmp_path / "mine").exists()
+
+
+def test_a_dry_run_shows_what_would_be_made_without_jax(tmp_path, files):
+    code = (
+        "import sys, runpy, time; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('JAX' if 'jax' in sys.modules else 'quick', time.process_time() < 3)"
+    )
+    words = ["--weights", files / "weights", "--video", files / "clip.mp4", "--camera", files / "path.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(SCRIPT), *map(str, words), "--dry_run"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+    )
+    assert done.returncode == 0 and done.stdout.endswith("quick True\n"), done
+    folder = Path("outputs/clip_path_bullet_time_dry_run")
+    for said in (
+        "20 frames at 10 fps, 64 x 36 -> 5 frames",
+        "its 5 poses: one for each of the 5 frames of the new video",
+        f"In {folder}:",
+    ):
+        assert said in done.stdout
+    assert {path.name for path in (tmp_path / folder).iterdir()} == {"source.png", "cameras_and_time.png"}
+    with Image.open(tmp_path / folder / "source.png") as sheet:
+        assert sheet.width > 5 * SIZE and sheet.height >= SIZE
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path, seconds):
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--video", tmp_path / "none.mp4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) in (
+        (130, "\nStopped.\n"),
+        (2, f"error: {tmp_path}/none.mp4: there is no such file\n"),  # a fast machine
+    ), err
+
+
+def test_a_disk_that_fills_is_one_line_that_says_what_is_there(files, tmp_path):
+    """As by a limit of a file's size, 64 kB, which is reached by one of the files."""
+    made = request(files)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        for name, write in (
+            ("cameras_and_time.png", lambda: results.write_plan(folder, made)),
+            (
+                "settings.json",
+                lambda: results.write_settings(folder / "settings.json", {"prompt": "x" * 90_000}, made),
+            ),
+        ):
+            with pytest.raises(InputError, match=f"{name} .*: File too large. Written before: source.png in"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in folder.iterdir()} == {"source.png"}
 
 
 def test_progress_bar_shows_every_part_of_the_work(capsys):
