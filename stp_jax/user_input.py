@@ -75,6 +75,12 @@ def short(text: str, most: int = 80) -> str:
     return repr(text if len(text) <= most else f"{text[: most - 20]} ... {text[-15:]}")
 
 
+def shown(path: str | os.PathLike) -> str:
+    """A path as it is, for a message; one that would not be a line of text as `short` has it."""
+    text = str(path)
+    return text if text.isprintable() and len(text) <= 500 else short(text)
+
+
 def number(text: str) -> float | None:
     """The finite number that `text` spells, or None."""
     try:
@@ -117,14 +123,18 @@ def load(
         `file_types`.
     """
     if _URL.match(str(path)):
-        raise InputError(f"{path}: is an address, and files are read from this machine: download it first")
+        raise InputError(
+            f"{shown(path)}: is an address, and files are read from this machine: download it first"
+        )
     path = Path(path)
     kind = path.suffix.lower()
     try:
         size = _size(path, file_types)
         if kind not in (".npy", ".npz"):
             if size > text_bytes:
-                raise InputError(f"{path}: {size:,} bytes are too many; at most {text_bytes:,} are read")
+                raise InputError(
+                    f"{shown(path)}: {size:,} bytes are too many; at most {text_bytes:,} are read"
+                )
             text = path.read_text(encoding="utf-8-sig")
             return json.loads(text) if kind == ".json" else text
         with path.open("rb") as file:
@@ -132,31 +142,33 @@ def load(
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not a text in UTF-8") from error
+        raise InputError(f"{shown(path)}: is not a text in UTF-8") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: broken or truncated JSON ({error})") from error
+        raise InputError(f"{shown(path)}: broken or truncated JSON ({error})") from error
     except _TooLarge as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{shown(path)}: {error}") from error
     except _DAMAGED as error:
-        raise InputError(f"{path}: is not a valid {kind} file; it may be truncated") from error
+        raise InputError(f"{shown(path)}: is not a valid {kind} file; it may be truncated") from error
 
 
 def _size(path: Path, file_types: tuple[str, ...]) -> int:
     """Bytes of a file that can be read; raises `InputError` for what is none."""
     expected = f"expected {', '.join(file_types)}"
     if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder; {expected.replace('expected', 'expected a file of type')}")
+        raise InputError(
+            f"{shown(path)}: is a folder; {expected.replace('expected', 'expected a file of type')}"
+        )
     if not os.path.exists(path):
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{shown(path)}: no such file")
     if not os.path.isfile(path):
-        raise InputError(f"{path}: is not a file")
+        raise InputError(f"{shown(path)}: is not a file")
     if path.suffix.lower() not in file_types:
-        raise InputError(f"{path}: files of this type are not read; {expected}")
+        raise InputError(f"{shown(path)}: files of this type are not read; {expected}")
     size = os.path.getsize(path)
     if not size:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{shown(path)}: the file is empty")
     return size
 
 

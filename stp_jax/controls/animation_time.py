@@ -92,8 +92,8 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
             value = user_input.number(numbers[0])
             if name == "bullet_time" and len(numbers) == 1 and value is None:
                 raise InputError(
-                    f"{where}: {numbers[0]!r} is not a number; only bullet_time takes a number, a source "
-                    f"frame counted from 0 to {frames - 1} (not seconds), as bullet_time:3"
+                    f"{where}: {user_input.short(numbers[0], 40)} is not a number; only bullet_time takes a "
+                    f"number, a source frame counted from 0 to {frames - 1} (not seconds), as bullet_time:3"
                 )
             if name != "bullet_time" or len(numbers) > 1 or value is None:
                 raise InputError(f"{where}: only bullet_time takes a number, as bullet_time:3")

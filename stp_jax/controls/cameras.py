@@ -78,6 +78,7 @@ def preset(
     """
     if not 0 < distance < np.inf:
         raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
+    where = f"camera {user_input.short(spec)}"
     name, *texts = [part.strip() for part in spec.split(":")]
     if name not in MOVES:
         raise user_input.unknown("camera preset", name, PRESETS, ELSEWHERE)
@@ -85,16 +86,17 @@ def preset(
     zoom = chosen.unit == "factor"
     if len(texts) > (2 if chosen.unit else 0):
         form = f"{name}:amount:start" if chosen.unit else name
-        raise InputError(f"camera {spec!r}: too many numbers; the longest form is {form}")
+        raise InputError(f"{where}: too many numbers; the longest form is {form}")
     amount = chosen.amount * (distance if chosen.unit == "metres" else 1)
     values = [amount, 1.0 if zoom else 0.0]
     for i, text in enumerate(texts):
         value = user_input.number(text)
         if value is None or (zoom and value <= 0):
             unit = f": write {name}:{chosen.amount:g}, in {chosen.unit}" if not zoom else ""
-            raise InputError(f"camera {spec!r}: {text!r} is not a {'positive ' if zoom else ''}number{unit}")
+            kind = "positive number" if zoom else "number"
+            raise InputError(f"{where}: {user_input.short(text, 40)} is not a {kind}{unit}")
         if chosen.unit == "degrees" and abs(value) > MOST_DEGREES:
-            raise InputError(f"camera {spec!r}: {text} degrees are too many; at most {MOST_DEGREES:g}")
+            raise InputError(f"{where}: {value:g} degrees are too many; at most {MOST_DEGREES:g}")
         values[i] = value
     amount, start = values
     progress = np.linspace(0, 1, frames)
@@ -108,8 +110,8 @@ def preset(
         path = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
     if zoom and not (lens[:, :2] <= 30).all():
         longest = lens[:, :2].max()
-        raise InputError(f"camera {spec!r}: a focal length of {longest:.3g} times the picture; at most 30")
-    check(*path, frames, f"camera {spec!r}")
+        raise InputError(f"{where}: a focal length of {longest:.3g} times the picture; at most 30")
+    check(*path, frames, where)
     return path
 
 

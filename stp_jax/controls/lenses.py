@@ -14,6 +14,7 @@ SIZE_NAMES = (("width", "height"), ("w", "h"))  # of a file's fields
 
 _LONGEST = 30.0  # focal lengths over the picture's size: a field of view of 2 degrees
 _FARTHEST = 2.0  # of a principal point from the corner, over the picture's size
+_DIVIDE = "Divide fx, fy, cx, cy by width, height, width, height"
 # A principal point this near to the middle of the video's picture is measured in that picture.
 _NEAR_MIDDLE = 0.05
 
@@ -70,7 +71,8 @@ def read(
     whole = user_input.numbers(value)
     if whole is not None and whole.shape in ((4,), (3, 3)):
         value = [whole] * frames
-    first = user_input.numbers(value[0]) if isinstance(value, (list, np.ndarray)) and len(value) else None
+    listed = value.ndim > 0 if isinstance(value, np.ndarray) else isinstance(value, list)
+    first = user_input.numbers(value[0]) if listed and len(value) else None
     matrices = first is not None and first.shape == (3, 3)
     rows = user_input.table(value, (3, 3) if matrices else (4,), where)
     if len(rows) != frames:
@@ -81,37 +83,36 @@ def read(
     if matrices:
         rows = _of_matrices(rows, where)
     form = "3 x 3 matrices" if matrices else "intrinsics"
-    focal, centre = rows[:, :2], rows[:, 2:]
-    _refuse(where, (focal <= 0).any(1), "the focal lengths must be positive")
-    pixels = (centre > _FARTHEST).all(1)
-    if not pixels.any():
-        _refuse(
-            where,
-            (focal > _LONGEST).any(1) | (np.abs(centre) > _FARTHEST).any(1),
-            "neither divided by width and height nor in pixels. "
-            "Divide fx, fy, cx, cy by width, height, width, height",
-        )
+    _refuse(where, (rows[:, :2] <= 0).any(1), "the focal lengths must be positive")
+    if not (rows[:, 2:] > _FARTHEST).all(1).any():
+        _check_fit(rows, where, f"neither divided by width and height nor in pixels. {_DIVIDE}")
         return Lens(rows, f"{form} divided by width and height")
+    rows, size = _of_pixels(rows, where, stated, video)
+    return Lens(rows, f"{form} in pixels of {size}")
+
+
+def _of_pixels(
+    rows: np.ndarray, where: str, stated: tuple[float, float] | None, video: tuple[int, int] | None
+) -> tuple[np.ndarray, str]:
+    """Intrinsics in pixels, divided by the picture's size; and this size, to print."""
+    pixels = (rows[:, 2:] > _FARTHEST).all(1)
     most = bool(pixels.mean() > 0.5)
-    odd = np.zeros(frames, bool) if pixels.all() else np.logical_xor(pixels, most)
-    _refuse(
-        where,
-        odd,
-        f"{'not ' if most else ''}in pixels, unlike other frames. "
-        "Divide fx, fy, cx, cy by width, height, width, height",
-    )
-    width, height, from_where = _picture(centre, where, stated, video)
+    odd = np.zeros(len(rows), bool) if pixels.all() else np.logical_xor(pixels, most)
+    _refuse(where, odd, f"{'not ' if most else ''}in pixels, unlike other frames. {_DIVIDE}")
+    width, height, whence = _picture(rows[:, 2:], stated, video)
+    size = f"{width:g} x {height:g} ({whence})"
     rows = rows / np.array([width, height, width, height])
-    _refuse(
-        where,
-        (rows[:, :2] > _LONGEST).any(1) | (np.abs(rows[:, 2:]) > _FARTHEST).any(1),
-        f"do not fit a picture of {width:g} x {height:g} pixels ({from_where})",
-    )
-    return Lens(rows, f"{form} in pixels of {width:g} x {height:g} ({from_where})")
+    _check_fit(rows, where, f"do not fit a picture of {size}")
+    return rows, size
+
+
+def _check_fit(rows: np.ndarray, where: str, message: str) -> None:
+    """Refuses what cannot be intrinsics divided by width and height."""
+    _refuse(where, (rows[:, :2] > _LONGEST).any(1) | (np.abs(rows[:, 2:]) > _FARTHEST).any(1), message)
 
 
 def _picture(
-    centre: np.ndarray, where: str, stated: tuple[float, float] | None, video: tuple[int, int] | None
+    centre: np.ndarray, stated: tuple[float, float] | None, video: tuple[int, int] | None
 ) -> tuple[float, float, str]:
     """Width and height of the picture that intrinsics in pixels belong to, and whence they are known."""
     if stated is not None:

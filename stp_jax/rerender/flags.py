@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from stp_jax import user_input
 from stp_jax.command_line import Parser, number
@@ -32,7 +34,28 @@ ELSEWHERE = {
 def parse_flags(argv: list[str], description: str | None = None) -> argparse.Namespace:
     """The flags by name. Raises `InputError` for an unknown flag or an impossible value."""
     parser = Parser(prog="sample.py", description=description)
-    add = parser.add_argument_group("what to re-render").add_argument
+    for group, add_flags in (
+        ("what to re-render", _add_what),
+        ("how", _add_controls),
+        ("sampling", _add_sampling),
+        ("size and memory", _add_size),
+        ("results", _add_results),
+    ):
+        add_flags(parser.add_argument_group(group).add_argument)
+    flags, extra = parser.parse_known_args(argv)
+    if extra and extra[0].startswith("-"):
+        known = [action.dest for action in parser._actions]
+        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known, ELSEWHERE)
+    if extra:
+        raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
+    for name, value in vars(flags).items():
+        # An unset variable of a shell must not mean the default; an empty prompt is a prompt.
+        if value == "" and name not in ("prompt", "negative_prompt"):
+            raise InputError(f"--{name} is empty (see --help)")
+    return flags
+
+
+def _add_what(add: Callable[..., Any]) -> None:
     add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
     add("--start", type=number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
     add(
@@ -53,7 +76,9 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         metavar="DEGREES",
         help="field of view across the shorter side of the picture, where no file has the intrinsics (50)",
     )
-    add = parser.add_argument_group("how").add_argument
+
+
+def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--camera",
         metavar="MOVE",
@@ -93,6 +118,9 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         choices=camera_files.POSES,
         help="of --source_cameras, where they differ from --camera_poses",
     )
+
+
+def _add_sampling(add: Callable[..., Any]) -> None:
     add(
         "--seed",
         type=number(0, 2**32 - 1, int),
@@ -121,7 +149,9 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
     )
     add("--vae", metavar="PATH", help="weights of the VAE (beside the others)")
     add("--text_encoder", metavar="PATH", help="weights of the text encoder (beside the others)")
-    add = parser.add_argument_group("size and memory").add_argument
+
+
+def _add_size(add: Callable[..., Any]) -> None:
     add("--frames", type=number(1, 10_000, int), help="of the new video, 4n + 1 (as the weights say)")
     add(
         "--size",
@@ -141,7 +171,9 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         help="run the VAE in the official tiles, slower: to match official videos",
     )
     add("--dtype", choices=("bfloat16", "float32"), help="of the computation (bfloat16, on a CPU float32)")
-    add = parser.add_argument_group("results").add_argument
+
+
+def _add_results(add: Callable[..., Any]) -> None:
     add("--out", metavar="FOLDER", help="a new or empty one (outputs/<clip>_<camera>_<animation time>)")
     add(
         "--scale",
@@ -149,27 +181,13 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         help="enlarges the videos; 1 is the model's own size (3 for small ones)",
     )
     add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
-    parser.add_argument(
+    add(
         "--dry_run",
         action="store_true",
         help="everything but the model: how files are read, the camera path and the animation time, and the "
         "source as it is cropped",
     )
-    parser.add_argument(
-        "--list", action="store_true", help="explain every camera move, animation time and file, and exit"
-    )
-
-    flags, extra = parser.parse_known_args(argv)
-    if extra and extra[0].startswith("-"):
-        known = [action.dest for action in parser._actions]
-        raise user_input.unknown("flag", extra[0].lstrip("-").split("=")[0], known, ELSEWHERE)
-    if extra:
-        raise InputError(f"unexpected argument {extra[0]!r}: a video is given as --video FILE (see --help)")
-    for name, value in vars(flags).items():
-        # An unset variable of a shell must not mean the default; an empty prompt is a prompt.
-        if value == "" and name not in ("prompt", "negative_prompt"):
-            raise InputError(f"--{name} is empty (see --help)")
-    return flags
+    add("--list", action="store_true", help="explain every camera move, animation time and file, and exit")
 
 
 def explain_choices() -> str:

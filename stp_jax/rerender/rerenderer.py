@@ -105,10 +105,8 @@ class Rerenderer:
         size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
 
-        if tiled and all(cells <= tile for cells, tile in zip(self._latent_size()[1:], TILE, strict=True)):
-            raise InputError(
-                f"--tiled has no effect: pictures of {size[2]} x {size[1]} fit in one tile; leave it out."
-            )
+        if tiled:
+            self._check_tiles()
 
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
@@ -123,6 +121,11 @@ class Rerenderer:
             tiled=tiled,
             finish=to_official_pixels if self.official else to_pixels,
         )
+
+    def _check_tiles(self) -> None:
+        if all(cells <= tile for cells, tile in zip(self._latent_size()[1:], TILE, strict=True)):
+            size = f"{self.notes.width} x {self.notes.height}"
+            raise InputError(f"--tiled has no effect: pictures of {size} fit in one tile; leave it out.")
 
     @property
     def device(self) -> str:

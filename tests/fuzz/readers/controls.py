@@ -1,0 +1,179 @@
+"""Readers of what a user directs with: camera files, clocks, and the files of numbers behind both."""
+
+import io
+import json
+import random
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.fuzz import mutators
+from tests.fuzz.inputs import Reader, Seed
+
+F = 9
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _npz(compressed: bool, **arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy_header(data: bytes, draw: random.Random) -> bytes:
+    """Writes another type, shape, order, or anything else into the header of a .npy."""
+    if len(data) < 10 or not data.startswith(b"\x93NUMPY"):
+        return mutators.set_bytes(data, draw)
+    length = int.from_bytes(data[8:10], "little")
+    header, rest = data[10 : 10 + length].decode("latin-1"), data[10 + length :]
+    types = ("<f4", ">f8", "<i1", "|b1", "|O", "<U99999999", "<c16", "<f2", "|V8", "<M8[s]", "<f16", "", "x")
+    shapes = ("()", "(-1,)", "(0, 4, 4)", "(9,)", "(9, 16)", "(3, 4, 4)", f"({10**12}, 4, 4)", f"({10**30},)")
+    changes = (
+        lambda: re.sub(r"'descr': '[^']*'", f"'descr': '{draw.choice(types)}'", header),
+        lambda: re.sub(
+            r"\([^)]*\)", draw.choice((*shapes, "(1.5,)", "7", "(((", "[9, 4, 4]", "(9L,)")), header
+        ),
+        lambda: header.replace("False", draw.choice(("True", "None", "0", "'"))),
+        lambda: header.replace(draw.choice(("descr", "shape", "fortran_order", "'", ":", "}", ",")), "", 1),
+        lambda: draw.choice(("(" * 900, "{" * 900, "'" * 3, "\0", "9" * 900, "-" * 900, "{}", "lambda: 0")),
+    )
+    new = draw.choice(changes)().encode("latin-1")
+    return data[:8] + struct.pack("<H", min(len(new), 65535)) + new + rest
+
+
+def zip_members(data: bytes, draw: random.Random) -> bytes:
+    """Puts other content into an archive: a mutated array, many members, zeros that unpack to 100 MB."""
+    buffer = io.BytesIO()
+    arrays = {"c2w": _npy(np.tile(np.eye(4), (F, 1, 1))), "intrinsics": _npy(np.array([1, 1, 0.5, 0.5]))}
+    kind = draw.randrange(5)
+    with zipfile.ZipFile(buffer, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        for name, content in arrays.items():
+            if kind < 3:
+                content = draw.choice((npy_header, *mutators.BYTES))(content, draw)
+            archive.writestr(f"{name}.npy", content)
+        if kind == 3:
+            archive.writestr(draw.choice(("width.npy", "c2w.npy", "w.npy", "a")), _npy(np.arange(3)))
+        if kind == 4:
+            for i in range(draw.choice((3, 300, 3000))):
+                archive.writestr(f"{i}.npy", b"")
+    return buffer.getvalue()
+
+
+def _poses() -> list:
+    from stp_jax.controls import cameras
+
+    return cameras.preset("spiral_left:40:-20", F).c2w.astype(float).tolist()
+
+
+def _camera_json_seeds(work: Path) -> list[Seed]:
+    c2w = _poses()
+    matrix = [[1500, 0, 960], [0, 1500, 540], [0, 0, 1]]
+    named = {f"camera_{i:03d}": pose for i, pose in enumerate(c2w)}
+    rows = "[1 0 0 0] [0 1 0 0] [0 0 1 0] [100 200 300 1] "
+    contents = [
+        {"c2w": c2w},
+        {"c2w": c2w, "intrinsics": [1.0, 1.0, 0.5, 0.5]},
+        {"c2w": c2w, "intrinsics": [[1500, 1500, 960, 540]] * F, "width": 1920, "height": 1080},
+        {"c2w": c2w, "intrinsics": [matrix] * F, "w": 1920, "h": 1080},
+        {"convention": "opencv w2c, metres", "cameras": {"extrinsic": named}},
+        {"cameras": {"extrinsic": named}},
+        {f"frame{i}": {"cam01": rows, "cam05": rows} for i in range(F)},
+    ]
+    return [Seed({"a.json": json.dumps(one).encode()}, "a.json", mutators.JSON) for one in contents]
+
+
+def _camera_array_seeds(work: Path) -> list[Seed]:
+    c2w, lens = np.array(_poses()), np.array([1.0, 1, 0.5, 0.5])
+    arrays = (*mutators.BYTES, npy_header, npy_header, npy_header)
+    archives = (*mutators.BYTES, zip_members, zip_members)
+    return [
+        Seed({"a.npy": _npy(c2w)}, "a.npy", arrays),
+        Seed({"a_extrinsics.npy": _npy(c2w.astype(np.float32))}, "a_extrinsics.npy", arrays),
+        Seed({"a.npz": _npz(False, c2w=c2w, intrinsics=lens)}, "a.npz", archives),
+        Seed({"a.npz": _npz(True, c2w=c2w, width=np.array(19), height=np.array(10))}, "a.npz", archives),
+    ]
+
+
+def _read_cameras(folder: Path) -> None:
+    """As for the source and for the target: with each option, and with a camera chosen."""
+    from stp_jax.controls import cameras
+    from stp_jax.errors import InputError
+
+    (path,) = folder.iterdir()
+    errors, read = [], False
+    for reading in (
+        cameras.Reading(video=(90, 160)),
+        cameras.Reading("opengl", "w2c"),
+        cameras.Reading(official=True),
+    ):
+        for name in (path, f"{path}:cam05"):
+            try:
+                cameras.parse(name, F, reference=np.eye(4), source="source.npz", reading=reading)
+                cameras.read(name, 3, reading=reading)
+                read = True
+            except InputError as error:
+                errors.append(error)
+    if not read:
+        raise errors[0]
+
+
+def _clock_seeds(work: Path) -> list[Seed]:
+    times = [i * 0.75 for i in range(F)]
+    keys = ", ".join(f"{i}:{i / 2}" for i in range(0, F, 2))
+    array = (*mutators.BYTES, npy_header, npy_header)
+    return [
+        Seed({"a.npy": _npy(np.array(times))}, "a.npy", array),
+        Seed({"a.json": json.dumps(times).encode()}, "a.json", mutators.JSON),
+        Seed({"a.json": json.dumps({"animation_time": times}).encode()}, "a.json", mutators.JSON),
+        Seed({"a.txt": "\n".join(map(str, times)).encode()}, "a.txt", mutators.TEXT),
+        Seed({"a.csv": ", ".join(map(str, times)).encode()}, "a.csv", mutators.TEXT),
+        Seed({"a.csv": keys.replace(", ", "\n").encode()}, "a.csv", mutators.TEXT),
+    ]
+
+
+def _read_clock(folder: Path) -> None:
+    from stp_jax.controls.animation_time import curve
+
+    (path,) = folder.iterdir()
+    times = curve(path, F)
+    assert np.all((times >= 0) & (times <= F - 1))
+
+
+def _spec_seeds(work: Path) -> list[Seed]:
+    cameras = ("orbit_left:30:-15", "dolly_in:1.5", "zoom_in:2:0.5", "static", "pan_left")
+    clocks = ("0:0, 4:4, 6:4, 8:8", "bullet_time:3", "zigzag", "official:zigzag_0_10_0")
+    texts = [
+        f"{kind}\n{text}".encode()
+        for kind, all_of in (("camera", cameras), ("clock", clocks))
+        for text in all_of
+    ]
+    return [Seed({"spec": text}, "spec", mutators.TEXT) for text in texts]
+
+
+def _read_spec(folder: Path) -> None:
+    """A camera and an animation time as they are written on a command line."""
+    from stp_jax.controls import cameras
+    from stp_jax.official import time_patterns
+
+    kind, _, text = (folder / "spec").read_bytes().decode("utf-8", "surrogateescape").partition("\n")
+    if kind == "clock":
+        assert np.all(np.isfinite(time_patterns.curve(text, 81)))
+    else:
+        path = cameras.parse(text, F)
+        cameras.check(path.c2w, path.intrinsics, F, "preset")
+
+
+READERS = [
+    Reader("camera_json", _camera_json_seeds, _read_cameras),
+    Reader("camera_arrays", _camera_array_seeds, _read_cameras),
+    Reader("clocks", _clock_seeds, _read_clock),
+    Reader("camera_and_clock_texts", _spec_seeds, _read_spec),
+]
