@@ -62,15 +62,16 @@ class CameraPaths:
         asked, (height, width) = self._asked, self._video
         fov = lenses.FOV if asked.fov is None else asked.fov
         lens = cameras.default_intrinsics(fov, aspect=width / height)
-        view = f", with a field of view of {fov:g} degrees" if self._model.lens else ""
+        view = f"a field of view of {fov:g} degrees"
         if not asked.source_cameras:
+            view = f", with {view}" if self._model.lens else ""
             self.lines.append(f"Its camera: taken to stand still{view}")
             return cameras.preset("static", len(self._shown.numbers), intrinsics=lens)
         path = cameras.load(asked.source_cameras, intrinsics=lens, reading=self._source_reading)
         if path.lens and asked.fov is not None:
             raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
         self._file = source_path(path, self._shown)
-        self.lines.append(f"Its camera: {self._file.summary}{'' if path.lens else view}")
+        self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
         return self._file.cameras
 
     def target(self, source: Cameras) -> Cameras:
@@ -87,9 +88,24 @@ class CameraPaths:
             self._from_file = not whole.motion_only
             reference = None if self._file is None else world
             path = cameras.seen_from(whole, file.cameras, reference, asked.source_cameras)
-            lens = "" if whole.lens else ": the source's"
-            self.lines.append(f"New camera: {file.summary}{lens}")
+            self.lines += [f"New camera: {file.summary}", *self._about_lens(whole, "the source's")]
         return path
+
+    def _about_lens(self, path: CameraPath, otherwise: str) -> list[str]:
+        """How the lens of a file was read; `otherwise` is what is taken where it has none."""
+        if not self._model.lens:
+            return [f"  its lens: not used, {self._model.title} is given poses alone"] if path.lens else []
+        if not path.lens:
+            return [f"  its lens: not in the file, {otherwise}"]
+        lines, (height, width) = [f"  its lens: {path.lens}"], self._video
+        fx, fy = path.cameras.intrinsics[0, :2]
+        if not 0.98 < fx * width / (fy * height) < 1.02:
+            lines.append(
+                f"WARNING: {Path(path.where).name}: by its lens the pixels of this video, {width} x {height}, "
+                f"are not square: fx is {fx:.4g} of the width, fy {fy:.4g} of the height.\n"
+                "  Are its intrinsics those of a picture of another shape?"
+            )
+        return lines
 
     def remarks(self, source: View, target: View) -> list[str]:
         """The rest of the lines to print: animation time, lenses, and what looks wrong.
@@ -157,10 +173,7 @@ def _check_count(path: CameraPath, poses: int, frames: int) -> None:
 
 
 def _placed(path: CameraPath, places: np.ndarray, which: str) -> Placed:
-    summary = (
-        f"{Path(path.where).name}: {path.form}\n  its {len(path.cameras.c2w)} poses: {which}"
-        f"\n  its lens: {path.lens or 'not in the file'}"
-    )
+    summary = f"{Path(path.where).name}: {path.form}\n  its {len(path.cameras.c2w)} poses: {which}"
     places = np.asarray(places, np.float64)
     return Placed(path, places, cameras.at(path.cameras, places), summary)
 

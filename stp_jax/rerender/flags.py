@@ -36,8 +36,8 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
     parser = Parser(prog="sample.py", description=description)
     for group, add_flags in (
         ("what to re-render", _add_what),
-        ("how", _add_controls),
-        ("sampling", _add_sampling),
+        ("camera and time", _add_controls),
+        ("model and sampling", _add_sampling),
         ("size and memory", _add_size),
         ("results", _add_results),
     ):

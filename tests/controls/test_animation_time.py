@@ -217,6 +217,38 @@ def test_other_contents_are_refused(tmp_path, name, text, message):
         curve(tmp_path / name, F)
 
 
+def test_clocks_of_megabytes_are_refused_at_once(tmp_path):
+    path = tmp_path / "clock.csv"
+    path.write_text("0, " * 3_500_000)
+    with pytest.raises(InputError, match="clock.csv: 10,500,000 bytes are too many"):
+        curve(path, F)
+    keys = ", ".join(f"{i}:0" for i in range(200_000))
+    with pytest.raises(InputError, match="200,000 keyframes are too many") as error:
+        curve(keys, F)
+    assert len(str(error.value)) < 300
+    path.write_text(",".join(f"{i}:0" for i in range(19_000)))  # in no more than linear time
+    assert len(curve(path, 19_000)) == 19_000
+    with pytest.raises(InputError, match="keyframe 17:0 is outside this video, frames 0 to 16$"):
+        curve(path, F)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bullet_time:2.5s", "'2.5s' is not a number.*a source frame counted from 0 to 16 .not seconds."),
+        ("freeze", "did you mean bullet_time"),
+        ("boomerang", "did you mean zigzag"),
+        ("nofile.txt", "nofile.txt: no such file"),
+        ("clock.xlsx", "clock.xlsx: no such file"),
+        ("https://example.org/clock.csv", "is an address.*download it first"),
+        ("0:0, 1e300:1", "keyframe 1e.300:1 is outside"),
+    ],
+)
+def test_what_was_meant_is_said(spec, message):
+    with pytest.raises(InputError, match=message):
+        curve(spec, F)
+
+
 # Training warps -------------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,34 @@ def test_bad_preset_is_refused(spec, message):
         cameras.parse(spec, F)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dolly_in:1e39", "camera 'dolly_in:1e39': frame 1: the pose has NaN, infinite or huge numbers"),
+        ("truck_left:1:1e300", "frame 0: the pose has NaN, infinite or huge numbers"),
+        ("orbit_left:1e9", "1e.09 degrees are too many; at most 3600"),
+        ("zoom_in:1e39", "a focal length of .* times the picture; at most 30"),
+        ("zoom_out:1e300", "the focal lengths must be positive"),
+        ("arc_left", "did you mean orbit_left"),
+        ("Translate-Up", "did you mean crane_up"),
+        ("orbit_left:40deg", "'40deg' is not a number: write orbit_left:40, in degrees"),
+        ("nofile.txt", "nofile.txt: no such file"),
+        ("https://example.org/path.json", "is an address.*download it first"),
+    ],
+)
+def test_presets_are_checked_as_files_are_and_what_was_meant_is_said(spec, message):
+    with pytest.raises(InputError, match=message):
+        cameras.parse(spec, F)
+
+
+def test_names_known_elsewhere_lead_to_presets():
+    from stp_jax.controls.moves import ELSEWHERE
+
+    assert set(ELSEWHERE.values()) <= {*cameras.PRESETS, "source"} and not set(ELSEWHERE) & set(
+        cameras.PRESETS
+    )
+
+
 @pytest.mark.parametrize("distance", [0.0, -1.0, np.nan, np.inf])
 def test_bad_distance_is_refused(distance):
     with pytest.raises(InputError, match="distance"):
@@ -372,6 +400,17 @@ def test_resampled_rotations_lie_on_the_arc_between_their_neighbours():
     zoom = cameras.resample(cameras.preset("zoom_in", 2), 3)
     np.testing.assert_allclose(zoom.intrinsics[1], zoom.intrinsics[[0, 2]].mean(0), rtol=1e-6)
     assert len(cameras.resample(cameras.preset("static", 1), 4).c2w) == 4
+
+
+def test_paths_of_mirrored_worlds_and_of_half_turns_are_interpolated():
+    """Left-handed poses until they are relative; and two poses that face each other."""
+    path, fine = (cameras.preset("orbit_left:80", frames) for frames in (5, 9))
+    mirror = np.diag([-1.0, 1, 1, 1]).astype(np.float32)
+    mirrored = cameras.resample(path._replace(c2w=mirror @ path.c2w), 9)
+    np.testing.assert_allclose(mirror @ mirrored.c2w[:, :, :3], fine.c2w[:, :, :3], atol=1e-6)
+    facing = cameras.resample(cameras.preset("pan_left:180", 2), 5)
+    cameras.check(*facing, 5, "half a turn")
+    np.testing.assert_allclose(abs(facing.c2w[2, 0, 2]), 1, atol=1e-6)
 
 
 def test_parse_takes_files_relative_to_the_source_and_presets_as_they_are(

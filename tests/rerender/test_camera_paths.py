@@ -15,6 +15,7 @@ from stp_jax.controls.cameras import Cameras, Reading
 from stp_jax.errors import InputError
 from stp_jax.rerender.camera_paths import Shown, source_path, target_path, warnings
 from stp_jax.rerender.request import read_request
+from stp_jax.rerender.takes import Takes
 from stp_jax.weights import native
 
 CASES = Path(__file__).parents[1] / "controls" / "cases"
@@ -234,3 +235,16 @@ def test_good_paths_are_not_warned_of():
     away = cameras.preset("truck_left:1:30", 5)
     (first, _) = warnings(still, away, 4.0, given_source=True)
     assert "every frame of it is 30 m or more away" in first
+
+
+def test_a_lens_of_a_picture_of_another_shape_is_remarked_on(videos):
+    squeezed = request(videos, "120", camera=str(CASES / "px.json"))
+    assert (
+        "pixels of this video, 16 x 16, are not square: fx is 0.7812 of the width, fy 1.389"
+        in squeezed.summary
+    )
+    assert "not square" not in request(videos, camera=str(CASES / "px.json")).summary
+    pilot = Takes("pose12", True, True, "SpaceTimePilot")
+    unused = request(videos, "120", camera=str(CASES / "px.json"), model=pilot)
+    assert "its lens: not used, SpaceTimePilot is given poses alone" in unused.summary
+    assert "field of view" not in unused.summary
