@@ -101,9 +101,9 @@ class CameraPaths:
         fx, fy = path.cameras.intrinsics[0, :2]
         if not 0.98 < fx * width / (fy * height) < 1.02:
             lines.append(
-                f"WARNING: {Path(path.where).name}: by its lens the pixels of this video, {width} x {height}, "
-                f"are not square: fx is {fx:.4g} of the width, fy {fy:.4g} of the height.\n"
-                "  Are its intrinsics those of a picture of another shape?"
+                f"WARNING: {Path(path.where).name}: by its lens the pixels of this video, "
+                f"{width} x {height}, are not square: fx is {fx:.4g} of the width, fy {fy:.4g} of the height."
+                "\n  Are its intrinsics those of a picture of another shape?"
             )
         return lines
 

@@ -201,15 +201,20 @@ def explain_choices() -> str:
 {table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: only the animation time changes"})}
   START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
 
---camera FILE, --source_cameras FILE (OpenCV axes: x right, y down, z forward; metres)
+--camera FILE, --source_cameras FILE (metres)
   .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
   .npz              arrays of the same names; .npy: c2w alone
   camera_data.json  of a rendered scene: the path runs through its cameras
-  official files    SpaceTimePilot's *extrinsics*.npy (world-to-camera) and camera_data.json; MultiCamVideo's
-                    camera_extrinsics.json:cam05
-  intrinsics are fx, fy, cx, cy divided by width, height, width, height of the picture. A path of more poses
-  than frames is followed evenly. Without --source_cameras, the poses of --camera are relative to the source's
-  first camera.
+  official files    SpaceTimePilot's camera_data.json and, with its weights, <video>_extrinsics.npy
+                    (world-to-camera); MultiCamVideo's camera_extrinsics.json:cam05
+  The first two are camera-to-world in OpenCV axes (x right, y down, z forward), whatever their name;
+  --camera_axes opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the video's
+  whole picture, or 3 x 3 matrices; divided by width, height, width, height, or in pixels (of "width" x "height" in
+  the file, else of the video, or of twice the principal point). Without --source_cameras, the poses of
+  --camera are relative to the source's first camera.
+  A file with as many poses as the video has frames has one for each of them; with as many as the model has
+  frames, one for each frame of the new video; any other number is spread evenly. A --camera file with as many
+  poses as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
 
 --animation_time PRESET (i: the frame, L: the last)
 {table(animation_time.PRESETS)}
