@@ -201,7 +201,7 @@ def warnings(source: Cameras, target: Cameras, distance: float, *, given_source:
     places, seen_from = target.c2w[:, :3, 3].astype(np.float64), source.c2w[:, :3, 3].astype(np.float64)
     apart = np.linalg.norm(places[:, None] - seen_from, axis=-1).min(1)
     lines = []
-    if apart.min() > distance:
+    if apart.min() > distance / 2:
         lines.append(
             f"every frame of it is {apart.min():.3g} m or more away from every camera of the source "
             f"(the first {apart[0]:.3g} m)"

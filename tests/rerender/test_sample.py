@@ -177,7 +177,7 @@ BAD = {
     "--camera https://example.org/path.json": "is an address, and files are read from this machine",
     "--camera arc_left": "unknown camera preset 'arc_left': did you mean orbit_left?",
     "--camera orbit_left:40deg": "'40deg' is not a number: write orbit_left:40, in degrees",
-    "--camera orbit_left:1e30": "1e30 degrees are too many; at most 3600",
+    "--camera orbit_left:1e30": "1e+30 degrees are too many; at most 3600",
     "--camera dolly_in:1e39": "camera 'dolly_in:1e39': frame 1: the pose has NaN, infinite or huge numbers",
     "--camera crane_up:1e300:1e300": "the pose has NaN, infinite or huge numbers",
     "--camera zoom_in:1e39": "a focal length of 1.07e+39 times the picture; at most 30",
