@@ -209,9 +209,9 @@ def explain_choices() -> str:
                     (world-to-camera); MultiCamVideo's camera_extrinsics.json:cam05
   Files of the first two forms are camera-to-world in OpenCV axes (x right, y down, z forward), whatever their
   name; --camera_axes opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the
-  video's whole picture, or 3 x 3 matrices; divided by width, height, width, height, or in pixels (of "width" x
-  "height" in the file, else of the video, or of twice the principal point). Without --source_cameras, the
-  poses of --camera are relative to the source's first camera.
+  video's whole picture, or 3 x 3 matrices; divided by width, height, width, height, or in pixels (of
+  "width" x "height" in the file, else of the video, or of twice the principal point). Without
+  --source_cameras, the poses of --camera are relative to the source's first camera.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
   frames, one for each frame of the new video; any other number is spread evenly. A --camera file with as many
   poses as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
