@@ -65,7 +65,7 @@ def unknown(
     known = list(known)
     plain = (
         name[:100].lower().replace("-", "_").replace(" ", "_")
-    )  # of megabytes the search would take seconds
+    )  # the search is slow
     meant = (others or {}).get(plain)
     near = [meant] if meant else difflib.get_close_matches(plain, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
