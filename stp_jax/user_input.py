@@ -63,9 +63,7 @@ def unknown(
       others: names that people know such a thing by elsewhere, and what it is called here.
     """
     known = list(known)
-    plain = (
-        name[:100].lower().replace("-", "_").replace(" ", "_")
-    )  # the search is slow
+    plain = name[:100].lower().replace("-", "_").replace(" ", "_")  # the search is slow
     meant = (others or {}).get(plain)
     near = [meant] if meant else difflib.get_close_matches(plain, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
