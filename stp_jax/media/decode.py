@@ -5,90 +5,181 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
+from array import array
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from stp_jax.errors import InputError
+from stp_jax.media import colour
+from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
+from stp_jax.media.colour import Notes
+from stp_jax.media.interlaced import Deinterlacer
+from stp_jax.media.orientation import upright
 
 TimedFrames = Generator[tuple[float, Callable[[], np.ndarray]], None, None]
+MOST_PIXELS = 1 << 26  # of a picture: twice 8K
+MOST_FRAMES = 1 << 22  # of a video: 19 hours at 60 a second
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text file as a film of letters
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
-def frames(path: str | os.PathLike, end: float = np.inf) -> TimedFrames:
+def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = None) -> TimedFrames:
     """Yields (seconds after the first frame, function that makes the picture) until `end` seconds.
 
-    Pictures are uint8 RGB `[H, W, 3]`: rotation tags are applied, pixels are made square, grey is repeated in
-    all channels, transparent parts are white. Making a picture costs more than decoding its frame, so callers
-    make only those that they need.
+    Pictures are uint8 RGB `[H, W, 3]` in SDR of BT.709: display matrices are applied, pixels are made square,
+    interlaced frames are deinterlaced, HDR is tone-mapped, grey is repeated in all channels, transparent parts
+    are white. Making a picture costs more than decoding its frame, so callers make only those that they need.
+
+    Args:
+      notes: gets remarks on how the video was read, also while pictures are made.
+
+    Raises:
+      InputError: as `stp_jax.media.read_video`; the functions raise it for colours that are not read.
+    """
+    canvas = canvas_of_webp(path)
+    if canvas:
+        yield from webp_frames(path, canvas, end)
+        return
+    notes = {} if notes is None else notes
+    with _open(path) as video:
+        progress = _Progress()
+        try:
+            for seconds, frame in _decoded(video, path, notes, progress):
+                yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
+                if seconds > end:
+                    return
+        except av.error.FFmpegError as error:
+            raise _damaged(path, progress) from error
+        if not progress.count:
+            raise InputError(f"{path}: not one frame of its video can be decoded.")
+        declared = _declared_end(video.stream)
+        last = progress.first + progress.now
+        # The last frame may last long; a file cut off loses more than that.
+        if declared is not None and declared - last > max(0.5, 0.1 * declared):
+            raise _damaged(path, progress)
+
+
+def stamps(path: str | os.PathLike) -> np.ndarray:
+    """Seconds of every frame after the first one, float64 [F], ascending, without decoding them all.
+
+    Packets are counted from the first frame that decodes: a stream that was cut between key frames begins with
+    some that do not.
 
     Raises:
       InputError: as `stp_jax.media.read_video`.
     """
-    if _is_animated_webp(path):
-        yield from _webp_frames(path)
-        return
-    with _open(path) as (container, stream):
-        count, first, now = 0, 0.0, 0.0
-        try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise _damaged(path, count, now)
-                for frame in packet.decode():
-                    seconds = count / _rate(stream) if frame.time is None else frame.time
-                    first = first if count else seconds
-                    now = seconds - first
-                    yield now, functools.partial(_rgb, frame, stream.sample_aspect_ratio or Fraction(1))
-                    count += 1
-                    if now > end:
-                        return
-        except av.error.FFmpegError as error:
-            raise _damaged(path, count, now) from error
-        if not count:
-            raise InputError(f"{path}: not one frame of its video can be decoded.")
-        declared = _declared_end(stream)
-        # The last frame may last long; a file cut off loses more than that.
-        if declared is not None and declared - (first + now) > max(0.5, 0.1 * declared):
-            raise _damaged(path, count, now)
+    canvas = canvas_of_webp(path)
+    if canvas:
+        return webp_stamps(path)
+    seconds = _packets(path)
+    if seconds is None:
+        return np.array([now for now, _ in frames(path)])
+    if len(seconds) < 2:
+        for _ in frames(path):  # says so if the file is broken rather than short
+            pass
+    return seconds
 
 
 def times(path: str | os.PathLike) -> tuple[int, float]:
-    """The number of frames and the seconds from the first to the last, without decoding them."""
-    if _is_animated_webp(path):
-        seconds = [now for now, _ in _webp_frames(path)]
-        return len(seconds), seconds[-1]
-    count, last = _packets(path)
-    if count < 2:
-        for _ in frames(path):  # says so if the file is broken rather than short
-            pass
-    return count, last
-
-
-def _packets(path: str | os.PathLike) -> tuple[int, float]:
-    with _open(path) as (container, stream):
-        try:
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        except av.error.FFmpegError as error:
-            raise _damaged(path, 0, 0) from error
-        stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-        if not stamps or None in stamps:
-            return len(stamps), max(len(stamps) - 1, 0) / _rate(stream)
-        return len(stamps), float((max(stamps) - min(stamps)) * stream.time_base)
+    """The number of frames and the seconds from the first to the last, see `stamps`."""
+    seconds = stamps(path)
+    return len(seconds), float(seconds[-1]) if len(seconds) else 0.0
 
 
 def rate(path: str | os.PathLike) -> float:
     """Frames per second as the file declares them."""
-    with _open(path) as (_, stream):
-        return _rate(stream)
+    if canvas_of_webp(path):
+        return 25.0
+    with _open(path) as video:
+        return video.rate
+
+
+class _Video(NamedTuple):
+    container: Any
+    stream: Any
+    decode: Callable[[Any], list[av.VideoFrame]]  # of a packet; one without data makes it give out the rest
+
+    @property
+    def rate(self) -> float:
+        return _rate(self.stream)
+
+    @property
+    def pixel(self) -> Fraction:
+        """Width of a pixel divided by its height."""
+        return self.stream.sample_aspect_ratio or Fraction(1)
+
+
+class _Progress:
+    """How far a file has been decoded."""
+
+    count = 0
+    first = now = 0.0  # seconds of the first frame in the file; of the last one after it
+
+
+def _decoded(
+    video: _Video, path: str | os.PathLike, notes: Notes, progress: _Progress
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Yields (seconds after the first frame, frame), deinterlaced."""
+    fields = Deinterlacer(notes)
+    for packet in video.container.demux(video.stream):
+        if packet.is_corrupt:
+            raise _damaged(path, progress)
+        for frame in video.decode(packet):
+            seconds = progress.count / video.rate if frame.time is None else frame.time
+            if not progress.count:
+                progress.first = seconds
+                _note_lost_alpha(video.stream, frame, notes)
+            progress.now = seconds - progress.first
+            progress.count += 1
+            yield from fields.put(progress.now, frame)
+    yield from fields.finish()
+
+
+def _packets(path: str | os.PathLike) -> np.ndarray | None:
+    """As `stamps`, from packets; None where they have no times, as in a raw stream."""
+    found, first = array("q"), None
+    with _open(path) as video:
+        try:
+            for packet in video.container.demux(video.stream):
+                if first is None:
+                    decoded = video.decode(packet)
+                    if decoded:
+                        first = decoded[0]
+                if not packet.size or packet.is_discard or not _is_shown(packet, video.stream):
+                    continue
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is None:
+                    return None
+                if len(found) == MOST_FRAMES:
+                    raise InputError(f"{path} has more than {MOST_FRAMES:,} frames: cut it first.")
+                found.append(stamp)
+        except av.error.FFmpegError as error:
+            raise _damaged(path, _Progress()) from error
+        if first is None:
+            return np.zeros(0)
+        if first.pts is None:
+            return None
+        ticks = np.sort(np.array(found))
+        ticks = ticks[ticks >= first.pts]
+        return (ticks - first.pts) * float(video.stream.time_base)
+
+
+def _is_shown(packet: Any, stream: Any) -> bool:
+    """False for VP8's frames that only others refer to (RFC 6386, 9.1: bit 4 of the frame tag)."""
+    return stream.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] & 16)
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple]:
-    """Yields (container, stream) of the first real video stream of a file."""
+def _open(path: str | os.PathLike) -> Iterator[_Video]:
+    """Yields the first real video stream of a file."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(path)):
+        raise InputError(f"{path} is a URL: download it first, and give the file.")
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: there is no such file.")
@@ -96,8 +187,11 @@ def _open(path: str | os.PathLike) -> Iterator[tuple]:
         raise InputError(f"{path} is not a file: give a video file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): give a video file.")
+    limits = {"max_pixels": str(MOST_PIXELS)}
     try:
-        container = av.open(str(path))
+        # A colon in a name is no protocol, and a playlist does not reach into the net.
+        options = limits | {"protocol_whitelist": "file"}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied.") from error
     except (av.error.FFmpegError, UnicodeError) as error:
@@ -109,15 +203,47 @@ def _open(path: str | os.PathLike) -> Iterator[tuple]:
                 break
         else:
             raise InputError(f"{path} has no video stream: give a video file.")
-        stream.codec_context.thread_type = "AUTO"
-        yield container, stream
+        video = _Video(container, stream, _decoder(stream, limits))
+        _check_size(path, stream.codec_context.width, stream.codec_context.height, video.pixel)
+        yield video
 
 
-def _rate(stream) -> float:
+def _decoder(stream: Any, options: dict[str, str]) -> Callable[[Any], list[av.VideoFrame]]:
+    context = stream.codec_context
+    library = _WITH_ALPHA.get(context.name)
+    if not _has_alpha(stream) or library not in av.codecs_available:
+        context.thread_type = "AUTO"
+        context.options = options
+        return lambda packet: packet.decode()
+    own = av.CodecContext.create(library, "r")
+    own.extradata = context.extradata
+    own.options = options
+    return lambda packet: own.decode(packet if packet.size else None)
+
+
+def _has_alpha(stream: Any) -> bool:
+    """Whether a WebM file declares transparency, which it keeps beside the pictures of VP8 and VP9."""
+    return stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in _WITH_ALPHA
+
+
+def _note_lost_alpha(stream: Any, frame: av.VideoFrame, notes: Notes) -> None:
+    if _has_alpha(stream) and not any(part.is_alpha for part in frame.format.components):
+        notes["its transparency is not read (this FFmpeg has no libvpx)"] = None
+
+
+def _check_size(path: str | os.PathLike, width: int, height: int, pixel: Fraction) -> None:
+    if width * height * max(pixel, 1) > MOST_PIXELS:
+        shape = "" if pixel == 1 else f" with pixels {float(pixel):.3g} times as wide as high"
+        raise InputError(
+            f"{path}: pictures of {width} x {height}{shape} are too large; {MOST_PIXELS:,} pixels are read."
+        )
+
+
+def _rate(stream: Any) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _declared_end(stream) -> float | None:
+def _declared_end(stream: Any) -> float | None:
     """Seconds at which the file says that this stream ends, if it does."""
     if stream.duration is not None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
@@ -128,46 +254,22 @@ def _declared_end(stream) -> float | None:
         return None
 
 
-def _damaged(path: str | os.PathLike, count: int, seconds: float) -> InputError:
+def _damaged(path: str | os.PathLike, progress: _Progress) -> InputError:
     return InputError(
-        f"{path} is truncated or damaged after {count} frames ({seconds:.2f} s): give a whole file, "
-        "or an end before the damage."
+        f"{path} is truncated or damaged after {progress.count} frames ({progress.now:.2f} s): "
+        "give a whole file, or an end before the damage."
     )
 
 
-def _rgb(frame: av.VideoFrame, pixel: Fraction) -> np.ndarray:
+def _picture(path: str | os.PathLike, frame: av.VideoFrame, pixel: Fraction, notes: Notes) -> np.ndarray:
     """uint8 [H, W, 3]; `pixel` is the width of a pixel divided by its height."""
     width = max(1, round(frame.width * pixel))
-    if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
-        image = _on_white(np.asarray(frame.reformat(width=width, format="rgba").to_ndarray()))
-    else:
-        image = np.asarray(frame.reformat(width=width, format="rgb24").to_ndarray(), np.uint8)
-    return np.rot90(image, round(frame.rotation / 90) % 4)
-
-
-def _on_white(rgba: np.ndarray) -> np.ndarray:
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    return np.round(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-
-
-# FFmpeg shows only the first picture of an animated WebP; Pillow reads them all.
-
-
-def _is_animated_webp(path: str | os.PathLike) -> bool:
+    _check_size(path, frame.width, frame.height, pixel)
     try:
-        with Image.open(path, formats=["WEBP"]) as image:
-            return getattr(image, "is_animated", False)
-    except (OSError, UnidentifiedImageError):
-        return False
-
-
-def _webp_frames(path: str | os.PathLike) -> TimedFrames:
-    seconds = 0.0
-    with Image.open(path) as image:
-        try:
-            for frame in ImageSequence.Iterator(image):
-                rgba = np.asarray(frame.convert("RGBA"))
-                yield seconds, functools.partial(_on_white, rgba)
-                seconds += frame.info["duration"] / 1000
-        except (OSError, EOFError) as error:
-            raise InputError(f"{path} is truncated or damaged: give a whole file.") from error
+        return upright(colour.rgb(frame, width, notes), frame, notes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except av.error.FFmpegError as error:
+        raise InputError(
+            f"{path}: its pictures ({frame.format.name}) cannot be converted to RGB: {error.strerror}."
+        ) from error
