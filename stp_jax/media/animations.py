@@ -23,8 +23,8 @@ _ANIMATED = 0x02
 def canvas_of_webp(path: str | os.PathLike) -> tuple[int, int] | None:
     """(width, height) if the file is an animated WebP, else None. Reads 30 bytes.
 
-    https://developers.google.com/speed/webp/docs/riff_container: "RIFF", size, "WEBP", then a chunk "VP8X" with
-    flags and, from byte 24 on, width - 1 and height - 1 in three bytes each.
+    As in https://developers.google.com/speed/webp/docs/riff_container: "RIFF", size, "WEBP", then a chunk
+    "VP8X" with flags and, from byte 24 on, width - 1 and height - 1 in three bytes each.
     """
     try:
         with open(path, "rb") as file:

@@ -33,8 +33,8 @@ _LUMA = {
     Colorspace.SMPTE240M: (0.212, 0.087),
     Colorspace.BT2020: (0.2627, 0.0593),
 }
-_TRANSFERS = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
-_PRIMARIES = {
+_TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+_PRIMARIES: dict[int, str] = {
     ColorPrimaries.BT2020: "BT.2020",
     ColorPrimaries.SMPTE431: "Display P3",  # DCI-P3, but for its white
     ColorPrimaries.SMPTE432: "Display P3",
@@ -134,7 +134,7 @@ def _rows(frame: av.VideoFrame, width: int, matrix: Colorspace | None) -> Callab
 
 def _planes(frame: av.VideoFrame, width: int) -> list[np.ndarray]:
     return [
-        np.frombuffer(plane, np.uint16).reshape(plane.height, plane.line_size // 2)[:, :width]
+        np.frombuffer(memoryview(plane), np.uint16).reshape(plane.height, plane.line_size // 2)[:, :width]
         for plane in frame.planes
     ]
 
@@ -144,7 +144,7 @@ def _is_full_range(frame: av.VideoFrame) -> bool:
 
 
 def _yuv_to_rgb(matrix: Colorspace, full: bool, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [3, 3] and [3]: YUV of `bits` bits, shifted to 16, times the matrix plus the offset is RGB 0..1.
+    """float32 [3, 3] and [3]: a matrix and an offset from YUV of `bits` bits, shifted to 16, to RGB 0..1.
 
     ITU-R BT.709, BT.601 and BT.2020: Y' = Kr R' + Kg G' + Kb B', Cb = (B' - Y') / 2 (1 - Kb), Cr likewise;
     limited range has 219 steps of Y' from 16 and 224 of Cb, Cr around 128, in units of 8 bits.

@@ -33,8 +33,8 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
     """Yields (seconds after the first frame, function that makes the picture) until `end` seconds.
 
     Pictures are uint8 RGB `[H, W, 3]` in SDR of BT.709: display matrices are applied, pixels are made square,
-    interlaced frames are deinterlaced, HDR is tone-mapped, grey is repeated in all channels, transparent parts
-    are white. Making a picture costs more than decoding its frame, so callers make only those that they need.
+    interlaced frames are deinterlaced, HDR is tone-mapped, grey is repeated in all channels, transparent
+    parts are white. Making a picture costs more than decoding its frame, so callers make only what they need.
 
     Args:
       notes: gets remarks on how the video was read, also while pictures are made.
@@ -59,8 +59,8 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
         if not progress.count:
             raise InputError(f"{path}: not one frame of its video can be decoded.")
         declared = _declared_end(video.stream)
-        last = progress.first + progress.now
-        # The last frame may last long; a file cut off loses more than that.
+        last = progress.first + progress.now + progress.shown
+        # Files round, and may end later than their video; one that is cut off loses more than that.
         if declared is not None and declared - last > max(0.5, 0.1 * declared):
             raise _damaged(path, progress)
 
@@ -68,8 +68,8 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
 def stamps(path: str | os.PathLike) -> np.ndarray:
     """Seconds of every frame after the first one, float64 [F], ascending, without decoding them all.
 
-    Packets are counted from the first frame that decodes: a stream that was cut between key frames begins with
-    some that do not.
+    Packets are counted from the first frame that decodes: a stream that was cut between key frames begins
+    with some that do not.
 
     Raises:
       InputError: as `stp_jax.media.read_video`.
@@ -120,6 +120,7 @@ class _Progress:
 
     count = 0
     first = now = 0.0  # seconds of the first frame in the file; of the last one after it
+    shown = 0.0  # seconds that the last one is shown, if the file says so
 
 
 def _decoded(
@@ -136,6 +137,7 @@ def _decoded(
                 progress.first = seconds
                 _note_lost_alpha(video.stream, frame, notes)
             progress.now = seconds - progress.first
+            progress.shown = float((frame.duration or 0) * (frame.time_base or 0))
             progress.count += 1
             yield from fields.put(progress.now, frame)
     yield from fields.finish()
@@ -143,7 +145,7 @@ def _decoded(
 
 def _packets(path: str | os.PathLike) -> np.ndarray | None:
     """As `stamps`, from packets; None where they have no times, as in a raw stream."""
-    found, first = array("q"), None
+    found, first, all_have_pts = array("q"), None, True
     with _open(path) as video:
         try:
             for packet in video.container.demux(video.stream):
@@ -153,6 +155,7 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
                         first = decoded[0]
                 if not packet.size or packet.is_discard or not _is_shown(packet, video.stream):
                     continue
+                all_have_pts = all_have_pts and packet.pts is not None
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if stamp is None:
                     return None
@@ -166,8 +169,9 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
         if first.pts is None:
             return None
         ticks = np.sort(np.array(found))
-        ticks = ticks[ticks >= first.pts]
-        return (ticks - first.pts) * float(video.stream.time_base)
+        if all_have_pts:
+            ticks = ticks[ticks >= first.pts]
+        return (ticks - ticks[:1]) * float(video.stream.time_base)
 
 
 def _is_shown(packet: Any, stream: Any) -> bool:
@@ -215,7 +219,7 @@ def _decoder(stream: Any, options: dict[str, str]) -> Callable[[Any], list[av.Vi
         context.thread_type = "AUTO"
         context.options = options
         return lambda packet: packet.decode()
-    own = av.CodecContext.create(library, "r")
+    own: Any = av.CodecContext.create(library, "r")
     own.extradata = context.extradata
     own.options = options
     return lambda packet: own.decode(packet if packet.size else None)
@@ -232,7 +236,7 @@ def _note_lost_alpha(stream: Any, frame: av.VideoFrame, notes: Notes) -> None:
 
 
 def _check_size(path: str | os.PathLike, width: int, height: int, pixel: Fraction) -> None:
-    if width * height * max(pixel, 1) > MOST_PIXELS:
+    if width * height * max(float(pixel), 1.0) > MOST_PIXELS:
         shape = "" if pixel == 1 else f" with pixels {float(pixel):.3g} times as wide as high"
         raise InputError(
             f"{path}: pictures of {width} x {height}{shape} are too large; {MOST_PIXELS:,} pixels are read."

@@ -63,9 +63,7 @@ class Deinterlacer:
 
 def _graph(frame: av.VideoFrame) -> av.filter.Graph:
     graph = av.filter.Graph()
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format.name, time_base=_RATE
-    )
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_RATE)
     nodes = [source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     return graph

@@ -18,7 +18,6 @@ from stp_jax.errors import InputError
 from stp_jax.files import new_file
 from stp_jax.media import decode
 
-
 _MOST_PIXELS = 1 << 32  # of a whole video, 12 GiB
 
 
@@ -201,7 +200,7 @@ def take_pictures(
     show_until(np.inf, number)
     span = times[-1] - times[0]
     distinct = len(set(source_frames))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if distinct < len(times):
         notes = (f"the source has {distinct} frames there for {len(times)}: frames repeat",)
     rate = (len(times) - 1) / span if span else fps
