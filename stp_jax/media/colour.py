@@ -109,7 +109,8 @@ def _matrix(frame: av.VideoFrame, primaries: str, notes: Notes) -> Colorspace | 
 
 
 def _has_chroma(frame: av.VideoFrame) -> bool:
-    return any(part.is_chroma for part in frame.format.components)
+    # PyAV's is_chroma means planes of less than full size.
+    return sum(not part.is_alpha for part in frame.format.components) > 1
 
 
 def _reformat(frame: av.VideoFrame, width: int, pixel_format: str, matrix: Colorspace | None) -> np.ndarray:

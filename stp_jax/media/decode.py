@@ -17,7 +17,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.media import colour
-from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
+from stp_jax.media.animations import canvas_of_gif, canvas_of_webp, webp_frames, webp_stamps
 from stp_jax.media.colour import Notes
 from stp_jax.media.interlaced import Deinterlacer
 from stp_jax.media.orientation import upright
@@ -191,13 +191,17 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
         raise InputError(f"{path} is not a file: give a video file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): give a video file.")
+    try:
+        canvas = canvas_of_gif(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if canvas:
+        _check_size(path, *canvas, Fraction(1))
     limits = {"max_pixels": str(MOST_PIXELS)}
     try:
         # A colon in a name is no protocol, and a playlist does not reach into the net.
         options = limits | {"protocol_whitelist": "file"}
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied.") from error
     except (av.error.FFmpegError, UnicodeError) as error:
         raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.") from error
     with container:

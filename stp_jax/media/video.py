@@ -63,7 +63,6 @@ def write_video(
         context = stream.codec_context
         context.color_range, context.colorspace = ColorRange.MPEG, 1 if hd else 6  # of AVColorSpace
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        context.color_primaries = context.color_trc = 6  # also SMPTE 170M
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             yuv = picture.reformat(
