@@ -119,18 +119,26 @@ def _reformat(frame: av.VideoFrame, width: int, pixel_format: str, matrix: Color
 
 
 def _rows(frame: av.VideoFrame, width: int, matrix: Colorspace | None) -> Callable[[slice], np.ndarray]:
-    """A function that gives rows of a frame as non-linear RGB, float32 [rows, width, 3], at full depth.
+    """A function that gives rows of a frame as non-linear RGB, float32 [3, rows * width], at full depth.
 
     FFmpeg only brings chroma to the size of luma here: its RGB of 16 bits is too dark by 1/256.
     """
     if matrix is None:
         green, blue, red = _planes(frame.reformat(width=width, format="gbrp16le"), width)
-        return lambda rows: np.stack([red[rows], green[rows], blue[rows]], -1) / np.float32(65535)
-    whole = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
-    made = frame.reformat(width=width, format="yuv444p16le", src_color_range=whole, dst_color_range=whole)
-    planes = _planes(made, width)
-    to_rgb, offset = _yuv_to_rgb(matrix, whole == ColorRange.JPEG, frame.format.components[0].bits)
-    return lambda rows: np.stack([plane[rows] for plane in planes], -1).astype(np.float32) @ to_rgb + offset
+        planes, to_rgb, offset = [red, green, blue], np.eye(3, dtype=np.float32) / 65535, np.zeros((3, 1))
+    else:
+        whole = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
+        made = frame.reformat(width=width, format="yuv444p16le", src_color_range=whole, dst_color_range=whole)
+        planes = _planes(made, width)
+        bits = frame.format.components[0].bits
+        to_rgb, offset = _yuv_to_rgb(matrix, whole == ColorRange.JPEG, bits)
+
+    def rows(part: slice) -> np.ndarray:
+        values = to_rgb @ np.stack([plane[part].ravel() for plane in planes]).astype(np.float32)
+        values += offset.astype(np.float32)
+        return values
+
+    return rows
 
 
 def _planes(frame: av.VideoFrame, width: int) -> list[np.ndarray]:
@@ -145,7 +153,7 @@ def _is_full_range(frame: av.VideoFrame) -> bool:
 
 
 def _yuv_to_rgb(matrix: Colorspace, full: bool, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [3, 3] and [3]: a matrix and an offset from YUV of `bits` bits, shifted to 16, to RGB 0..1.
+    """float32 [3, 3] and [3, 1]: a matrix and an offset from YUV of `bits` bits, shifted to 16, to RGB 0..1.
 
     ITU-R BT.709, BT.601 and BT.2020: Y' = Kr R' + Kg G' + Kb B', Cb = (B' - Y') / 2 (1 - Kb), Cr likewise;
     limited range has 219 steps of Y' from 16 and 224 of Cb, Cr around 128, in units of 8 bits.
@@ -162,5 +170,5 @@ def _yuv_to_rgb(matrix: Colorspace, full: bool, bits: int) -> tuple[np.ndarray, 
     most = 65536 - 2 ** (16 - bits)
     steps = np.array([most] * 3 if full else [219 * 256, 224 * 256, 224 * 256], np.float64)
     zero = np.array([0 if full else 16 * 256, 32768, 32768], np.float64)
-    scaled = to_rgb / steps[:, None]
-    return scaled.astype(np.float32), -(zero @ scaled).astype(np.float32)
+    scaled = (to_rgb / steps[:, None]).T
+    return scaled.astype(np.float32), -(scaled @ zero[:, None]).astype(np.float32)

@@ -205,15 +205,21 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
     except (av.error.FFmpegError, UnicodeError) as error:
         raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.") from error
     with container:
-        cover = av.stream.Disposition.attached_pic  # a music file's cover
-        for stream in container.streams.video:
-            if not stream.disposition & cover and stream.codec_context.name not in _TEXT_ART:
-                break
-        else:
-            raise InputError(f"{path} has no video stream: give a video file.")
+        stream = _stream(path, container)
         video = _Video(container, stream, _decoder(stream, limits))
         _check_size(path, stream.codec_context.width, stream.codec_context.height, video.pixel)
         yield video
+
+
+def _stream(path: Path, container: Any) -> Any:
+    cover = av.stream.Disposition.attached_pic  # a music file's cover
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    for stream in streams:
+        if stream.codec_context is not None and stream.codec_context.name not in _TEXT_ART:
+            return stream
+    if any(stream.codec_context is None for stream in streams):
+        raise InputError(f"{path}: this FFmpeg cannot decode its video: convert it, to H.264 for example.")
+    raise InputError(f"{path} has no video stream: give a video file.")
 
 
 def _decoder(stream: Any, options: dict[str, str]) -> Callable[[Any], list[av.VideoFrame]]:
