@@ -16,11 +16,10 @@ import av
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.media import colour
 from stp_jax.media.animations import canvas_of_gif, canvas_of_webp, webp_frames, webp_stamps
 from stp_jax.media.colour import Notes
 from stp_jax.media.interlaced import Deinterlacer
-from stp_jax.media.orientation import upright
+from stp_jax.media.orientation import frame_picture
 
 TimedFrames = Generator[tuple[float, Callable[[], np.ndarray]], None, None]
 MOST_PIXELS = 1 << 26  # of a picture: twice 8K
@@ -198,12 +197,14 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
     if canvas:
         _check_size(path, *canvas, Fraction(1))
     limits = {"max_pixels": str(MOST_PIXELS)}
-    try:
+    container: Any = None
+    # FFmpeg's error is not kept: a header that lies makes it refuse to allocate, which is no lack of memory.
+    with contextlib.suppress(av.error.FFmpegError, UnicodeError):
         # A colon in a name is no protocol, and a playlist does not reach into the net.
         options = limits | {"protocol_whitelist": "file"}
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.") from error
+    if container is None:
+        raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.")
     with container:
         stream = _stream(path, container)
         video = _Video(container, stream, _decoder(stream, limits))
@@ -280,7 +281,7 @@ def _picture(path: str | os.PathLike, frame: av.VideoFrame, pixel: Fraction, not
     width = max(1, round(frame.width * pixel))
     _check_size(path, frame.width, frame.height, pixel)
     try:
-        return upright(colour.rgb(frame, width, notes), frame, notes)
+        return frame_picture(frame, notes, width=width)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except av.error.FFmpegError as error:

@@ -8,7 +8,20 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type
 
-from stp_jax.media.colour import Notes
+from stp_jax.media.colour import Notes, rgb
+
+
+def frame_picture(
+    frame: av.VideoFrame, notes: Notes | None = None, *, width: int | None = None
+) -> np.ndarray:
+    """A decoded frame as it is seen: uint8 [H, W, 3], see `stp_jax.media.colour.rgb` and `upright`.
+
+    Args:
+      notes: gets remarks on how it was read.
+      width: of the stored picture, for pixels that are not square.
+    """
+    notes = {} if notes is None else notes
+    return upright(rgb(frame, width or frame.width, notes), frame, notes)
 
 
 def upright(image: np.ndarray, frame: av.VideoFrame, notes: Notes) -> np.ndarray:
