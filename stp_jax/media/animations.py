@@ -1,4 +1,4 @@
-"""Animated WebP, of which FFmpeg shows the first picture alone; Pillow reads them all. Canvas of GIF."""
+"""Animated WebP, of which FFmpeg shows the first picture alone; Pillow reads them all."""
 
 from __future__ import annotations
 
@@ -35,16 +35,6 @@ def canvas_of_webp(path: str | os.PathLike) -> tuple[int, int] | None:
         return None
     (width,), (height,) = (struct.unpack("<I", head[at : at + 3] + b"\0") for at in (24, 27))
     return width + 1, height + 1
-
-
-def canvas_of_gif(path: str | os.PathLike) -> tuple[int, int] | None:
-    """(width, height) if the file is a GIF, else None. Reads 10 bytes."""
-    with open(path, "rb") as file:
-        head = file.read(10)
-    if len(head) < 10 or head[:6] not in (b"GIF87a", b"GIF89a"):
-        return None
-    width, height = struct.unpack("<HH", head[6:])
-    return width, height
 
 
 def webp_stamps(path: str | os.PathLike) -> np.ndarray:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.media.animations import canvas_of_gif, canvas_of_webp, webp_frames, webp_stamps
+from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
 from stp_jax.media.colour import Notes
 from stp_jax.media.interlaced import Deinterlacer
 from stp_jax.media.orientation import frame_picture
@@ -190,12 +190,8 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
         raise InputError(f"{path} is not a file: give a video file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): give a video file.")
-    try:
-        canvas = canvas_of_gif(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if canvas:
-        _check_size(path, *canvas, Fraction(1))
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: permission denied.")
     limits = {"max_pixels": str(MOST_PIXELS)}
     container: Any = None
     # FFmpeg's error is not kept: a header that lies makes it refuse to allocate, which is no lack of memory.
@@ -270,6 +266,11 @@ def _declared_end(stream: Any) -> float | None:
 
 
 def _damaged(path: str | os.PathLike, progress: _Progress) -> InputError:
+    if not progress.count:
+        return InputError(
+            f"{path} is truncated or damaged, or its pictures have more than {MOST_PIXELS:,} pixels: "
+            "not one frame of its video can be decoded."
+        )
     return InputError(
         f"{path} is truncated or damaged after {progress.count} frames ({progress.now:.2f} s): "
         "give a whole file, or an end before the damage."

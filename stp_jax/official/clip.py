@@ -38,15 +38,15 @@ def read_official_clip(
     first = int(np.searchsorted(stamps, start - 1e-6))
     if first >= len(stamps):
         raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
-    wanted, steps = stamps[first : first + frames], np.diff(stamps)
+    wanted = np.unique(stamps[first:])[:frames]
     remarks: tuple[str, ...] = ()
     if len(wanted) > 1 and not _is_even(wanted):
-        step = float(np.median(np.diff(wanted)[np.diff(wanted) > 0]))
+        step = float(np.median(np.diff(wanted)))
         wanted = wanted[0] + step * np.arange(frames)
         wanted = wanted[wanted <= stamps[-1] + step / 2]
         remarks = (f"variable frame rate: taken at {1 / step:.3g} frames per second, to keep its speed",)
     notes: decode.Notes = {}
-    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(steps) else decode.rate(path)
+    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(stamps) > 1 else decode.rate(path)
     with contextlib.closing(decode.frames(path, float(wanted[-1]), notes)) as timed:
         clip = take_pictures(timed, wanted.tolist(), lambda image: official_fit(image, height, width), fps)
     repeats = frames - len(wanted)

@@ -91,7 +91,7 @@ def test_sizes_beyond_all_reason_are_refused_before_they_are_allocated(tmp_path)
         data = bytearray(path.read_bytes())
         data[at : at + len(size)] = size
         path.write_bytes(data)
-        with pytest.raises(InputError, match=f"a.{suffix}.*too large"):
+        with pytest.raises(InputError, match=f"a.{suffix}.*(too large|more than 67,108,864 pixels)"):
             media.read_clip(path, 5, 16, 16)
     path = encode(tmp_path / "wide.mp4", gradient_video(3), options={"movflags": "+faststart"})
     with pytest.raises(InputError, match="wide.*too large"):
