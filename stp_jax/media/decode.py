@@ -222,14 +222,29 @@ def _stream(path: Path, container: Any) -> Any:
 def _decoder(stream: Any, options: dict[str, str]) -> Callable[[Any], list[av.VideoFrame]]:
     context = stream.codec_context
     library = _WITH_ALPHA.get(context.name)
+    context.options = options
     if not _has_alpha(stream) or library not in av.codecs_available:
         context.thread_type = "AUTO"
-        context.options = options
         return lambda packet: packet.decode()
-    own: Any = av.CodecContext.create(library, "r")
+    context.thread_type = "NONE"
+    own, alpha = (_new_decoder(name, options) for name in (library, context.name))
     own.extradata = context.extradata
-    own.options = options
-    return lambda packet: own.decode(packet if packet.size else None)
+
+    def decode(packet: Any) -> list[av.VideoFrame]:
+        # FFmpeg's own decoders refuse pictures that are too large; libvpx would allocate them.
+        packet.decode()
+        if packet.has_sidedata("matroska_block_additional"):
+            number_and_data = bytes(packet.get_sidedata("matroska_block_additional"))
+            alpha.decode(av.Packet(number_and_data[8:]))
+        return own.decode(packet if packet.size else None)
+
+    return decode
+
+
+def _new_decoder(name: str, options: dict[str, str]) -> Any:
+    context: Any = av.CodecContext.create(name, "r")
+    context.options, context.thread_type = options, "NONE"
+    return context
 
 
 def _has_alpha(stream: Any) -> bool:
