@@ -47,14 +47,15 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
         return
     notes = {} if notes is None else notes
     with _open(path) as video:
-        progress = _Progress()
-        try:
+        progress, damaged = _Progress(), True
+        with contextlib.suppress(av.error.FFmpegError):  # whose kind may be "no memory", where a file lies
             for seconds, frame in _decoded(video, path, notes, progress):
                 yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
                 if seconds > end:
                     return
-        except av.error.FFmpegError as error:
-            raise _damaged(path, progress) from error
+            damaged = False
+        if damaged:
+            raise _damaged(path, progress)
         if not progress.count:
             raise InputError(f"{path}: not one frame of its video can be decoded.")
         declared = _declared_end(video.stream)
@@ -146,12 +147,10 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
     """As `stamps`, from packets; None where they have no times, as in a raw stream."""
     found, first, all_have_pts = array("q"), None, True
     with _open(path) as video:
-        try:
+        with contextlib.suppress(av.error.FFmpegError):  # `frames` says where a file is damaged
             for packet in video.container.demux(video.stream):
                 if first is None:
-                    decoded = video.decode(packet)
-                    if decoded:
-                        first = decoded[0]
+                    first = next(iter(video.decode(packet)), None)
                 if not packet.size or packet.is_discard or not _is_shown(packet, video.stream):
                     continue
                 all_have_pts = all_have_pts and packet.pts is not None
@@ -161,8 +160,6 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
                 if len(found) == MOST_FRAMES:
                     raise InputError(f"{path} has more than {MOST_FRAMES:,} frames: cut it first.")
                 found.append(stamp)
-        except av.error.FFmpegError as error:
-            raise _damaged(path, _Progress()) from error
         if first is None:
             return np.zeros(0)
         if first.pts is None:
