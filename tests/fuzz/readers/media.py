@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tests.fuzz.inputs import Reader, Seed
 
-from tests.fuzz import mutators
+from tests.fuzz import inputs, mutators
 from tests.media.video_files import encode, gradient_video
 
 #: file name, codec, pixel format, options of the codec
@@ -31,17 +30,17 @@ FILES = (
 )
 
 
-def _encoded(work: Path) -> list[Seed]:
+def _encoded(work: Path) -> list[inputs.Seed]:
     seeds = []
     for name, codec, pixel_format, options in FILES:
         pts = [0, 1, 2, 5, 6, 7] if name.endswith(("mkv", "mp4")) else None
         video = gradient_video(6, 32, 32)
         path = encode(work / name, video, codec, pixel_format, pts=pts, codec_options=options)
-        seeds.append(Seed({name: path.read_bytes()}, name, mutators.BYTES))
+        seeds.append(inputs.Seed({name: path.read_bytes()}, name, mutators.BYTES))
     return seeds
 
 
-def _animations(work: Path) -> list[Seed]:
+def _animations(work: Path) -> list[inputs.Seed]:
     rng = np.random.default_rng(0)
     seeds = []
     for mode, shape in (("L", (32, 32)), ("RGBA", (32, 32, 4))):
@@ -51,7 +50,7 @@ def _animations(work: Path) -> list[Seed]:
             pictures[0].save(
                 path, save_all=True, append_images=pictures[1:], duration=[40, 80, 0, 120], **options
             )
-            seeds.append(Seed({path.name: path.read_bytes()}, path.name, mutators.BYTES))
+            seeds.append(inputs.Seed({path.name: path.read_bytes()}, path.name, mutators.BYTES))
     return seeds
 
 
@@ -77,8 +76,8 @@ def _read_official(folder: Path) -> None:
 
 
 READERS = [
-    Reader("videos", _encoded, _read_clip),
-    Reader("videos, frame by frame", _encoded, _read_video, share=0.5),
-    Reader("videos, official clips", _encoded, _read_official, share=0.5),
-    Reader("animations", _animations, _read_clip),
+    inputs.Reader("videos", _encoded, _read_clip),
+    inputs.Reader("videos, frame by frame", _encoded, _read_video, share=0.5),
+    inputs.Reader("videos, official clips", _encoded, _read_official, share=0.5),
+    inputs.Reader("animations", _animations, _read_clip),
 ]
