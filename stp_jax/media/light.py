@@ -42,8 +42,8 @@ def pq_light(signal: np.ndarray) -> np.ndarray:
 def hlg_light(signal: np.ndarray) -> np.ndarray:
     """Light of an HLG signal 0..1: the inverse OETF of ITU-R BT.2100, then its system gamma of 1.2.
 
-    The gamma is that of a display of 1,000 nit. It is applied to each component, as SDR displays apply theirs,
-    so that colours are as saturated as in SDR; on an HDR display BT.2100 applies it to the luminance.
+    The gamma is that of a display of 1,000 nit. It is applied to each component, as SDR displays apply
+    theirs, so that colours are as saturated as in SDR; BT.2100 applies it to the luminance.
     """
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
