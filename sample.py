@@ -30,7 +30,7 @@ from stp_jax.errors import exit_on_input_error
 from stp_jax.rerender import progress
 from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
-from stp_jax.rerender.results import PLAN, result_folder, write_plan, write_results, write_settings
+from stp_jax.rerender.results import PLAN, playback, result_folder, write_plan, write_results, write_settings
 from stp_jax.rerender.takes import Asked, Takes, refuse_idle_flags
 from stp_jax.weights.native import SamplingNotes
 
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     names = flags.video or EXAMPLE, flags.camera, flags.animation_time, *["dry_run"] * flags.dry_run
     with result_folder(flags.out, *names) as folder:
         request = read_flagged_request(flags, notes, model_takes)
-        print(request.summary)
+        fps, speed = playback(request.clip, flags.fps)
+        print(f"{request.summary}\n{speed}")
         if flags.dry_run:
             write_plan(folder, request)
             print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
@@ -65,7 +66,6 @@ def main(argv: list[str] | None = None) -> None:
         model = load_model(flags, notes)
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
-        fps = flags.fps or request.clip.fps
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
         write_results(folder, request, result, fps=fps, scale=scale)
         settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}

@@ -180,7 +180,11 @@ def _add_results(add: Callable[..., Any]) -> None:
         type=number(1, 16, int),
         help="enlarges the videos; 1 is the model's own size (3 for small ones)",
     )
-    add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
+    add(
+        "--fps",
+        type=number(0.1, 240),
+        help="frames per second of the videos (the source's own, or to last 1 s)",
+    )
     add(
         "--dry_run",
         action="store_true",

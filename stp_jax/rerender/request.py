@@ -150,7 +150,7 @@ def _spread_part(
     count, last = decode.times(video)
     end = start + duration if duration else min(start + LONGEST, last)
     clip = media.read_clip(video, notes.frames, notes.height, notes.width, start=start, end=max(end, start))
-    summary = [_describe(video, count, last, clip, (start, end))]
+    summary = [_describe(video, count, last, clip, (start, end)), *_remarks(clip)]
     if end < last - 0.05 and not duration:
         summary.append(f"  (of its {last:.1f} s; choose others with --start and --duration)")
     return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, False))
@@ -165,12 +165,17 @@ def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: flo
     summary = [
         _describe(video, count, last, clip, (start, end)),
         "  (consecutive frames, as the official code takes them: --duration spreads them evenly)",
+        *_remarks(clip),
     ]
-    first = round(start * clip.fps)
-    taken = min(frames, count - first)
+    final = clip.source_frames[-1]
+    taken = frames - clip.source_frames.count(final) + 1 if final == count - 1 else frames
     if taken < frames:
         summary.append(f"  ({taken} from there to its end; the last is repeated {frames - taken} times)")
     return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, True))
+
+
+def _remarks(clip: media.Clip) -> list[str]:
+    return [f"  ({note})" for note in clip.notes]
 
 
 def _describe(
