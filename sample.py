@@ -24,7 +24,7 @@ from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.rerender import progress
 from stp_jax.rerender.flags import explain_choices, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
-from stp_jax.rerender.results import result_folder, write_results, write_settings
+from stp_jax.rerender.results import playback, result_folder, write_results, write_settings
 from stp_jax.weights.native import SamplingNotes
 
 if TYPE_CHECKING:  # JAX and the models are imported after all checks: mistakes, --help and --list do not wait
@@ -44,11 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     notes, official = read_notes(flags.weights, frames=flags.frames, size=flags.size)
     with result_folder(flags.out, flags.video or EXAMPLE, flags.camera, flags.animation_time) as folder:
         request = read_flagged_request(flags, notes, official)
-        print(request.summary)
+        fps, speed = playback(request.clip, flags.fps)
+        print(f"{request.summary}\n{speed}")
         model = load_model(flags, notes)
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
-        fps = flags.fps or request.clip.fps
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
         write_results(folder, request, result, fps=fps, scale=scale)
         settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}

@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.media.orientation import frame_picture
 
 Clip = dict[str, np.ndarray]
 
@@ -72,14 +73,16 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
 
 
 def decode_video(data: bytes, where: str) -> np.ndarray:
-    """Decodes an encoded video to uint8 RGB [T, H, W, 3]; `where` names it in the error message."""
+    """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error."""
     try:
         with av.open(io.BytesIO(data), "r") as container:
             for stream in container.streams.video:
                 stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [frame_picture(frame) for frame in container.decode(video=0)]
     except av.FFmpegError as error:
         raise InputError(f"{where}: not a readable video ({error.strerror})") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     if not frames:
         raise InputError(f"{where}: the video has no frames")
     return np.stack(frames)

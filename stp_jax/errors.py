@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -15,10 +16,17 @@ class InputError(ValueError):
 
 
 def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Wraps a command line's `main`: an `InputError` is printed to stderr and ends it with exit status 2."""
+    """Wraps a command line's `main`: an `InputError` is printed to stderr and ends it with exit status 2.
+
+    What it prints may have letters that the terminal does not know.
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            # File names may have letters that a terminal's encoding lacks: shown as \xe9, not raised.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
         except InputError as error:

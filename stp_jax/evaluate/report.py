@@ -117,7 +117,7 @@ class Report:
         tables.write_per_scene(self.folder / "per_scene.csv", self.rows)
         tables.write_means(self.folder / "means.csv", summary)
         tables.write_differences(self.folder / "differences.csv", summary)
-        (self.folder / "table.txt").write_text(text + "\n")
+        (self.folder / "table.txt").write_text(text + "\n", "utf-8", "backslashreplace")
         result = {"settings": self._settings, **notes, "scenes": len(self.scenes), **summary.json()}
         with new_file(self.folder / "metrics.json") as partial:
             partial.write_text(json.dumps(_finite(result | {"measures": measured}), indent=1) + "\n")

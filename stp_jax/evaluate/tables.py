@@ -106,7 +106,7 @@ def _numbers(estimate: Estimate) -> list[float | str]:
 
 
 def _write(path: Path, head: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(lines)

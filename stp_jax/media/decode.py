@@ -5,90 +5,181 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
+from array import array
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from stp_jax.errors import InputError
+from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
+from stp_jax.media.colour import Notes
+from stp_jax.media.interlaced import Deinterlacer
+from stp_jax.media.orientation import frame_picture
 
 TimedFrames = Generator[tuple[float, Callable[[], np.ndarray]], None, None]
+MOST_PIXELS = 1 << 26  # of a picture: twice 8K
+MOST_FRAMES = 1 << 22  # of a video: 19 hours at 60 a second
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text file as a film of letters
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
-def frames(path: str | os.PathLike, end: float = np.inf) -> TimedFrames:
+def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = None) -> TimedFrames:
     """Yields (seconds after the first frame, function that makes the picture) until `end` seconds.
 
-    Pictures are uint8 RGB `[H, W, 3]`: rotation tags are applied, pixels are made square, grey is repeated in
-    all channels, transparent parts are white. Making a picture costs more than decoding its frame, so callers
-    make only those that they need.
+    Pictures are uint8 RGB `[H, W, 3]` in SDR of BT.709: display matrices are applied, pixels are made square,
+    interlaced frames are deinterlaced, HDR is tone-mapped, grey is repeated in all channels, transparent
+    parts are white. Making a picture costs more than decoding its frame, so callers make only what they need.
+
+    Args:
+      notes: gets remarks on how the video was read, also while pictures are made.
+
+    Raises:
+      InputError: as `stp_jax.media.read_video`; the functions raise it for colours that are not read.
+    """
+    canvas = canvas_of_webp(path)
+    if canvas:
+        yield from webp_frames(path, canvas, end)
+        return
+    notes = {} if notes is None else notes
+    with _open(path) as video:
+        progress, damaged = _Progress(), True
+        with contextlib.suppress(av.error.FFmpegError):  # whose kind may be "no memory", where a file lies
+            for seconds, frame in _decoded(video, path, notes, progress):
+                yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
+                if seconds > end:
+                    return
+            damaged = False
+        if damaged:
+            raise _damaged(path, progress)
+        if not progress.count:
+            raise InputError(f"{path}: not one frame of its video can be decoded.")
+        declared = _declared_end(video.stream)
+        last = progress.first + progress.now + progress.shown
+        # Files round, and may end later than their video; one that is cut off loses more than that.
+        if declared is not None and declared - last > max(0.5, 0.1 * declared):
+            raise _damaged(path, progress)
+
+
+def stamps(path: str | os.PathLike) -> np.ndarray:
+    """Seconds of every frame after the first one, float64 [F], ascending, without decoding them all.
+
+    Packets are counted from the first frame that decodes: a stream that was cut between key frames begins
+    with some that do not.
 
     Raises:
       InputError: as `stp_jax.media.read_video`.
     """
-    if _is_animated_webp(path):
-        yield from _webp_frames(path)
-        return
-    with _open(path) as (container, stream):
-        count, first, now = 0, 0.0, 0.0
-        try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise _damaged(path, count, now)
-                for frame in packet.decode():
-                    seconds = count / _rate(stream) if frame.time is None else frame.time
-                    first = first if count else seconds
-                    now = seconds - first
-                    yield now, functools.partial(_rgb, frame, stream.sample_aspect_ratio or Fraction(1))
-                    count += 1
-                    if now > end:
-                        return
-        except av.error.FFmpegError as error:
-            raise _damaged(path, count, now) from error
-        if not count:
-            raise InputError(f"{path}: not one frame of its video can be decoded.")
-        declared = _declared_end(stream)
-        # The last frame may last long; a file cut off loses more than that.
-        if declared is not None and declared - (first + now) > max(0.5, 0.1 * declared):
-            raise _damaged(path, count, now)
+    canvas = canvas_of_webp(path)
+    if canvas:
+        return webp_stamps(path)
+    seconds = _packets(path)
+    if seconds is None:
+        return np.array([now for now, _ in frames(path)])
+    if len(seconds) < 2:
+        for _ in frames(path):  # says so if the file is broken rather than short
+            pass
+    return seconds
 
 
 def times(path: str | os.PathLike) -> tuple[int, float]:
-    """The number of frames and the seconds from the first to the last, without decoding them."""
-    if _is_animated_webp(path):
-        seconds = [now for now, _ in _webp_frames(path)]
-        return len(seconds), seconds[-1]
-    count, last = _packets(path)
-    if count < 2:
-        for _ in frames(path):  # says so if the file is broken rather than short
-            pass
-    return count, last
-
-
-def _packets(path: str | os.PathLike) -> tuple[int, float]:
-    with _open(path) as (container, stream):
-        try:
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        except av.error.FFmpegError as error:
-            raise _damaged(path, 0, 0) from error
-        stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-        if not stamps or None in stamps:
-            return len(stamps), max(len(stamps) - 1, 0) / _rate(stream)
-        return len(stamps), float((max(stamps) - min(stamps)) * stream.time_base)
+    """The number of frames and the seconds from the first to the last, see `stamps`."""
+    seconds = stamps(path)
+    return len(seconds), float(seconds[-1]) if len(seconds) else 0.0
 
 
 def rate(path: str | os.PathLike) -> float:
     """Frames per second as the file declares them."""
-    with _open(path) as (_, stream):
-        return _rate(stream)
+    if canvas_of_webp(path):
+        return 25.0
+    with _open(path) as video:
+        return video.rate
+
+
+class _Video(NamedTuple):
+    container: Any
+    stream: Any
+    decode: Callable[[Any], list[av.VideoFrame]]  # of a packet; one without data makes it give out the rest
+
+    @property
+    def rate(self) -> float:
+        return _rate(self.stream)
+
+    @property
+    def pixel(self) -> Fraction:
+        """Width of a pixel divided by its height."""
+        return self.stream.sample_aspect_ratio or Fraction(1)
+
+
+class _Progress:
+    """How far a file has been decoded."""
+
+    count = 0
+    first = now = 0.0  # seconds of the first frame in the file; of the last one after it
+    shown = 0.0  # seconds that the last one is shown, if the file says so
+
+
+def _decoded(
+    video: _Video, path: str | os.PathLike, notes: Notes, progress: _Progress
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Yields (seconds after the first frame, frame), deinterlaced."""
+    fields = Deinterlacer(notes)
+    for packet in video.container.demux(video.stream):
+        if packet.is_corrupt:
+            raise _damaged(path, progress)
+        for frame in video.decode(packet):
+            seconds = progress.count / video.rate if frame.time is None else frame.time
+            if not progress.count:
+                progress.first = seconds
+                _note_lost_alpha(video.stream, frame, notes)
+            progress.now = seconds - progress.first
+            progress.shown = float((frame.duration or 0) * (frame.time_base or 0))
+            progress.count += 1
+            yield from fields.put(progress.now, frame)
+    yield from fields.finish()
+
+
+def _packets(path: str | os.PathLike) -> np.ndarray | None:
+    """As `stamps`, from packets; None where they have no times, as in a raw stream."""
+    found, first, all_have_pts = array("q"), None, True
+    with _open(path) as video:
+        with contextlib.suppress(av.error.FFmpegError):  # `frames` says where a file is damaged
+            for packet in video.container.demux(video.stream):
+                if first is None:
+                    first = next(iter(video.decode(packet)), None)
+                if not packet.size or packet.is_discard or not _is_shown(packet, video.stream):
+                    continue
+                all_have_pts = all_have_pts and packet.pts is not None
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is None:
+                    return None
+                if len(found) == MOST_FRAMES:
+                    raise InputError(f"{path} has more than {MOST_FRAMES:,} frames: cut it first.")
+                found.append(stamp)
+        if first is None:
+            return np.zeros(0)
+        if first.pts is None:
+            return None
+        ticks = np.sort(np.array(found))
+        if all_have_pts:
+            ticks = ticks[ticks >= first.pts]
+        return (ticks - ticks[:1]) * float(video.stream.time_base)
+
+
+def _is_shown(packet: Any, stream: Any) -> bool:
+    """False for VP8's frames that only others refer to (RFC 6386, 9.1: bit 4 of the frame tag)."""
+    return stream.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] & 16)
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple]:
-    """Yields (container, stream) of the first real video stream of a file."""
+def _open(path: str | os.PathLike) -> Iterator[_Video]:
+    """Yields the first real video stream of a file."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(path)):
+        raise InputError(f"{path} is a URL: download it first, and give the file.")
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: there is no such file.")
@@ -96,28 +187,86 @@ def _open(path: str | os.PathLike) -> Iterator[tuple]:
         raise InputError(f"{path} is not a file: give a video file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): give a video file.")
-    try:
-        container = av.open(str(path))
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied.") from error
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.") from error
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: permission denied.")
+    limits = {"max_pixels": str(MOST_PIXELS)}
+    container: Any = None
+    # FFmpeg's error is not kept: a header that lies makes it refuse to allocate, which is no lack of memory.
+    with contextlib.suppress(av.error.FFmpegError, UnicodeError):
+        # A colon in a name is no protocol, and a playlist does not reach into the net.
+        options = limits | {"protocol_whitelist": "file"}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    if container is None:
+        raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.")
     with container:
-        cover = av.stream.Disposition.attached_pic  # a music file's cover
-        for stream in container.streams.video:
-            if not stream.disposition & cover and stream.codec_context.name not in _TEXT_ART:
-                break
-        else:
-            raise InputError(f"{path} has no video stream: give a video file.")
-        stream.codec_context.thread_type = "AUTO"
-        yield container, stream
+        stream = _stream(path, container)
+        video = _Video(container, stream, _decoder(stream, limits))
+        _check_size(path, stream.codec_context.width, stream.codec_context.height, video.pixel)
+        yield video
 
 
-def _rate(stream) -> float:
+def _stream(path: Path, container: Any) -> Any:
+    cover = av.stream.Disposition.attached_pic  # a music file's cover
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    for stream in streams:
+        if stream.codec_context is not None and stream.codec_context.name not in _TEXT_ART:
+            return stream
+    if any(stream.codec_context is None for stream in streams):
+        raise InputError(f"{path}: this FFmpeg cannot decode its video: convert it, to H.264 for example.")
+    raise InputError(f"{path} has no video stream: give a video file.")
+
+
+def _decoder(stream: Any, options: dict[str, str]) -> Callable[[Any], list[av.VideoFrame]]:
+    context = stream.codec_context
+    library = _WITH_ALPHA.get(context.name)
+    context.options = options
+    if not _has_alpha(stream) or library not in av.codecs_available:
+        context.thread_type = "AUTO"
+        return lambda packet: packet.decode()
+    context.thread_type = "NONE"
+    own, alpha = (_new_decoder(name, options) for name in (library, context.name))
+    own.extradata = context.extradata
+
+    def decode(packet: Any) -> list[av.VideoFrame]:
+        # FFmpeg's own decoders refuse pictures that are too large; libvpx would allocate them.
+        packet.decode()
+        if packet.has_sidedata("matroska_block_additional"):
+            number_and_data = bytes(packet.get_sidedata("matroska_block_additional"))
+            alpha.decode(av.Packet(number_and_data[8:]))
+        return own.decode(packet if packet.size else None)
+
+    return decode
+
+
+def _new_decoder(name: str, options: dict[str, str]) -> Any:
+    context: Any = av.CodecContext.create(name, "r")
+    context.options, context.thread_type = options, "NONE"
+    return context
+
+
+def _has_alpha(stream: Any) -> bool:
+    """Whether a WebM file declares transparency, which it keeps beside the pictures of VP8 and VP9."""
+    return stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in _WITH_ALPHA
+
+
+def _note_lost_alpha(stream: Any, frame: av.VideoFrame, notes: Notes) -> None:
+    if _has_alpha(stream) and not any(part.is_alpha for part in frame.format.components):
+        notes["its transparency is not read (this FFmpeg has no libvpx)"] = None
+
+
+def _check_size(path: str | os.PathLike, width: int, height: int, pixel: Fraction) -> None:
+    if width * height * max(float(pixel), 1.0) > MOST_PIXELS:
+        shape = "" if pixel == 1 else f" with pixels {float(pixel):.3g} times as wide as high"
+        raise InputError(
+            f"{path}: pictures of {width} x {height}{shape} are too large; {MOST_PIXELS:,} pixels are read."
+        )
+
+
+def _rate(stream: Any) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _declared_end(stream) -> float | None:
+def _declared_end(stream: Any) -> float | None:
     """Seconds at which the file says that this stream ends, if it does."""
     if stream.duration is not None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
@@ -128,46 +277,27 @@ def _declared_end(stream) -> float | None:
         return None
 
 
-def _damaged(path: str | os.PathLike, count: int, seconds: float) -> InputError:
+def _damaged(path: str | os.PathLike, progress: _Progress) -> InputError:
+    if not progress.count:
+        return InputError(
+            f"{path} is truncated or damaged, or its pictures have more than {MOST_PIXELS:,} pixels: "
+            "not one frame of its video can be decoded."
+        )
     return InputError(
-        f"{path} is truncated or damaged after {count} frames ({seconds:.2f} s): give a whole file, "
-        "or an end before the damage."
+        f"{path} is truncated or damaged after {progress.count} frames ({progress.now:.2f} s): "
+        "give a whole file, or an end before the damage."
     )
 
 
-def _rgb(frame: av.VideoFrame, pixel: Fraction) -> np.ndarray:
+def _picture(path: str | os.PathLike, frame: av.VideoFrame, pixel: Fraction, notes: Notes) -> np.ndarray:
     """uint8 [H, W, 3]; `pixel` is the width of a pixel divided by its height."""
     width = max(1, round(frame.width * pixel))
-    if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
-        image = _on_white(np.asarray(frame.reformat(width=width, format="rgba").to_ndarray()))
-    else:
-        image = np.asarray(frame.reformat(width=width, format="rgb24").to_ndarray(), np.uint8)
-    return np.rot90(image, round(frame.rotation / 90) % 4)
-
-
-def _on_white(rgba: np.ndarray) -> np.ndarray:
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    return np.round(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-
-
-# FFmpeg shows only the first picture of an animated WebP; Pillow reads them all.
-
-
-def _is_animated_webp(path: str | os.PathLike) -> bool:
+    _check_size(path, frame.width, frame.height, pixel)
     try:
-        with Image.open(path, formats=["WEBP"]) as image:
-            return getattr(image, "is_animated", False)
-    except (OSError, UnidentifiedImageError):
-        return False
-
-
-def _webp_frames(path: str | os.PathLike) -> TimedFrames:
-    seconds = 0.0
-    with Image.open(path) as image:
-        try:
-            for frame in ImageSequence.Iterator(image):
-                rgba = np.asarray(frame.convert("RGBA"))
-                yield seconds, functools.partial(_on_white, rgba)
-                seconds += frame.info["duration"] / 1000
-        except (OSError, EOFError) as error:
-            raise InputError(f"{path} is truncated or damaged: give a whole file.") from error
+        return frame_picture(frame, notes, width=width)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except av.error.FFmpegError as error:
+        raise InputError(
+            f"{path}: its pictures ({frame.format.name}) cannot be converted to RGB: {error.strerror}."
+        ) from error

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
 from stp_jax.media import decode
+
+_MOST_PIXELS = 1 << 32  # of a whole video, 12 GiB
 
 
 class Clip(NamedTuple):
@@ -24,12 +27,17 @@ class Clip(NamedTuple):
     frames: np.ndarray  # uint8 [F, H, W, 3]
     fps: float  # frames per second at which `frames` plays at the speed of the file
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
+    notes: tuple[str, ...] = ()  # remarks on how the file was read, to print
+    source_frames: tuple[int, ...] = ()  # the file's frame that each of `frames` shows, counted from 0
 
 
 def write_video(
     path: str | os.PathLike, frames: np.ndarray, fps: float, *, crf: int = 12, pixel_format: str = "yuv420p"
 ) -> None:
     """Writes uint8 `[F, H, W, 3]` as H.264, whole or not at all.
+
+    Colours are tagged as limited range with the primaries and transfer function of BT.709. The matrix is that
+    which players without tags take: of BT.709 from 720 lines on, of BT.601 for less.
 
     Args:
       path: a new file; its suffix names the container (.mp4, .mkv, .mov).
@@ -51,14 +59,16 @@ def write_video(
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
         stream.options = {"crf": str(crf)}
-        # Unlabelled, players guess the colour matrix from the picture's size.
+        hd = frames.shape[1] >= 720
         context = stream.codec_context
-        context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
-        context.color_primaries = context.color_trc = 6  # also SMPTE 170M
+        context.color_range, context.colorspace = ColorRange.MPEG, 1 if hd else 6  # of AVColorSpace
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             yuv = picture.reformat(
-                format=pixel_format, dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+                format=pixel_format,
+                dst_colorspace=Colorspace.ITU709 if hd else Colorspace.ITU601,
+                dst_color_range=ColorRange.MPEG,
             )
             container.mux(stream.encode(yuv))
         container.mux(stream.encode())
@@ -67,23 +77,28 @@ def write_video(
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
     """Reads any video that FFmpeg reads, and animated GIF and WebP, frame by frame.
 
-    Rotation tags are applied, pixels are made square, grey becomes RGB, transparent parts become white. With
-    a variable frame rate, frames are taken as they come. The whole video is held in memory: for a user's file
-    of unknown length use `read_clip`.
+    Display matrices are applied, pixels are made square, interlaced frames are deinterlaced. HDR and wide
+    gamuts become SDR of BT.709, grey becomes RGB, transparent parts become white. With a variable frame rate,
+    frames are taken as they come. The whole video is held in memory: for a user's file of unknown length use
+    `read_clip`.
 
     Returns:
       uint8 `[F, H, W, 3]`, and the mean frames per second.
 
     Raises:
-      InputError: no such file; empty, truncated, damaged, not a video; no video stream, no decodable frame;
-        the picture size changes on the way.
+      InputError: no such file, a URL; empty, truncated, damaged, not a video; no video stream, no decodable
+        frame; pictures of more than 2^26 pixels, more than 2^32 pixels in all; colours that are not read; the
+        picture size changes on the way.
     """
     pictures: list[np.ndarray] = []
-    last = 0.0
+    last, pixels = 0.0, 0
     with contextlib.closing(decode.frames(path)) as timed:
         for seconds, picture in timed:
             pictures.append(picture())
             last = seconds
+            pixels += pictures[-1].shape[0] * pictures[-1].shape[1]
+            if pixels > _MOST_PIXELS:
+                raise InputError(f"{path} is too long to be held in memory: cut it, or use read_clip.")
             if len(pictures) == max_frames:
                 break
     if len({picture.shape for picture in pictures}) > 1:
@@ -105,7 +120,7 @@ def read_clip(
     Each is the frame that is on screen at its time. So any frame rate will do, also a variable one, and a
     short video repeats frames. By default the clip spans the whole video, first and last frame included.
     Pictures are resized until they cover `height` x `width`, then cropped at the centre. Only these pictures
-    are held in memory. Rotation, grey and transparency are treated as in `read_video`.
+    are held in memory. Orientation, colours, fields and transparency are treated as in `read_video`.
 
     Args:
       start, end: seconds after the first frame; `end` None is the last frame.
@@ -115,8 +130,10 @@ def read_clip(
     """
     count, last = decode.times(path)
     times = _sampling_times(str(path), count, last, frames, start, end)
-    with contextlib.closing(decode.frames(path, times[-1])) as timed:
-        return _clip(timed, times, height, width, fps=(count - 1) / last)
+    notes: decode.Notes = {}
+    with contextlib.closing(decode.frames(path, times[-1], notes)) as timed:
+        clip = take_pictures(timed, times, lambda image: fit_image(image, height, width), (count - 1) / last)
+    return clip._replace(notes=(*notes, *clip.notes))
 
 
 def fit_clip(
@@ -132,50 +149,61 @@ def fit_clip(
     """Does the same as `read_clip` for a video in memory: uint8 `[any, h, w, 3]` at a constant `fps`."""
     times = _sampling_times("the video", len(video), (len(video) - 1) / fps, frames, start, end)
     timed = ((i / fps, lambda image=image: image) for i, image in enumerate(video))
-    return _clip(timed, times, height, width, fps=fps)
+    return take_pictures(timed, times, lambda image: fit_image(image, height, width), fps)
 
 
 def _sampling_times(
     name: str, count: int, last: float, frames: int, start: float, end: float | None
 ) -> list[float]:
     if count < 2 or last <= 0:
-        raise InputError(f"{name} has {'one frame' if count else 'no frame'}: a video needs at least two.")
+        has = f"{count} frames at one time" if count > 1 else "one frame" if count else "no frame"
+        raise InputError(f"{name} has {has}: a video needs at least two, one after the other.")
     stop = last if end is None else end
     if not 0 <= start < stop <= last + 1e-3:
         raise InputError(f"{name}: the range {start:g} to {stop:g} s must lie within its 0 to {last:.3f} s.")
     return np.linspace(start, min(stop, last), frames).tolist()
 
 
-def _clip(
+def take_pictures(
     timed: Iterable[tuple[float, Callable[[], np.ndarray]]],
-    times: list[float],
-    height: int,
-    width: int,
-    *,
+    times: Sequence[float],
+    fit: Callable[[np.ndarray], np.ndarray],
     fps: float,
 ) -> Clip:
     """Makes the picture on screen at each of the ascending `times`, and no other.
 
-    `fps` is used for a clip of a single picture.
+    Args:
+      timed: as `stp_jax.media.decode.frames` yields them.
+      times: seconds after the first frame.
+      fit: brings a picture to size.
+      fps: of a clip of a single picture.
     """
     pictures: list[np.ndarray] = []
+    source_frames: list[int] = []
     shown: Callable[[], np.ndarray] | None = None
     size = (0, 0)
 
-    def show_until(seconds: float) -> None:
+    def show_until(seconds: float, number: int) -> None:
         nonlocal size
-        due = sum(time < seconds - 1e-6 for time in times) - len(pictures)
+        due = bisect.bisect_left(times, seconds - 1e-6) - len(pictures)
         if shown is not None and due > 0:
             picture = shown()
             size = picture.shape[:2]
-            pictures.extend([fit_image(picture, height, width)] * due)
+            pictures.extend([fit(picture)] * due)
+            source_frames.extend([number] * due)
 
-    for seconds, picture in timed:
-        show_until(seconds)
+    number = -1
+    for number, (seconds, picture) in enumerate(timed):
+        show_until(seconds, number - 1)
         shown = picture
-    show_until(np.inf)
+    show_until(np.inf, number)
     span = times[-1] - times[0]
-    return Clip(np.stack(pictures), (len(times) - 1) / span if span else fps, size)
+    distinct = len(set(source_frames))
+    notes: tuple[str, ...] = ()
+    if distinct < len(times):
+        notes = (f"the source has {distinct} frames there for {len(times)}: frames repeat",)
+    rate = (len(times) - 1) / span if span else fps
+    return Clip(np.stack(pictures), rate, size, notes, tuple(source_frames))
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

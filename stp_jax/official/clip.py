@@ -11,6 +11,7 @@ from PIL import Image
 
 from stp_jax.errors import InputError
 from stp_jax.media import Clip, decode
+from stp_jax.media.video import take_pictures
 
 
 def read_official_clip(
@@ -22,33 +23,51 @@ def read_official_clip(
     bilinear filter until it covers `height` x `width`, its sides rounded to whole pixels, and its centre is
     cropped. (`read_clip` spreads its frames over a range of seconds, and rounds nothing.)
 
+    Frames that are not evenly spaced would play at another speed: of these, the one on screen is taken at
+    even steps, of the median of their distances.
+
     Args:
       start: seconds after the first frame.
 
     Raises:
       InputError: as `read_video`; a video of a single frame; a start that is outside the video.
     """
-    pictures: list[np.ndarray] = []
-    times: list[float] = []
-    count, size = 0, (0, 0)
-    with contextlib.closing(decode.frames(path)) as timed:
-        for seconds, picture in timed:
-            count += 1
-            if seconds < start - 1e-6:
-                continue
-            image = picture()
-            size = image.shape[:2]
-            pictures.append(official_fit(image, height, width))
-            times.append(seconds)
-            if len(pictures) == frames:
-                break
-    if count < 2 <= frames:
+    stamps = decode.stamps(path)
+    if len(stamps) < 2 <= frames or (len(stamps) > 1 and stamps[-1] <= 0):
         raise InputError(f"{path} has one frame: a video needs at least two.")
-    if not pictures:
+    first = int(np.searchsorted(stamps, start - 1e-6))
+    if first >= len(stamps):
         raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
-    fps = (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else decode.rate(path)
-    pictures += [pictures[-1]] * (frames - len(pictures))
-    return Clip(np.stack(pictures), fps, size)
+    wanted = np.unique(stamps[first:])[:frames]
+    remarks: tuple[str, ...] = ()
+    if len(wanted) > 1 and not _is_even(wanted):
+        step = float(np.median(np.diff(wanted)))
+        wanted = wanted[0] + step * np.arange(frames)
+        wanted = wanted[wanted <= stamps[-1] + step / 2]
+        remarks = (f"variable frame rate: taken at {1 / step:.3g} frames per second, to keep its speed",)
+    notes: decode.Notes = {}
+    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(stamps) > 1 else decode.rate(path)
+    with contextlib.closing(decode.frames(path, float(wanted[-1]), notes)) as timed:
+        clip = take_pictures(timed, wanted.tolist(), lambda image: official_fit(image, height, width), fps)
+    repeats = frames - len(wanted)
+    return clip._replace(
+        frames=np.concatenate([clip.frames, np.repeat(clip.frames[-1:], repeats, axis=0)]),
+        notes=(*notes, *remarks, *clip.notes),
+        source_frames=(*clip.source_frames, *[clip.source_frames[-1]] * repeats),
+    )
+
+
+def _rate(seconds: np.ndarray) -> float:
+    return (len(seconds) - 1) / float(seconds[-1] - seconds[0])
+
+
+def _is_even(seconds: np.ndarray) -> bool:
+    """Whether frames follow each other at one rate, but for time stamps rounded to milliseconds or so."""
+    steps = np.diff(seconds)
+    even = np.linspace(seconds[0], seconds[-1], len(seconds))
+    middle = np.median(steps)
+    drift = np.abs(seconds - even).max()
+    return bool(steps.min() > 0.5 * middle and steps.max() < 1.5 * middle and drift < 0.6 * steps.mean())
 
 
 def official_fit(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -115,7 +115,11 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         type=number(1, 16, int),
         help="enlarges the videos; 1 is the model's own size (3 for small ones)",
     )
-    add("--fps", type=number(0.1, 240), help="frames per second of the videos (the source's own speed)")
+    add(
+        "--fps",
+        type=number(0.1, 240),
+        help="frames per second of the videos (the source's own, or to last 1 s)",
+    )
     parser.add_argument(
         "--list", action="store_true", help="explain every camera move, animation time and file, and exit"
     )

@@ -163,7 +163,7 @@ def _spread_part(
     count, last = decode.times(video)
     end = start + duration if duration else min(start + LONGEST, last)
     clip = media.read_clip(video, notes.frames, notes.height, notes.width, start=start, end=max(end, start))
-    summary = [_describe(video, count, last, clip, (start, end))]
+    summary = [_describe(video, count, last, clip, (start, end)), *_remarks(clip)]
     if end < last - 0.05 and not duration:
         summary.append(f"  (of its {last:.1f} s; choose others with --start and --duration)")
     return _Part(clip, (start, end), last, "\n".join(summary))
@@ -178,12 +178,17 @@ def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: flo
     summary = [
         _describe(video, count, last, clip, (start, end)),
         "  (consecutive frames, as the official code takes them: --duration spreads them evenly)",
+        *_remarks(clip),
     ]
-    first = round(start * clip.fps)
-    taken = min(frames, count - first)
+    first, final = clip.source_frames[0], clip.source_frames[-1]
+    taken = frames - clip.source_frames.count(final) + 1 if final == count - 1 else frames
     if taken < frames:
         summary.append(f"  ({taken} from there to its end; the last is repeated {frames - taken} times)")
     return _Part(clip, (start, end), last, "\n".join(summary), (first, taken))
+
+
+def _remarks(clip: media.Clip) -> list[str]:
+    return [f"  ({note})" for note in clip.notes]
 
 
 def _describe(
@@ -212,14 +217,13 @@ def _source_view(
         view = View(*cameras.read(source_cameras, frames, intrinsics=lens, span=span))
     else:
         whole = View(*cameras.read(source_cameras, intrinsics=lens))
-        first, taken = part.consecutive
-        if len(whole.c2w) < first + taken:
+        shown = np.array(part.clip.source_frames)  # with the last one repeated where the video ends early
+        if len(whole.c2w) <= shown[-1]:
             raise InputError(
-                f"{source_cameras}: {len(whole.c2w)} poses; frames {first} to {first + taken - 1} need one "
+                f"{source_cameras}: {len(whole.c2w)} poses; frames {shown[0]} to {shown[-1]} need one "
                 "each. With --duration, poses are spread evenly over the video."
             )
-        # Where they end, the last pose is repeated, as the last frame is.
-        view = whole.at(np.minimum(np.arange(first, first + frames), len(whole.c2w) - 1))
+        view = whole.at(shown)
     return view._replace(
         intrinsics=media.fit_intrinsics(view.intrinsics, (h, w), notes.height, notes.width),
         animation_time=np.arange(frames, dtype=np.float32),

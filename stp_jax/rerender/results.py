@@ -67,6 +67,25 @@ def _short_name(text: str | os.PathLike[str]) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
 
 
+def playback(clip: media.Clip, fps: float | None = None) -> tuple[float, str]:
+    """Frames per second of the results, and a sentence that says so.
+
+    They play at the source's own speed, but for at least a second, and at 0.1 to 240 frames per second.
+
+    Args:
+      clip: the source.
+      fps: what the user chose.
+    """
+    frames = len(clip.frames)
+    chosen = fps or min(max(clip.fps, 0.1), frames, 240)
+    factor = clip.fps / chosen
+    speed = "at the speed of the source"
+    if frames > 1 and not 0.99 < factor < 1.01:
+        slower = f"{factor:.3g} times slower" if factor > 1 else f"{1 / factor:.3g} times faster"
+        speed = f"{slower} than the source" + ("" if fps else "; --fps chooses another rate")
+    return chosen, f"Result: {frames} frames at {chosen:.3g} fps, {frames / chosen:.3g} s, {speed}"
+
+
 def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
     """Writes videos, enlarged by `scale`, a contact sheet, and a picture of cameras and animation time."""
     from stp_jax.media import pictures

@@ -17,15 +17,24 @@ def gradient_video(frames=12, height=48, width=64):
 
 
 def encode(
-    path, frames, codec="libx264", pixel_format="yuv420p", pts=None, options=None, source_format="rgb24"
+    path,
+    frames,
+    codec="libx264",
+    pixel_format="yuv420p",
+    pts=None,
+    options=None,
+    source_format="rgb24",
+    codec_options=None,
+    rate=20,
 ):
     """Writes a file with PyAV alone, as other programs would."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=20)
+        stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
+        stream.options = codec_options or {}
         for i, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=source_format)
-            picture.time_base = Fraction(1, 20)
+            picture.time_base = Fraction(1, rate)
             picture.pts = i if pts is None else pts[i]
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

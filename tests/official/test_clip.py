@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stp_jax.errors import InputError
-from stp_jax.official.clip import read_official_clip, to_official_pixels
+from stp_jax.official.clip import _is_even, read_official_clip, to_official_pixels
 from tests.media.video_files import BROKEN, break_file, encode, gradient_video
 
 
@@ -57,3 +57,22 @@ def test_official_pixels_are_cut_off():
         np.testing.assert_array_equal(pixels, expected)
     half = jnp.asarray(video, jnp.bfloat16)
     np.testing.assert_array_equal(to_official_pixels(half)[3:5], [127, 191])
+
+
+def test_a_variable_frame_rate_keeps_its_speed_and_it_is_said(tmp_path):
+    # A phone that dropped frames: 3 stands for nine, at 20 per second.
+    pts = [0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 19]
+    encode(tmp_path / "a.mkv", gradient_video(12), codec="ffv1", pixel_format="bgr0", pts=pts)
+    clip = read_official_clip(tmp_path / "a.mkv", 17, 48, 64)
+    assert clip.source_frames == (0, 1, 2, *[3] * 9, 4, 5, 6, 7, 8) and clip.fps == pytest.approx(20)
+    np.testing.assert_array_equal(clip.frames, gradient_video(12)[list(clip.source_frames)])
+    assert any("variable frame rate: taken at 20 frames per second" in note for note in clip.notes)
+    # Beyond the gap the rate is even, and nothing is remarked on.
+    later = read_official_clip(tmp_path / "a.mkv", 5, 48, 64, start=0.6)
+    assert later.source_frames == (4, 5, 6, 7, 8) and later.notes == ()
+
+
+def test_time_stamps_in_milliseconds_are_an_even_rate(tmp_path):
+    stamps = np.rint(np.arange(90) * 1000 / 29.97) / 1000
+    assert _is_even(stamps) and not _is_even(np.delete(stamps, 40))
+    assert not _is_even(np.cumsum([1 / 30] * 40 + [1 / 24] * 40))
