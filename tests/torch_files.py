@@ -44,9 +44,12 @@ def tensor(key, kind, size, stride, offset=0, stored=None):
 
 
 def write_torch(path, structure, storages, compression=zipfile.ZIP_STORED, order=b"little"):
-    """A file of `structure` with these arrays as its storages; returns its path."""
+    """A file of `structure`, or of these bytes as its pickle, with arrays as storages; returns its path."""
     file = io.BytesIO()
-    TorchPickler(file, protocol=2).dump(structure)
+    if isinstance(structure, bytes):
+        file.write(structure)
+    else:
+        TorchPickler(file, protocol=2).dump(structure)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", file.getvalue())
         archive.writestr("archive/byteorder", order)

@@ -95,7 +95,7 @@ def test_parts_are_read_through_their_index(tmp_path):
     with pytest.raises(InputError, match=r"m-1\.safetensors of its 2 parts are missing"):
         open_tensors(index)
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
-    with pytest.raises(InputError, match="not in its own folder"):
+    with pytest.raises(InputError, match="names '../../etc/passwd', which is not a part in its own folder"):
         open_tensors(index)
     index.write_text(json.dumps({"weight_map": {"a": "m-0.safetensors", "c": "m-0.safetensors"}}))
     with pytest.raises(InputError, match="names c, which is in none of its parts"):
@@ -185,8 +185,8 @@ SAYS = {
     "half of a safetensors file": "truncated",
     "a safetensors file without its last byte": "truncated",
     "the first bytes of a safetensors file": "truncated",
-    "a storage that lacks bytes": "a tensor that reaches beyond its storage",
-    "a storage that is not there": r"its pickle cannot be read \('0'\)",
+    "a storage that lacks bytes": "a storage that lacks bytes",
+    "a storage that is not there": "storage '0' is missing",
     "a tensor beyond its storage": "a tensor that reaches beyond its storage",
     "a tensor before its storage": "a tensor of impossible shape",
     "a zip file": "a zip file, but not one that torch.save wrote",
