@@ -66,6 +66,7 @@ class Pretrained:
       rules: from its tensors to our parameters.
       tensors: by name, memory-mapped.
       path: of the file, or of the folder in our own layout.
+      sums: the SHA-256 that its files should have; none where its layout, or its version, has no checksums.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Pretrained:
     rules: list[Rule]
     tensors: Mapping[str, np.ndarray]
     path: Path
+    sums: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
 
 def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
@@ -230,12 +232,12 @@ def _kinds_of_ours(folder: Path) -> list[str]:
 
 
 def _recognise_ours(folder: Path, kind: str) -> Pretrained:
-    index = native.read_index(folder, kind)
+    index, tensors = native.open_model(folder, kind)
     try:
         config = CONFIGS[kind](**without_retired(index["config"]))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / kind}.json: its config is none of this version: {error}.") from None
-    tensors = native.open_weights(folder, kind)
+    except (TypeError, ValueError) as error:
+        reason = str(error)[:200]
+        raise InputError(f"{folder / kind}.json: its config is none of this version: {reason}.") from None
     pieces = Counter(name.partition("#")[0] for name in tensors)
     rules = [
         Rule(name, f"{name}#{{n}}", pieces=count, stacked=False)
@@ -243,7 +245,8 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
         else Rule(name, name)
         for name, count in pieces.items()
     ]
-    found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder)
+    sums = native.sums_of(folder, index)
+    found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder, sums)
     wanted = kinds.shapes(kind, config)
     known = [rule for rule in rules if rule.ours in wanted]
     check(known, tensors, wanted, _name(found))

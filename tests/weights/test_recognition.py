@@ -19,6 +19,7 @@ from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import stored_shapes
 from stp_jax.weights.layouts.text_encoder import TIED
 from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
+from tests.tiny_model import edit_index
 
 SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
 HEADS = {"dim": 64, "num_heads": 2}
@@ -266,9 +267,7 @@ def test_our_own_folder_is_read_as_it_was_written(tmp_path):
 
 def test_a_config_of_another_version_is_refused(tmp_path):
     write_ours(tmp_path, "vae", TINY["vae"])
-    index = json.loads((tmp_path / "vae.json").read_text())
-    index["config"]["colour"] = "blue"
-    (tmp_path / "vae.json").write_text(json.dumps(index))
+    edit_index(tmp_path, "vae", config={"colour": "blue"})
     with pytest.raises(InputError, match=r"vae.json: .*colour"):
         recognition.recognise(tmp_path, "vae")
 

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
+from stp_jax.weights.finite import all_finite
 from stp_jax.weights.native import piece_bounds
 
 if TYPE_CHECKING:
@@ -91,10 +92,14 @@ class Rule:
 
 
 class LazyParameter:
-    """One of our parameters, read from its stored tensors when it is indexed along its first axis."""
+    """One of our parameters, read from its stored tensors when it is indexed along its first axis.
+
+    What is read is checked to be finite, as every layout and every device's part comes by here.
+    """
 
     def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray]):
-        self._stored = [tensors[name] for name in rule.names()]
+        self._names = rule.names()
+        self._stored = [tensors[name] for name in self._names]
         pieces = [rule.form.to_ours(stored) for stored in self._stored]
         self._pieces = [piece[None] for piece in pieces] if rule.pieces and rule.stacked else pieces
         self.shape = (sum(map(len, self._pieces)), *self._pieces[0].shape[1:])
@@ -105,21 +110,37 @@ class LazyParameter:
         return self.shape[0]
 
     def read(self, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
-        """A copy of the part that `index`, one slice of step 1 for each axis, selects."""
+        """A copy of the part that `index`, one slice of step 1 for each axis, selects.
+
+        Raises:
+          InputError: it has numbers that are not finite; the stored tensor and its file are named.
+        """
         ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
         out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
         start, stop = ranges[0].start, ranges[0].stop
 
-        def copy(piece: np.ndarray, at: int) -> None:
+        def copy(number: int, piece: np.ndarray, at: int) -> None:
             low, high = max(start, at), min(stop, at + len(piece))
             if low < high:
-                out[low - start : high - start] = piece[(slice(low - at, high - at), *index[1:])]
+                part = out[low - start : high - start]
+                with np.errstate(over="ignore", invalid="ignore"):  # it is an error, below
+                    part[...] = piece[(slice(low - at, high - at), *index[1:])]
+                if not all_finite(part):
+                    raise self._not_finite(number, out.dtype)
 
         starts = itertools.accumulate(map(len, self._pieces), initial=0)
         # Copying releases Python's lock, and so does waiting for the disk.
         with ThreadPoolExecutor() as pool:
-            list(pool.map(copy, self._pieces, starts))
+            list(pool.map(copy, itertools.count(), self._pieces, starts))
         return out
+
+    def _not_finite(self, number: int, dtype: np.dtype) -> InputError:
+        stored = self._stored[number]
+        cast = "" if dtype == stored.dtype else f" as {dtype}"
+        return InputError(
+            f"{file_of(stored)}: {self._names[number]} has numbers that are NaN or infinite{cast}. "
+            "The file is damaged, or its training went wrong: get it again."
+        )
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
         rest = (slice(None),) * (self.ndim - 1)
@@ -135,6 +156,15 @@ class LazyParameter:
         maps = {id(found): found for found in map(_memory_map, self._stored) if found is not None}
         for found in maps.values():
             found.madvise(mmap.MADV_DONTNEED)
+
+
+def file_of(array: Any) -> str:
+    """The path of the file that an array is a view of, or "weights" where it is none."""
+    while array is not None:
+        if isinstance(array, np.memmap) and array.filename is not None:
+            return str(array.filename)
+        array = getattr(array, "base", None)
+    return "weights"
 
 
 def _memory_map(array: Any) -> mmap.mmap | None:
@@ -268,7 +298,7 @@ def read_parameters(
       Parameter by name; those that may be missing and are, are left out.
 
     Raises:
-      InputError: see `check`; before anything is read.
+      InputError: see `check`; before anything is read. Numbers that are not finite.
     """
     import jax
 
