@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         fps, speed = playback(request.clip, flags.fps)
         print(f"{request.summary}\n{speed}")
         model = load_model(flags, notes)
+        for remark in model.remarks:
+            print(f"Note: {remark}")
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)

@@ -36,6 +36,7 @@ SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+GGUF = "is a GGUF file, whose numbers are rounded to few bits. Get the model in bfloat16"
 NAME_LENGTH = 300  # of a tensor
 
 
@@ -102,7 +103,7 @@ def _what_it_is(start: bytes) -> str:
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer of git-lfs. Fetch the file itself with `git lfs pull`"
     if start.startswith(b"GGUF"):
-        return "it is a GGUF file, whose numbers are rounded to few bits. Get the model in bfloat16"
+        return f"it {GGUF}"
     if start.startswith(b"\x80"):
         return "it is a pickle of an old form. Load and save it once with PyTorch 1.6 or newer"
     return f"it is neither safetensors nor what torch.save writes, or it is damaged. {AGAIN[:-1]}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import mmap
 import re
 from collections import Counter
@@ -173,42 +172,20 @@ def _memory_map(array: Any) -> mmap.mmap | None:
     return array if hasattr(mmap, "MADV_DONTNEED") else None
 
 
-def count_layers(
-    tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int, where: str
-) -> int:
+def count_layers(tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int) -> int:
     """The number of layers of a model, from a config.json or from the names of its tensors.
 
     Args:
       tensors: names; those of layers begin with `prefix`, the layer's number and a dot.
       described: the contents of a config.json beside them.
       published: the layers of published models of this size; a file with fewer is incomplete.
-      where: for messages.
-
-    Raises:
-      InputError: config.json has something other than a number of layers.
     """
     if "num_layers" in described:
-        return positive_int(described, "num_layers", where)
+        return described["num_layers"]
     numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
     sizes = Counter(number[1] for number in numbers if number)
     # A number with more than half of the usual tensors is a layer, even if a few are missing.
     return max(published, sum(size > max(sizes.values()) / 2 for size in sizes.values()))
-
-
-def positive_int(described: Mapping[str, Any], name: str, where: str) -> int:
-    """A number that a config.json gives. Raises `InputError` where it is none."""
-    value = described[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{where}: the config.json beside it says {name} {value!r}, which is not a count.")
-    return value
-
-
-def positive(described: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    """A number that a config.json may give. Raises `InputError` where it is none."""
-    value = described.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise InputError(f"{where}: the config.json beside it says {name} {value!r}; give a number above 0.")
-    return float(value)
 
 
 def stored_shapes(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
