@@ -123,7 +123,9 @@ def _watch(
         *lines, buffered = (buffered + chunk).split(b"\n")
         for line in lines:
             name, number, what = json.loads(line)
-            if what is None:
+            if what == "seeds":
+                current = None
+            elif what is None:
                 current = name, number
                 while todo[0][0] != name:
                     todo.pop(0)
@@ -143,7 +145,7 @@ def _watch(
 
 
 def child_main(arguments: str) -> None:
-    """What the child does: each line that it writes is [reader, number, None, "end" or a failure]."""
+    """What the child does: it writes lines of [reader, number, None, "seeds", "end" or a failure]."""
     todo, package, seed = json.loads(arguments)
     out = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stdout = io.StringIO()  # what a reader prints is nobody's
@@ -153,6 +155,7 @@ def child_main(arguments: str) -> None:
 
     readers = find_readers(package)
     for name, low, high in todo:
+        say(name, low, "seeds")
         with Inputs(readers[name], seed) as inputs:
             inputs.warm_up()
             _limit_memory()
