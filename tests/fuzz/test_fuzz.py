@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz import inputs, mutators, runner
 
-INPUTS = 1000  # of all readers together
+INPUTS = 400  # of all readers together
 
 
 def test_readers_succeed_or_raise_input_errors():
