@@ -56,6 +56,8 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(f"{path} does not exist. Give a weights file.")
     if path.is_dir():
         path = _only_file(path)
+    if not path.is_file():
+        raise InputError(f"{path} is no file. Give a weights file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes). {AGAIN}")
     if path.name.endswith(".index.json"):

@@ -128,6 +128,9 @@ class LazyParameter:
                     raise self._not_finite(number, out.dtype)
 
         starts = itertools.accumulate(map(len, self._pieces), initial=0)
+        if len(self._pieces) == 1:
+            copy(0, self._pieces[0], 0)
+            return out
         # Copying releases Python's lock, and so does waiting for the disk.
         with ThreadPoolExecutor() as pool:
             list(pool.map(copy, itertools.count(), self._pieces, starts))

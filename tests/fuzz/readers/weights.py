@@ -128,6 +128,6 @@ READERS = [
     Reader("sampling notes", _ours("dit"), _sampling_notes),
     Reader("config.json of Wan", _published("dit", WAN_JSON), _of_kind("dit")),
     Reader("config.json of diffusers", _published("dit", DIFFUSERS_JSON, "diffusers"), _of_kind("dit")),
-    Reader("config.json of a VAE", _published("vae", VAE_JSON), _of_kind("vae"), share=0.5),
+    Reader("config.json of a VAE", _published("vae", VAE_JSON), _of_kind("vae"), share=0.15),
     Reader("config.json of umT5", _published("text_encoder", T5_JSON, "diffusers"), _of_kind("text_encoder")),
 ]
