@@ -4,9 +4,9 @@
     python -m tests.fuzz --reader torch --inputs 5000
     python -m tests.fuzz --reader torch --only 1234 --keep /tmp/input    # one input again, and its files
 
-An input is known by reader, seed of the run and number. More than 5 s, more than 1 GB above the start, a
-crash or any other exception is a failure, and is printed with the command that repeats it. Readers are
-registered in the modules of `tests/fuzz/readers`, each of which has a list `READERS`.
+An input is known by reader, seed of the run and number. More than 5 s of the processor (or 30 s in all), more
+than 1 GB above the start, a crash or any other exception is a failure, and is printed with the command that
+repeats it. Readers are registered in the modules of `tests/fuzz/readers`, each of which has a list `READERS`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from typing import Any
 
 from tests.fuzz.inputs import Reader, Seed, make_input
 
-SECONDS = 5.0  # for one input
+SECONDS = 5.0  # of the processor for one input
+PATIENCE = 6  # times as long it may wait, for a busy machine or for ever
 MEMORY = 10**9  # bytes above what the child had before it
 START_SECONDS = 300.0  # for imports and seeds
 PACKAGE = "tests.fuzz.readers"
@@ -111,15 +113,20 @@ def _watch(
     assert child.stdout is not None
     output, buffered = child.stdout.fileno(), b""
     current: tuple[str, int] | None = None
+    started = used = 0.0
     while True:
-        ready, _, _ = select.select([output], [], [], seconds if current else START_SECONDS)
+        ready, _, _ = select.select([output], [], [], seconds / 2 if current else START_SECONDS)
         if not ready:
             if current is None:
                 raise RuntimeError("the child does not start")
-            return Failure(*current, f"hangs for more than {seconds:g} s")
+            waited, worked = time.monotonic() - started, _processor_seconds(child.pid) - used
+            if worked > seconds or waited > PATIENCE * seconds:
+                return Failure(*current, f"hangs for more than {seconds:g} s")
+            continue
         chunk = os.read(output, 65536)
         if not chunk:
             break
+        started, used = time.monotonic(), _processor_seconds(child.pid)
         *lines, buffered = (buffered + chunk).split(b"\n")
         for line in lines:
             name, number, what = json.loads(line)
@@ -142,6 +149,15 @@ def _watch(
         child.errors.seek(0)  # type: ignore[attr-defined]
         raise RuntimeError(f"the child does not start:\n{child.errors.read().decode()[-3000:]}")  # type: ignore[attr-defined]
     return Failure(*current, f"ends the process with status {status}")
+
+
+def _processor_seconds(process: int) -> float:
+    """What a process and its threads have used of the processor."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def child_main(arguments: str) -> None:
