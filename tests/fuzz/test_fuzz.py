@@ -23,7 +23,7 @@ def test_readers_succeed_or_raise_input_errors():
     ("fault", "found"),
     [
         ("raises", "KeyError: 'a'"),
-        ("hangs", "hangs for more than 0.5 s"),
+        ("hangs", "hangs for more than 0.2 s"),
         ("crashes", "ends the process with status -11"),
         ("exits", "ends the process with status 0"),
         ("takes memory", "takes 1.2 GB"),
@@ -33,7 +33,7 @@ def test_readers_succeed_or_raise_input_errors():
 )
 def test_every_fault_is_found(fault, found):
     failures = runner.run(
-        {fault: (0, 6)}, package="tests.fuzz.faulty", seconds=0.5 if fault == "hangs" else 60
+        {fault: (0, 6)}, package="tests.fuzz.faulty", seconds=0.2 if fault == "hangs" else 60
     )
     assert bool(failures) == (found is not None)
     for failure in failures:
