@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
             return
         model = load_model(flags, notes)
+        for remark in model.remarks:
+            print(f"Note: {remark}")
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)

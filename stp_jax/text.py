@@ -217,6 +217,8 @@ def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:
         raise InputError(
             f"{path}: embeddings of shape {list(embeddings.shape)}; the model takes [prompts, tokens, {dim}]."
         )
+    if embeddings.dtype.kind != "f" or not np.isfinite(embeddings).all():
+        raise InputError(f"{path} is damaged: it has embeddings that are not finite numbers. Write it again.")
     return embeddings
 
 

@@ -176,6 +176,9 @@ def test_command_writes_what_training_reads(encoder, tmp_path, capsys, monkeypat
     assert embeddings.shape == (2, 512, 12) and not np.array_equal(embeddings[0], embeddings[1])
     with pytest.raises(InputError, match="the model takes"):
         text.read_embeddings(out, 4096)
+    np.savez(tmp_path / "nan.npz", embeddings=np.full_like(embeddings, np.nan))
+    with pytest.raises(InputError, match="not finite numbers"):
+        text.read_embeddings(tmp_path / "nan.npz", CONFIG.dim)
     with pytest.raises(SystemExit):  # an existing file is kept
         text.main(words)
     assert "give a new file" in capsys.readouterr().err

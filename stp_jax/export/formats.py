@@ -17,6 +17,7 @@ from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import native, reading
+from stp_jax.weights.checksums import verified
 from stp_jax.weights.layouts.table import Rule, lazy_parameters, write_tensors
 from stp_jax.weights.recognition import LAYOUTS, Pretrained
 
@@ -81,9 +82,10 @@ def export_ours(models: list[Pretrained], folder: Path, dtype: str | None = None
             notes = native.read_index(found.path, found.kind).get("notes") or {}
         parameters = lazy_parameters(found.rules, found.tensors)
         config = dataclasses.asdict(found.config)
-        native.save_weights(
-            folder, found.kind, parameters, config, dtype=dtype, notes=notes, part_bytes=2**30
-        )
+        with verified(found.sums):
+            native.save_weights(
+                folder, found.kind, parameters, config, dtype=dtype, notes=notes, part_bytes=2**30
+            )
 
 
 def official_config(models: Iterable[Pretrained]) -> dict[str, Any]:
@@ -143,10 +145,11 @@ def _rules(found: Pretrained, layout: str) -> list[Rule]:
 
 
 def _tensors(found: Pretrained, rules: list[Rule], dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and value of the tensors to write, under a progress bar."""
+    """Name and value of the tensors to write, under a progress bar; at the end the files are verified."""
     parameters = lazy_parameters(found.rules, found.tensors)
     total = sum(math.prod(lazy.shape) * lazy.dtype.itemsize for lazy in parameters.values())
-    with tqdm(total=total, desc=found.kind, unit="B", unit_scale=True, delay=BAR_AFTER) as bar:
+    bar = tqdm(total=total, desc=found.kind, unit="B", unit_scale=True, delay=BAR_AFTER)
+    with verified(found.sums), bar:
         for name, array in write_tensors(rules, parameters):
             yield name, array if dtype is None else array.astype(dtype)
             bar.update(array.nbytes)

@@ -21,6 +21,7 @@ from stp_jax.models.parameters import bind
 from stp_jax.models.vae import VAEConfig
 from stp_jax.text import LENGTH
 from stp_jax.weights import kinds, reading, recognition
+from stp_jax.weights.checksums import verified
 from stp_jax.weights.layouts.table import lazy_parameters
 from stp_jax.weights.recognition import Pretrained
 
@@ -164,4 +165,5 @@ def export_stablehlo(
     write_json(folder / "inputs.json", inputs)
     (folder / "run.py").write_text(RUN_PY)
     arrays = ((name, np.asarray(lazy[name], dtypes[name])) for name in sorted(lazy))
-    write_safetensors(folder, "parameters", arrays)
+    with verified(found.sums):
+        write_safetensors(folder, "parameters", arrays)

@@ -131,6 +131,8 @@ class DiTConfig:
             raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
+        if self.dim // self.heads % 2 or self.freq_dim % 2:
+            raise ValueError("model.freq_dim and the width of a head, model.dim / model.heads, must be even")
         if not self.source and (self.camera, self.animation_time) != ("none", "none"):
             raise ValueError("model.source is False; then model.camera and model.animation_time must be none")
         if self.memory < 0:

@@ -19,6 +19,7 @@ class Models(NamedTuple):
     dit: Pretrained
     vae: Pretrained
     text_encoder: Path | None  # None: the DiT takes no text
+    remarks: tuple[str, ...] = ()  # what a user should know about the files, a line each
 
 
 def find_models(
@@ -55,6 +56,7 @@ def find_models(
         dataclasses.replace(found_dit, config=dit_config),
         dataclasses.replace(found_vae, config=vae_config),
         _find_text_encoder(found_dit, text_encoder or folder) if found_dit.config.text_dim else None,
+        tuple(dict.fromkeys([*recognition.remarks(found_dit), *recognition.remarks(found_vae)])),
     )
 
 

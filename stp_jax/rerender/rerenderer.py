@@ -81,7 +81,7 @@ class Rerenderer:
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
-        dit, vae_files, self._text_encoder = find_models(
+        dit, vae_files, self._text_encoder, self.remarks = find_models(
             folder, vae=vae, text_encoder=text_encoder, dtype=self.dtype, official_rounding=official_rounding
         )
         self.title = f"{dit.title}, {dit.path}"

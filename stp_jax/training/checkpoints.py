@@ -45,21 +45,30 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n")
 
 
+def _is_below(folder: Path, name: str) -> bool:
+    """Whether a name found in a manifest is that of a file in the folder."""
+    try:
+        path = (folder / name).resolve()
+        return path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the checkpoint in `folder`, or None if every file is as it was written."""
     try:
         sums = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{MANIFEST} is damaged"
     except OSError as error:
         return f"{MANIFEST} cannot be read: {error.strerror}"
     if not isinstance(sums, dict) or not sums:
         return f"{MANIFEST} is damaged"
-    missing = [name for name in sums if not (folder / name).is_file()]
+    missing = [name for name in sums if not _is_below(folder, name)]
     if missing:
-        return f"{missing[0]} is missing"
+        return f"{missing[0][:200]!r} is missing"
     try:
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(_sha256, (folder / name for name in sums))

@@ -62,6 +62,8 @@ class DiTTask:
         text_dim = self.model_config.text_dim
         if load:
             vae = recognition.recognise(config.vae, "vae")
+            for remark in recognition.remarks(vae):
+                log(remark)
             self._stored_vae_config = vae.config
             self.vae_config = dataclasses.replace(vae.config, dtype=self.model_config.dtype)
             self._vae_graph = reading.graph(dataclasses.replace(vae, config=self.vae_config))

@@ -133,5 +133,5 @@ def export_weights(
         folder, task.name, whole, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
     )
     for name, (tensors, fields) in task.companions().items():
-        if not (folder / f"{name}.json").exists():
+        if not native.is_whole(folder, name, fields):  # one that a killed run or a bad disk left is not
             native.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)

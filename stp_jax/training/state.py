@@ -94,6 +94,8 @@ def init_state(
     if init_from:
         found = recognition.recognise(init_from, task.name)
         task.check_start(found.config)
+        for remark in recognition.remarks(found):
+            log(remark)
         params = reading.read(found, shapes, shardings, allow_missing=task.may_start_random)
     missing = {name: sharding for name, sharding in shardings.items() if name not in params}
     if missing:

@@ -1,7 +1,9 @@
 """Our own format of weights: safetensors parts of bounded size, and one JSON that describes the model.
 
-A folder holds one or more models, each as `<name>.json`, `<name>-00001-of-00003.safetensors` and so on. The
-JSON has the model's config, the part of each tensor, and notes such as the steps trained.
+A folder holds one or more models, each as `<name>.json`, `<name>-0a1b2c3d-00001-of-00003.safetensors` and so
+on. The JSON has the model's config, the part of each tensor, notes such as the steps trained, the SHA-256 of
+each part, and one of its own values. The names of parts begin with the hash of all of them: parts of an older
+and a newer model never have the same name, so that a reader, or a writer that is killed, never mixes them.
 
 JAX is not imported, so that a command line can check a folder and refuse it at once.
 """
@@ -13,6 +15,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +24,11 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.files import replace_file
+from stp_jax.weights import schema
+from stp_jax.weights.checksums import sha256_of, sha256_of_values, verified
 from stp_jax.weights.files import open_tensors
 from stp_jax.weights.parts import write_parts
+from stp_jax.weights.untrusted import read_json
 
 PART_BYTES = 16_000_000  # a folder of such parts can live in a git repository
 BUNDLED = Path(__file__).parents[1] / "assets" / "demo"  # the demo model
@@ -52,7 +58,8 @@ def save_weights(
 ) -> None:
     """Writes `parameters` (dotted name -> array) as model `name`; an older one of that name is replaced.
 
-    No more than one part is in host memory at a time.
+    Its JSON is replaced when all parts are there, and the older parts are removed after that. No more than
+    one part is in host memory at a time.
 
     Args:
       folder: made if missing.
@@ -65,21 +72,45 @@ def save_weights(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    old = [path for path in folder.iterdir() if re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", path.name)]
+    new = folder / f".{name}.partial"
+    shutil.rmtree(new, ignore_errors=True)  # of a writer that was killed
+    new.mkdir()
     limit = part_bytes or PART_BYTES
-    files = write_parts(
-        folder,
-        name,
-        _pieces(parameters, dtype, limit),
-        limit,
-        lambda i, count: f"{name}-{i + 1:05d}-of-{count:05d}.safetensors",
-    )
-    index = {"config": config, "notes": notes or {}, "files": {f: sorted(keys) for f, keys in files.items()}}
-    with replace_file(folder / f"{name}.json") as partial:
-        partial.write_text(json.dumps(index, indent=1) + "\n")
-    for path in old:
-        if path.name not in files:
+    try:
+        written = write_parts(new, name, _pieces(parameters, dtype, limit), limit, "{}-{:05d}".format)
+        sums = sha256_of(new / file for file in written)
+        of_all = sha256_of_values({"parts": sums})[:8]
+        names = [f"{name}-{of_all}-{i + 1:05d}-of-{len(sums):05d}.safetensors" for i in range(len(sums))]
+        for file, final in zip(written, names, strict=True):
+            os.replace(new / file, folder / final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    files = dict(zip(names, map(sorted, written.values()), strict=True))
+    index = {"config": config, "notes": notes or {}, "files": files}
+    _write_index(folder, name, index | {"sha256": dict(zip(names, sums, strict=True))})
+    for path in folder.glob(f"{name}-*.safetensors"):
+        part = re.fullmatch(rf"{re.escape(name)}-([0-9a-f]{{8}}-)?\d+-of-\d+\.safetensors", path.name)
+        if part and path.name not in files:
             path.unlink()
+
+
+def _write_index(folder: Path, name: str, index: dict[str, Any]) -> None:
+    values = json.loads(json.dumps(index))
+    with replace_file(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(index | {"checksum": sha256_of_values(values)}, indent=1) + "\n")
+
+
+def add_checksums(folder: str | os.PathLike, name: str) -> None:
+    """Gives weights of an earlier version the checksums that they lack; they are taken to be whole.
+
+    Raises:
+      InputError: see `open_weights`.
+    """
+    folder, index = Path(folder), read_index(folder, name)
+    if "sha256" not in index:
+        open_weights(folder, name)
+        sums = sha256_of(folder / file for file in index["files"])
+        _write_index(folder, name, index | {"sha256": dict(zip(index["files"], sums, strict=True))})
 
 
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -105,19 +136,26 @@ def read_index(folder: str | os.PathLike, name: str) -> dict[str, Any]:
     """The JSON of model `name`: config, notes, files.
 
     Raises:
-      InputError: there is no such model in the folder, or its JSON cannot be read.
+      InputError: there is no such model in the folder, or its JSON is damaged.
     """
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
         raise InputError(
             f"{folder} holds no {name} weights ({path.name} is missing). Give a folder that train.py wrote."
         )
-    try:
-        index = json.loads(path.read_text())
-        index["config"], index["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a weights index: {error}. Copy the folder again.") from None
+    index = read_json(path)
+    schema.check_index(index, name, path)
+    values = {key: value for key, value in index.items() if key != "checksum"}
+    if "checksum" in index and sha256_of_values(values) != index["checksum"]:
+        raise InputError(
+            f"{path} is damaged or was changed by hand: its checksum does not match. Copy the folder again."
+        )
     return index
+
+
+def sums_of(folder: str | os.PathLike, index: Mapping[str, Any]) -> dict[Path, str]:
+    """The SHA-256 that each part should have; empty for weights of an earlier version, which have none."""
+    return {Path(folder) / file: digest for file, digest in index.get("sha256", {}).items()}
 
 
 def read_sampling_notes(folder: str | os.PathLike) -> SamplingNotes:
@@ -137,19 +175,31 @@ def read_sampling_notes(folder: str | os.PathLike) -> SamplingNotes:
     return SamplingNotes(**{field: notes[field] for field in SamplingNotes._fields if field in notes})
 
 
-def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
-    """All stored tensors of model `name`, memory-mapped; `key#0`, `key#1`, .. together are parameter `key`.
+def open_model(folder: str | os.PathLike, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON of model `name`, and its stored tensors, memory-mapped; `key#0`, `key#1`, .. are one `key`.
+
+    The contents of the parts are not read, so checksums are not checked: see `sums_of`.
 
     Raises:
-      InputError: a part is missing, truncated, or lacks a tensor.
+      InputError: see `read_index`; a part is missing, truncated, or lacks a tensor.
     """
+    while True:
+        index = read_index(folder, name)
+        try:
+            return index, _open_parts(Path(folder), name, index)
+        except InputError:
+            if read_index(folder, name) == index:  # otherwise it has just been replaced by another model
+                raise
+
+
+def _open_parts(folder: Path, name: str, index: Mapping[str, Any]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
-    for file, keys in read_index(folder, name)["files"].items():
-        path = Path(folder) / file
+    for file, keys in index["files"].items():
+        path = folder / file
         if not path.is_file():
             raise InputError(f"{path} is missing. Copy the weights folder again.")
         part = open_tensors(path)
-        if sorted(part) != keys:
+        if sorted(part) != sorted(keys) or tensors.keys() & part.keys():
             raise InputError(
                 f"{path} belongs to other weights than {name}.json. Copy the weights folder again."
             )
@@ -157,14 +207,31 @@ def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     return tensors
 
 
+def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
+    """The stored tensors of model `name`, see `open_model`."""
+    return open_model(folder, name)[1]
+
+
+def is_whole(folder: str | os.PathLike, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a model `name` of this config with checksums, and all of them match."""
+    try:
+        index, _ = open_model(folder, name)
+        with verified(sums_of(folder, index)):
+            pass
+    except InputError:
+        return False
+    return "sha256" in index and index["config"] == json.loads(json.dumps(config))
+
+
 def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
     """All parameters of model `name` by dotted name, in the dtype they are stored in.
 
     Raises:
-      InputError: see `open_weights`.
+      InputError: see `open_model`; a part does not match its checksum.
     """
-    tensors = open_weights(folder, name)
-    for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
-        count = sum(other.startswith(f"{key}#") for other in tensors)
-        tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
+    index, tensors = open_model(folder, name)
+    with verified(sums_of(folder, index)):
+        for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
+            count = sum(other.startswith(f"{key}#") for other in tensors)
+            tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
     return tensors

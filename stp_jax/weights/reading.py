@@ -14,6 +14,7 @@ from jax.sharding import Mesh, Sharding
 from stp_jax.devices.sharding import parameter_shardings
 from stp_jax.models.parameters import state_of
 from stp_jax.weights import kinds, native
+from stp_jax.weights.checksums import verified
 from stp_jax.weights.layouts.table import check, lazy_parameters, read_parameters
 from stp_jax.weights.recognition import Pretrained
 
@@ -60,6 +61,7 @@ def read(
 
     Raises:
       InputError: parameters are missing, left over or of another shape; they are named, and nothing is read.
+        Numbers that are not finite; a file that does not match its checksum.
     """
     where = f"{found.path} ({found.title})"
     if like is None:
@@ -68,11 +70,12 @@ def read(
             name: jax.ShapeDtypeStruct(like[name].shape, parameter.dtype)
             for name, parameter in lazy_parameters(found.rules, found.tensors).items()
         }
-    if shardings is not None:
-        return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing)
     check(found.rules, found.tensors, like, where, allow_missing)
-    lazy = lazy_parameters(found.rules, found.tensors)
-    return {name: np.asarray(parameter, like[name].dtype) for name, parameter in lazy.items()}
+    with verified(found.sums):
+        if shardings is not None:
+            return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing)
+        lazy = lazy_parameters(found.rules, found.tensors)
+        return {name: np.asarray(parameter, like[name].dtype) for name, parameter in lazy.items()}
 
 
 def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.weights import kinds, native
-from stp_jax.weights.files import ENDINGS, open_tensors
+from stp_jax.weights import kinds, native, schema
+from stp_jax.weights.files import ENDINGS, GGUF, open_tensors
 from stp_jax.weights.layouts import dit, text_encoder, vae
 from stp_jax.weights.layouts.table import Rule, check
+from stp_jax.weights.untrusted import read_json
 
 LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}  # modules of tables
 CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
@@ -50,8 +50,19 @@ PUBLISHED = {
         ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
     ),
 }
+# What some programs write before the names of all tensors of a model.
+PREFIXES = (
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "pipe.dit.",
+    "transformer.",
+    "dit.",
+    "model.",
+    "module.",
+)
 DEPTH = 3  # of folders to look into
 SAMPLED_BYTES = 2**20
+MOST_BESIDE = 20  # files that are looked at for adapters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +77,7 @@ class Pretrained:
       rules: from its tensors to our parameters.
       tensors: by name, memory-mapped.
       path: of the file, or of the folder in our own layout.
+      sums: the SHA-256 that its files should have; none where its layout, or its version, has no checksums.
     """
 
     kind: str
@@ -75,6 +87,7 @@ class Pretrained:
     rules: list[Rule]
     tensors: Mapping[str, np.ndarray]
     path: Path
+    sums: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
 
 def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
@@ -121,19 +134,34 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
         given = _recognise_file(path)
         if given.kind != "dit":
             return path
-        beside = _find_in(path.parent, kind)
+        problems: list[str] = []
+        beside = _find_in(path.parent, kind, problems)
         if beside is None:
             raise InputError(
-                f"{path} is {given.title}, not {NOUNS[kind]}, and none lies beside it. {_sought(kind)}"
+                f"{path} is {given.title}, not {NOUNS[kind]}, and none lies beside it. {_why(kind, problems)}"
             )
         return beside
+    problems = []
     for one in [kind] if kind else list(LAYOUTS):
-        found = _find_in(path, one)
+        found = _find_in(path, one, problems)
         if found is not None:
             return found
-    parts = [file.name for file in _weight_files(path) if _is_part(file)]
+    raise _nothing(path, kind or "dit", problems)
+
+
+def _nothing(folder: Path, kind: str, problems: list[str]) -> InputError:
+    """The error for a folder without a model of a kind, with the reason why what is there is none."""
+    parts = [file.name for file in _weight_files(folder) if _is_part(file)]
     lost = f" {parts[0]} is a part of a model, whose .index.json is missing." if parts else ""
-    raise InputError(f"{path} holds no weights of {NOUNS[kind or 'dit']}.{lost} {_sought(kind or 'dit')}")
+    return InputError(f"{folder} holds no weights of {NOUNS[kind]}.{lost} {_why(kind, problems)}")
+
+
+def _why(kind: str, problems: list[str]) -> str:
+    if not problems:
+        return _sought(kind)
+    others = sorted(set(problems) - {problems[0]})
+    more = f" So is the case with {len(others)} other files." if others else ""
+    return f"Not read: {problems[0]}{more}"
 
 
 def kinds_in(path: str | os.PathLike) -> list[str]:
@@ -145,9 +173,10 @@ def kinds_in(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.is_dir():
         return [_recognise_file(find(path)).kind]
-    found = [kind for kind in LAYOUTS if _find_in(path, kind) is not None]
+    problems: list[str] = []
+    found = [kind for kind in LAYOUTS if _find_in(path, kind, problems) is not None]
     if not found:
-        raise InputError(f"{path} holds no weights. {_sought('dit')}")
+        raise _nothing(path, "dit", problems)
     return found
 
 
@@ -156,7 +185,8 @@ def _sought(kind: str) -> str:
     return f"Looked for {kind}.json (ours), {', '.join(names)}; give the path of the file."
 
 
-def _find_in(folder: Path, kind: str) -> Path | None:
+def _find_in(folder: Path, kind: str, problems: list[str]) -> Path | None:
+    """The place of the model of a kind, or None. What is wrong with files that cannot be read is appended."""
     if (folder / f"{kind}.json").is_file():
         return folder
     files = list(_weight_files(folder))
@@ -169,15 +199,13 @@ def _find_in(folder: Path, kind: str) -> Path | None:
         if matches:
             return _only(matches, folder, kind)
     found: dict[Path, str] = {}
-    problem: InputError | None = None
     for file in files:
         if file.parent == folder and not _is_part(file):
             try:
                 found[file] = _recognise_file(file).kind
             except InputError as error:
-                problem = problem or error
-    if problem and not found:
-        raise problem  # with models beside it, a file of another kind, such as an adapter, does not matter
+                problems.append(str(error))
+    problems += [f"{file} {GGUF}" for file in sorted(folder.glob("*.gguf"))]
     return _only([file for file, of in found.items() if of == kind], folder, kind)
 
 
@@ -230,12 +258,12 @@ def _kinds_of_ours(folder: Path) -> list[str]:
 
 
 def _recognise_ours(folder: Path, kind: str) -> Pretrained:
-    index = native.read_index(folder, kind)
+    index, tensors = native.open_model(folder, kind)
     try:
         config = CONFIGS[kind](**without_retired(index["config"]))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / kind}.json: its config is none of this version: {error}.") from None
-    tensors = native.open_weights(folder, kind)
+    except (TypeError, ValueError) as error:
+        reason = str(error)[:200]
+        raise InputError(f"{folder / kind}.json: its config is none of this version: {reason}.") from None
     pieces = Counter(name.partition("#")[0] for name in tensors)
     rules = [
         Rule(name, f"{name}#{{n}}", pieces=count, stacked=False)
@@ -243,7 +271,8 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
         else Rule(name, name)
         for name, count in pieces.items()
     ]
-    found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder)
+    sums = native.sums_of(folder, index)
+    found = Pretrained(kind, "ours", LAYOUTS[kind].title(config), config, rules, tensors, folder, sums)
     wanted = kinds.shapes(kind, config)
     known = [rule for rule in rules if rule.ours in wanted]
     check(known, tensors, wanted, _name(found))
@@ -253,33 +282,98 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
 def _recognise_file(path: Path) -> Pretrained:
     if _is_part(path) and "-of-00001." not in path.name:
         raise InputError(f"{path} is one part of a model: give the .index.json beside it, or its folder.")
-    tensors: Mapping[str, np.ndarray] = open_tensors(path)
-    signed = [
-        of for signature, of in SIGNATURES.items() if any(re.match(signature, name) for name in tensors)
-    ]
-    if not signed:
-        names = ", ".join(list(tensors)[:3])
+    tensors = _without_prefix(open_tensors(path), path)
+    signed = _signed(tensors)
+    if signed is None:
+        raise InputError(_what_it_is(path, tensors))
+    kind, layout = signed
+    narrow = [name for name, array in tensors.items() if "float8" in array.dtype.name]
+    if narrow:
         raise InputError(
-            f"{path} is not a known model: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
-            "SpaceTimePilot, Wan's VAE and the umT5 encoder, in their own and in diffusers' layout."
+            f"{path} is in fp8: {len(narrow)} of its {len(tensors)} tensors have 8 bits ({narrow[0]}, ..), "
+            "whose scales differ from program to program. Get the model in bfloat16 or float16."
         )
-    kind, layout = signed[0]
     if (kind, layout) == ("text_encoder", "diffusers"):
         tensors = text_encoder.untie(tensors)
     module = LAYOUTS[kind]
-    config = module.read_config(tensors, layout, _described(path.parent / "config.json"), str(path))
+    described = _described(path.parent / "config.json")
+    try:
+        config = module.read_config(tensors, layout, described, str(path))
+    except ValueError as error:  # of a config.json that does not fit to the tensors, too
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     rules = module.rules(config, layout)
     return Pretrained(kind, layout, module.title(config), config, rules, tensors, path)
 
 
+def _signed(names: Iterable[str]) -> tuple[str, str] | None:
+    """Kind and layout of the model whose tensors have these names."""
+    of = (of for signature, of in SIGNATURES.items() if any(re.match(signature, name) for name in names))
+    return next(of, None)
+
+
+def _without_prefix(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.ndarray]:
+    """Tensors under the names of their layout, where a program put something before the names of all.
+
+    Raises:
+      InputError: it stands before the names of some: several models are in the file.
+    """
+    for prefix in PREFIXES:
+        named = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
+        if not named or _signed(tensors) or not _signed(named):
+            continue
+        if len(named) == len(tensors):
+            return named
+        other = next(name for name in tensors if not name.startswith(prefix))
+        raise InputError(
+            f"{path} holds more than one model: {prefix}{next(iter(named))}, .. beside {other}, .. Save the "
+            f"tensors whose names begin with {prefix} in a file of their own."
+        )
+    return tensors
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether the names are those of an adapter's tensors (LoRA): small matrices to add to a model's."""
+    names = list(names)
+    return sum(re.search(r"lora[_.]|hada_|lokr_", name) is not None for name in names) > len(names) / 2
+
+
+def _what_it_is(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
+    if is_adapter(tensors):
+        return f"{path} is an adapter (LoRA), not a model; adapters are not applied here. Merge it before."
+    names = ", ".join(list(tensors)[:3])
+    return (
+        f"{path} is not a known model: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
+        "SpaceTimePilot, Wan's VAE and the umT5 encoder, in their own and in diffusers' layout."
+    )
+
+
+def remarks(found: Pretrained) -> list[str]:
+    """What a user should know about a model that is read and about what lies beside it, a line each."""
+    lines = []
+    if found.layout == "ours" and not found.sums:
+        lines.append(
+            f"{found.path} was written by an earlier version, without checksums: damage to its numbers would "
+            "go unnoticed."
+        )
+    folder = found.path if found.path.is_dir() else found.path.parent
+    beside = [file for file in _weight_files(folder) if not _is_part(file) and file != found.path]
+    for file in beside[:MOST_BESIDE]:
+        try:
+            adapter = is_adapter(open_tensors(file))
+        except InputError:
+            continue  # nothing to do with this model
+        if adapter:
+            lines.append(f"{file} is an adapter (LoRA) and is NOT applied: merge it into the model first.")
+    return lines
+
+
 def _described(path: Path) -> dict[str, Any]:
+    """What the config.json beside a file says, checked; nothing where there is none."""
     if not path.is_file():
         return {}
-    try:
-        described = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no JSON: {error}. Copy it again, or remove it.") from None
-    return described if isinstance(described, dict) else {}
+    described = read_json(path)
+    schema.check_fields(described, schema.DESCRIBED, f"{path}: ")
+    return described
 
 
 def _name(found: Pretrained) -> str:

@@ -7,7 +7,7 @@ import pytest
 from stp_jax.evaluate.cases import BOTH, CAMERA, TIME
 from stp_jax.evaluate.command import labels_of, main
 from stp_jax.evaluate.rows import CEILING
-from tests.tiny_model import SHIFT, STEPS, write_tiny_model
+from tests.tiny_model import SHIFT, STEPS, edit_index, write_tiny_model
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,7 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, wit
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     for name in ("runs/a/weights", "runs/b/weights"):
         write_tiny_model(tmp_path / name)
-    steps = tmp_path / "runs" / "b" / "weights" / "dit.json"
-    steps.write_text(steps.read_text().replace('"sampling_steps": 3', '"sampling_steps": 1'))
+    edit_index(tmp_path / "runs" / "b" / "weights", "dit", notes={"sampling_steps": 1})
     config = write_config(tmp_path / "config.py", data)
     folders = [str(tmp_path / "runs" / name / "weights") for name in "ab"]
     command = ["--config", config, "--weights", *folders, "--out", str(tmp_path / "out")]
@@ -113,8 +112,7 @@ def test_mistakes_in_weights_and_data_are_reported_before_the_work(data, tmp_pat
     config = write_config(tmp_path / "config.py", data)
     command = ["--config", config, "--out", str(tmp_path / "out"), "--scenes", "1", "--weights"]
     small, large = (str(write_tiny_model(tmp_path / name)) for name in ("small", "large"))
-    notes = tmp_path / "large" / "dit.json"
-    notes.write_text(notes.read_text().replace('"height": 32', '"height": 64'))
+    edit_index(tmp_path / "large", "dit", notes={"height": 64})
     assert "given twice" in one_line_error(capsys, [*command, small, f"{small}/."])
     missing = str(tmp_path / "missing")
     assert missing in one_line_error(capsys, [*command, small, missing])

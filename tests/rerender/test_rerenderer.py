@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from tests.tiny_model import (
     SIZE,
     STEPS,
     VAE_CONFIG,
+    edit_index,
     random_parameters,
     read_tiny_model,
     write_tiny_model,
@@ -176,14 +176,6 @@ def test_wrong_shapes_are_named(model, change, words):
     assert all(word in str(error.value) for word in words)
 
 
-def edit_index(folder, name, **fields):
-    path = folder / f"{name}.json"
-    index = json.loads(path.read_text())
-    for key, value in fields.items():
-        index[key] = index[key] | value if isinstance(value, dict) else value
-    path.write_text(json.dumps(index))
-
-
 def truncate(folder):
     path = next(folder.glob("dit-*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
@@ -199,7 +191,10 @@ DAMAGES = {
     "no vae": (lambda f: (f / "vae.json").unlink(), "no weights of a VAE"),
     "no part": (lambda f: next(f.glob("vae-*")).unlink(), "is missing"),
     "truncated": (truncate, "is truncated or damaged: .* bytes are not what its header says"),
-    "broken index": (lambda f: (f / "dit.json").write_text('{"config": '), "not a weights index"),
+    "broken index": (
+        lambda f: (f / "dit.json").write_text('{"config": '),
+        "dit.json is damaged",
+    ),
     "no notes": (lambda f: edit_index(f, "dit", notes=None), "frames"),
     "other width": (
         lambda f: edit_index(f, "dit", config={"dim": 64}),

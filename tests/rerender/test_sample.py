@@ -24,7 +24,7 @@ from stp_jax.official import time_patterns
 from stp_jax.rerender import progress, results
 from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
 from stp_jax.weights import native
-from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, write_tiny_model
+from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, edit_index, write_tiny_model
 
 SCRIPT = Path(__file__).parents[2] / "sample.py"
 RESULTS = {
@@ -244,9 +244,7 @@ def test_mistakes_are_one_line_and_leave_no_trace(run, files, tmp_path, flags):
 
 def test_weights_of_another_config_leave_no_trace(run, tmp_path):
     folder = write_tiny_model(tmp_path / "other")
-    index = json.loads((folder / "dit.json").read_text())
-    index["config"]["dim"] = 64
-    (folder / "dit.json").write_text(json.dumps(index))
+    edit_index(folder, "dit", config={"dim": 64})
     status, _, err = run(f"{GOOD} --weights {folder} --out mine")
     assert status == 2 and "its tensors are not those of the model" in err
     assert not (tmp_path / "mine").exists()

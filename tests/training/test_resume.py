@@ -222,6 +222,16 @@ def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     assert index["config"] == {"width": 8} and index["notes"]["steps"] == 10
 
 
+def test_a_companion_that_is_not_whole_is_written_again(tmp_path, toy, monkeypatch):
+    values = np.arange(4, dtype=np.float32)
+    monkeypatch.setattr(ToyTask, "companions", lambda self: {"vae": ({"a": values}, {"z": 1})})
+    loop.train(toy_config(steps=2), tmp_path)
+    (part,) = (tmp_path / "weights").glob("vae-*.safetensors")
+    part.write_bytes(part.read_bytes()[:-1] + b"!")
+    loop.train(toy_config(steps=3), tmp_path)
+    np.testing.assert_array_equal(native.read_weights(tmp_path / "weights", "vae")["a"], values)
+
+
 @pytest.mark.parametrize("stopped_at", [8, 9])
 def test_the_last_step_is_logged_however_shortly_before_it_a_run_resumed(
     tmp_path, toy, monkeypatch, stopped_at

@@ -19,6 +19,7 @@ from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import stored_shapes
 from stp_jax.weights.layouts.text_encoder import TIED
 from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
+from tests.tiny_model import edit_index
 
 SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
 HEADS = {"dim": 64, "num_heads": 2}
@@ -156,10 +157,10 @@ def test_a_published_model_without_its_last_blocks_is_not_whole(tmp_path):
     ("described", "complaint"),
     [
         ({"num_heads": 3}, "num_heads 3, which does not divide the model's width 64"),
-        ({"num_heads": 0}, "num_heads 0, which is not a count"),
-        ({"num_heads": "2"}, "num_heads '2', which is not a count"),
-        ({"num_layers": None}, "num_layers None, which is not a count"),
-        ({"eps": "x"}, "eps 'x'; give a number above 0"),
+        ({"num_heads": 0}, "config.json: num_heads is 0; it should be a whole number from 1 to 1024"),
+        ({"num_heads": "2"}, "num_heads is '2'; it should be a whole number"),
+        ({"num_layers": None}, "num_layers is None; it should be a whole number"),
+        ({"eps": "x"}, "eps is 'x'; it should be a number"),
     ],
 )
 def test_nonsense_in_a_config_is_refused(tmp_path, described, complaint):
@@ -206,10 +207,76 @@ def test_two_models_of_equal_size_are_not_mistaken_for_copies(tmp_path):
 
 def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
     write(tmp_path / "a_lora.safetensors", "dit", tensors={"lora.down": np.zeros(3)})
-    with pytest.raises(InputError, match="a_lora.safetensors is not a known model"):
+    with pytest.raises(InputError, match=r"a_lora.safetensors is an adapter \(LoRA\), not a model"):
         recognition.recognise(tmp_path, "dit")
     write(tmp_path / "mine.safetensors", "dit", SPACETIMEPILOT)
-    assert recognition.recognise(tmp_path, "dit").path.name == "mine.safetensors"
+    found = recognition.recognise(tmp_path, "dit")
+    assert found.path.name == "mine.safetensors"
+    (remark,) = recognition.remarks(found)
+    assert "a_lora.safetensors is an adapter (LoRA) and is NOT applied" in remark
+
+
+@pytest.mark.parametrize("prefix", ["pipe.dit.", "diffusion_model.", "model.diffusion_model."])
+def test_a_prefix_before_all_names_is_left_out(tmp_path, prefix):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    named = {f"{prefix}{name}": array for name, array in tensors.items()}
+    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", tensors=named), "dit")
+    assert found.tensors.keys() == tensors.keys() and found.title.startswith("SpaceTimePilot")
+    named["first_stage_model.encoder.conv1.weight"] = np.zeros((2, 2), np.float32)
+    write(tmp_path / "x.safetensors", "dit", tensors=named)
+    with pytest.raises(InputError, match=f"holds more than one model: {prefix}.* beside first_stage_model"):
+        recognition.recognise(tmp_path, "dit")
+
+
+def test_files_in_fp8_are_named_as_such(tmp_path):
+    tensors: dict = random_tensors("dit", SPACETIMEPILOT, "official")
+    for name in list(tensors)[:3]:
+        tensors[name] = tensors[name].astype("float8_e4m3fn")
+    path = write(tmp_path / "x.safetensors", "dit", tensors=tensors)
+    with pytest.raises(InputError, match=r"x.safetensors is in fp8: 3 of its \d+ tensors have 8 bits"):
+        recognition.recognise(path)
+
+
+def test_why_a_dit_beside_a_good_vae_is_not_read_is_said(tmp_path):
+    write(tmp_path / "Wan2.1_VAE.pth", "vae")
+    path = write(tmp_path / "dit.safetensors", "dit", SPACETIMEPILOT)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        InputError, match=r"holds no weights of a DiT. Not read: .*dit.safetensors is truncated"
+    ):
+        recognition.recognise(tmp_path, "dit")
+    path.unlink()
+    (tmp_path / "wan-Q4.gguf").write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(InputError, match=r"Not read: .*wan-Q4.gguf is a GGUF file, whose numbers"):
+        recognition.recognise(tmp_path, "dit")
+    with pytest.raises(InputError, match=r"wan-Q4.gguf is not a weights file: it is a GGUF file"):
+        recognition.recognise(tmp_path / "wan-Q4.gguf", "dit")
+
+
+def test_numbers_that_are_not_finite_are_named_when_they_are_read(tmp_path):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    tensors["blocks.1.ffn.0.weight"][3, 4] = np.nan
+    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", tensors=tensors))
+    complaint = r"x.safetensors: blocks.1.ffn.0.weight has numbers that are NaN or infinite"
+    for read in (reading.read, lambda found: reading.load(found, make_mesh(data=2, fsdp=4), "bfloat16")):
+        with pytest.raises(InputError, match=complaint):
+            read(found)
+
+
+def test_a_file_that_does_not_match_its_checksum_is_named_when_it_is_read(tmp_path):
+    write_ours(tmp_path, "dit", DiTConfig(**TINY_DIT | {"text_dim": 0}))
+    part = sorted(tmp_path.glob("*.safetensors"))[1]
+    content = bytearray(part.read_bytes())
+    content[-3] ^= 1
+    part.write_bytes(content)
+    found = recognition.recognise(tmp_path, "dit")
+    assert not recognition.remarks(found)
+    for read in (reading.read, lambda found: reading.load(found, make_mesh(data=2, fsdp=4), "bfloat16")):
+        with pytest.raises(InputError, match=f"{part.name} is damaged: its SHA-256 is not the one"):
+            read(found)
+    edit_index(tmp_path, "dit")
+    found = recognition.recognise(tmp_path, "dit")
+    assert "without checksums" in recognition.remarks(found)[0] and reading.read(found)
 
 
 def test_parts_and_models_of_pictures_are_refused_as_such(tmp_path):
@@ -266,9 +333,7 @@ def test_our_own_folder_is_read_as_it_was_written(tmp_path):
 
 def test_a_config_of_another_version_is_refused(tmp_path):
     write_ours(tmp_path, "vae", TINY["vae"])
-    index = json.loads((tmp_path / "vae.json").read_text())
-    index["config"]["colour"] = "blue"
-    (tmp_path / "vae.json").write_text(json.dumps(index))
+    edit_index(tmp_path, "vae", config={"colour": "blue"})
     with pytest.raises(InputError, match=r"vae.json: .*colour"):
         recognition.recognise(tmp_path, "vae")
 

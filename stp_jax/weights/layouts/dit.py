@@ -18,8 +18,6 @@ from stp_jax.weights.layouts.table import (
     Rule,
     count_layers,
     patches,
-    positive,
-    positive_int,
 )
 
 LAYOUTS = ("official", "diffusers")
@@ -143,12 +141,12 @@ def read_config(
     return DiTConfig(
         dim=dim,
         ffn_dim=shape("blocks.ffn_in")[0],
-        layers=count_layers(tensors, "blocks.", described, PUBLISHED_LAYERS.get(dim, 0), where),
+        layers=count_layers(tensors, "blocks.", described, PUBLISHED_LAYERS.get(dim, 0)),
         heads=_heads(dim, described, where),
         channels=channels,
         patch=patch,
         freq_dim=shape("timestep_embedding.layer_in")[1],
-        eps=positive(described, "eps", 1e-6, where),
+        eps=float(described.get("eps", 1e-6)),
         text_dim=shape("text_embedding.layer_in")[1],
         source=camera,
         camera="none" if not camera else "pose12" if timed else "pose12_target",
@@ -168,7 +166,7 @@ def _is_about(described: Mapping[str, Any], dim: int) -> bool:
 def _heads(dim: int, described: Mapping[str, Any], where: str) -> int:
     for name in ("num_heads", "num_attention_heads"):  # as Wan writes it, and diffusers
         if name in described:
-            heads = positive_int(described, name, where)
+            heads = described[name]
             if dim % heads:
                 raise InputError(
                     f"{where}: the config.json beside it says {name} {heads}, which does not divide the "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import mmap
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
+from stp_jax.weights.finite import all_finite
 from stp_jax.weights.native import piece_bounds
 
 if TYPE_CHECKING:
@@ -91,10 +91,14 @@ class Rule:
 
 
 class LazyParameter:
-    """One of our parameters, read from its stored tensors when it is indexed along its first axis."""
+    """One of our parameters, read from its stored tensors when it is indexed along its first axis.
+
+    What is read is checked to be finite, as every layout and every device's part comes by here.
+    """
 
     def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray]):
-        self._stored = [tensors[name] for name in rule.names()]
+        self._names = rule.names()
+        self._stored = [tensors[name] for name in self._names]
         pieces = [rule.form.to_ours(stored) for stored in self._stored]
         self._pieces = [piece[None] for piece in pieces] if rule.pieces and rule.stacked else pieces
         self.shape = (sum(map(len, self._pieces)), *self._pieces[0].shape[1:])
@@ -105,21 +109,40 @@ class LazyParameter:
         return self.shape[0]
 
     def read(self, index: tuple[slice, ...], dtype: Any = None) -> np.ndarray:
-        """A copy of the part that `index`, one slice of step 1 for each axis, selects."""
+        """A copy of the part that `index`, one slice of step 1 for each axis, selects.
+
+        Raises:
+          InputError: it has numbers that are not finite; the stored tensor and its file are named.
+        """
         ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
         out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
         start, stop = ranges[0].start, ranges[0].stop
 
-        def copy(piece: np.ndarray, at: int) -> None:
+        def copy(number: int, piece: np.ndarray, at: int) -> None:
             low, high = max(start, at), min(stop, at + len(piece))
             if low < high:
-                out[low - start : high - start] = piece[(slice(low - at, high - at), *index[1:])]
+                part = out[low - start : high - start]
+                with np.errstate(over="ignore", invalid="ignore"):  # it is an error, below
+                    part[...] = piece[(slice(low - at, high - at), *index[1:])]
+                if not all_finite(part):
+                    raise self._not_finite(number, out.dtype)
 
         starts = itertools.accumulate(map(len, self._pieces), initial=0)
+        if len(self._pieces) == 1:
+            copy(0, self._pieces[0], 0)
+            return out
         # Copying releases Python's lock, and so does waiting for the disk.
         with ThreadPoolExecutor() as pool:
-            list(pool.map(copy, self._pieces, starts))
+            list(pool.map(copy, itertools.count(), self._pieces, starts))
         return out
+
+    def _not_finite(self, number: int, dtype: np.dtype) -> InputError:
+        stored = self._stored[number]
+        cast = "" if dtype == stored.dtype else f" as {dtype}"
+        return InputError(
+            f"{file_of(stored)}: {self._names[number]} has numbers that are NaN or infinite{cast}. "
+            "The file is damaged, or its training went wrong: get it again."
+        )
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
         rest = (slice(None),) * (self.ndim - 1)
@@ -137,48 +160,35 @@ class LazyParameter:
             found.madvise(mmap.MADV_DONTNEED)
 
 
+def file_of(array: Any) -> str:
+    """The path of the file that an array is a view of, or "weights" where it is none."""
+    while array is not None:
+        if isinstance(array, np.memmap) and array.filename is not None:
+            return str(array.filename)
+        array = getattr(array, "base", None)
+    return "weights"
+
+
 def _memory_map(array: Any) -> mmap.mmap | None:
     while array is not None and not isinstance(array, mmap.mmap):
         array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
     return array if hasattr(mmap, "MADV_DONTNEED") else None
 
 
-def count_layers(
-    tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int, where: str
-) -> int:
+def count_layers(tensors: Iterable[str], prefix: str, described: Mapping[str, Any], published: int) -> int:
     """The number of layers of a model, from a config.json or from the names of its tensors.
 
     Args:
       tensors: names; those of layers begin with `prefix`, the layer's number and a dot.
       described: the contents of a config.json beside them.
       published: the layers of published models of this size; a file with fewer is incomplete.
-      where: for messages.
-
-    Raises:
-      InputError: config.json has something other than a number of layers.
     """
     if "num_layers" in described:
-        return positive_int(described, "num_layers", where)
+        return described["num_layers"]
     numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
     sizes = Counter(number[1] for number in numbers if number)
     # A number with more than half of the usual tensors is a layer, even if a few are missing.
     return max(published, sum(size > max(sizes.values()) / 2 for size in sizes.values()))
-
-
-def positive_int(described: Mapping[str, Any], name: str, where: str) -> int:
-    """A number that a config.json gives. Raises `InputError` where it is none."""
-    value = described[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{where}: the config.json beside it says {name} {value!r}, which is not a count.")
-    return value
-
-
-def positive(described: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    """A number that a config.json may give. Raises `InputError` where it is none."""
-    value = described.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise InputError(f"{where}: the config.json beside it says {name} {value!r}; give a number above 0.")
-    return float(value)
 
 
 def stored_shapes(rules: Iterable[Rule], shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -268,7 +278,7 @@ def read_parameters(
       Parameter by name; those that may be missing and are, are left out.
 
     Raises:
-      InputError: see `check`; before anything is read.
+      InputError: see `check`; before anything is read. Numbers that are not finite.
     """
     import jax
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.models.text_encoder import TextEncoderConfig
-from stp_jax.weights.layouts.table import SAME, WEIGHT, Rule, count_layers, positive
+from stp_jax.weights.layouts.table import SAME, WEIGHT, Rule, count_layers
 
 LAYOUTS = ("official", "diffusers")  # diffusers' folders hold transformers' files
 
@@ -98,10 +98,10 @@ def read_config(
         attn_dim=shape("blocks.q.kernel")[0],
         heads=heads,
         ffn_dim=shape("blocks.ffn_in.kernel")[0],
-        layers=count_layers(tensors, PREFIXES[layout], about, PUBLISHED_LAYERS.get(dim, 0), where),
+        layers=count_layers(tensors, PREFIXES[layout], about, PUBLISHED_LAYERS.get(dim, 0)),
         buckets=buckets,
-        max_distance=int(positive(described, "relative_attention_max_distance", 128, where)),
-        eps=positive(described, "layer_norm_epsilon", 1e-6, where),
+        max_distance=described.get("relative_attention_max_distance", 128),
+        eps=float(described.get("layer_norm_epsilon", 1e-6)),
     )
 
 
