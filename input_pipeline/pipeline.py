@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
 from input_pipeline.augment import augment
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import (
@@ -268,7 +268,11 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             f"latent cache {cache.path}: joined from others; data.source_latents takes no such one"
         )
-    stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
+    vae = cache.meta.get("vae")
+    stages = vae.get("temporal_downsample") if isinstance(vae, dict) else None
+    if not isinstance(stages, list) or not {"flip", "permute_channels"} <= cache.meta.keys():
+        raise InputError(f"{cache.path / 'meta.json'}: damaged, it lacks how its clips were encoded")
+    stride = 2 ** len(stages)
     height, width = (stride * cells for cells in cache.latent_size)
     if (cache.frames, height, width) != (config.frames, config.height, config.width):
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import zipfile
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.files import read_json
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
@@ -58,9 +58,10 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
     if os.path.getsize(path) == 0:
         raise InputError(f"{path}: the file is empty")
     try:
+        if kind == ".json":
+            return read_json(path)
         if kind not in (".npy", ".npz"):
-            text = path.read_text(encoding="utf-8-sig")
-            return json.loads(text) if kind == ".json" else text
+            return path.read_text(encoding="utf-8-sig")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
@@ -70,8 +71,8 @@ def load(path: str | os.PathLike, file_types: tuple[str, ...]) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not a text in UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: broken or truncated JSON ({error})") from error
+    except InputError:
+        raise
     except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is not a valid {kind} file; it may be truncated") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from stp_jax.devices.distributed import broadcast_from_first
 from stp_jax.errors import InputError
+from stp_jax.files import read_json
 from stp_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
@@ -47,17 +48,19 @@ def write_manifest(folder: Path) -> None:
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the checkpoint in `folder`, or None if every file is as it was written."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError:
+    if not (folder / MANIFEST).exists():
         return f"{MANIFEST} is missing"
-    except ValueError:
+    try:
+        sums = read_json(folder / MANIFEST, dict)
+    except InputError as error:
+        return str(error).removeprefix(f"{folder}/")
+    inside = [".." not in Path(name).parts and not Path(name).is_absolute() for name in sums]
+    if not sums or not all(inside):
         return f"{MANIFEST} is damaged"
-    except OSError as error:
-        return f"{MANIFEST} cannot be read: {error.strerror}"
-    if not isinstance(sums, dict) or not sums:
+    try:
+        missing = [name for name in sums if not (folder / name).is_file()]
+    except (OSError, ValueError):  # a name that no file can have
         return f"{MANIFEST} is damaged"
-    missing = [name for name in sums if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"
     try:
