@@ -58,7 +58,8 @@ class Report:
         elif any(self.folder.iterdir()):
             raise InputError(f"--out {self.folder} is not empty: choose a new folder.")
         else:
-            path.write_text(json.dumps(self._settings, indent=1) + "\n")
+            with replace_file(path) as partial:
+                partial.write_text(json.dumps(self._settings, indent=1) + "\n")
 
     @property
     def scenes(self) -> list[str]:
