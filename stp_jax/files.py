@@ -53,6 +53,15 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def size_text(size: float) -> str:
+    """A number of bytes with three digits and its unit, such as `12.3 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def cache_folder(*names: str) -> Path:
     """This program's folder in the user's cache folder, or a subfolder; it may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

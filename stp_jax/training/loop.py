@@ -53,9 +53,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         run.describe(state.params)
         if jax.process_index() == 0:
             write_config(workdir, config)  # only now, so that after a mistake above the folder is still free
-        writer = cleanup.enter_context(contextlib.closing(Writer(workdir)))
+        writer = cleanup.enter_context(contextlib.closing(Writer(workdir, progress.first)))
         reporter = cleanup.enter_context(contextlib.closing(Reporter(run, progress, writer)))
-        events, trace = Events(run, progress, writer), Trace(profile, workdir / "profile")
+        events, trace = Events(run, progress, writer, reporter), Trace(profile, workdir / "profile")
         try:
             while not progress.ended():
                 batch = reporter.next(batches)
@@ -66,13 +66,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 state = run.average.take(stepped._replace(ema=state.ema), progress.step)
                 trace.after_step(progress.step - progress.first, metrics)
                 reporter.add(metrics, agreed)
-                reporter.write()
                 reporter.check_finite()
                 with reporter.paused():
                     events.after_step(state)
         except Exception:
             events.after_error(state, alike=progress.alone or reporter.gives_up())
             raise
+        reporter.flush()
         reporter.close()
         stopped_by = progress.stopped_by()
         if reporter.skipped:
