@@ -28,6 +28,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
@@ -99,10 +100,8 @@ def make_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if num_workers:
-        iter_dataset = iter_dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=ignore_signals,
-        )
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        iter_dataset = in_processes(iter_dataset, options)
     if config.kind != "latents":
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
         iter_dataset = iter_dataset.batch(batch_size)
@@ -158,9 +157,15 @@ def make_clips(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     )
     if num_workers:
-        options = grain.MultiprocessingOptions(num_workers=num_workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
+        dataset = in_processes(dataset, grain.MultiprocessingOptions(num_workers=num_workers))
     return dataset
+
+
+def in_processes(dataset: grain.IterDataset, options: grain.MultiprocessingOptions) -> grain.IterDataset:
+    """The data set, read by worker processes."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which our commands do not have
+    return dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
 
 
 def ignore_signals(index: int, count: int) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import INTERRUPTED, InputError, exit_on_input_error, starting
+from stp_jax.evaluate.cases import QUICK_CASES, QUICK_SCENES
 from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
 from stp_jax.weights.native import BUNDLED
 
@@ -101,6 +102,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--scenes", type=count, help="held-out scenes (default: 32, of the Cam x Time set all)"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="four scenes, one of each camera path, and five cases of each: minutes on a CPU. Of the measures "
+        "only those that --measures names. Its figures compare with those of other quick evaluations alone",
+    )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
@@ -138,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _on_held_out_scenes(args: argparse.Namespace) -> str:
+    if args.quick and args.scenes:
+        raise InputError("--quick takes four scenes: leave out --scenes.")
     for flag in ("fov", "videos"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} is only for --cam_x_time: leave it out.")
@@ -154,13 +163,16 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
         from stp_jax.evaluate.run import evaluate
 
         use_compilation_cache()
-        measures = known_measures() if args.measures is None else select(args.measures)
+        measures = (
+            known_measures() if args.measures is None and not args.quick else select(args.measures or [])
+        )
         models, settings = read_models(args.weights or [str(BUNDLED)], args.steps)
     return evaluate(
         models,
         data=data,
         split=args.split or config.pictures.split,
-        scenes=args.scenes or 32,
+        scenes=QUICK_SCENES if args.quick else args.scenes or 32,
+        chosen=QUICK_CASES if args.quick else None,
         seed=args.seed,
         batch_size=args.batch_size,
         sheets=args.sheets,
@@ -172,8 +184,8 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
 
 
 def _on_cam_x_time(args: argparse.Namespace) -> str:
-    for flag in ("data", "split"):
-        if getattr(args, flag) is not None:
+    for flag in ("data", "split", "quick"):
+        if getattr(args, flag):
             raise InputError(f"--{flag} is not for --cam_x_time: leave it out.")
     with starting():
         fov = 50.0 if args.fov is None else args.fov

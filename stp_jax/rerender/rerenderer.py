@@ -78,6 +78,7 @@ class Rerenderer:
     ):
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
+        self._compiled: set[int] = set()  # batch sizes; functions compile on first use
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
         dit, vae_files, self._text_encoder = find_models(
@@ -175,16 +176,18 @@ class Rerenderer:
         batched = batched_guidance(self._guided, len(source_video), self._mesh)
         embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
         with jax.set_mesh(self._mesh):
-            report("reading the clip", self._costs.encode)
+            note = "" if len(source_video) in self._compiled else ", compiling"
+            report(f"reading the clip{note}", self._costs.encode)
             source_latents = self._encode(self._vae.state(), self._put(source_video, whole=batched))
             if self._low_memory:
                 self._vae.offload(source_latents)
             conditioning = self._condition(views, embeddings, batched)
             latents = self._sample(source_latents, conditioning, seed, batched, report)
-            report("decoding", self._costs.decode, latents)
+            report(f"decoding{note}", self._costs.decode, latents)
             if self._low_memory:
                 self._dit.offload(latents)
             video = np.asarray(self._decode(self._vae.state(), latents))[: len(source_video)]
+        self._compiled.add(len(source_video))
         report("done", 0)
         return video
 
@@ -256,6 +259,7 @@ class Rerenderer:
         self, source: jax.Array, conditioning: Conditioning, seed: int, batched: bool, report: Report
     ) -> jax.Array:
         """Latents of the target, from those of the source."""
+        compiled = len(source) in self._compiled
         return self._sampler.sample(
             self._dit.state(),
             self._put(self._noise(seed, source.shape), whole=batched),
@@ -264,7 +268,9 @@ class Rerenderer:
             flow.sampling_sigmas(self.steps, self.shift),
             guidance=self.guidance if self._guided else None,
             batched_guidance=batched,
-            progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
+            progress=lambda number, x: report(
+                f"step {number + 1} of {self.steps}" + ("" if number or compiled else ", compiling"), 1, x
+            ),
         )
 
     def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -50,6 +50,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         state = run.begin(changed)
         progress.resume(run.position.step, run.position.seconds)
         batches = run.batches()
+        cleanup.callback(batches.close)  # else the worker processes of the data leave shared memory behind
         run.describe(state.params)
         if jax.process_index() == 0:
             write_config(workdir, config)  # only now, so that after a mistake above the folder is still free
@@ -78,7 +79,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         if reporter.skipped:
             log(f"{reporter.skipped} of these steps were skipped, as their loss or gradient was not finite.")
         trace.close()
-        batches.close()
         events.at_end(state, complete=stopped_by is None)
     log(last_words(run, progress.step, stopped_by))
     return stopped_by
