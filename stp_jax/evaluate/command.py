@@ -105,8 +105,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="four scenes, one of each camera path, and five cases of each: minutes on a CPU. Of the measures "
-        "only those that --measures names. Its figures compare with those of other quick evaluations alone",
+        help="four scenes, one of each camera path, and five cases of each: minutes on a CPU. It "
+        "takes only those measures that --measures names. Its figures compare with those of other quick evaluations alone",
     )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(

@@ -161,7 +161,7 @@ class Pace:
         self._bar.start_t = self._bar._time() - seconds
         if left:
             tqdm.write(
-                f"The first {made} videos took {duration(seconds)}, without {duration(compiling)} of compiling: "
+                f"The first {made} videos took {duration(seconds)}, and compiling {duration(compiling)}: "
                 f"the other {left} will take about {duration(seconds / made * left)}."
             )
 
