@@ -136,6 +136,7 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
         fitting = False
     if not fitting:
         raise InputError(f"{path}: extrinsics have shape {w2c.shape} and intrinsics {intrinsics.shape}")
+    intrinsics = np.clip(intrinsics, -1e9, 1e9)  # refused below, but no float32 overflows
     rigid = (np.abs(w2c) < 1e9).all() and (np.abs(w2c[..., 3, :] - [0, 0, 0, 1]) <= 1e-2).all()
     if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")

@@ -106,7 +106,7 @@ def _parser() -> Parser:
         "--quick",
         action="store_true",
         help="four scenes, one of each camera path, and five cases of each: minutes on a CPU. It "
-        "takes only those measures that --measures names. Its figures compare with those of other quick evaluations alone",
+        "takes only those measures that --measures names; compare its figures with those of its kind alone",
     )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(

@@ -64,7 +64,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
     old, new = (_flat(with_defaults(one)) for one in (old, json.loads(config.to_json_best_effort())))
     free = tuple(f"{field}." for field in FREE_FIELDS)
     differences = {
-        name: f"{name} was {str(old.get(name, '(absent)'))[:200]}, is {new.get(name, '(absent)')}"
+        name: f"{_shown(name)} was {_shown(old.get(name, '(absent)'))}, is {new.get(name, '(absent)')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
@@ -76,6 +76,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
             "Give a new --workdir, or the old config to continue that run."
         )
     return list(differences.values())
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, which may be damaged, in part of a line."""
+    return " ".join(str(value).split())[:100]
 
 
 @contextlib.contextmanager
