@@ -20,12 +20,14 @@ import argparse
 import signal
 import sys
 
-from absl import logging
-from ml_collections import ConfigDict
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.command_line import Parser, read_config
-from stp_jax.devices import supervisor
-from stp_jax.errors import InputError, exit_on_input_error
+with starting():  # these take half a second
+    from absl import logging
+    from ml_collections import ConfigDict
+
+    from stp_jax.command_line import Parser, read_config
+    from stp_jax.devices import supervisor
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
@@ -55,18 +57,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    flags, config = parse(sys.argv[1:] if argv is None else argv)
+    with starting():  # a config's file imports what it likes
+        flags, config = parse(sys.argv[1:] if argv is None else argv)
     if flags.coordinator and not supervisor.is_child():
         sys.exit(supervisor.run_as_child())
 
     def work() -> signal.Signals | None:
-        # Only now: --help need not wait for JAX.
-        from stp_jax.devices.distributed import connect
-        from stp_jax.devices.hardware import use_compilation_cache
-        from stp_jax.training.loop import train
+        with starting():  # only now: --help need not wait for JAX
+            from stp_jax.devices.distributed import connect
+            from stp_jax.devices.hardware import use_compilation_cache
+            from stp_jax.training.loop import train
 
-        use_compilation_cache()
-        connect(flags.coordinator, flags.processes, flags.process, heartbeat_seconds=flags.heartbeat_seconds)
+            use_compilation_cache()
+            seconds = flags.heartbeat_seconds
+            connect(flags.coordinator, flags.processes, flags.process, heartbeat_seconds=seconds)
         return train(config, flags.workdir, profile=flags.profile)
 
     supervisor.exit_as(work)

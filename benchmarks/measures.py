@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from configs.demo import ASSETS
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.render.views import SceneViews, seed_of
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.command_line import Parser, count

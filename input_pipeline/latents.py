@@ -23,8 +23,10 @@ import numpy as np
 from input_pipeline.pairs import make_relative
 from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
+from stp_jax.files import map_array, read_json, replace_file
 
 _ARRAYS = ("latents", *View._fields)
+_NAMES = (*_ARRAYS, "complete")
 
 
 class LatentCache:
@@ -32,13 +34,14 @@ class LatentCache:
 
     def __init__(self, path: Path, meta: dict[str, Any], mode: Literal["r", "r+"]):
         self.path, self.meta, self._mode = path, meta, mode
+        shapes = meta["shapes"]
         self._arrays = {
-            name: np.load(path / f"{name}.npy", mmap_mode=mode) for name in (*_ARRAYS, "complete")
+            name: map_array(path / f"{name}.npy", shapes[name], _dtype(name), mode) for name in _NAMES
         }
-        self.scenes, self.clips = self._arrays["latents"].shape[:2]
-        self.frames = self._arrays["c2w"].shape[2]
-        self.latent_shape = self._arrays["latents"].shape[2:]  # [F', H', W', C] of a clip
-        self.latent_size = self._arrays["latents"].shape[3:5]  # height and width
+        self.scenes, self.clips = shapes["latents"][:2]
+        self.frames = shapes["c2w"][2]
+        self.latent_shape = tuple(shapes["latents"][2:])  # [F', H', W', C] of a clip
+        self.latent_size = self.latent_shape[1:3]  # height and width
         self.clips_per_path = meta["clips_per_path"]
         self.windows = meta.get("windows", 1)
 
@@ -75,13 +78,7 @@ class LatentCache:
                 f"latent cache {path}: {clips} clips per scene give no second camera path; "
                 f"ask for more than clips_per_path = {clips_per_path}"
             )
-        shapes = {
-            "latents": [scenes, clips, *latent_shape],
-            "c2w": [scenes, clips, frames, 4, 4],
-            "intrinsics": [scenes, clips, frames, 4],
-            "animation_time": [scenes, clips, frames],
-            "complete": [scenes],
-        }
+        shapes = _shapes(scenes, clips, frames, latent_shape)
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
@@ -89,7 +86,8 @@ class LatentCache:
             return cls._continue(path, wanted)
         _write_empty(path, shapes)
         # Written last: its presence says that the arrays are there.
-        (path / "meta.json").write_text(json.dumps(wanted, indent=1))
+        with replace_file(path / "meta.json") as partial:
+            partial.write_text(json.dumps(wanted, indent=1))
         return cls(path, wanted, "r+")
 
     @classmethod
@@ -157,17 +155,14 @@ class LatentCache:
         """Opens a complete cache for reading.
 
         Raises:
-          InputError: there is no cache at `path`, or it is not complete.
+          InputError: there is no cache at `path`, it is damaged, or it is not complete.
         """
         path = Path(path)
         if not (path / "meta.json").exists():
             raise InputError(
                 f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"
             )
-        try:
-            cache = cls(path, _read_meta(path), "r")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"latent cache {path}: damaged ({error}); write it again") from error
+        cache = cls(path, _read_meta(path), "r")
         if cache.missing():
             raise InputError(
                 f"latent cache {path}: {len(cache.missing())} of {cache.scenes} scenes are not written yet; "
@@ -247,10 +242,30 @@ class LatentCache:
         return int(rng.choice(np.flatnonzero(wanted)))
 
     def clips_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on."""
-        return {
+        """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on.
+
+        Raises:
+          InputError: a clip has numbers that no encoded clip has; the files have no checksums.
+        """
+        clips = {
             name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in _ARRAYS
         }  # mode="clip" copies straight into the result and without the interpreter's lock
+        self._check(clips, rows // self.clips)
+        return clips
+
+    def _check(self, clips: Mapping[str, np.ndarray], scenes: np.ndarray) -> None:
+        """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w ends in
+        0 0 0 1."""
+        for name, values in clips.items():
+            whole = np.isfinite(values)
+            if name == "c2w":
+                whole[..., 3, :] &= np.abs(values[..., 3, :] - [0, 0, 0, 1]) < 1e-3
+            if not whole.all():
+                wrong = int(scenes[np.argmin(whole.reshape(len(scenes), -1).all(1))])
+                raise InputError(
+                    f"{self.path / f'{name}.npy'}: scene {wrong} is damaged, as its numbers are of no clip; "
+                    "write the cache again"
+                )
 
     def memory_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Latent frames at rows [B, K] of the N * K * F': latents [B, K, H', W', C], and of the four pixel
@@ -261,7 +276,9 @@ class LatentCache:
         clips = np.repeat(clips, 4, axis=1)
         memory = {name: self._flat(name)[clips, pixel_frames] for name in View._fields}
         frames_of_all = latents.reshape(-1, *latents.shape[2:])
-        return memory | {"latents": np.take(frames_of_all, rows, axis=0, mode="clip")}
+        memory["latents"] = np.take(frames_of_all, rows, axis=0, mode="clip")
+        self._check(memory, clips[:, 0] // self.clips)
+        return memory
 
     def pairs_at(
         self, targets: np.ndarray, sources: np.ndarray, memory: np.ndarray | None = None
@@ -284,11 +301,40 @@ class LatentCache:
         return array.reshape(-1, *array.shape[2:])
 
 
+def _dtype(name: str) -> type:
+    return {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads((path / "meta.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / 'meta.json'}: not readable ({error})") from error
+    """The meta.json of a cache; raises `InputError` unless it describes arrays that belong together."""
+    file = path / "meta.json"
+    meta = read_json(file, dict, most=2**24)
+    shapes, per_path, windows = meta.get("shapes"), meta.get("clips_per_path"), meta.get("windows", 1)
+
+    def whole(numbers: Any, count: int) -> bool:
+        return isinstance(numbers, list) and [type(n) is int and n > 0 for n in numbers] == [True] * count
+
+    if not isinstance(shapes, dict) or not whole(shapes.get("latents"), 6) or not whole(shapes.get("c2w"), 5):
+        raise InputError(f"{file}: damaged, its shapes are missing or wrong; write the cache again")
+    scenes, clips, *latent_shape = shapes["latents"]
+    if shapes != _shapes(scenes, clips, shapes["c2w"][2], latent_shape):
+        raise InputError(f"{file}: damaged, its shapes do not belong together; write the cache again")
+    if not whole([per_path, windows], 2) or clips <= per_path or clips % windows or per_path % windows:
+        raise InputError(f"{file}: damaged, clips_per_path or windows are wrong; write the cache again")
+    known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str}
+    if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
+        raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
+    return meta
+
+
+def _shapes(scenes: int, clips: int, frames: int, latent_shape: Sequence[int]) -> dict[str, list[int]]:
+    return {
+        "latents": [scenes, clips, *latent_shape],
+        "c2w": [scenes, clips, frames, 4, 4],
+        "intrinsics": [scenes, clips, frames, 4],
+        "animation_time": [scenes, clips, frames],
+        "complete": [scenes],
+    }
 
 
 def _write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -300,5 +346,4 @@ def _write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     except OSError as error:
         raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
     for name, shape in shapes.items():
-        dtype = {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
-        np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
+        np.lib.format.open_memmap(path / f"{name}.npy", "w+", _dtype(name), tuple(shape))

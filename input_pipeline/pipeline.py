@@ -28,11 +28,12 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
 from input_pipeline.augment import augment
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import (
@@ -99,10 +100,8 @@ def make_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if num_workers:
-        iter_dataset = iter_dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=ignore_signals,
-        )
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        iter_dataset = in_processes(iter_dataset, options)
     if config.kind != "latents":
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
         iter_dataset = iter_dataset.batch(batch_size)
@@ -158,9 +157,15 @@ def make_clips(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     )
     if num_workers:
-        options = grain.MultiprocessingOptions(num_workers=num_workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
+        dataset = in_processes(dataset, grain.MultiprocessingOptions(num_workers=num_workers))
     return dataset
+
+
+def in_processes(dataset: grain.IterDataset, options: grain.MultiprocessingOptions) -> grain.IterDataset:
+    """The data set, read by worker processes."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which our commands do not have
+    return dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
 
 
 def ignore_signals(index: int, count: int) -> None:
@@ -268,7 +273,11 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             f"latent cache {cache.path}: joined from others; data.source_latents takes no such one"
         )
-    stride = 2 ** len(cache.meta["vae"]["temporal_downsample"])
+    vae = cache.meta.get("vae")
+    stages = vae.get("temporal_downsample") if isinstance(vae, dict) else None
+    if not isinstance(stages, list) or not {"flip", "permute_channels"} <= cache.meta.keys():
+        raise InputError(f"{cache.path / 'meta.json'}: damaged, it lacks how its clips were encoded")
+    stride = 2 ** len(stages)
     height, width = (stride * cells for cells in cache.latent_size)
     if (cache.frames, height, width) != (config.frames, config.height, config.width):
         raise InputError(

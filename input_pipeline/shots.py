@@ -11,11 +11,13 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
+from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
 from stp_jax.media.orientation import frame_picture
 
@@ -88,6 +90,25 @@ def decode_video(data: bytes, where: str) -> np.ndarray:
     return np.stack(frames)
 
 
+def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarray:
+    """Checks the animation times [T] of T frames: evenly spaced, a whole number of steps per source frame."""
+    try:
+        times = np.asarray(times, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: animation_time must be a list of numbers") from None
+    if times.shape != (frames,) or frames < 2:
+        raise InputError(
+            f"{where}: animation_time has shape {times.shape}, but the videos have {frames} frames"
+        )
+    step = float(times[1]) - float(times[0])
+    even = np.isfinite(times).all() and step > 0 and np.allclose(np.diff(times), step)
+    if not even or not 0.5 < 1 / step < 1e4 or abs(1 / step - round(1 / step)) > 1e-3:
+        raise InputError(
+            f"{where}: animation_time must rise evenly, by 1 or 1/2 or 1/3 ... of a source frame"
+        )
+    return times
+
+
 def decode_scene(record: Mapping[str, Any]) -> Scene:
     """Decodes a record of a data set builder.
 
@@ -110,16 +131,19 @@ def decode_scene(record: Mapping[str, Any]) -> Scene:
     full_grid = c2w.ndim == 3
     if full_grid:
         c2w, intrinsics = c2w[:, None], intrinsics[:, None]
-    if record["animation_time"].shape != (times,):
+    shape = (cameras, 1 if full_grid else times)
+    if c2w.shape[:2] != shape or intrinsics.shape[:2] != shape:
         raise InputError(
-            f"scene {name}: videos of {times} frames, but {len(record['animation_time'])} animation times"
+            f"scene {name}: {cameras} videos of {times} frames, but poses {list(c2w.shape)} and intrinsics "
+            f"{list(intrinsics.shape)}"
         )
+    check(c2w.reshape(-1, 4, 4), intrinsics.reshape(-1, 4), shape[0] * shape[1], f"scene {name}, cameras")
     return Scene(
         name=name,
         videos=videos,
         c2w=np.broadcast_to(c2w, (cameras, times, 4, 4)),
         intrinsics=np.broadcast_to(intrinsics, (cameras, times, 4)),
-        animation_time=record["animation_time"],
+        animation_time=check_animation_time(record["animation_time"], times, f"scene {name}"),
         full_grid=full_grid,
     )
 

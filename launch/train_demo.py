@@ -28,11 +28,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.demo import results  # noqa: E402
-from launch.demo.arguments import open_folders, parse  # noqa: E402
-from launch.demo.data import Data  # noqa: E402
-from launch.demo.processes import Clock, Processes, Stopped  # noqa: E402
-from stp_jax.errors import InputError, exit_on_input_error  # noqa: E402
+from stp_jax.errors import InputError, exit_on_input_error, starting  # noqa: E402
+
+with starting():
+    from launch.demo import results
+    from launch.demo.arguments import open_folders, parse
+    from launch.demo.data import Data
+    from launch.demo.processes import Clock, Processes, Stopped
 
 LEAST_TRAINING = 10  # seconds below which a run is not worth its start
 

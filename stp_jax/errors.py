@@ -1,11 +1,19 @@
-"""The error for a user's mistakes, as distinct from faults of the program."""
+"""The error for a user's mistakes, as distinct from faults of the program, and how a command ends."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import io
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells count it
 
 
 class InputError(ValueError):
@@ -19,6 +27,7 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a command line's `main`: an `InputError` is printed to stderr and ends it with exit status 2.
 
     What it prints may have letters that the terminal does not know.
+    Ctrl-C ends it with one line and exit status 130, unless `main` handles it.
     """
 
     @functools.wraps(main)
@@ -32,5 +41,40 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While a command imports modules and reads its flags, Ctrl-C ends it at once: a line, exit status 130.
+
+    An exception would not do: it would come up inside some library's import, which may turn it into another,
+    or abort the process. Nothing must have been begun yet that would have to be ended in order.
+    """
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        os.write(2, b"Stopped.\n")
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # The background processes of a shell ignore it.
+    if before is not signal.default_int_handler or not in_main_thread:
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_command(module: str) -> None:
+    """Imports a module under `starting`, and calls its `main`."""
+    with starting():
+        main = importlib.import_module(module).main
+    main()

@@ -1,15 +1,21 @@
-"""Atomic writing of files (complete or absent), lines of JSON, and the cache folder."""
+"""Atomic writing of files (complete or absent), reading of JSON and arrays, and the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from stp_jax.errors import InputError
+
+MOST_JSON = 512 * 2**20  # bytes of a JSON file; poses of 120 cameras at 120 moments take 5 MB
+MOST_NESTED = 64  # lists and objects within each other
 
 
 @contextlib.contextmanager
@@ -47,18 +53,138 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def size_text(size: float) -> str:
+    """A number of bytes with three digits and its unit, such as `12.3 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def cache_folder(*names: str) -> Path:
     """This program's folder in the user's cache folder, or a subfolder; it may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "stp_jax", *names)
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file such as metrics.jsonl; one that is cut, as the last may be, is left out."""
+def read_json(path: str | os.PathLike, kind: type | None = None, *, most: int = MOST_JSON) -> Any:
+    """The value of a JSON file in UTF-8.
+
+    Args:
+      kind: `dict` or `list`, which the value must be. None: any.
+      most: bytes that the file may have.
+
+    Raises:
+      InputError: no such file, larger than `most`, not readable, not JSON, nested deeper than MOST_NESTED, or
+        of another kind. The message is one line that begins with the file's name.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise InputError(f"{path}: {size:,} bytes; a JSON file may have {most:,}")
+        return parse_json(path.read_bytes(), str(path), kind)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error  # a name with a NUL
+        raise InputError(f"{path}: cannot be read ({reason})") from None
+
+
+def parse_json(data: bytes, where: str, kind: type | None = None) -> Any:
+    """The value of JSON in UTF-8, as `read_json`; errors begin with `where`."""
+    if not data.strip():
+        raise InputError(f"{where}: the file is empty")
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: is not a text in UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested deeper than {MOST_NESTED} levels") from None
+    except MemoryError:
+        raise InputError(f"{where}: too large for the memory") from None
+    except ValueError as error:
+        raise InputError(f"{where}: broken or truncated JSON ({error})") from None
+    if data.count(b"[") + data.count(b"{") > MOST_NESTED and _depth(value) > MOST_NESTED:
+        raise InputError(f"{where}: nested deeper than {MOST_NESTED} levels")
+    if kind is not None and not isinstance(value, kind):
+        raise InputError(f"{where}: must hold {'an object, {..}' if kind is dict else 'a list, [..]'}")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, counted up to one more than MOST_NESTED."""
+    level, depth = [value], 0
+    while depth <= MOST_NESTED:
+        level = [one for one in level if isinstance(one, (dict, list))]
+        if not level:
+            break
+        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
+def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The objects in the lines of a file such as metrics.jsonl.
+
+    Damaged lines are left out, as the last may be cut. Raises `InputError` where the file cannot be read.
+    """
     lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for text in data.split(b"\n"):
+        with contextlib.suppress(InputError):
+            lines.append(parse_json(text, str(path), dict))
     return lines
+
+
+def array_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and dtype of a .npy file in C order, and where its numbers begin; its size is checked.
+
+    Raises:
+      InputError: the file cannot be read, is damaged or truncated, or holds something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            start, size = file.tell(), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, EOFError):
+        raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
+    except tokenize.TokenError:
+        raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
+    wanted = start + dtype.itemsize
+    for length in shape:  # Python's integers do not overflow
+        wanted += (wanted - start) * (length - 1)
+    if fortran or dtype.kind not in "biuf" or not shape or min(shape) < 1:
+        raise InputError(f"{path}: holds an array of another kind ({dtype}, {list(shape)})")
+    if size != wanted:
+        raise InputError(f"{path}: has {size:,} bytes, and its header means {wanted:,}: truncated or damaged")
+    return shape, dtype, start
+
+
+def map_array(
+    path: str | os.PathLike, shape: Sequence[int], dtype: Any, mode: Literal["r", "r+"] = "r"
+) -> np.memmap:
+    """Maps a .npy file of this shape and dtype into memory; its length is never changed.
+
+    Raises:
+      InputError: see `array_header`; it has another shape or dtype.
+    """
+    found, kind, start = array_header(path)
+    if found != tuple(shape) or kind != np.dtype(dtype):
+        raise InputError(f"{path}: {kind} {list(found)}, not {np.dtype(dtype)} {list(shape)}")
+    try:
+        return np.memmap(path, kind, mode, start, found)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import json
 import lzma
 import math
 import os
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.files import read_json
 
 TEXT_BYTES = 16 << 20  # of a .json or a text: 50,000 poses
 ARRAY_BYTES = 64 << 20  # of an array, unpacked
@@ -130,13 +130,14 @@ def load(
     kind = path.suffix.lower()
     try:
         size = _size(path, file_types)
+        if kind == ".json":
+            return read_json(path, most=text_bytes)
         if kind not in (".npy", ".npz"):
             if size > text_bytes:
                 raise InputError(
                     f"{shown(path)}: {size:,} bytes are too many; at most {text_bytes:,} are read"
                 )
-            text = path.read_text(encoding="utf-8-sig")
-            return json.loads(text) if kind == ".json" else text
+            return path.read_text(encoding="utf-8-sig")
         with path.open("rb") as file:
             return _array(file, size) if kind == ".npy" else _arrays(file, size, names)
     except InputError:
@@ -145,8 +146,6 @@ def load(
         raise InputError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{shown(path)}: is not a text in UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{shown(path)}: broken or truncated JSON ({error})") from error
     except _TooLarge as error:
         raise InputError(f"{shown(path)}: {error}") from error
     except _DAMAGED as error:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.datasets import records
+from input_pipeline.shots import check_animation_time
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import read_json
 
 TEST_SEEDS_FROM, VALIDATION_SEEDS_FROM = 1_000_000, 2_000_000
 
@@ -27,19 +29,17 @@ TEST_SEEDS_FROM, VALIDATION_SEEDS_FROM = 1_000_000, 2_000_000
 class CamXTime(records.SceneBuilder):
     """Builder of a full camera x time grid from folders; see the module."""
 
-    CAMERA_SHAPE = (None,)
-
     def read_scene(self, folder: Path) -> dict[str, Any]:
         path = folder / "camera_data.json"
-        data = records.read_json(path)
+        data = read_json(path, dict)
         names, c2w, intrinsics = records.read_cameras(data, path, ndim=2)
         videos, frames, rate = records.read_videos(folder / "videos", names)
         return {
-            "fps": data.get("fps", rate),
+            "fps": records.read_rate(data, rate, path),
             "videos": videos,
             "c2w": c2w,
             "intrinsics": intrinsics,
-            "animation_time": records.check_animation_time(data.get("animation_time"), frames, path),
+            "animation_time": check_animation_time(data.get("animation_time"), frames, path),
         }
 
 

@@ -19,27 +19,27 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.datasets import records
+from input_pipeline.shots import check_animation_time
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import read_json
 
 
 class MultiView(records.SceneBuilder):
     """Builder of synchronised videos from folders; see the module."""
 
-    CAMERA_SHAPE = (None, None)
-
     def read_scene(self, folder: Path) -> dict[str, Any]:
         path = folder / "cameras.json"
-        data = records.read_json(path)
+        data = read_json(path, dict)
         names, c2w, intrinsics = records.read_cameras(data, path, ndim=3)
         videos, frames, rate = records.read_videos(folder / "videos", names)
         if c2w.shape[1] != frames:
             raise InputError(f"{path}: {c2w.shape[1]} poses per camera, but the videos have {frames} frames")
         return {
-            "fps": data.get("fps", rate),
+            "fps": records.read_rate(data, rate, path),
             "videos": videos,
             "c2w": c2w,
             "intrinsics": intrinsics,
-            "animation_time": records.check_animation_time(np.arange(frames), frames, path),
+            "animation_time": check_animation_time(np.arange(frames), frames, path),
         }
 
 

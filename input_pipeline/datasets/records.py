@@ -1,4 +1,4 @@
-"""Shared by the builders of this folder: reads scene folders, writes a data set, opens one.
+"""Shared by the builders of this folder: reads scene folders, writes a data set; `reading` opens it.
 
 A record is one scene: its encoded videos, one per camera, with cameras and animation times as arrays. The
 videos are stored as they are on disk; nothing is decoded or encoded here.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from input_pipeline.datasets import reading
 from stp_jax.command_line import Parser
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
@@ -36,7 +36,6 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     # Nothing is downloaded, so there are no checksums; searching for their file would need
     # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
-    CAMERA_SHAPE: tuple[int | None, ...]  # shape of the cameras of a scene: (None,) or (None, None)
 
     def __init__(self, *, splits: dict[str, list[Path]] | None = None, **kwargs: Any):
         self._splits = splits or {}
@@ -47,18 +46,8 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
         """The record of a scene folder. Raises `InputError` where the folder is damaged."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # encoding="bytes" is the fastest, and several unknown dimensions need it.
-        features = {
-            "scene": tfds.features.Text(),
-            "fps": np.float32,
-            "videos": tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_)),
-            "c2w": tfds.features.Tensor(shape=(*self.CAMERA_SHAPE, 4, 4), dtype=np.float32, encoding="bytes"),
-            "intrinsics": tfds.features.Tensor(
-                shape=(*self.CAMERA_SHAPE, 4), dtype=np.float32, encoding="bytes"
-            ),
-            "animation_time": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        fields = reading.features(reading.CAMERA_SHAPES[self.name])
+        return tfds.core.DatasetInfo(builder=self, features=fields)
 
     def _split_generators(self, dl_manager):
         return {name: self._generate_examples(name, folders) for name, folders in self._splits.items()}
@@ -91,41 +80,6 @@ def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[P
     return folder
 
 
-def open_records(path: str | Path, kind: str, split: str) -> Sequence[dict[str, Any]]:
-    """Opens a split of a built data set for random access.
-
-    `path` is the folder given as --out when it was built, or the data set's own folder.
-
-    Raises:
-      InputError: no data set of this kind is there, or the split is missing or empty.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"data set {path}: no such folder")
-    folders = [
-        f
-        for f in (path, *sorted((path / kind).glob("*"), reverse=True))
-        if (f / "dataset_info.json").exists()
-    ]
-    if not folders:
-        others = sorted(f.parent.parent.name for f in path.glob("*/*/dataset_info.json"))
-        found = (
-            f"it holds {', '.join(others)}"
-            if others
-            else f"build it with python -m input_pipeline.datasets.{kind}"
-        )
-        raise InputError(f"data set {path}: no data set of kind {kind!r} there; {found}")
-    builder = tfds.builder_from_directory(str(folders[0]))
-    if builder.name != kind:
-        raise InputError(f"data set {folders[0]}: of kind {builder.name!r}, but data.kind = {kind!r}")
-    if split not in builder.info.splits or builder.info.splits[split].num_examples == 0:
-        available = ", ".join(builder.info.splits) or "none"
-        raise InputError(
-            f"data set {folders[0]}: no split {split!r} with scenes in it; there is: {available}"
-        )
-    return builder.as_data_source(split=split)
-
-
 def scene_folders(parent: Path, flag: str) -> list[Path]:
     """The scene folders in `parent`, in order of name. Raises `InputError` where there are none."""
     if not parent.is_dir():
@@ -138,17 +92,6 @@ def scene_folders(parent: Path, flag: str) -> list[Path]:
             f"{flag} {parent}: holds no scene folders (each has videos/*.mp4 and a JSON file of cameras)"
         )
     return folders
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises `InputError` that names the file."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return value
 
 
 def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, float]:
@@ -184,11 +127,18 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
         names = sorted(extrinsic)
         w2c = np.array([extrinsic[name] for name in names], np.float64)
         intrinsics = np.array([intrinsic[name] for name in names], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cameras are missing or uneven ({error!r})") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: cameras are missing or uneven ({error!r})") from None
+    if outside := [name for name in names if Path(name).name != name]:
+        raise InputError(f"{path}: {outside[0]!r} is no name of a camera")
+    fitting = intrinsics.ndim == 2 or (ndim == 3 and intrinsics.shape[:-1] == w2c.shape[:2])
     if not names or w2c.ndim != ndim + 1 or w2c.shape[-2:] != (4, 4) or intrinsics.shape[-1:] != (4,):
+        fitting = False
+    if not fitting:
         raise InputError(f"{path}: extrinsics have shape {w2c.shape} and intrinsics {intrinsics.shape}")
-    if not np.isfinite(w2c).all() or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
+    intrinsics = np.clip(intrinsics, -1e9, 1e9)  # refused below, but no float32 overflows
+    rigid = (np.abs(w2c) < 1e9).all() and (np.abs(w2c[..., 3, :] - [0, 0, 0, 1]) <= 1e-2).all()
+    if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
     c2w = np.linalg.inv(w2c).astype(np.float32)
     intrinsics = np.broadcast_to(
@@ -200,17 +150,12 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     return names, c2w, intrinsics
 
 
-def check_animation_time(times: Any, frames: int, path: Path) -> np.ndarray:
-    """Checks the animation times [T] of T frames: evenly spaced, a whole number of steps per source frame."""
-    times = np.asarray(times, np.float32)
-    if times.shape != (frames,) or frames < 2:
-        raise InputError(
-            f"{path}: animation_time has shape {times.shape}, but the videos have {frames} frames"
-        )
-    step = float(times[1] - times[0])
-    if step <= 0 or not np.allclose(np.diff(times), step) or abs(1 / step - round(1 / step)) > 1e-3:
-        raise InputError(f"{path}: animation_time must rise evenly, by 1 or 1/2 or 1/3 ... of a source frame")
-    return times
+def read_rate(data: dict[str, Any], measured: float, path: Path) -> float:
+    """Frames in a second: the file's "fps", else as measured. Raises `InputError` for what is no rate."""
+    rate = data.get("fps", measured)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1e6:
+        raise InputError(f"{path}: fps must be a number of frames in a second, found {rate!r}"[:300])
+    return float(rate)
 
 
 def arguments(description: str | None) -> Parser:

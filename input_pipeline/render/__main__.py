@@ -1,4 +1,4 @@
-from input_pipeline.render.grid import main
+from stp_jax.errors import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("input_pipeline.render.grid")

@@ -29,6 +29,7 @@ from stp_jax import media
 from stp_jax.command_line import Parser
 from stp_jax.controls.camera_files import GRID_CONVENTION
 from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import read_json
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s
 
@@ -97,12 +98,11 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
 def check_scene(folder: Path, settings: GridSettings) -> None:
     """Raises `InputError` unless the scene in `folder` is a grid of these cameras, times and pixels."""
     try:
-        data = json.loads((folder / "camera_data.json").read_text())
+        data = read_json(folder / "camera_data.json", dict)
         found = (len(data["cameras"]["extrinsic"]), len(data["animation_time"]), data["width"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder}: its camera_data.json cannot be read ({error}); remove the folder."
-        ) from None
+    except (InputError, KeyError, TypeError) as error:
+        reason = error if isinstance(error, InputError) else f"{folder}/camera_data.json: lacks {error}"
+        raise InputError(f"{reason}; remove the folder.") from None
     if found != (settings.cameras, settings.times, settings.size):
         cameras, times, size = found
         raise InputError(

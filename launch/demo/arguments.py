@@ -14,6 +14,7 @@ from launch.demo.processes import ROOT, find_gpus
 from launch.demo.results import read_log
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError
+from stp_jax.files import read_json
 from stp_jax.weights import native
 
 # A model and scenes that take part in everything on a CPU; of the config, and of the flags.
@@ -195,8 +196,8 @@ def open_folders(args: Any) -> None:
         args.work.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(json.dumps(wanted, indent=1) + "\n")
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = read_json(path, dict)
+    except (OSError, InputError) as error:
         raise InputError(f"--out {args.out}: {error}; choose another folder.") from None
     differing = [f"{name} was {found.get(name)}" for name in wanted if found.get(name) != wanted[name]]
     if differing:

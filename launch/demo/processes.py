@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
-from stp_jax.files import replace_file
+from stp_jax.files import read_json, replace_file
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS, SAVE_SECONDS = 0.2, 5.0
@@ -42,8 +42,10 @@ class Clock:
 
     def __init__(self, path: Path, seconds: float):
         self._path, self._seconds = path, seconds
-        self.notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.notes: dict[str, Any] = read_json(path, dict) if path.exists() else {}
         self._before = self.notes.get("elapsed", 0.0)
+        if not isinstance(self._before, (int, float)) or not 0 <= self._before < 1e9:
+            raise InputError(f"{path}: damaged, its elapsed seconds are {self._before!r}"[:300])
         self._started = self._saved = time.monotonic()
         self._lock = threading.Lock()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
-from stp_jax.files import read_json_lines
+from stp_jax.files import parse_json, read_json_lines
 from stp_jax.weights import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,12 +126,21 @@ def write(one: dict[str, Any], out: Path, log: Path) -> None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All runs of a log; none where it does not exist. Raises `InputError` for a damaged line."""
-    try:
-        return [json.loads(text) for text in path.read_text().splitlines() if text.strip()]
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, ValueError) as error:
-        raise InputError(f"--log {path}: not readable ({error}); mend it or give another.") from None
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"--log {path}: cannot be read ({error.strerror}); give another.") from None
+    runs = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        where = f"--log {path}, line {number}"
+        runs.append(parse_json(text, where, dict))
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}", str(runs[-1].get("seeds"))) or "out" not in runs[-1]:
+            raise InputError(f"{where}: lacks the seeds of its run, or its folder; mend it or give another.")
+    return runs
 
 
 def table(runs: list[dict[str, Any]]) -> str:

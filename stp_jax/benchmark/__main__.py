@@ -1,4 +1,4 @@
-from stp_jax.benchmark.command import main
+from stp_jax.errors import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("stp_jax.benchmark.command")

@@ -13,7 +13,6 @@ axis. `gpu:8` are eight GPUs such as the one of this machine, joined by NVLink; 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 
@@ -66,6 +65,5 @@ def main(arguments: list[str] | None = None) -> None:
     config.train.accumulate = flags.accumulate
     config.train.batch_size = flags.batch_size or flags.accumulate * shares["data"] * shares["fsdp"]
     print("Compiling: this takes some minutes ...", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        result = compile_for(flags.topology, config, sizes, "sample" if flags.sample else "train")
-        print(result.report(flags.mfu))
+    result = compile_for(flags.topology, config, sizes, "sample" if flags.sample else "train")
+    print(result.report(flags.mfu))

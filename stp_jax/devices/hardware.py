@@ -40,6 +40,22 @@ def chip(device_kind: str) -> Chip | None:
     return next((one for name, one in CHIPS.items() if name in device_kind.lower()), None)
 
 
+_compiled = [0.0]  # seconds
+
+
+def _note_compiling(event: str, duration_secs: float, **_: str | int) -> None:
+    if event.startswith("/jax/core/compile/"):  # tracing, lowering, XLA; or reading the compilation cache
+        _compiled[0] += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_compiling)
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent in compiling so far, as JAX reports them."""
+    return _compiled[0]
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled functions in the user's cache folder, so that the next process starts faster."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

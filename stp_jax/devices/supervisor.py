@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from stp_jax.errors import InputError
+from stp_jax.errors import InputError, starting
 
 LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
 CHILD = "STP_JAX_WORKER"  # set in the environment of the process that computes
@@ -61,7 +61,8 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
     """
     # A shell starts background processes with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    import jax
+    with starting():
+        import jax
 
     try:
         stopped_by = work()

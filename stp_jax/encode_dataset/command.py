@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -256,7 +254,6 @@ def make_parser() -> Parser:
 
 @exit_on_input_error
 def main() -> None:
-    flags.FLAGS(sys.argv[:1])  # Grain's worker processes need parsed flags, though there are none
     arguments = vars(make_parser().parse_args())
     use_compilation_cache()
     encode_dataset(**arguments)

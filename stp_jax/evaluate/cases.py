@@ -24,6 +24,14 @@ from stp_jax.errors import InputError
 TIME, CAMERA, BOTH = "time control", "camera control", "both"
 GROUPS = (TIME, CAMERA, BOTH)
 COPY = "forward"  # in time control the target is then the source itself
+# Of --quick: with four scenes, one of each camera path, they are done in minutes on a CPU.
+QUICK_CASES = (
+    (TIME, "bullet_time"),
+    (TIME, "reverse"),
+    (CAMERA, COPY),
+    (BOTH, "bullet_time"),
+    (BOTH, "slow_motion"),
+)
 CASES_PER_SCENE = 2 * len(EVALUATION_MODES)
 MIN_CAMERAS = 7  # fewer would round source and target paths to the same cameras
 
@@ -36,6 +44,8 @@ _PATHS = (
     ((1.0, 0.6), (0.0, 0.4)),  # towards each other
     ((0.25, 0.25), (1.0, 0.5)),  # the source stands still; the target comes closer
 )
+
+QUICK_SCENES = len(_PATHS)
 
 
 class Case(NamedTuple):

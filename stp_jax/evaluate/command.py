@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from stp_jax.command_line import Parser, count, number, read_config
-from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.errors import INTERRUPTED, InputError, exit_on_input_error, starting
+from stp_jax.evaluate.cases import QUICK_CASES, QUICK_SCENES
 from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
 from stp_jax.weights.native import BUNDLED
 
@@ -102,6 +102,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--scenes", type=count, help="held-out scenes (default: 32, of the Cam x Time set all)"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="four scenes, one of each camera path, and five cases of each: minutes on a CPU. It "
+        "takes only those measures that --measures names; compare its figures with those of its kind alone",
+    )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
@@ -134,33 +140,39 @@ def main(argv: list[str] | None = None) -> None:
         table = _on_cam_x_time(args) if args.cam_x_time else _on_held_out_scenes(args)
     except KeyboardInterrupt:
         print("Stopped. The same command continues after the last finished scene.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     print(f"{table}\n\nResults: {args.out}")
 
 
 def _on_held_out_scenes(args: argparse.Namespace) -> str:
+    if args.quick and args.scenes:
+        raise InputError("--quick takes four scenes: leave out --scenes.")
     for flag in ("fov", "videos"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag} is only for --cam_x_time: leave it out.")
-    config = read_config(args.config)
-    if "pictures" not in config or config.get("task") != "dit":
-        raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
-    data = config.pictures.data
-    if args.data:
-        data.path = args.data
+    with starting():
+        config = read_config(args.config)
+        if "pictures" not in config or config.get("task") != "dit":
+            raise InputError(f"--config {args.config} is not of a re-rendering model (config.task = 'dit').")
+        data = config.pictures.data
+        if args.data:
+            data.path = args.data
 
-    from stp_jax.devices.hardware import use_compilation_cache
-    from stp_jax.evaluate.measures import known_measures, select
-    from stp_jax.evaluate.run import evaluate
+        from stp_jax.devices.hardware import use_compilation_cache
+        from stp_jax.evaluate.measures import known_measures, select
+        from stp_jax.evaluate.run import evaluate
 
-    use_compilation_cache()
-    measures = known_measures() if args.measures is None else select(args.measures)
-    models, settings = read_models(args.weights or [str(BUNDLED)], args.steps)
+        use_compilation_cache()
+        measures = (
+            known_measures() if args.measures is None and not args.quick else select(args.measures or [])
+        )
+        models, settings = read_models(args.weights or [str(BUNDLED)], args.steps)
     return evaluate(
         models,
         data=data,
         split=args.split or config.pictures.split,
-        scenes=args.scenes or 32,
+        scenes=QUICK_SCENES if args.quick else args.scenes or 32,
+        chosen=QUICK_CASES if args.quick else None,
         seed=args.seed,
         batch_size=args.batch_size,
         sheets=args.sheets,
@@ -172,25 +184,26 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
 
 
 def _on_cam_x_time(args: argparse.Namespace) -> str:
-    for flag in ("data", "split"):
-        if getattr(args, flag) is not None:
+    for flag in ("data", "split", "quick"):
+        if getattr(args, flag):
             raise InputError(f"--{flag} is not for --cam_x_time: leave it out.")
-    fov = 50.0 if args.fov is None else args.fov
+    with starting():
+        fov = 50.0 if args.fov is None else args.fov
 
-    from stp_jax.devices.hardware import use_compilation_cache
-    from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
-    from stp_jax.evaluate.measures import known_measures, select
+        from stp_jax.devices.hardware import use_compilation_cache
+        from stp_jax.evaluate.cam_x_time_run import evaluate_cam_x_time
+        from stp_jax.evaluate.measures import known_measures, select
 
-    use_compilation_cache()
-    measures = known_measures() if args.measures is None else select(args.measures)
-    for measure in measures:
-        if args.measures is not None and measure.needs_grid:
-            usable = ", ".join(m.name for m in known_measures() if not m.needs_grid)
-            raise InputError(
-                f"--measures {measure.name} needs a grid of cameras and times; --cam_x_time has {usable}."
-            )
-    weights = args.weights or ([] if args.videos else [str(BUNDLED)])
-    models, settings = read_models(weights, args.steps, official=True)
+        use_compilation_cache()
+        measures = known_measures() if args.measures is None else select(args.measures)
+        for measure in measures:
+            if args.measures is not None and measure.needs_grid:
+                usable = ", ".join(m.name for m in known_measures() if not m.needs_grid)
+                raise InputError(
+                    f"--measures {measure.name} needs a grid of cameras and times; --cam_x_time has {usable}."
+                )
+        weights = args.weights or ([] if args.videos else [str(BUNDLED)])
+        models, settings = read_models(weights, args.steps, official=True)
     folders = args.videos or []
     labels = labels_of(folders, [*_RESERVED, *settings], flag="--videos")
     return evaluate_cam_x_time(

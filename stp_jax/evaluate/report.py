@@ -16,8 +16,9 @@ from stp_jax.evaluate.plots import plot_metrics
 from stp_jax.evaluate.rows import NEAREST, Row, rows_of, unique
 from stp_jax.evaluate.scores import Outcome
 from stp_jax.evaluate.summary import summarise
+from stp_jax.files import new_file, parse_json, read_json, replace_file
 from stp_jax.media.pictures import contact_sheet, side_by_side
-from stp_jax.media.video import new_file, write_video
+from stp_jax.media.video import write_video
 
 
 class Report:
@@ -47,7 +48,7 @@ class Report:
         if (self.folder / "metrics.json").exists():
             raise InputError(f"--out {self.folder} holds a complete evaluation: choose another folder.")
         if path.exists():
-            if json.loads(path.read_text()) != self._settings:
+            if read_json(path, dict) != self._settings:
                 raise InputError(
                     f"--out {self.folder} holds an evaluation with other settings (see its settings.json): "
                     "choose another folder."
@@ -57,7 +58,8 @@ class Report:
         elif any(self.folder.iterdir()):
             raise InputError(f"--out {self.folder} is not empty: choose a new folder.")
         else:
-            path.write_text(json.dumps(self._settings, indent=1) + "\n")
+            with replace_file(path) as partial:
+                partial.write_text(json.dumps(self._settings, indent=1) + "\n")
 
     @property
     def scenes(self) -> list[str]:
@@ -126,13 +128,27 @@ class Report:
 
 def _whole_scenes(path: Path) -> list[Row]:
     """The rows of the scenes whose line is complete; an unfinished last line is removed from the file."""
-    whole = path.read_text().split("\n")[:-1]  # the last is unfinished or empty
-    try:
-        rows = [Row(*row) for line in whole for row in json.loads(line)]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: choose another --out.") from error
-    path.write_text("".join(line + "\n" for line in whole))
+    whole = path.read_bytes().split(b"\n")[:-1]  # the last is unfinished or empty
+    rows = []
+    for number, line in enumerate(whole, 1):
+        found = parse_json(line, f"{path}, line {number}", list)
+        if not all(isinstance(row, list) and _is_row(row) for row in found):
+            raise InputError(f"{path}, line {number}: damaged, it holds no figures: choose another --out.")
+        rows += [Row(*row) for row in found]
+    with replace_file(path) as partial:
+        partial.write_bytes(b"".join(line + b"\n" for line in whole))
     return rows
+
+
+def _is_row(row: list[Any]) -> bool:
+    """Whether these JSON values are those of a `Row`."""
+    *names, values = row or [None]
+    return (
+        len(row) == len(Row._fields)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(values, dict)
+        and all(type(value) in (int, float, list) for value in values.values())
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -98,6 +98,7 @@ def evaluate_scene(
     *,
     seed: int,
     batch_size: int,
+    chosen: Sequence[tuple[str, str]] | None = None,
 ) -> Iterator[Outcome]:
     """Yields the outcome of each case of a scene.
 
@@ -106,12 +107,17 @@ def evaluate_scene(
       frames: F of each clip.
       seed: of the noise of its batches, which is the same for all models.
       batch_size: videos in one call of a model.
+      chosen: group and mode of the cases wanted. None: all.
 
     Raises:
       InputError: the scene's grid lacks cells that the cases need.
     """
     check_scene(scene, frames)
-    cases = cases_of(number, len(scene.videos), frames)
+    cases = [
+        case
+        for case in cases_of(number, len(scene.videos), frames)
+        if chosen is None or (case.group, case.mode) in chosen
+    ]
     labels = [model.label for model in models]
     for start in range(0, len(cases), batch_size):
         batch = cases[start : start + batch_size]

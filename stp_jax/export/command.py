@@ -25,6 +25,7 @@ from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.export.files import new_folder
 from stp_jax.export.formats import FORMATS
 from stp_jax.export.stablehlo import export_stablehlo
+from stp_jax.files import size_text
 from stp_jax.weights import recognition
 from stp_jax.weights.recognition import Pretrained
 
@@ -82,4 +83,4 @@ def main(arguments: list[str] | None = None) -> None:
             )
         else:
             FORMATS[flags.format](models, folder, flags.dtype)
-    print(f"{flags.out}: {', '.join(found.title for found in models)}, {needed / 1e9:.2f} GB")
+    print(f"{flags.out}: {', '.join(found.title for found in models)}, {size_text(needed)}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.files import size_text
 from stp_jax.weights.parts import write_parts
 
 PART_BYTES = 8 * 2**30  # of a safetensors file; larger models are split, with an index
@@ -66,7 +67,7 @@ def new_folder(path: Path, needed: int) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < needed:
-            raise InputError(f"--out {path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free.")
+            raise InputError(f"--out {path}: {size_text(needed)} are needed, {size_text(free)} are free.")
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise InputError(f"--out {path} cannot be written: {error.strerror}.") from None

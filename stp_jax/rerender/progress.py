@@ -45,7 +45,7 @@ class Report:
 @contextlib.contextmanager
 def bar() -> Iterator[Progress]:
     """Shows a bar on stderr; yields the function that moves it."""
-    with tqdm(total=1.0, bar_format="{desc:20}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}") as shown:
+    with tqdm(total=1.0, bar_format="{desc:28}{percentage:4.0f}%|{bar}| {elapsed}<{remaining}") as shown:
 
         def show(what: str, done: float) -> None:
             shown.n = done  # update() would leave out parts shorter than the longest so far

@@ -79,6 +79,7 @@ class Rerenderer:
     ):
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
+        self._compiled: set[int] = set()  # batch sizes; functions compile on first use
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
         dit, vae_files, self._text_encoder, self.remarks = find_models(
@@ -186,20 +187,22 @@ class Rerenderer:
         batched = batched_guidance(self._guided, len(source_video), self._mesh)
         embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
         with jax.set_mesh(self._mesh):
-            report("reading the clip", self._costs.encode)
+            note = "" if len(source_video) in self._compiled else ", compiling"
+            report(f"reading the clip{note}", self._costs.encode)
             source_latents, finite = self._encode(self._vae.state(), self._put(source_video, whole=batched))
             checks.append(("the source's latents", finite))
             if self._low_memory:
                 self._vae.offload(source_latents)
             conditioning = self._condition(views, embeddings, batched)
             latents = self._sample(source_latents, conditioning, seed, batched, report, checks)
-            report("decoding", self._costs.decode, latents)
+            report(f"decoding{note}", self._costs.decode, latents)
             if self._low_memory:
                 self._dit.offload(latents)
             decoded, finite = self._decode(self._vae.state(), latents)
             checks.append(("the pixels of the decoded video", finite))
             video = np.asarray(decoded)[: len(source_video)]
         _check_finite(checks)
+        self._compiled |= {len(source_video), len(source_latents)}  # these may be padded
         report("done", 0)
         return video
 
@@ -279,6 +282,7 @@ class Rerenderer:
         checks: list[tuple[str, jax.Array]],
     ) -> jax.Array:
         """Latents of the target, from those of the source; `checks` gets whether each step's are finite."""
+        compiled = len(source) in self._compiled
         finite: list[jax.Array] = []
         latents = self._sampler.sample(
             self._dit.state(),
@@ -288,7 +292,9 @@ class Rerenderer:
             flow.sampling_sigmas(self.steps, self.shift),
             guidance=self.guidance if self._guided else None,
             batched_guidance=batched,
-            progress=lambda number, x: report(f"step {number + 1} of {self.steps}", 1, x),
+            progress=lambda number, x: report(
+                f"step {number + 1} of {self.steps}" + ("" if number or compiled else ", compiling"), 1, x
+            ),
             finite=finite,
         )
         checks += [(f"the latents of step {i + 1} of {self.steps}", one) for i, one in enumerate(finite)]

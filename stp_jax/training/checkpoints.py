@@ -4,7 +4,7 @@ Each checkpoint is a folder `<step>/` written by Orbax in the background: params
 meta (JSON: the step, the position in the data, ..). A manifest with the SHA-256 of every file goes into
 the folder just before Orbax renames it to its final name, because flipped bits would otherwise load
 unnoticed. A checkpoint that does not match its manifest is moved to `damaged/`, reported, and the one before
-it is used; nothing is deleted.
+it is used. Of what is in `damaged/` the last few are kept.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import orbax.checkpoint as ocp
 
 from stp_jax.devices.distributed import broadcast_from_first
 from stp_jax.errors import InputError
+from stp_jax.files import read_json, size_text
 from stp_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
 # Orbax adds the time of completion to this one afterwards; it holds nothing that a restore needs.
+MOST_DAMAGED = 4  # kept in damaged/
 NOT_SUMMED = {MANIFEST, "_CHECKPOINT_METADATA"}
 
 
@@ -56,15 +58,13 @@ def _is_below(folder: Path, name: str) -> bool:
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the checkpoint in `folder`, or None if every file is as it was written."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError:
+    if not (folder / MANIFEST).exists():
         return f"{MANIFEST} is missing"
-    except (ValueError, RecursionError):
-        return f"{MANIFEST} is damaged"
-    except OSError as error:
-        return f"{MANIFEST} cannot be read: {error.strerror}"
-    if not isinstance(sums, dict) or not sums:
+    try:
+        sums = read_json(folder / MANIFEST, dict)
+    except InputError as error:
+        return str(error).removeprefix(f"{folder}/")
+    if not sums:
         return f"{MANIFEST} is damaged"
     missing = [name for name in sums if not _is_below(folder, name)]
     if missing:
@@ -134,11 +134,13 @@ class Checkpoints:
         for number in sorted(numbers, reverse=True):
             damage = find_damage(self.folder / str(number))
             if damage is None:
+                self._clean(report)
                 return number
             aside = self._set_aside(self.folder / str(number))
             report(
                 f"Checkpoint {number} is damaged ({damage}) and was moved to {aside}; trying the one before."
             )
+        self._clean(report)
         damaged = self.folder / "damaged"
         if any(path.name.isdigit() for path in damaged.glob("*")):
             raise InputError(
@@ -154,6 +156,14 @@ class Checkpoints:
         while aside.exists():
             aside, count = damaged / f"{path.name}-{count}", count + 1
         return path.rename(aside)
+
+    def _clean(self, report: Callable[[str], None]) -> None:
+        """Removes all but the last few of the checkpoints in damaged/, those of interrupted writing first."""
+        found = [path for path in (self.folder / "damaged").glob("*") if path.is_dir()]
+        found.sort(key=lambda path: (path.name.partition("-")[0].isdigit(), path.stat().st_mtime))
+        for path in found[: max(0, len(found) - MOST_DAMAGED)]:
+            shutil.rmtree(path, ignore_errors=True)
+            report(f"{path} was removed: the last {MOST_DAMAGED} are kept there.")
 
     def _before_rename(self) -> None:
         # Orbax calls this when all items are written but the folder still has its temporary name, so a
@@ -175,8 +185,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         if not broadcast_from_first(free > 1.05 * needed):
             self._report(
-                f"Checkpoint {step} is NOT written: it takes {needed / 1e9:.2f} GB and {self.folder} has "
-                f"{free / 1e9:.2f} GB free. Free some space; the next one will be tried."
+                f"Checkpoint {step} is NOT written: it takes {size_text(needed)} and {self.folder} has "
+                f"{size_text(free)} free. Free some space; the next one will be tried."
             )
             return False
         self._saving, self._before = step, self.latest

@@ -224,7 +224,7 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
     Fields that it lacks have their defaults; those of its model that are gone and were not used are left out.
     """
-    if config.get("task") not in TASKS:
+    if config.get("task") not in list(TASKS):  # of a damaged file it may be a list, which no dict can look up
         return config
     if isinstance(config.get("model"), dict):
         config = config | {"model": without_retired(config["model"])}

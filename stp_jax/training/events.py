@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stp_jax.models.parameters import bind
 from stp_jax.training.data import training_data
 from stp_jax.training.metrics import Writer
 from stp_jax.training.progress import Progress
+from stp_jax.training.reporter import Reporter
 from stp_jax.training.run import Run
 from stp_jax.training.state import TrainState, graph_of
 from stp_jax.training.task import Params, Task
@@ -25,8 +27,8 @@ from stp_jax.weights import native
 class Events:
     """Knows when each event is due, and carries it out."""
 
-    def __init__(self, run: Run, progress: Progress, writer: Writer):
-        self._run, self._progress, self._writer = run, progress, writer
+    def __init__(self, run: Run, progress: Progress, writer: Writer, reporter: Reporter):
+        self._run, self._progress, self._writer, self._reporter = run, progress, writer, reporter
 
     def after_step(self, state: TrainState) -> None:
         """Everything that is due after a step, except what `at_end` does in any case."""
@@ -37,6 +39,7 @@ class Events:
         if run.validation and self._due(every.validate_every):
             self._validate(state)
         if self._due(every.checkpoint_every) and not ends:
+            self._reporter.flush()  # a run that resumes here finds these steps in metrics.jsonl
             self._save(state)
         if self._due(every.export_every) and not ends:
             self._export(state)
@@ -77,6 +80,8 @@ class Events:
         step, checkpoints = self._progress.step, self._run.checkpoints
         lost = any(array.is_deleted() for array in jax.tree.leaves(state))  # donated to a step that failed
         if alike and not lost and step > self._progress.first and checkpoints.latest != step:
+            with contextlib.suppress(Exception):  # of the step that failed, which is raised anyhow
+                self._reporter.flush()
             self._save(state)
             checkpoints.close()
 

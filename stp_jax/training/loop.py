@@ -50,12 +50,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
         state = run.begin(changed)
         progress.resume(run.position.step, run.position.seconds)
         batches = run.batches()
+        cleanup.callback(batches.close)  # else the worker processes of the data leave shared memory behind
         run.describe(state.params)
         if jax.process_index() == 0:
             write_config(workdir, config)  # only now, so that after a mistake above the folder is still free
-        writer = cleanup.enter_context(contextlib.closing(Writer(workdir)))
+        writer = cleanup.enter_context(contextlib.closing(Writer(workdir, progress.first)))
         reporter = cleanup.enter_context(contextlib.closing(Reporter(run, progress, writer)))
-        events, trace = Events(run, progress, writer), Trace(profile, workdir / "profile")
+        events, trace = Events(run, progress, writer, reporter), Trace(profile, workdir / "profile")
         try:
             while not progress.ended():
                 batch = reporter.next(batches)
@@ -66,19 +67,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, profile: bool = Fal
                 state = run.average.take(stepped._replace(ema=state.ema), progress.step)
                 trace.after_step(progress.step - progress.first, metrics)
                 reporter.add(metrics, agreed)
-                reporter.write()
                 reporter.check_finite()
                 with reporter.paused():
                     events.after_step(state)
         except Exception:
             events.after_error(state, alike=progress.alone or reporter.gives_up())
             raise
+        reporter.flush()
         reporter.close()
         stopped_by = progress.stopped_by()
         if reporter.skipped:
             log(f"{reporter.skipped} of these steps were skipped, as their loss or gradient was not finite.")
         trace.close()
-        batches.close()
         events.at_end(state, complete=stopped_by is None)
     log(last_words(run, progress.step, stopped_by))
     return stopped_by

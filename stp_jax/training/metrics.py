@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from PIL import Image
 from tensorboardX import RecordWriter, summary
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from stp_jax.devices import hardware
 from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
+from stp_jax.files import parse_json, replace_file
 from stp_jax.media.pictures import contact_sheet, side_by_side
 from stp_jax.media.video import write_video
 
@@ -29,15 +30,19 @@ FPS = 15  # of videos to look at
 class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
 
-    After a run was killed, steps since its last checkpoint are run again and appear twice in `metrics.jsonl`,
-    with equal numbers. A full disk costs numbers and pictures, never the run: that is logged, once until
+    After a run was killed, steps since its last checkpoint are run again: their lines are removed first, and
+    TensorBoard is told to. A full disk costs numbers and pictures, never the run: that is logged, once until
     writing works again.
+
+    Args:
+      workdir: of the run.
+      first: steps that are done already.
 
     Raises:
       InputError: the work directory cannot be written to begin with.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike, first: int = 0):
         self._active, self._works = jax.process_index() == 0, True
         if not self._active:
             return
@@ -45,18 +50,24 @@ class Writer:
         try:
             (self._workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self._workdir / "tensorboard").mkdir(exist_ok=True)
+            self._first, self._known = first, cut_lines(self._workdir / "metrics.jsonl", first)
             self._lines = open(self._workdir / "metrics.jsonl", "a", buffering=1)
             # A full disk kills the thread of tensorboardX's SummaryWriter, and later calls then block for
             # ever. Its RecordWriter writes directly.
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
             self._events = RecordWriter(str(self._workdir / "tensorboard" / name))
             self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            begin = SessionLog(status=SessionLog.START)  # drops later steps of earlier files
+            event = Event(wall_time=time.time(), step=first + 1, session_log=begin)
+            self._events.write(event.SerializeToString())
         except OSError as error:
             raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes numbers of a step to `metrics.jsonl` and TensorBoard."""
-        if not self._active:
+        """Writes numbers of a step to `metrics.jsonl` and TensorBoard, each once."""
+        if step == self._first and self._active:  # the last step of a run that is complete
+            values = {name: value for name, value in values.items() if name not in self._known}
+        if not self._active or not values:
             return
         with self._written():
             self._lines.write(json.dumps({"step": step} | values) + "\n")
@@ -105,6 +116,36 @@ class Writer:
                 reason = str(error).splitlines()[0]
                 log(f"Numbers or pictures could not be written ({reason}); training continues.")
             self._works = False
+
+
+def cut_lines(path: Path, step: int) -> set[str]:
+    """Removes the lines after `step` from a metrics.jsonl, and a last one that is not complete.
+
+    Returns:
+      The names of the numbers of `step` itself.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if not path.exists():
+        return set()
+    data = path.read_bytes()
+    kept: list[bytes] = []
+    known: set[str] = set()
+    for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+        try:
+            found = parse_json(line, str(path), dict)
+        except InputError:
+            found = {}  # damaged; all that read the file leave it out
+        number = found.get("step")
+        if isinstance(number, int) and number > step:
+            continue
+        known |= found.keys() if number == step else set()
+        kept.append(line)
+    if b"".join(kept) != data:
+        with replace_file(path) as partial:
+            partial.write_bytes(b"".join(kept))
+    return known
 
 
 class Meter:

@@ -25,7 +25,9 @@ STEPS_AHEAD = 2
 class Reporter:
     """Reads the numbers of steps some steps later, and writes their means every `log_every` steps.
 
-    Reading the numbers of an older step keeps the host from running further ahead.
+    Reading the numbers of an older step keeps the host from running further ahead. Each line of
+    `metrics.jsonl` has the means of the steps since the line before, and there is one at every checkpoint: so
+    a run that resumes has each step in one line, too.
 
     Attributes:
       skipped: steps whose loss or gradient was not finite.
@@ -48,10 +50,16 @@ class Reporter:
 
     def next(self, batches: Iterator[Any]) -> Any:
         """The next batch; the wait for it counts where the devices have nothing left to do."""
+        first = self._progress.step == self._progress.first
+        if first:
+            self._bar.set_description_str("reading the first batch")
         before = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - before
-        if not self._underway or jax.tree.leaves(self._underway[-1])[0].is_ready():
+        if first:
+            self._bar.set_description_str("compiling")
+            self._compiling_from = time.monotonic()
+        if not self._underway or jax.tree.leaves(self._underway[-1][1])[0].is_ready():
             self._meter.waited += waited
         return batch
 
@@ -59,33 +67,48 @@ class Reporter:
         """Takes what a step gave, and `agreed` of `Progress.all_reduce`; reads those of older steps."""
         if self._progress.step == self._progress.first + 1:
             self._first_step(metrics)
-        self._underway.append((metrics, agreed))
+        self._underway.append((self._progress.step, metrics, agreed))
         while len(self._underway) > (0 if self._progress.at_last_step() else STEPS_AHEAD):
-            numbers, agreed_then = jax.device_get(self._underway.popleft())
-            self._progress.update(agreed_then)
-            self._meter.steps.append(numbers)
-            self._in_a_row = self._in_a_row + 1 if numbers["skipped"] else 0
-            self.skipped += int(numbers["skipped"])
+            self._read_oldest()
         self._bar.update()
 
+    def flush(self) -> None:
+        """Waits for all steps, and writes the means of those that are in no line yet."""
+        while self._underway:
+            self._read_oldest()
+        if self._meter.steps:
+            self._write(self._progress.step)
+
     def _first_step(self, metrics: dict[str, jax.Array]) -> None:
+        compiling = time.monotonic() - self._compiling_from
+        self._bar.set_description_str("first step")
         jax.block_until_ready(metrics)
+        self._bar.set_description_str("")
+        self._bar.unpause()  # the time so far says nothing of the steps to come
         seconds = self._progress.seconds_of_call()
-        log(f"First step after {seconds:.0f} s.")
+        log(f"First step after {seconds:.0f} s, of which compiling took {compiling:.0f} s.")
         self._writer.scalars(self._progress.step, {"start_seconds": seconds})
         self._meter.restart(self._progress.step)  # it compiled: that is not the time of a step
 
-    def write(self) -> None:
-        """Writes the means, where they are due."""
-        step = self._progress.step
-        due = step % self._run.log_every == 0 or self._progress.at_last_step()
-        if due and self._meter.steps:
-            numbers = self._meter.numbers(step) | {"elapsed_seconds": self._progress.seconds()}
-            self._writer.scalars(step, numbers)
-            # A time limit may end the run before its last step.
-            self._bar.total = max(step, round(step / self._progress.share()))
-            self._bar.set_postfix_str(self._meter.summary(numbers))
-            self._meter.restart(step)
+    def _read_oldest(self) -> None:
+        step, *underway = self._underway.popleft()
+        numbers, agreed = jax.device_get(underway)
+        self._progress.update(agreed)
+        self._meter.steps.append(numbers)
+        self._in_a_row = self._in_a_row + 1 if numbers["skipped"] else 0
+        self.skipped += int(numbers["skipped"])
+        if step % self._run.log_every == 0 or step == self._run.steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        """Writes the means of the steps since the last line, up to `step`."""
+        numbers = self._meter.numbers(step) | {"elapsed_seconds": self._progress.seconds()}
+        self._writer.scalars(step, numbers)
+        # A time limit may end the run before its last step.
+        done = self._progress.step
+        self._bar.total = max(done, round(done / self._progress.share()))
+        self._bar.set_postfix_str(self._meter.summary(numbers))
+        self._meter.restart(step)
 
     def gives_up(self) -> bool:
         """Whether too many steps in a row were skipped; all processes know it at the same step."""
@@ -106,7 +129,9 @@ class Reporter:
         """Time spent in this context does not count as time of steps."""
         before = time.monotonic()
         yield
-        self._meter.started += time.monotonic() - before
+        now = time.monotonic()
+        # A new interval may have begun in this context.
+        self._meter.started = min(now, self._meter.started + now - before)
 
     def close(self) -> None:
         """Closes the progress bar."""

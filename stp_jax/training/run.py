@@ -110,6 +110,7 @@ class Run:
         position = Position(meta["step"], meta["elapsed_seconds"], examples)
         position.best = meta["best"] or math.inf
         position.order_from = meta.get("order_from", 0)  # older checkpoints know no other order
+        self._check_end(position)
         log(f"Continuing {self.workdir} at step {position.step}.")
         if changed:
             log(f"The config has changed: {'; '.join(changed)}.")
@@ -120,6 +121,22 @@ class Run:
             )
             position.order_from = position.step
         self.position = position
+
+    def _check_end(self, done: Position) -> None:
+        """Says where nothing is left to train; raises `InputError` where fewer steps are asked for."""
+        asked = self.config.train
+        if done.step > asked.steps:
+            raise InputError(
+                f"config.train.steps is {asked.steps}, but {self.workdir} has done {done.step} steps.\n"
+                f"Give more to go on, or {done.step} to write its weights again."
+            )
+        if done.step == asked.steps:
+            log(f"All {asked.steps} steps are done already: give a larger config.train.steps to go on.")
+        elif asked.seconds and done.seconds >= asked.seconds:
+            log(
+                f"The run has taken {done.seconds:.0f} s already; config.train.seconds is {asked.seconds:g}: "
+                "nothing is left to train."
+            )
 
     def batches(self) -> grain.DatasetIterator:
         """The batches of the steps from `position` on."""

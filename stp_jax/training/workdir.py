@@ -15,7 +15,7 @@ import filelock
 from ml_collections import ConfigDict
 
 from stp_jax.errors import InputError
-from stp_jax.files import replace_file
+from stp_jax.files import read_json, replace_file
 from stp_jax.training.config import with_defaults
 
 # Fields that may differ when a run is continued; a name stands for everything below it.
@@ -56,15 +56,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
         path = workdir / "config.json"
         if not path.exists():
             return []
-        old = json.loads(path.read_text())
+        old = read_json(path, dict, most=2**20)
     except OSError as error:
         raise InputError(f"--workdir {workdir}: {error.strerror}. Give a folder you may write to.") from None
-    except json.JSONDecodeError:
-        raise InputError(f"--workdir {workdir}: config.json is damaged. Give a new --workdir.") from None
+    except InputError as error:
+        raise InputError(f"--workdir: {error}. Give a new --workdir, or that file's backup.") from None
     old, new = (_flat(with_defaults(one)) for one in (old, json.loads(config.to_json_best_effort())))
     free = tuple(f"{field}." for field in FREE_FIELDS)
     differences = {
-        name: f"{name} was {old.get(name, '(absent)')}, is {new.get(name, '(absent)')}"
+        name: f"{_shown(name)} was {_shown(old.get(name, '(absent)'))}, is {new.get(name, '(absent)')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
@@ -76,6 +76,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
             "Give a new --workdir, or the old config to continue that run."
         )
     return list(differences.values())
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, which may be damaged, in part of a line."""
+    return " ".join(str(value).split())[:100]
 
 
 @contextlib.contextmanager
@@ -118,7 +123,7 @@ def _acquire(lock: filelock.BaseFileLock, workdir: Path, holder: Path, report: C
 
 def _read_holder(path: Path) -> str:
     try:
-        return path.read_text().strip() or "another process"
+        return path.read_text(errors="replace").strip()[:200] or "another process"
     except OSError:
         return "another process"
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline.datasets import records
+from input_pipeline.datasets import reading
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips, tables
@@ -98,7 +98,7 @@ class Oracle:
     """Finds scene and first camera by the source's first frame, and copies the frames asked for."""
 
     def __init__(self, data):
-        records_ = records.open_records(data.path, data.kind, "test")
+        records_ = reading.open_records(data.path, data.kind, "test")
         reader = SceneReader(records_, cached_scenes=len(records_))
         self.scenes = [reader[i] for i in range(len(records_))]
         self.calls = 0

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate.camera_measure import CameraFidelity

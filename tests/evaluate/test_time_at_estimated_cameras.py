@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from configs.demo import ASSETS
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.render import views
 from input_pipeline.shots import decode_scene
 from stp_jax.evaluate.camera_measure import CameraFidelity

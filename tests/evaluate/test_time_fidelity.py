@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.demo import ASSETS
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene
 from stp_jax.errors import InputError
 from stp_jax.evaluate import disentanglement, time_fidelity

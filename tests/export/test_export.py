@@ -254,4 +254,4 @@ def test_full_disk_is_noticed_before_anything_is_written(official, tmp_path, cap
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
     with pytest.raises(SystemExit):
         run(capsys, "--weights", official, "--format", "ours", "--out", tmp_path / "out")
-    assert "GB are free" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "are needed" in capsys.readouterr().err and not list(tmp_path.iterdir())

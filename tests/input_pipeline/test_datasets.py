@@ -8,7 +8,7 @@ import pytest
 import synthetic
 
 from input_pipeline.datasets import cam_x_time, multi_view
-from input_pipeline.datasets.records import open_records
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene, decode_video
 from stp_jax.errors import InputError
 

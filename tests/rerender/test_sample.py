@@ -328,7 +328,8 @@ def test_a_disk_that_fills_is_one_line_that_says_what_is_there(files, tmp_path):
 
 
 def test_progress_bar_shows_every_part_of_the_work(capsys):
-    parts = [("reading the clip", 0.0), ("step 1 of 2", 0.6), ("step 2 of 2", 0.65), ("decoding", 0.7)]
+    parts = [("reading the clip, compiling", 0.0), ("step 1 of 2, compiling", 0.6), ("step 2 of 2", 0.65)]
+    parts += [("decoding, compiling", 0.7)]
     with progress.bar() as show:
         for part in parts:
             show(*part)

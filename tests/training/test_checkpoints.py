@@ -164,7 +164,7 @@ def test_a_disk_without_room_costs_the_checkpoint_and_nothing_else(copy, initial
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(10))
         assert not checkpoints.save(initial, {"step": 3, "elapsed_seconds": 0.0})
-    assert "Checkpoint 3 is NOT written" in reports[0] and "GB free" in reports[0]
+    assert "Checkpoint 3 is NOT written" in reports[0] and " free. Free" in reports[0]
     assert checkpoints.latest == 2
     assert checkpoints.save(initial, {"step": 4, "elapsed_seconds": 0.0})
     checkpoints.close()

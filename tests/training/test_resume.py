@@ -157,11 +157,56 @@ def test_damaged_latest_checkpoint_costs_steps_but_not_exactness(tmp_path, strai
         np.testing.assert_array_equal(array, exported(workdir)[name])
 
 
-def test_finished_run_can_be_lengthened(tmp_path, toy):
+def test_finished_run_can_be_lengthened_but_not_shortened(tmp_path, toy, capsys):
     loop.train(toy_config(steps=4), tmp_path)
     loop.train(toy_config(steps=6), tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
     assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 6
+    with pytest.raises(InputError, match="train.steps is 5, but .* has done 6 steps"):
+        loop.train(toy_config(steps=5), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 6
+    before = (tmp_path / "metrics.jsonl").read_text()
+    loop.train(toy_config(steps=6), tmp_path)
+    assert "All 6 steps are done already" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_killed_and_resumed_run_has_each_step_in_one_line(tmp_path, toy, monkeypatch):
+    config = toy_config(log_every=1, checkpoint_every=4, validate_every=5)
+    loop.train(config, tmp_path / "straight")
+
+    def fail(self, step):
+        if step == 7:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Events, "after_error", lambda *_, **__: None)
+        patch.setattr(loop.Trace, "before_step", fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            loop.train(config, tmp_path / "killed")
+    path = tmp_path / "killed/metrics.jsonl"
+    assert max(logged(tmp_path / "killed", "loss")) == 5  # the last checkpoint is that of step 4
+    path.write_bytes(path.read_bytes() + b'{"step": 8, "lo')
+    loop.train(config, tmp_path / "killed")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for name in ("loss", "gradient_norm", "validation/loss"):
+        found = [(line["step"], line[name]) for line in lines if name in line]
+        assert found == list(logged(tmp_path / "straight", name).items())
+    assert list(logged(tmp_path / "straight", "loss")) == list(range(1, 11))
+    assert min(logged(tmp_path / "straight", "step_seconds").values()) > 0
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_each_step_has_its_own_line(tmp_path, straight, monkeypatch, stop_at):
+    with monkeypatch.context() as patch:
+        send(patch, signal.SIGTERM, [stop_at])
+        loop.train(toy_config(log_every=1), tmp_path)
+    loop.train(toy_config(log_every=1), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert [step for step, _ in losses] == list(range(1, 11))
+    whole = logged(straight, "loss")  # means of five steps
+    np.testing.assert_allclose(np.mean([loss for _, loss in losses[:5]]), whole[5], rtol=1e-6)
 
 
 def test_work_directory_of_another_config_is_refused_with_the_difference(tmp_path, toy):
@@ -211,7 +256,7 @@ def test_time_limit_ends_the_run_and_the_learning_rate_with_it(tmp_path, toy, mo
 
 def test_run_writes_metrics_pictures_and_weights(tmp_path, toy):
     loop.train(toy_config(pictures_every=5, export_every=4), tmp_path)
-    assert list(logged(tmp_path, "loss")) == [4, 6, 8, 10]
+    assert list(logged(tmp_path, "loss")) == [2, 4, 6, 8, 10]
     for name in ("step_seconds", "examples_per_second", "data_wait_share", "gradient_norm", "mean_input"):
         assert all(np.isfinite(value) for value in logged(tmp_path, name).values())
     assert list(logged(tmp_path, "preview/mean_output")) == [5, 10]

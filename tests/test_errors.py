@@ -1,0 +1,25 @@
+"""How a command ends: mistakes of the user, and Ctrl-C from its first moment on."""
+
+import subprocess
+import sys
+
+import pytest
+
+BEGIN = "import os, signal\nfrom stp_jax.errors import InputError, exit_on_input_error, starting\n"
+CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.parametrize(
+    "program, status, message",
+    [
+        # As a library's import that turns every exception into another would.
+        (f"with starting():\n try: {CTRL_C}\n except BaseException: pass", 130, "Stopped.\n"),
+        (f"with starting(): pass\n@exit_on_input_error\ndef main(): {CTRL_C}\nmain()", 130, "Stopped.\n"),
+        ("@exit_on_input_error\ndef main(): raise InputError('no file')\nmain()", 2, "error: no file\n"),
+        # The background processes of a shell ignore Ctrl-C.
+        (f"signal.signal(2, signal.SIG_IGN)\nwith starting(): {CTRL_C}", 0, ""),
+    ],
+)  # fmt: skip
+def test_a_command_ends_with_one_line(program, status, message):
+    done = subprocess.run([sys.executable, "-c", BEGIN + program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, message)
