@@ -7,6 +7,7 @@ writes embeddings for training, which then needs no text encoder. Tokenisation n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import os
@@ -145,6 +146,14 @@ def embed(
     return out
 
 
+@functools.lru_cache(maxsize=2)
+def _compiled(graph: Any) -> Any:
+    import jax
+    from flax import nnx
+
+    return jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
+
+
 class Encoder:
     """A text encoder on the device, for as long as this object lives."""
 
@@ -152,7 +161,6 @@ class Encoder:
         import dataclasses
 
         import jax
-        from flax import nnx
 
         from stp_jax.devices.sharding import make_mesh
         from stp_jax.weights import reading, recognition
@@ -161,7 +169,7 @@ class Encoder:
         files = dataclasses.replace(files, config=dataclasses.replace(files.config, dtype=dtype))
         self.vocab = files.config.vocab
         graph, self._state = reading.load(files, make_mesh(devices=jax.devices()[:1]), dtype)
-        self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
+        self._run = _compiled(graph)
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Embeddings [P, N, D] float32 of `Tokens`; those past a prompt's end are meaningless."""

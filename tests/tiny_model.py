@@ -1,6 +1,7 @@
 """Weights of a tiny random model, for tests that need a whole one."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ DIT_CONFIG = DiTConfig(
 )
 
 
+@functools.cache
 def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
     """Normal numbers for every parameter, so that nothing is zero and all conditioning has an effect."""
     shapes = flatten(_zeros(make))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,6 +37,7 @@ class ModelOnDevice:
         self._state = None
 
 
+@functools.lru_cache(maxsize=8)  # models of one structure and size compile once
 def vae_functions(
     graph: nnx.GraphDef[VAE],
     *,

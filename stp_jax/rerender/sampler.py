@@ -7,6 +7,7 @@ the same time, each on half of the devices.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -54,55 +55,64 @@ def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
+@functools.lru_cache(maxsize=8)  # samplers of one structure compile once
+def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
+    """Compiled `condition` and one Euler `step`, see `Sampler`."""
+
+    def condition(state, views, text, negative, latent_size, batched_guidance) -> Conditioning:
+        model = nnx.merge(graph, state)
+        if batched_guidance:
+            views = jax.tree.map(twice, views)
+            text = constrain(jnp.concatenate([text, negative]), "batch", None, None)
+            return model.condition(*views, text=text, latent_size=latent_size)
+        positive = model.condition(*views, text=text, latent_size=latent_size)
+        if negative is None:
+            return positive
+        other = model.condition(*views, text=negative, latent_size=latent_size)
+        # Only the text differs: the rest is kept once.
+        both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
+        return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
+
+    def step(
+        state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
+    ) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graph, state)
+        timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
+        if guidance is None:
+            velocity = model(x, source, timestep, conditioning, memory, differentiable=False)
+        elif batched_guidance:
+            videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
+            both = model(videos, sources, timesteps, conditioning, earlier, differentiable=False)
+            predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
+            velocity = without + guidance * (predicted - without)
+        else:
+            # One after the other: a batch of two would need twice the memory.
+            def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
+                blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
+                of_prompt = conditioning._replace(blocks=blocks)
+                return model(x, source, timestep, of_prompt, memory, differentiable=False)
+
+            prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
+            predicted, without = jax.lax.map(velocity_with, prompts)
+            velocity = without + guidance * (predicted - without)
+        x = flow.euler_step(x, velocity, sigma, following)
+        return x, jnp.isfinite(x).all()
+
+    return (
+        jax.jit(condition, static_argnames=("latent_size", "batched_guidance")),
+        jax.jit(step, donate_argnames="x", static_argnames="batched_guidance"),
+    )
+
+
 class Sampler:
-    """Samples from a DiT; its functions compile on first use, for each shape.
+    """Samples from a DiT; functions compile on first use, for each structure and shape.
 
     Args:
       graph: the model's structure; parameters are given to each call, as `state`.
     """
 
     def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
-        def condition(state, views, text, negative, latent_size, batched_guidance) -> Conditioning:
-            model = nnx.merge(graph, state)
-            if batched_guidance:
-                views = jax.tree.map(twice, views)
-                text = constrain(jnp.concatenate([text, negative]), "batch", None, None)
-                return model.condition(*views, text=text, latent_size=latent_size)
-            positive = model.condition(*views, text=text, latent_size=latent_size)
-            if negative is None:
-                return positive
-            other = model.condition(*views, text=negative, latent_size=latent_size)
-            # Only the text differs: the rest is kept once.
-            both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
-            return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
-
-        def step(
-            state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
-        ) -> tuple[jax.Array, jax.Array]:
-            model = nnx.merge(graph, state)
-            timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
-            if guidance is None:
-                velocity = model(x, source, timestep, conditioning, memory, differentiable=False)
-            elif batched_guidance:
-                videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
-                both = model(videos, sources, timesteps, conditioning, earlier, differentiable=False)
-                predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
-                velocity = without + guidance * (predicted - without)
-            else:
-                # One after the other: a batch of two would need twice the memory.
-                def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
-                    blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
-                    of_prompt = conditioning._replace(blocks=blocks)
-                    return model(x, source, timestep, of_prompt, memory, differentiable=False)
-
-                prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
-                predicted, without = jax.lax.map(velocity_with, prompts)
-                velocity = without + guidance * (predicted - without)
-            x = flow.euler_step(x, velocity, sigma, following)
-            return x, jnp.isfinite(x).all()
-
-        self._condition = jax.jit(condition, static_argnames=("latent_size", "batched_guidance"))
-        self._step = jax.jit(step, donate_argnames="x", static_argnames="batched_guidance")
+        self._condition, self._step = _compiled(graph)
 
     def condition(
         self,

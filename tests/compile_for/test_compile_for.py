@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from stp_jax.command_line import read_config
 from stp_jax.compile_for import compiling
 from stp_jax.compile_for.collectives import GIB, count_collectives
 from stp_jax.compile_for.report import Compiled
+from stp_jax.compile_for.topology import NO_POD
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 
@@ -116,9 +118,15 @@ def command(tmp_path, *flags, path=""):
         (("--topology", "gpu:8", "--mesh", "fsdp=8"), "gpu:8 needs a GPU of that kind; JAX sees none here"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, flags, message):
-    done = command(tmp_path, *flags)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") <= 2, done.stderr
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    for name in (*NO_POD, "XLA_PYTHON_CLIENT_PREALLOCATE"):  # as they were, after the test
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    (tmp_path / "tiny.py").write_text(TINY)
+    monkeypatch.setattr(sys, "argv", ["compile_for", "--config", str(tmp_path / "tiny.py"), *flags])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("stp_jax.compile_for", run_name="__main__")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") <= 2, error
 
 
 needs_compiler = pytest.mark.skipif(

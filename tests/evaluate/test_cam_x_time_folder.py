@@ -23,9 +23,9 @@ TRUTHS |= {"zigzag": "zigzag"}
 SCENES = ("kitchen_01", "park_02")
 
 
-def video_of(animation_time, shade):
+def video_of(animation_time, shade, size=(48, 80)):
     """uint8 [F, 48, 80, 3]: green encodes the animation time, red the column, blue the scene."""
-    x = np.tile(np.arange(80) * 3, (48, 1))
+    x = np.tile(np.arange(size[1]) * 3, (size[0], 1))
     frames = [np.stack([x, np.full_like(x, 20 + 2 * m), np.full_like(x, shade)], -1) for m in animation_time]
     return np.stack(frames).astype(np.uint8)
 
@@ -39,8 +39,8 @@ def world_to_camera(frame):
     return np.linalg.inv(c2w)
 
 
-def write_set(folder, truths="eval_gt_wan2.1_format"):
-    """As it is published, with small pictures."""
+def write_set(folder, truths="eval_gt_wan2.1_format", size=(48, 80)):
+    """As it is published, with small pictures of a size (height, width)."""
     inputs = folder / "eval_input"
     (inputs / "videos").mkdir(parents=True)
     with open(inputs / "metadata.csv", "w", newline="") as file:
@@ -57,7 +57,7 @@ def write_set(folder, truths="eval_gt_wan2.1_format"):
     for number, scene in enumerate(SCENES):
         options = {"fps": 30, "crf": 1, "pixel_format": "yuv444p"}
         shade = 60 + 90 * number
-        media.write_video(inputs / "videos" / f"{scene}.mp4", video_of(range(84), shade), **options)
+        media.write_video(inputs / "videos" / f"{scene}.mp4", video_of(range(84), shade, size), **options)
         poses = {f"camera_{i:03d}": world_to_camera(i).tolist() for i in range(90)}
         (inputs / "src_cam" / scene).mkdir(parents=True)
         path = inputs / "src_cam" / scene / "camera_data.json"
@@ -65,7 +65,7 @@ def write_set(folder, truths="eval_gt_wan2.1_format"):
         (folder / truths / scene).mkdir(parents=True)
         for name, animation_time in patterns.items():
             path = folder / truths / scene / f"moving_{name}.mp4"
-            media.write_video(path, video_of(animation_time, shade), **options)
+            media.write_video(path, video_of(animation_time, shade, size), **options)
     return folder
 
 
@@ -134,7 +134,6 @@ def test_at_81_frames_the_times_are_the_official_ones():
 
 def test_pictures_are_cut_to_the_official_size_first(tmp_path):
     """Of a square, 832 x 480 keeps the middle rows; a square model then the middle of these."""
-    write_set(tmp_path / "set", "eval_gt")
     y, x = np.mgrid[:104, :104]
     square = np.stack([2 * x, 2 * y, 0 * x], -1).astype(np.uint8)
     path = tmp_path / "square.mp4"
@@ -216,3 +215,6 @@ def test_other_folders_are_refused(folder, tmp_path):
         folder_of.read_folder(tmp_path)
     with pytest.raises(InputError, match="--scenes 3: .* has 2 scenes"):
         folder_of.read_folder(folder, scenes=3)
+    shutil.copytree(folder, tmp_path / "squares")
+    (tmp_path / "squares" / "eval_gt_wan2.1_format").rename(tmp_path / "squares" / "eval_gt")
+    assert "eval_gt" in folder_of.read_folder(tmp_path / "squares")[0].truths["zigzag"].parts

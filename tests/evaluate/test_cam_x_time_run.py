@@ -76,9 +76,9 @@ def test_videos_of_others_are_scored(tmp_path, capsys, monkeypatch, without_lpip
     """At their own size: 81 frames, here of small pictures, of which the truth itself is one method."""
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     for module in ("cam_x_time_folder", "cam_x_time_run"):
-        monkeypatch.setattr(f"stp_jax.evaluate.{module}.HEIGHT", 48)
-        monkeypatch.setattr(f"stp_jax.evaluate.{module}.WIDTH", 80)
-    folder = write_set(tmp_path / "CamxTime_eval")
+        monkeypatch.setattr(f"stp_jax.evaluate.{module}.HEIGHT", 24)
+        monkeypatch.setattr(f"stp_jax.evaluate.{module}.WIDTH", 40)
+    folder = write_set(tmp_path / "CamxTime_eval", size=(24, 40))
     truths, out = folder / "eval_gt_wan2.1_format", tmp_path / "out"
     brighter = write_disturbed(tmp_path / "brighter", truths)
     command = ["--cam_x_time", str(folder), "--out", str(out), "--sheets", "1", "--measures"]

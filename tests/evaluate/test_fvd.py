@@ -170,15 +170,20 @@ def moving_video(frames, size=48):
     return (127.5 + 120 * np.stack(waves, -1)).astype(np.uint8).transpose(2, 0, 1, 3)
 
 
-@pytest.mark.parametrize("weights", [random_variables, real_variables])
-def test_the_network_equals_one_in_pytorch(weights):
-    variables, frames = weights(), 10
-    video = np.asarray(fvd.prepare(jnp.asarray(moving_video(frames))))
-    parameters = i3d.fold(variables)
-    ours = np.asarray(jax.jit(i3d.logits)(parameters, video[None]))[0]
-    reference = torch_logits(variables, video)
-    assert ours.shape == (10 if weights is random_variables else 400,)
-    assert np.std(reference) > 0.1
+def test_the_network_equals_one_in_pytorch():
+    variables = random_variables()
+    video = np.asarray(fvd.prepare(jnp.asarray(moving_video(10))))
+    ours = np.asarray(jax.jit(i3d.logits)(i3d.fold(variables), video[None]))[0]
+    same_logits(ours, torch_logits(variables, video), 10)
+
+
+def test_the_features_are_those_of_the_network_in_pytorch(features_of_a_clip):
+    video = np.asarray(fvd.prepare(jnp.asarray(moving_video(9))))
+    same_logits(features_of_a_clip, torch_logits(real_variables(), video), 400)
+
+
+def same_logits(ours, reference, classes):
+    assert ours.shape == (classes,) and np.std(reference) > 0.1
     np.testing.assert_allclose(ours, reference, atol=2e-4 * np.abs(reference).max())
 
 
@@ -199,12 +204,16 @@ def features():
     return fvd.load()
 
 
-def test_blur_makes_the_distance_grow(features):
-    clips = [moving_video(9), moving_video(18)[9:, ::-1]]
-    sets = [
-        np.stack([features(gaussian_filter(clip, (0, sigma, sigma, 0))) for clip in clips])
-        for sigma in (0, 1, 3)
-    ]
+@pytest.fixture(scope="module")
+def features_of_a_clip(features):
+    return features(moving_video(9))
+
+
+def test_blur_makes_the_distance_grow(features, features_of_a_clip):
+    """Of one clip of a set; the other stays."""
+    clip, other = moving_video(9), features(moving_video(18)[9:, ::-1])
+    blurred = [features(gaussian_filter(clip, (0, sigma, sigma, 0))) for sigma in (1, 3)]
+    sets = [np.stack([one, other]) for one in (features_of_a_clip, *blurred)]
     assert sets[0].shape == (2, 400) and sets[0].dtype == np.float64
     same, little, much = (fvd.frechet_distance(values, sets[0]) for values in sets)
     assert same == pytest.approx(0, abs=1e-6) and 1 < 2 * little < much

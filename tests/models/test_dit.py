@@ -17,8 +17,9 @@ from stp_jax.models.conditioning import TemporalDownsampler
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.layers import sinusoid
-from stp_jax.models.parameters import flatten, load_into
+from stp_jax.models.parameters import bind, flatten
 from stp_jax.models.vae_layers import Conv
+from stp_jax.weights import kinds
 
 CONFIG = DiTConfig(
     dim=48, ffn_dim=80, layers=3, heads=2, channels=4, freq_dim=16, conditioning_dim=12, dtype="float32"
@@ -46,16 +47,16 @@ VARIANTS = {
 }
 
 
+@functools.cache
 def randomised(config: DiTConfig) -> SpaceTimeDiT:
-    """A model whose zero-initialised parts are random too, so that every path counts."""
-    model = SpaceTimeDiT(config, rngs=nnx.Rngs(0))
+    """A model whose zero-initialised parts are random too, so that every path counts; not to be changed."""
+    graph, shapes = kinds.abstract("dit", config)
     rng = np.random.default_rng(0)
     tensors = {
-        key: (0.2 * rng.standard_normal(value.shape) + (1 if key.endswith("scale") else 0)).astype(np.float32)
-        for key, value in flatten(model).items()
+        key: jnp.asarray(0.2 * rng.standard_normal(leaf.shape) + key.endswith("scale"), leaf.dtype)
+        for key, leaf in shapes.items()
     }
-    load_into(model, tensors, "test")
-    return model
+    return bind(graph, tensors)
 
 
 def inputs(seed: int = 0) -> dict:
@@ -297,11 +298,12 @@ def test_the_downsampler_drops_incomplete_groups_and_ignores_every_fourth_frame(
     layer = TemporalDownsampler(64, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).standard_normal((2, 9, 64)).astype(np.float32)
     lengths = {1: 1, 5: 2, 6: 2, 8: 2, 9: 3}
-    assert {frames: layer(x[:, :frames]).shape[1] for frames in lengths} == lengths
+    assert {frames: jax.eval_shape(layer, x[:, :frames]).shape[1] for frames in lengths} == lengths
     changed = np.array(x)
     changed[:, [4, 8]] += 1
-    np.testing.assert_array_equal(layer(changed), layer(x))
-    np.testing.assert_array_equal(layer(x)[:, 0], x[:, 0])
+    compiled = jax.jit(lambda x: layer(x))
+    np.testing.assert_array_equal(compiled(changed), compiled(x))
+    np.testing.assert_array_equal(compiled(x)[:, 0], x[:, 0])
 
 
 def test_official_rounding_means_the_timestep_of_bfloat16():
@@ -315,14 +317,15 @@ def test_official_rounding_means_the_timestep_of_bfloat16():
 
 def test_long_sequences_attend_block_by_block_to_the_same_result(monkeypatch):
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 37, 2, 8)).astype(np.float32)
-    value_and_grad = lambda: jax.value_and_grad(lambda q: jnp.sum(attention.attention(q, k, v) ** 2))(q)  # noqa: E731
+    loss = lambda: lambda q: jnp.sum(attention.attention(q, k, v) ** 2)  # noqa: E731 (each is traced)
+    value_and_grad = lambda: jax.jit(jax.value_and_grad(loss()))(q)  # noqa: E731
     whole = value_and_grad()
     monkeypatch.setattr(attention, "LOGITS_BYTES", 4 * 2 * 2 * 37 * 5)  # five queries at a time
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value_and_grad(), whole)
 
 
 def test_a_model_says_what_it_must_be_given():
-    model = SpaceTimeDiT(SPACETIMEPILOT, rngs=nnx.Rngs(0))
+    model = randomised(SPACETIMEPILOT)
     with pytest.raises(ValueError, match="target.animation_time.*source.c2w.*text"):
         model.condition(latent_size=(1, 4, 4))
     with pytest.raises(ValueError, match="source is False"):
@@ -381,8 +384,8 @@ def test_gates_multiplied_into_kernels_change_nothing_but_the_cost(monkeypatch, 
     results, flops = [], []
     for threshold in (10**9, 0):
         monkeypatch.setattr(layers, "LONG_SEQUENCE", threshold)
-        jax.clear_caches()
-        loss = lambda state: jnp.mean(forward(graph, state, x) ** 2)  # noqa: E731
+        # Not through `forward`, which may have been traced with the other threshold.
+        loss = lambda state: jnp.mean(forward.__wrapped__(graph, state, x) ** 2)  # noqa: E731
         compiled = jax.jit(jax.value_and_grad(loss)).lower(state).compile()
         results.append(compiled(state))
         flops.append(compiled.cost_analysis()["flops"])
@@ -429,8 +432,7 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
     x |= {name: x[name][:, :, :6, :6] for name in ("noisy", "source")}  # 3 frames of 3 x 3 tokens
     queries, real = set(), attention._local
     monkeypatch.setattr(attention, "_local", lambda q, *rest: queries.add(q.shape[1]) or real(q, *rest))
-    jax.clear_caches()
-    run(model, x)
+    jax.eval_shape(functools.partial(forward.__wrapped__, *nnx.split(model), x))  # traced anew
     assert queries == {56, 32}  # 54 and 27, padded to multiples of 8
 
 

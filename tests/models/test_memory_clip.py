@@ -73,7 +73,7 @@ def test_a_memory_without_room_for_it_is_refused():
         condition(randomised(CONFIG), x)
     model = randomised(dataclasses.replace(CONFIG, memory=2))
     with pytest.raises(ValueError, match="more or fewer frames"):
-        model(x["noisy"], x["source"], x["timestep"], condition(model, x))
+        jax.eval_shape(lambda: model(x["noisy"], x["source"], x["timestep"], condition(model, x)))
     with pytest.raises(ValueError, match="memory.animation_time"):
         condition(model, x | {"memory_animation_time": None})
     for changes in ({"camera": "pose12"}, {"animation_time": "official_conv"}, {"memory": -1}):

@@ -1,6 +1,7 @@
 """Official files go in, a video comes out: sample.py and Rerenderer on tiny models of published layout."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -28,7 +29,7 @@ from tests.test_text import CONFIG, write_text_encoder, write_tokenizer
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 SIZE = {"frames": FRAMES, "height": HEIGHT, "width": WIDTH}
-VAE = VAEConfig(dim=8)
+VAE = VAEConfig(dim=8, res_blocks=1)
 MODELS = {"spacetimepilot": SPACETIMEPILOT, "recammaster": RECAMMASTER, "wan": WAN}
 
 
@@ -68,6 +69,23 @@ def inputs():
     return video, View(*in_world(source), time), View(*target, time[::-1].copy())
 
 
+@functools.cache
+def vae_reference():
+    vae = build("vae", VAE, "official")
+    return jax.jit(lambda x: vae.encode(x)), jax.jit(lambda z: vae.decode(z))
+
+
+@functools.cache
+def velocity_reference(model: str):
+    dit = build("dit", dit_config(model), "official")
+
+    def velocity(x, latents, timestep, views, prompt):
+        conditioning = dit.condition(*views, text=prompt, latent_size=latents.shape[1:4])
+        return dit(x, latents, timestep, conditioning)
+
+    return jax.jit(velocity)
+
+
 @pytest.mark.parametrize(
     ("model", "guidance", "tiled"),
     [("spacetimepilot", 5.0, False), ("recammaster", 1.0, False), ("spacetimepilot", 2.0, True)],
@@ -78,36 +96,29 @@ def test_a_video_is_what_the_official_steps_make_of_it(folders, model, guidance,
     video, source, target = inputs()
     result = rerenderer(video, source, target, prompt="a dog runs", negative_prompt="fast", seed=7)
 
-    vae = build("vae", VAE, "official")
-    dit = build("dit", dit_config(model), "official")
-    pixels = video[None].astype(np.float32) / 127.5 - 1
-    latents = jax.jit(lambda x: vae.encode(x))(pixels)  # smaller than a tile, so whole
+    (encode, decode), velocity = vae_reference(), velocity_reference(model)
+    latents = encode(video[None].astype(np.float32) / 127.5 - 1)  # smaller than a tile, so whole
     source_c2w, target_c2w = official_poses(
         source.c2w[None], target.c2w[None], target_reference=source.c2w[:1]
     )
     encoder = folder / "models_t5_umt5-xxl-enc-bf16.safetensors"
     embedded = text.embed(["a dog runs", "fast"], encoder, dtype="float32")
 
-    @jax.jit
-    def velocity(x, timestep, prompt):
-        conditioning = dit.condition(
-            View(target_c2w, animation_time=target.animation_time[None]),
-            View(source_c2w, animation_time=source.animation_time[None]),
-            text=prompt,
-            latent_size=latents.shape[1:4],
-        )
-        return dit(x, latents, timestep, conditioning)
-
+    views = (
+        View(target_c2w, animation_time=target.animation_time[None]),
+        View(source_c2w, animation_time=source.animation_time[None]),
+    )
     x = official_noise(7, latents.shape).astype(np.float64)
     sigmas = flow.sampling_sigmas(3, 5.0)
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         timestep = np.full(1, 1000 * sigma, np.float32)
-        v = np.asarray(velocity(x.astype(np.float32), timestep, embedded[:1]), np.float64)
+        given = x.astype(np.float32), latents, timestep, views
+        v = np.asarray(velocity(*given, embedded[:1]), np.float64)
         if guidance != 1:
-            negative = np.asarray(velocity(x.astype(np.float32), timestep, embedded[1:]), np.float64)
+            negative = np.asarray(velocity(*given, embedded[1:]), np.float64)
             v = negative + guidance * (v - negative)
         x = x + (following - sigma) * v
-    decoded = np.asarray(jax.jit(lambda z: vae.decode(z))(x.astype(np.float32)))[0]
+    decoded = np.asarray(decode(x.astype(np.float32)))[0]
     expected = np.clip((decoded + 1) * 127.5, 0, 255).astype(np.uint8)  # cut off, not rounded
     difference = np.abs(result.astype(int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01

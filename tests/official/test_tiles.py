@@ -9,7 +9,7 @@ from flax import nnx
 from stp_jax.errors import InputError
 from stp_jax.models.vae import VAE
 from stp_jax.official.tiles import decode_tiled, encode_tiled, tiled
-from tests.models.test_vae import TINY, jitted, random_video, randomised
+from tests.models.test_vae import SMALL, jitted, random_video, randomised
 
 
 def starts(length, size, step):
@@ -53,8 +53,8 @@ def reference(function, x, tile, stride, scale):
 
 
 def local(x):
-    """Depends on where in its tile a cell is, and doubles the size."""
-    rows, columns = jnp.arange(x.shape[2]), jnp.arange(x.shape[3])
+    """Depends on where in its tile a cell is, and doubles the size; of numpy's arrays and of JAX's."""
+    rows, columns = (np.arange(length, dtype=np.float32) for length in x.shape[2:4])
     y = x * (1 + rows[:, None, None]) + 3 * columns[:, None]
     return y.repeat(2, axis=2).repeat(2, axis=3)
 
@@ -90,7 +90,7 @@ def test_official_tiles_of_a_full_picture_are_nine_of_one_shape():
 
 @pytest.fixture(scope="module")
 def vae():
-    return randomised(lambda: VAE(TINY, rngs=nnx.Rngs(0)))
+    return randomised(lambda: VAE(SMALL, rngs=nnx.Rngs(0)))
 
 
 def run(vae, function, x):
@@ -102,16 +102,17 @@ def run(vae, function, x):
 
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_encoding_and_decoding_in_tiles_equals_the_blend_of_single_tiles(vae, chunk):
-    video = random_video(5, height=24, width=40)
+    cell = SMALL.spatial_stride
+    video = random_video(5, height=3 * cell, width=5 * cell)
     tiles = {"tile": (2, 3), "stride": (1, 2)}
     latents = run(vae, lambda vae, x: encode_tiled(vae, x, chunk=chunk, **tiles), video)
-    assert latents.shape == (1, 2, 3, 5, 3)
-    expected = reference(jitted(vae, "encode"), video, (16, 24), (8, 16), 1 / 8)
+    assert latents.shape == (1, 3, 3, 5, 3)
+    expected = reference(jitted(vae, "encode"), video, (2 * cell, 3 * cell), (cell, 2 * cell), 1 / cell)
     np.testing.assert_allclose(latents, expected, atol=2e-5)
 
     z = vae.denormalise(jnp.asarray(latents))
     decoded = run(vae, lambda vae, x: decode_tiled(vae, x, chunk=chunk, **tiles), latents)
-    raw = reference(jitted(vae, "decode_raw"), np.asarray(z), (2, 3), (1, 2), 8)
+    raw = reference(jitted(vae, "decode_raw"), np.asarray(z), (2, 3), (1, 2), cell)
     assert np.abs(raw).max() > 1  # clamped after the blend, not before
     np.testing.assert_allclose(decoded, np.clip(raw, -1, 1), atol=2e-5)
 
