@@ -45,7 +45,7 @@ _compiled = [0.0]  # seconds
 
 def _note_compiling(event: str, duration_secs: float, **_: str | int) -> None:
     if event.startswith("/jax/core/compile/"):  # tracing, lowering, XLA; or reading the compilation cache
-        _compiled[0] += seconds
+        _compiled[0] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_note_compiling)
