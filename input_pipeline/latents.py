@@ -254,11 +254,14 @@ class LatentCache:
         return clips
 
     def _check(self, clips: Mapping[str, np.ndarray], scenes: np.ndarray) -> None:
-        """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w ends in
-        0 0 0 1."""
+        """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w are poses:
+        orthonormal rotations, above 0 0 0 1."""
         for name, values in clips.items():
             whole = np.isfinite(values)
             if name == "c2w":
+                rotations = np.where(whole, values, 0)[..., :3, :3]
+                product = rotations @ rotations.swapaxes(-1, -2)
+                whole[..., :3, :3] &= np.abs(product - np.eye(3)) < 1e-2
                 whole[..., 3, :] &= np.abs(values[..., 3, :] - [0, 0, 0, 1]) < 1e-3
             if not whole.all():
                 wrong = int(scenes[np.argmin(whole.reshape(len(scenes), -1).all(1))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tokenize
@@ -15,6 +16,7 @@ import numpy as np
 from stp_jax.errors import InputError
 
 MOST_JSON = 512 * 2**20  # bytes of a JSON file; poses of 120 cameras at 120 moments take 5 MB
+MOST_HEADER = 2**16  # bytes of the header of a .npy file; a damaged one may claim 4 GB
 MOST_NESTED = 64  # lists and objects within each other
 
 
@@ -151,12 +153,13 @@ def array_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype, in
     """
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            if version != (1, 0):
-                read = np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            start, size = file.tell(), os.fstat(file.fileno()).st_size
+            head, size = io.BytesIO(file.read(MOST_HEADER)), os.fstat(file.fileno()).st_size
+        version = np.lib.format.read_magic(head)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(head)
+        start = head.tell()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, SyntaxError, EOFError):

@@ -112,9 +112,9 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
     folder = _find(Path(path), kind)
     name, splits = _read_info(folder / INFO)
     if name != kind:
-        raise InputError(f"data set {folder}: of kind {name!r}, but data.kind = {kind!r}")
+        raise InputError(f"data set {folder}: of kind {name[:100]!r}, but data.kind = {kind!r}")
     if not sum(splits.get(split, [])):
-        available = ", ".join(splits) or "none"
+        available = ", ".join(splits)[:500] or "none"
         raise InputError(f"data set {folder}: no split {split!r} with scenes in it; there is: {available}")
     wanted = json_format.MessageToDict(features(CAMERA_SHAPES[kind]).to_proto())
     if read_json(folder / FEATURES, dict, most=_MOST) != wanted:

@@ -128,9 +128,9 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
         w2c = np.array([extrinsic[name] for name in names], np.float64)
         intrinsics = np.array([intrinsic[name] for name in names], np.float64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: cameras are missing or uneven ({error!r})") from None
+        raise InputError(f"{path}: cameras are missing or uneven ({repr(error)[:200]})") from None
     if outside := [name for name in names if Path(name).name != name]:
-        raise InputError(f"{path}: {outside[0]!r} is no name of a camera")
+        raise InputError(f"{path}: {outside[0][:100]!r} is no name of a camera")
     fitting = intrinsics.ndim == 2 or (ndim == 3 and intrinsics.shape[:-1] == w2c.shape[:2])
     if not names or w2c.ndim != ndim + 1 or w2c.shape[-2:] != (4, 4) or intrinsics.shape[-1:] != (4,):
         fitting = False

@@ -10,7 +10,16 @@ from input_pipeline.datasets import reading
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips, tables
-from stp_jax.evaluate.cases import BOTH, CAMERA, CASES_PER_SCENE, TIME, cases_of, check_scene, example_of
+from stp_jax.evaluate.cases import (
+    BOTH,
+    CAMERA,
+    CASES_PER_SCENE,
+    QUICK_CASES,
+    TIME,
+    cases_of,
+    check_scene,
+    example_of,
+)
 from stp_jax.evaluate.rows import CEILING, NEAREST, SOURCE, Row
 from stp_jax.evaluate.run import evaluate
 from stp_jax.evaluate.scores import Model
@@ -197,6 +206,25 @@ def test_lpips_is_zero_of_equal_videos_alone(data, tmp_path):
     assert all((float(r["lpips"]) < 1e-5) == (float(r["psnr"]) == np.inf) for r in rows)
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert result["lpips"] == lpips.TITLE and "LPIPS" in text
+
+
+def test_a_quick_evaluation_has_its_cases_alone_and_says_how_long_it_takes(
+    data, tmp_path, capsys, monkeypatch, without_lpips
+):
+    whole = Oracle(data)
+    monkeypatch.setattr("stp_jax.evaluate.run.duration", lambda seconds: "a while")
+    model = Model(OURS, whole, None)
+    options = dict(scenes=2, seed=0, batch_size=5, sheets=0, settings={}, chosen=QUICK_CASES)
+    evaluate([model], data=data, split="test", out=tmp_path, **options)
+    with open(tmp_path / "per_scene.csv", newline="") as file:
+        found = {(row["group"], row["mode"]) for row in csv.DictReader(file)}
+    assert found == set(QUICK_CASES) and whole.calls == 2
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["settings"]["cases"] == [list(case) for case in QUICK_CASES]
+    assert list(result["means"]) == [TIME, CAMERA, BOTH]
+    printed = "".join(capsys.readouterr())
+    assert "2 scenes, 5 videos each: 10 videos to make" in printed
+    assert "The first 5 videos took a while" in printed and "the other 5 will take about a while" in printed
 
 
 def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips):

@@ -66,7 +66,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts_as_a_data_set(built, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(cam_x_time.CamXTime, "read_scene", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             cam_x_time.main(["--scenes", str(built / "grids"), "--out", str(tmp_path)])
     with pytest.raises(InputError, match="no data set of kind"):
         open_records(tmp_path, "cam_x_time", "train")

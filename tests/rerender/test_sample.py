@@ -255,8 +255,8 @@ def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sample, "rerender", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(f"{GOOD} --out mine")
+    status, _, err = run(f"{GOOD} --out mine")
+    assert status == 130 and "Stopped." in err
     assert not (tmp_path / "mine").exists()
 
 
