@@ -127,7 +127,7 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
         names = sorted(extrinsic)
         w2c = np.array([extrinsic[name] for name in names], np.float64)
         intrinsics = np.array([intrinsic[name] for name in names], np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cameras are missing or uneven ({repr(error)[:200]})") from None
     if outside := [name for name in names if Path(name).name != name]:
         raise InputError(f"{path}: {outside[0][:100]!r} is no name of a camera")
