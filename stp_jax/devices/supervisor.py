@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -81,6 +82,12 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
             raise
         print(f"Process {jax.process_index()}: {reason}", file=sys.stderr, flush=True)
         os.abort()  # an orderly exit would wait for the others; `run_as_child` says the rest
+    except Exception:  # a fault of the program
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os.abort()
     if stopped_by in (signal.SIGTERM, signal.SIGUSR1):
         sys.exit(128 + stopped_by)
 

@@ -65,9 +65,11 @@ class Writer:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes numbers of a step to `metrics.jsonl` and TensorBoard, each once."""
-        if step == self._first and self._active:  # the last step of a run that is complete
+        if not self._active:
+            return
+        if step == self._first:  # the last step of a run that is complete
             values = {name: value for name, value in values.items() if name not in self._known}
-        if not self._active or not values:
+        if not values:
             return
         with self._written():
             self._lines.write(json.dumps({"step": step} | values) + "\n")

@@ -108,9 +108,10 @@ class Run:
             time.sleep(0.1)
         raise TimeoutError("no checkpoint was written")
 
-    def start_mistaken(self, count: int) -> list[subprocess.Popen]:
-        """As `start`, but the second process finds a mistake in its data."""
-        program = PROGRAM.replace("# Unlike runpy", MISTAKE + "# Unlike runpy")
+    def start_mistaken(self, count: int, error: str = "InputError") -> list[subprocess.Popen]:
+        """As `start`, but the second process finds a mistake in its data, or fails by another error."""
+        mistake = MISTAKE.replace("raise InputError", f"raise {error}")
+        program = PROGRAM.replace("# Unlike runpy", mistake + "# Unlike runpy")
         (self.folder / "program.py").write_text(program)
         return self.start(count, train__steps=100_000)
 
@@ -201,6 +202,16 @@ def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_reported(tmp_pa
     assert "another process of this run is gone" in output
     assert time.monotonic() - begun < 120  # a barrier would have waited for five minutes
     assert run.saved()
+
+
+def test_a_fault_of_the_program_in_one_process_ends_all_at_once_and_is_reported(tmp_path):
+    run = Run(tmp_path)
+    begun = time.monotonic()
+    (first, output), (second, errors) = finish(run.start_mistaken(2, "AttributeError"))
+    assert (first, second) == (75, 75), errors
+    assert "AttributeError: scene_000123: damaged" in errors
+    assert "another process of this run is gone" in output
+    assert time.monotonic() - begun < 120
 
 
 def test_ctrl_c_to_one_process_ends_all_alike(tmp_path):
