@@ -101,7 +101,7 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes) -> Rerenderer:
     from stp_jax.rerender.rerenderer import Rerenderer
 
     use_compilation_cache()
-    return Rerenderer(
+    model = Rerenderer(
         flags.weights,
         vae=flags.vae,
         text_encoder=flags.text_encoder,
@@ -115,6 +115,9 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes) -> Rerenderer:
         tiled=flags.tiled,
         low_memory=flags.low_memory,
     )
+    if flags.tiled:
+        model.refuse_idle_tiles()
+    return model
 
 
 def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 BEGIN = "import os, signal\nfrom stp_jax.errors import InputError, exit_on_input_error, starting\n"
+# The tests themselves may run in the background of a shell, where Ctrl-C is ignored.
+BEGIN += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
 
 

@@ -106,9 +106,6 @@ class Rerenderer:
         size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
 
-        if tiled:
-            self._check_tiles()
-
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
         self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
@@ -123,7 +120,8 @@ class Rerenderer:
             finish=to_official_pixels if self.official else to_pixels,
         )
 
-    def _check_tiles(self) -> None:
+    def refuse_idle_tiles(self) -> None:
+        """Raises `InputError` where `tiled` makes no difference, as pictures fit in one tile."""
         if all(cells <= tile for cells, tile in zip(self._latent_size()[1:], TILE, strict=True)):
             size = f"{self.notes.width} x {self.notes.height}"
             raise InputError(f"--tiled has no effect: pictures of {size} fit in one tile; leave it out.")
