@@ -8,8 +8,7 @@
 The first line takes the bundled clip and model, the third one a folder of official weights. Results go to
 a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
 animation time, and settings.json with everything needed to repeat the run. Nothing is ever overwritten.
---dry_run shows how files are read and what would be made; --list shows every camera move and every preset
-of animation time.
+--dry_run shows how files are read and what would be made; --list every camera move and animation time.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     with result_folder(flags.out, *names) as folder:
         request = read_flagged_request(flags, notes, model_takes)
         fps, speed = playback(request.clip, flags.fps)
-        print(f"{request.summary}\n{speed}")
+        print(request.summary, speed, sep="\n")
         if flags.dry_run:
             write_plan(folder, request)
             print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
