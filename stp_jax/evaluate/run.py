@@ -56,11 +56,7 @@ def evaluate(
       InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or
         has another size than a model's videos; a needed measure is not available; `out` is in use.
     """
-    records = open_records(data.path, data.kind, split)
-    if len(records) < scenes:
-        raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
-    reader = SceneReader(records, cached_scenes=1)
-    _check_sizes(models, reader[0], data.frames)
+    reader = _open_scenes(data, split, scenes, models)
     with contextlib.ExitStack() as stack:
         for measure in measures:
             stack.callback(measure.close)
@@ -87,6 +83,16 @@ def evaluate(
         _measure_scenes(report, reader, left, run, models, measures, seed, sheets, cases)
     notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
     return report.finish([m.label for m in models], methods_of(models), measures, notes)
+
+
+def _open_scenes(data: Any, split: str, scenes: int, models: Sequence[Model]) -> SceneReader:
+    """The scenes of a split; raises `InputError` where they are too few or do not fit the models."""
+    records = open_records(data.path, data.kind, split)
+    if len(records) < scenes:
+        raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
+    reader = SceneReader(records, cached_scenes=1)
+    _check_sizes(models, reader[0], data.frames)
+    return reader
 
 
 def log_left_out(left_out: dict[str, str], has_lpips: bool) -> None:

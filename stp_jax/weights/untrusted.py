@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stp_jax import files
 from stp_jax.errors import InputError
 
 AGAIN = "Download or copy it again."
@@ -36,20 +36,10 @@ def read_json(path: Path) -> dict[str, Any]:
       InputError: it cannot be read, is larger than `DESCRIPTION_BYTES`, or is no JSON object.
     """
     try:
-        if path.stat().st_size > DESCRIPTION_BYTES:
-            raise InputError(f"{path} is too large to describe a model. {AGAIN}")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is damaged: it is no text. {AGAIN}") from None
-    except RecursionError:
-        raise InputError(f"{path} is damaged: it is nested too deeply. {AGAIN}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: it is no JSON ({str(error)[:SHOWN]}). {AGAIN}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object. {AGAIN}")
-    return value
+        return files.read_json(path, dict, most=DESCRIPTION_BYTES)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(f"{path} is damaged or cannot be read: {reason}. {AGAIN}") from None
 
 
 def shown(value: Any) -> str:
