@@ -16,7 +16,7 @@ STEPS = 30
 
 # One process imports everything and forks a child for each attempt, before JAX has touched a device.
 PROGRAM = """
-import os, random, signal, sys, time
+import glob, os, random, signal, sys, time
 import tests.training.toy as toy
 from stp_jax.training import loop
 from stp_jax.training.metrics import Meter
@@ -25,7 +25,7 @@ toy.install()
 folder, kills, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 numbers = Meter.numbers
 def slowly(self, step):
-    time.sleep(0.02)
+    time.sleep(0.05)
     return numbers(self, step)
 Meter.numbers = slowly
 
@@ -42,23 +42,29 @@ begun = time.monotonic()
 os.waitpid(train(folder + "/straight"), 0)
 longest = time.monotonic() - begun
 draw = random.Random(0)
-# From before the first step, through checkpoints being written, to the end: one in each part of the time.
-deadlines = [(i + draw.random()) * 0.9 * longest / kills for i in range(kills)]
-draw.shuffle(deadlines)
-done = 0
-for seconds in deadlines:
-    while True:
-        child, ended = train(folder + "/killed"), False
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not ended:
-            time.sleep(0.005)
-            ended = os.waitpid(child, os.WNOHANG)[0] == child
-        if not ended:
-            break
-        os.rename(folder + "/killed", folder + f"/done{done}")  # it was complete: begin anew
+
+def saved():
+    found = glob.glob(folder + "/killed/checkpoints/*")
+    return max((int(path.rpartition("/")[2]) for path in found if path[-1].isdigit()), default=0)
+
+# Every other kill comes at any time from before the first step to the end. So many would fall into the start
+# that the ones between come a few steps after an attempt has written a checkpoint.
+done = killed = 0
+while killed < kills:
+    child, ended, before = train(folder + "/killed"), False, saved()
+    deadline = time.monotonic() + draw.uniform(0, 0.9 * longest) if killed % 2 else None
+    while not ended and (deadline is None or time.monotonic() < deadline):
+        time.sleep(0.005)
+        ended = os.waitpid(child, os.WNOHANG)[0] == child
+        if deadline is None and saved() > before:
+            deadline = time.monotonic() + draw.uniform(0, 0.3)
+    if ended:  # it was complete: begin anew
+        os.rename(folder + "/killed", folder + f"/done{done}")
         done += 1
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed += 1
 os.waitpid(train(folder + "/killed"), 0)
 """
 
