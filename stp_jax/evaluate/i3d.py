@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stp_jax.errors import InputError
-from stp_jax.evaluate.packaged import weights_of
+from stp_jax.weights.packaged import weights_of
 
 SIZE = 224  # pixels on a side, which the last pooling reduces to one
 MIN_FRAMES = 9  # which five halvings reduce to the two that the last pooling takes

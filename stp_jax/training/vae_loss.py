@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from stp_jax.models.vae import VAE
+from stp_jax.weights import lpips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class VAELossWeights:
       l2: squared error.
       gradient: absolute error of the differences between neighbours in x, y and frames: sharp edges,
         no flicker.
+      perceptual: LPIPS of each frame, see `stp_jax.weights.lpips`: texture instead of blur.
       kl: Kullback-Leibler divergence from a unit normal, in nats per latent value. Small, so that it bounds
         the latents and smooths them at hardly any cost in sharpness.
     """
@@ -29,21 +32,27 @@ class VAELossWeights:
     l1: float = 1.0
     l2: float = 1.0
     gradient: float = 0.5
+    perceptual: float = 0.0
     kl: float = 1e-5
 
 
 def vae_loss(
-    vae: VAE, video: jax.Array, key: jax.Array, weights: VAELossWeights = VAELossWeights()
+    vae: VAE,
+    video: jax.Array,
+    key: jax.Array,
+    weights: VAELossWeights = VAELossWeights(),
+    lpips_weights: dict[str, Any] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a batch of clips, through latents drawn from the encoder's distribution.
 
     Args:
       video: [B, F, H, W, 3] in [-1, 1]; see `VAE.moments` for the sizes.
       key: random key for the noise of the latents.
+      lpips_weights: of `lpips.read`, if `weights.perceptual` is not 0.
 
     Returns:
       loss: float32 scalar.
-      metrics: its parts `l1`, `l2`, `gradient`, `kl`, not weighted; `latent_rms` and `noise_rms`, root mean
+      metrics: its parts `l1`, `l2`, `gradient`, `kl` and, if asked for, `perceptual`, not weighted; `latent_rms` and `noise_rms`, root mean
         squares of the latents and of the noise on them; `psnr` in dB of the 8-bit video, from the mean
         squared error of each whole clip, averaged over clips.
 
@@ -64,6 +73,9 @@ def vae_loss(
         "gradient": _mean_difference(error),
         "kl": 0.5 * jnp.mean(mean**2 + std**2 - 1.0 - logvar),
     }
+    if weights.perceptual:
+        pictures = (x.reshape(-1, *x.shape[2:]) for x in (output, video))
+        parts["perceptual"] = jnp.mean(lpips.distance(lpips_weights, *pictures))
     loss = sum((getattr(weights, name) * value for name, value in parts.items()), jnp.float32(0))
     metrics = parts | {
         "latent_rms": jnp.sqrt(jnp.mean(mean**2)),

@@ -16,6 +16,7 @@ from stp_jax.training.config import model_config
 from stp_jax.training.state import graph_of
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 from stp_jax.training.videos import psnr, rows
+from stp_jax.weights import lpips
 
 
 class VAETask:
@@ -36,6 +37,19 @@ class VAETask:
         self.loss_weights = VAELossWeights(**config.loss)
         self.tokens, self.flop = 0, 0.0
         self.frozen: dict[str, Any] = {}
+        if self.loss_weights.perceptual:
+            self.frozen["lpips"] = self._lpips_weights(config.crop or largest)
+
+    def _lpips_weights(self, size: int) -> dict[str, Any]:
+        weights = lpips.read()
+        if weights is None:
+            raise InputError(f"config.loss.perceptual needs LPIPS: {lpips.INSTALL}, or set it to 0.")
+        if size < lpips.SMALLEST:
+            raise InputError(
+                f"config.loss.perceptual needs pictures of {lpips.SMALLEST} x {lpips.SMALLEST} at least, "
+                f"not {size}."
+            )
+        return weights
 
     def init(self, rngs):
         return VAE(self.model_config, rngs=rngs)
@@ -55,7 +69,7 @@ class VAETask:
     def loss(self, model, frozen, batch, key):
         crop_key, noise_key = jax.random.split(key)
         video = random_crop(self._video(batch), self.config.crop, crop_key)
-        return vae_loss(model, video, noise_key, self.loss_weights)
+        return vae_loss(model, video, noise_key, self.loss_weights, frozen.get("lpips"))
 
     def generator(self, sharding):
         graph = graph_of(self)
