@@ -25,6 +25,8 @@ TimedFrames = Generator[tuple[float, Callable[[], np.ndarray]], None, None]
 MOST_PIXELS = 1 << 26  # of a picture: twice 8K
 MOST_FRAMES = 1 << 22  # of a video: 19 hours at 60 a second
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text file as a film of letters
+# Before PyAV 19 metadata that is not UTF-8 would be an error.
+_ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
@@ -195,7 +197,7 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
     with contextlib.suppress(av.error.FFmpegError, UnicodeError):
         # A colon in a name is no protocol, and a playlist does not reach into the net.
         options = limits | {"protocol_whitelist": "file"}
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=options, **_ANY_METADATA)
     if container is None:
         raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.")
     with container:

@@ -44,8 +44,8 @@ def upright(image: np.ndarray, frame: av.VideoFrame, notes: Notes) -> np.ndarray
 def _matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     """(a, b, c, d) of the frame's display matrix, else those of no change."""
     try:
-        parts: Any = frame.side_data  # numbers index it, though PyAV declares a mapping
-        data = next((part for part in parts if part.type is Type.DISPLAYMATRIX), None)
+        parts: Any = frame.side_data  # what it iterates over differs between versions of PyAV
+        data = parts.get(Type.DISPLAYMATRIX)
     except ValueError:  # other side data, of a type that PyAV does not know
         angle = np.deg2rad(frame.rotation)  # anticlockwise
         cos, sin = np.cos(angle), np.sin(angle)

@@ -2,6 +2,7 @@
 
 import struct
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -200,3 +201,18 @@ def test_pictures(tmp_path):
     assert Image.open(tmp_path / "plot.png").width > 1000
     with pytest.raises(InputError, match="exists"):
         pictures.contact_sheet(tmp_path / "plot.png", {"source": video})
+
+
+def test_metadata_may_be_in_any_encoding(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w") as container:
+        container.metadata["title"] = "titleXX"
+        stream = container.add_stream("h264", rate=8, options={"bf": "0"})
+        stream.width = stream.height = 32
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"titleXX" in data
+    path.write_bytes(data.replace(b"titleXX", b"title\xe9\xe8"))  # Latin-1
+    assert len(media.read_video(path)[0]) == 3
