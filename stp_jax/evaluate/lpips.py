@@ -31,9 +31,8 @@ def load() -> Callable[[np.ndarray, np.ndarray], float] | None:
 
     def measure(video: np.ndarray, reference: np.ndarray) -> float:
         if min(video.shape[1:3]) < lpips.SMALLEST:
-            raise ValueError(
-                f"LPIPS needs pictures of at least {lpips.SMALLEST} x {lpips.SMALLEST}, not {video.shape[1:3]}"
-            )
+            least = f"{lpips.SMALLEST} x {lpips.SMALLEST}"
+            raise ValueError(f"LPIPS needs pictures of at least {least}, not {video.shape[1:3]}")
         return float(mean_distance(weights, video, reference))
 
     return measure

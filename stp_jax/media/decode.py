@@ -26,7 +26,8 @@ MOST_PIXELS = 1 << 26  # of a picture: twice 8K
 MOST_FRAMES = 1 << 22  # of a video: 19 hours at 60 a second
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text file as a film of letters
 # Before PyAV 19 metadata that is not UTF-8 would be an error.
-_ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_OLD = int(av.__version__.split(".")[0]) < 19
+_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 

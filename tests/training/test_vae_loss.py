@@ -7,8 +7,12 @@ import optax
 import pytest
 from flax import nnx
 
+from configs.demo_vae import get_config
+from stp_jax.errors import InputError
 from stp_jax.models.vae import VAE, VAEConfig
-from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
+from stp_jax.training.vae_loss import VAELossWeights, _some_frames, latent_statistics, vae_loss
+from stp_jax.training.vae_task import VAETask
+from stp_jax.weights import lpips
 
 CONFIG = VAEConfig(
     dim=4,
@@ -135,3 +139,39 @@ def test_statistics_normalise_the_latents_of_all_batches_together(vae):
 def test_statistics_of_nothing_are_refused(vae):
     with pytest.raises(ValueError, match="at least one batch"):
         latent_statistics(vae, [])
+
+
+def test_the_perceptual_part_is_the_lpips_of_some_frames():
+    weights = lpips.read()
+    if weights is None:
+        pytest.skip("the extra eval is not installed")
+    rng = np.random.default_rng(0)
+    video = rng.uniform(-1, 1, (2, 3, 40, 40, 3)).astype(np.float32)
+    output = np.clip(video + rng.normal(0, 0.3, video.shape), -1, 1).astype(np.float32)
+    latents = jnp.zeros((2, 2, 1, 1, 3))
+    chosen = dataclasses.replace(VAELossWeights(0, 0, 0, 0, 0), perceptual=2.0)
+    loss, metrics = vae_loss(FakeVAE(latents, latents, output), video, jax.random.key(0), chosen, weights)
+    expected = np.mean([lpips.distance(weights, a, b) for a, b in zip(output, video, strict=True)])
+    assert metrics["perceptual"] == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    assert loss == pytest.approx(2 * expected, rel=1e-4)
+    frames = jnp.arange(17.0)[None, :, None, None, None]
+    shown = {tuple(_some_frames(frames, jax.random.key(i)).ravel().tolist()) for i in range(40)}
+    assert shown == {tuple(range(first, first + 13, 4)) for first in range(5)}
+
+
+def test_features_of_zero_have_a_gradient():
+    features = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    gradient = jax.grad(lambda x: (lpips._normalised(x) * jnp.array([1.0, 2.0])).sum())(features)
+    np.testing.assert_allclose(gradient[1], [(1 - 0.6 * 2.2) / 5, (2 - 0.8 * 2.2) / 5], rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_perceptual_part_needs_the_package_and_pictures_of_some_size(monkeypatch):
+    config = get_config("cpu")
+    config.loss.perceptual, config.crop = 1.0, 24
+    if lpips.read() is not None:
+        with pytest.raises(InputError, match="31 x 31"):
+            VAETask(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="stp-jax.eval"):
+        VAETask(config)
