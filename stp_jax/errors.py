@@ -49,11 +49,14 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def starting(is_command: bool = True) -> Iterator[None]:
     """While a command imports modules and reads its flags, Ctrl-C ends it at once: a line, exit status 130.
 
     An exception would not do: it would come up inside some library's import, which may turn it into another,
     or abort the process. Nothing must have been begun yet that would have to be ended in order.
+
+    Args:
+      is_command: False: nothing is changed, as for a module that another program imports.
     """
 
     def stop(_number: int, _frame: object) -> NoReturn:
@@ -63,7 +66,7 @@ def starting() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
     # The background processes of a shell ignore it.
-    if before is not signal.default_int_handler or not in_main_thread:
+    if not is_command or before is not signal.default_int_handler or not in_main_thread:
         yield
         return
     signal.signal(signal.SIGINT, stop)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from input_pipeline.render.grid import FPS, GridSettings, render_grid
-from input_pipeline.render.opengl import choose_backend
-from stp_jax import media
-from stp_jax.command_line import Parser
-from stp_jax.errors import InputError, exit_on_input_error
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from input_pipeline.render.grid import FPS, GridSettings, render_grid
+    from input_pipeline.render.opengl import choose_backend
+    from stp_jax import media
+    from stp_jax.command_line import Parser
 
 
 @exit_on_input_error
