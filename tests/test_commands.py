@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("stp_jax", "input_pipeline", "benchmarks", "launch")
-# Ctrl-C at the first import of anything that is neither Python's nor ours.
+# Ctrl-C at the first import of what is neither Python's nor ours; copy.py tries Jython's org.
 INTERRUPTED = """
 import os, runpy, signal, sys
 
@@ -52,7 +52,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("command", commands())
 def test_ctrl_c_while_a_command_imports_is_one_line(command):
-    ours = "stp_jax input_pipeline launch benchmarks configs"
+    ours = "org stp_jax input_pipeline launch benchmarks configs"
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, ours, command],
         cwd=ROOT,
