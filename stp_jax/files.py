@@ -46,7 +46,7 @@ def naming(path: str | os.PathLike, partial: str | os.PathLike | None = None) ->
         yield
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(partial)):
-            error.filename = str(path)
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
