@@ -13,6 +13,7 @@ clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -388,5 +389,6 @@ def _write_empty(path: Path, meta: dict[str, Any]) -> None:
             partial.write_text(json.dumps(meta, indent=1))
     except OSError as error:
         for name in shapes:
-            (path / f"{name}.npy").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (path / f"{name}.npy").unlink(missing_ok=True)
         raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None

@@ -62,7 +62,7 @@ def plan(scenes: int, done: int, videos: int, seconds: float | None) -> str:
       videos: of a scene.
       seconds: that the videos of a scene take, see `seconds_of_a_video`.
     """
-    text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos to make"
+    text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos in all"
     text = f"{text}, of which {done * videos} are done" if done else text
     if seconds is None or done >= scenes:
         return f"{text}."

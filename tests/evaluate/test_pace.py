@@ -25,7 +25,7 @@ def test_seconds_are_operations_by_the_speed_of_a_product(tmp_path, monkeypatch)
 
 def test_what_is_said():
     said = pace.plan(32, 0, 10, 50)
-    assert "32 scenes, 10 videos each: 320 videos to make.\nThat takes about 27 minutes" in said
+    assert "32 scenes, 10 videos each: 320 videos in all.\nThat takes about 27 minutes" in said
     assert "of which 20 are done.\nThat takes about 25 minutes" in pace.plan(32, 2, 10, 50)
-    assert pace.plan(4, 4, 10, 50) == "4 scenes, 10 videos each: 40 videos to make, of which 40 are done."
+    assert pace.plan(4, 4, 10, 50) == "4 scenes, 10 videos each: 40 videos in all, of which 40 are done."
     assert pace.product_speed(8, 8, 8) > 0
