@@ -35,9 +35,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stp_jax.command_line import Parser, count, number, read_config  # noqa: E402
-from stp_jax.errors import InputError, exit_on_input_error  # noqa: E402
-from stp_jax.files import read_json_lines  # noqa: E402
+from stp_jax.errors import InputError, exit_on_input_error, starting  # noqa: E402
+
+with starting(__name__ == "__main__"):
+    from stp_jax.command_line import Parser, count, number, read_config
+    from stp_jax.files import read_json_lines
 
 CONFIGS = ROOT / "configs" / "ablations"
 GROUPS = ("time control", "camera control", "both")

@@ -18,13 +18,15 @@ import statistics
 import time
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.command_line import Parser, count
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models.attention import BACKENDS, attention, attention_backend
+with starting(__name__ == "__main__"):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from stp_jax.command_line import Parser, count
+    from stp_jax.models.attention import BACKENDS, attention, attention_backend
 
 HEADS, WIDTH = 12, 128
 PROMPT = 512

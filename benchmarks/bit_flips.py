@@ -21,15 +21,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.command_line import Parser, count
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.training.checkpoints import Checkpoints
-from stp_jax.training.state import TrainState
-from stp_jax.weights import native, reading, recognition
+with starting(__name__ == "__main__"):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from stp_jax.command_line import Parser, count
+    from stp_jax.training.checkpoints import Checkpoints
+    from stp_jax.training.state import TrainState
+    from stp_jax.weights import native, reading, recognition
 
 ERROR, RECOVERED, SAME, DIFFERENT = "an error", "recovered", "the same", "SILENTLY DIFFERENT"
 Read = Callable[[Path], Any]

@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.models import fused
-from stp_jax.models.fused_heads import norm_rotate
-from stp_jax.models.layers import add_bias, layer_norm
-from stp_jax.models.rope import rotate
+with starting(__name__ == "__main__"):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from stp_jax.models import fused
+    from stp_jax.models.fused_heads import norm_rotate
+    from stp_jax.models.layers import add_bias, layer_norm
+    from stp_jax.models.rope import rotate
 
 VIDEOS, TOKENS, WIDTH, HEADS, EPS = 64, 640, 768, 12, 1e-6
 

@@ -13,21 +13,23 @@ from __future__ import annotations
 import time
 import zlib
 
-import numpy as np
-from scipy.spatial.transform import Rotation
+from stp_jax.errors import exit_on_input_error, starting
 
-from configs.demo import ASSETS
-from input_pipeline.datasets.reading import open_records
-from input_pipeline.render.views import SceneViews, seed_of
-from input_pipeline.shots import Scene, SceneReader
-from stp_jax.command_line import Parser, count
-from stp_jax.errors import exit_on_input_error
-from stp_jax.evaluate import camera_fidelity, disentanglement, time_fidelity
-from stp_jax.evaluate.camera_estimation import CameraEstimator
-from stp_jax.evaluate.camera_fidelity import camera_scores, extent_of
-from stp_jax.evaluate.cases import CAMERA, TIME, Case, cases_of, example_of
-from stp_jax.evaluate.disturb import degrade
-from stp_jax.evaluate.intervals import slope
+with starting(__name__ == "__main__"):
+    import numpy as np
+    from scipy.spatial.transform import Rotation
+
+    from configs.demo import ASSETS
+    from input_pipeline.datasets.reading import open_records
+    from input_pipeline.render.views import SceneViews, seed_of
+    from input_pipeline.shots import Scene, SceneReader
+    from stp_jax.command_line import Parser, count
+    from stp_jax.evaluate import camera_fidelity, disentanglement, time_fidelity
+    from stp_jax.evaluate.camera_estimation import CameraEstimator
+    from stp_jax.evaluate.camera_fidelity import camera_scores, extent_of
+    from stp_jax.evaluate.cases import CAMERA, TIME, Case, cases_of, example_of
+    from stp_jax.evaluate.disturb import degrade
+    from stp_jax.evaluate.intervals import slope
 
 FRAMES = 17
 CAMERA_FIGURES = (

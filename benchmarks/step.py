@@ -19,17 +19,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
+from stp_jax.errors import exit_on_input_error, starting
 
-from stp_jax.benchmark.measure import costliest_kernels
-from stp_jax.command_line import Parser, count, number, read_config
-from stp_jax.devices.sharding import batch_sharding, make_mesh
-from stp_jax.errors import exit_on_input_error
-from stp_jax.training.dit_task import DiTTask
-from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Average, init_state
-from stp_jax.training.step import make_train_step
+with starting(__name__ == "__main__"):
+    import jax
+    import numpy as np
+
+    from stp_jax.benchmark.measure import costliest_kernels
+    from stp_jax.command_line import Parser, count, number, read_config
+    from stp_jax.devices.sharding import batch_sharding, make_mesh
+    from stp_jax.training.dit_task import DiTTask
+    from stp_jax.training.optimizer import make_optimizer
+    from stp_jax.training.state import Average, init_state
+    from stp_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30

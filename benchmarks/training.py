@@ -35,22 +35,24 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from input_pipeline.config import default_config
-from input_pipeline.datasets import cam_x_time
-from input_pipeline.latents import LatentCache
-from input_pipeline.pipeline import count_scenes, make_clips, make_dataset
-from stp_jax.benchmark.settings import SMALL
-from stp_jax.benchmark.start import write_random_model
-from stp_jax.command_line import Parser, count, read_config
-from stp_jax.controls.view import view_of
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.files import read_json_lines
-from stp_jax.media.video import write_video
-from stp_jax.models.config import TEXT_TOKENS
-from stp_jax.models.vae import VAEConfig
+with starting(__name__ == "__main__"):
+    import numpy as np
+    from tqdm import tqdm
+
+    from input_pipeline.config import default_config
+    from input_pipeline.datasets import cam_x_time
+    from input_pipeline.latents import LatentCache
+    from input_pipeline.pipeline import count_scenes, make_clips, make_dataset
+    from stp_jax.benchmark.settings import SMALL
+    from stp_jax.benchmark.start import write_random_model
+    from stp_jax.command_line import Parser, count, read_config
+    from stp_jax.controls.view import view_of
+    from stp_jax.files import read_json_lines
+    from stp_jax.media.video import write_video
+    from stp_jax.models.config import TEXT_TOKENS
+    from stp_jax.models.vae import VAEConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMERAS, CLIPS, CLIPS_PER_PATH = 4, 4, 2

@@ -18,15 +18,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
+from stp_jax.errors import exit_on_input_error, starting
 
-from stp_jax.command_line import Parser
-from stp_jax.errors import exit_on_input_error
-from stp_jax.weights import native
-from stp_jax.weights.checksums import verified
-from stp_jax.weights.layouts import table
-from stp_jax.weights.layouts.table import Rule, lazy_parameters
+with starting(__name__ == "__main__"):
+    import ml_dtypes
+    import numpy as np
+
+    from stp_jax.command_line import Parser
+    from stp_jax.weights import native
+    from stp_jax.weights.checksums import verified
+    from stp_jax.weights.layouts import table
+    from stp_jax.weights.layouts.table import Rule, lazy_parameters
 
 PARAMETER = 2**27  # numbers of a parameter, as of the blocks of a large model
 TIMES = 5

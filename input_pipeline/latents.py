@@ -13,7 +13,11 @@ clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +27,7 @@ import numpy as np
 from input_pipeline.pairs import make_relative
 from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
-from stp_jax.files import map_array, read_json, replace_file
+from stp_jax.files import map_array, read_json, replace_file, size_text
 
 _ARRAYS = ("latents", *View._fields)
 _NAMES = (*_ARRAYS, "complete")
@@ -68,7 +72,8 @@ class LatentCache:
         unfinished cache with another `meta` or other shapes is not continued.
 
         Raises:
-          InputError: the folder holds a finished cache, another cache, or something else.
+          InputError: the folder holds a finished cache, another cache, or something else; the disk has no
+            room for it.
         """
         path = Path(path)
         if clips % windows or clips_per_path % windows:
@@ -84,10 +89,7 @@ class LatentCache:
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
             return cls._continue(path, wanted)
-        _write_empty(path, shapes)
-        # Written last: its presence says that the arrays are there.
-        with replace_file(path / "meta.json") as partial:
-            partial.write_text(json.dumps(wanted, indent=1))
+        _write_empty(path, wanted)
         return cls(path, wanted, "r+")
 
     @classmethod
@@ -141,12 +143,14 @@ class LatentCache:
         )
         start = 0
         for part in parts:
-            for name in _ARRAYS:
-                joined._arrays[name][start : start + part.scenes] = part._arrays[name]
+            for scene in range(part.scenes):
+                for name in _ARRAYS:
+                    joined._put(name, start + scene, part._arrays[name][scene], sync=False)
             start += part.scenes
         for name in _ARRAYS:
             joined._arrays[name].flush()
-        joined._arrays["complete"][:] = True
+        for scene in range(joined.scenes):
+            joined._put("complete", scene, np.array(True), sync=False)
         joined._arrays["complete"].flush()
         return joined
 
@@ -175,15 +179,35 @@ class LatentCache:
         return np.flatnonzero(~self._arrays["complete"]).tolist()
 
     def write(self, scene: int, latents: np.ndarray, view: View) -> None:
-        """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete."""
+        """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete.
+
+        Raises:
+          InputError: it cannot be written, as on a full disk; the scene is not marked then.
+        """
         for name, value in named("", view, latents=latents).items():
             array = self._arrays[name]
             if value.shape != array.shape[1:]:
                 raise ValueError(f"{name} has shape {value.shape}, not {array.shape[1:]}")
-            array[scene] = value
-            array.flush()
-        self._arrays["complete"][scene] = True
-        self._arrays["complete"].flush()
+            self._put(name, scene, value)
+        self._put("complete", scene, np.array(True))
+
+    def _put(self, name: str, scene: int, value: np.ndarray, *, sync: bool = True) -> None:
+        """Writes a scene's part of an array through the file: on a full disk the memory map would end the
+        process."""
+        array, path = self._arrays[name], self.path / f"{name}.npy"
+        data = np.ascontiguousarray(value, array.dtype)
+        try:
+            with open(path, "r+b") as file:
+                file.seek(array.offset + scene * data.nbytes)
+                file.write(data.data)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
+                "continues after the last complete scene."
+            ) from None
 
     def choose_source(
         self, target: int, rng: np.random.Generator, *, same_path: float, source_warp: float
@@ -340,13 +364,31 @@ def _shapes(scenes: int, clips: int, frames: int, latent_shape: Sequence[int]) -
     }
 
 
-def _write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Writes the arrays of a new cache, zeros; raises `InputError` where a folder has something in it."""
+def _write_empty(path: Path, meta: dict[str, Any]) -> None:
+    """Writes the arrays of a new cache, zeros, and its meta.json.
+
+    Raises:
+      InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
+        cache, and nothing is left of it.
+    """
     if path.exists() and any(path.iterdir()):
         raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
+    shapes: dict[str, list[int]] = meta["shapes"]
     try:
         path.mkdir(parents=True, exist_ok=True)
+        needed = sum(math.prod(shape) * np.dtype(_dtype(name)).itemsize for name, shape in shapes.items())
+        free = shutil.disk_usage(path).free
+        if free < needed:
+            raise InputError(
+                f"latent cache {path}: {size_text(needed)} are needed, {size_text(free)} are free there"
+            )
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(path / f"{name}.npy", "w+", _dtype(name), tuple(shape))
+        # Written last: its presence says that the arrays are there.
+        with replace_file(path / "meta.json") as partial:
+            partial.write_text(json.dumps(meta, indent=1))
     except OSError as error:
+        for name in shapes:
+            with contextlib.suppress(OSError):
+                (path / f"{name}.npy").unlink(missing_ok=True)
         raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
-    for name, shape in shapes.items():
-        np.lib.format.open_memmap(path / f"{name}.npy", "w+", _dtype(name), tuple(shape))

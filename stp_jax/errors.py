@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import io
@@ -13,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+# Of a disk that is full, of a quota, a limit or a mount that forbids writing: what a user can mend.
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells count it
 
 
@@ -26,6 +29,7 @@ class InputError(ValueError):
 def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a command line's `main`: an `InputError` is printed to stderr and ends it with exit status 2.
 
+    So is the `OSError` of a full disk, or of one that must not be written.
     What it prints may have letters that the terminal does not know.
     Ctrl-C ends it with one line and exit status 130, unless `main` handles it.
     """
@@ -41,6 +45,11 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except OSError as error:
+            if error.errno not in _OF_DISKS:
+                raise
+            print(f"error: {disk_error(error)}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("Stopped.", file=sys.stderr)
             sys.exit(INTERRUPTED)
@@ -48,12 +57,23 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def disk_error(error: OSError) -> str:
+    """What to print for the error of a disk: the file, where it is known, and what to do."""
+    file = "a file" if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return f"{file}: {error.strerror}. Choose a file or folder that you may use."
+    return f"{file} cannot be written: {error.strerror}. Free some space there, and give the command again."
+
+
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def starting(is_command: bool = True) -> Iterator[None]:
     """While a command imports modules and reads its flags, Ctrl-C ends it at once: a line, exit status 130.
 
     An exception would not do: it would come up inside some library's import, which may turn it into another,
     or abort the process. Nothing must have been begun yet that would have to be ended in order.
+
+    Args:
+      is_command: False: nothing is changed, as for a module that another program imports.
     """
 
     def stop(_number: int, _frame: object) -> NoReturn:
@@ -63,7 +83,7 @@ def starting() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
     # The background processes of a shell ignore it.
-    if before is not signal.default_int_handler or not in_main_thread:
+    if not is_command or before is not signal.default_int_handler or not in_main_thread:
         yield
         return
     signal.signal(signal.SIGINT, stop)

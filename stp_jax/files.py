@@ -27,15 +27,27 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     An older file of that name is replaced; if the block fails it stays, and the partial one is removed.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: it cannot be written; its `filename` is `path`.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with naming(path, partial):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, partial: str | os.PathLike | None = None) -> Iterator[None]:
+    """Gives an `OSError` that names no file, or `partial`, the name of `path`: writing knows no names."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager

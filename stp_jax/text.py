@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.command_line import Parser
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.files import cache_folder, replace_file
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from stp_jax.command_line import Parser
+    from stp_jax.files import cache_folder, replace_file
 
 LENGTH = 512  # tokens that the DiT looks at, most of them padding
 # Of Wan2.1's shared_config.py (Apache-2.0): the weights were tuned with exactly these words.
@@ -243,10 +245,13 @@ def main(arguments: list[str] | None = None) -> None:
     if out.suffix != ".npz" or out.exists() or not out.parent.is_dir():
         raise InputError(f"--out {out}: give a new file that ends in .npz, in a folder that exists.")
 
-    from stp_jax.weights import recognition
+    with starting():  # JAX
+        from stp_jax.weights import recognition
 
     prompts = [*flags.prompt, *([NEGATIVE_PROMPT] if flags.negative else [])]
-    embeddings = embed(prompts, recognition.find(flags.weights, "text_encoder"))
+    encoder = recognition.recognise(flags.weights, "text_encoder")
+    recognition.print_remarks(encoder)
+    embeddings = embed(prompts, encoder.path)
     with replace_file(out) as partial:
         np.savez(partial, embeddings=embeddings)
     print(f"{out}: {len(embeddings)} embeddings of {embeddings.shape[1]} x {embeddings.shape[2]}")

@@ -18,10 +18,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.datasets import records
-from input_pipeline.shots import check_animation_time
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.files import read_json
+from stp_jax.errors import InputError, exit_on_input_error, starting
+
+with starting(__name__ == "__main__"):
+    from input_pipeline.datasets import records
+    from input_pipeline.shots import check_animation_time
+    from stp_jax.files import read_json
 
 TEST_SEEDS_FROM, VALIDATION_SEEDS_FROM = 1_000_000, 2_000_000
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from input_pipeline.datasets import records
-from input_pipeline.shots import check_animation_time
-from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.files import read_json
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from input_pipeline.datasets import records
+    from input_pipeline.shots import check_animation_time
+    from stp_jax.files import read_json
 
 
 class MultiView(records.SceneBuilder):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[P
     An interrupted build leaves no data set behind and starts again; a complete one is never replaced.
 
     Raises:
-      InputError: there is no scene, a scene is damaged, or the data set exists.
+      InputError: there is no scene, a scene is damaged, the data set exists, or the disk is full.
     """
     splits = {name: folders for name, folders in splits.items() if folders}
     builder = builder_class(splits=splits, data_dir=str(out), file_format="array_record")
@@ -76,7 +78,14 @@ def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[P
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
     tfds.disable_progress_bar()  # it knows no total; ours does
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading, which does not happen
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # of the libraries between; they remove what is not complete
+            reasons = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+            found = next((reason for reason in reasons if reason in str(error)), None)
+            if found is None:
+                raise
+            raise InputError(f"--out {out}: cannot be written to ({found}). Free some space there.") from None
     return folder
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from input_pipeline.render.grid import FPS, GridSettings, render_grid
-from input_pipeline.render.opengl import choose_backend
-from stp_jax import media
-from stp_jax.command_line import Parser
-from stp_jax.errors import InputError, exit_on_input_error
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from input_pipeline.render.grid import FPS, GridSettings, render_grid
+    from input_pipeline.render.opengl import choose_backend
+    from stp_jax import media
+    from stp_jax.command_line import Parser
+    from stp_jax.files import replace_file
 
 
 @exit_on_input_error
@@ -29,13 +32,17 @@ def main(argv: list[str] | None = None) -> None:
     settings = GridSettings()
     if not 0 <= args.camera < settings.cameras:
         raise InputError(f"--camera {args.camera}: the rig has cameras 0 to {settings.cameras - 1}.")
+    if not args.out.is_dir() or args.seed < 0:
+        given = f"--seed {args.seed} --out {args.out}"
+        raise InputError(f"{given}: give a seed from 0 on, and a folder that exists.")
     choose_backend()
     pictures, data = render_grid(args.seed, settings)
     video, name = pictures[args.camera, ::2], f"camera_{args.camera:03d}"
     media.write_video(args.out / "example.mp4", video, FPS / 2, crf=8, pixel_format="yuv444p")
     c2w = np.linalg.inv(data["cameras"]["extrinsic"][name]).tolist()
     poses = {"c2w": [c2w] * len(video), "intrinsics": data["cameras"]["intrinsic"][name]}
-    (args.out / "example_cameras.json").write_text(json.dumps(poses))
+    with replace_file(args.out / "example_cameras.json") as partial:
+        partial.write_text(json.dumps(poses))
 
 
 if __name__ == "__main__":

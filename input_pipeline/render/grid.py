@@ -29,7 +29,7 @@ from stp_jax import media
 from stp_jax.command_line import Parser
 from stp_jax.controls.camera_files import GRID_CONVENTION
 from stp_jax.errors import InputError, exit_on_input_error
-from stp_jax.files import read_json
+from stp_jax.files import read_json, replace_file
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s
 
@@ -81,18 +81,28 @@ def scene_folder(out: Path, seed: int) -> Path:
 
 
 def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
-    """Renders a seed into its folder under `out`, which appears only once it is complete."""
+    """Renders a seed into its folder under `out`, which appears only once it is complete.
+
+    Raises:
+      InputError: it cannot be written.
+    """
     folder = scene_folder(out, seed)
     partial = folder.with_suffix(".tmp")
     if partial.exists():
         shutil.rmtree(partial)
     pictures, data = render_grid(seed, settings)
-    (partial / "videos").mkdir(parents=True)
-    for c, video in enumerate(pictures):
-        path = partial / "videos" / f"camera_{c:03d}.mp4"
-        media.write_video(path, video, FPS, crf=settings.crf, pixel_format="yuv444p")
-    (partial / "camera_data.json").write_text(json.dumps(data))
-    os.replace(partial, folder)
+    try:
+        (partial / "videos").mkdir(parents=True)
+        for c, video in enumerate(pictures):
+            path = partial / "videos" / f"camera_{c:03d}.mp4"
+            media.write_video(path, video, FPS, crf=settings.crf, pixel_format="yuv444p")
+        with replace_file(partial / "camera_data.json") as file:
+            file.write_text(json.dumps(data))
+        os.replace(partial, folder)
+    except (OSError, InputError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk has other uses for its room
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"scene {folder} is not written: {reason}") from None
 
 
 def check_scene(folder: Path, settings: GridSettings) -> None:

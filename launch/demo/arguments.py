@@ -14,7 +14,7 @@ from launch.demo.processes import ROOT, find_gpus
 from launch.demo.results import read_log
 from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import InputError
-from stp_jax.files import read_json
+from stp_jax.files import read_json, replace_file
 from stp_jax.weights import native
 
 # A model and scenes that take part in everything on a CPU; of the config, and of the flags.
@@ -195,7 +195,8 @@ def open_folders(args: Any) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         args.work.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.write_text(json.dumps(wanted, indent=1) + "\n")
+            with replace_file(path) as partial:
+                partial.write_text(json.dumps(wanted, indent=1) + "\n")
         found = read_json(path, dict)
     except (OSError, InputError) as error:
         raise InputError(f"--out {args.out}: {error}; choose another folder.") from None

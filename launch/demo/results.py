@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stp_jax.errors import InputError
-from stp_jax.files import parse_json, read_json_lines
+from stp_jax.files import naming, parse_json, read_json_lines, replace_file
 from stp_jax.weights import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,9 +118,10 @@ def line(args: Any, notes: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 def write(one: dict[str, Any], out: Path, log: Path) -> None:
     """Writes the line of a run into its folder, and appends it to the log."""
-    (out / "run.json").write_text(json.dumps(one, indent=1) + "\n")
+    with replace_file(out / "run.json") as partial:
+        partial.write_text(json.dumps(one, indent=1) + "\n")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
+    with naming(log), open(log, "a") as file:
         file.write(json.dumps(one) + "\n")
 
 

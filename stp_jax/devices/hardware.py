@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from stp_jax.files import cache_folder
+from stp_jax.files import cache_folder, size_text
 
 
 class Chip(NamedTuple):
@@ -40,6 +43,7 @@ def chip(device_kind: str) -> Chip | None:
     return next((one for name, one in CHIPS.items() if name in device_kind.lower()), None)
 
 
+CACHE_ROOM = 200 * 10**6  # bytes; a command's functions take some MB
 _compiled = [0.0]  # seconds
 
 
@@ -56,8 +60,32 @@ def compile_seconds() -> float:
     return _compiled[0]
 
 
+def _has_room(folder: Path) -> bool:
+    """Whether a cache may be written there; removes what a full disk left of earlier writing.
+
+    JAX writes a file in place, and never again: one that is cut would be compiled, with a warning, each time.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("jit_*-cache"):
+            if file.stat().st_size % 4096 == 0:  # empty, or cut at a page
+                file.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        print(f"Compiled functions are not kept: {folder}: {error.strerror}.", file=sys.stderr)
+        return False
+    if free < CACHE_ROOM:
+        print(f"Compiled functions are not kept: {folder} has {size_text(free)} free.", file=sys.stderr)
+    return free >= CACHE_ROOM
+
+
 def use_compilation_cache() -> None:
-    """Keeps compiled functions in the user's cache folder, so that the next process starts faster."""
+    """Keeps compiled functions in the user's cache folder, so that the next process starts faster.
+
+    Where that cannot be written, or its disk is nearly full, says so and keeps none.
+    """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        if not _has_room(cache_folder()):
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

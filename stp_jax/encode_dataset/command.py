@@ -110,6 +110,7 @@ def encode_dataset(
     """
     width, height = size
     found = recognition.recognise(vae, "vae")
+    recognition.print_remarks(found)
     check_clips(found.config, frames, size, clips_per_scene, clips_per_path, windows)
     if rules == "static" and clips_per_path > 1:
         raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")

@@ -34,6 +34,7 @@ from stp_jax.evaluate.cam_x_time_folder import (
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
+from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
 from stp_jax.evaluate.run import log_left_out
@@ -116,18 +117,21 @@ def _measure_scenes(
     """Adds to the report the scenes that are not in it yet."""
     done, labels = len(report.scenes), [model.label for model in models]
     videos = len(times) * len(models)
-    tqdm.write(f"{len(files)} scenes, {videos} videos each: {len(files) * videos} videos in all")
-    with tqdm(total=len(files) * videos, initial=done * videos, unit="video") as bar:
+    seconds = seconds_of_a_video(models)
+    tqdm.write(plan(len(files), done, videos, None if seconds is None else len(times) * seconds))
+    with tqdm(total=len(files) * videos, initial=done * videos, unit="video", smoothing=0) as bar:
+        pace = Pace(bar)
         for number, scene in enumerate(files[done:], start=done):
             rows: list[Row] = []
             source = read(scene)
             for mode, time in times.items():
                 outcome = run(scene, source, mode, time)
-                bar.update(len(models))
+                pace.update(len(models))
                 rows += outcome.rows
                 if number < sheets:
                     report.show(scene.name, outcome, labels)
             report.add_scene(rows)
+            pace.say()
 
 
 def scene_of(files: SceneFiles, source: Source) -> Scene:

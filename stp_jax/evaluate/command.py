@@ -270,4 +270,6 @@ def read_models(
             },
         }
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
+        for remark in model.remarks:
+            print(f"Note: {remark}")
     return models, settings

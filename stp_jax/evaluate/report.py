@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from stp_jax.evaluate.plots import plot_metrics
 from stp_jax.evaluate.rows import NEAREST, Row, rows_of, unique
 from stp_jax.evaluate.scores import Outcome
 from stp_jax.evaluate.summary import summarise
-from stp_jax.files import new_file, parse_json, read_json, replace_file
+from stp_jax.files import parse_json, read_json, replace_file
 from stp_jax.media.pictures import contact_sheet, side_by_side
 from stp_jax.media.video import write_video
 
@@ -68,9 +71,23 @@ class Report:
 
     def add_scene(self, rows: Sequence[Row]) -> None:
         """Adds the rows of a finished scene, also to scenes.jsonl."""
-        with open(self._notes, "a") as file:
+        with self._writing(), open(self._notes, "a") as file:
             file.write(json.dumps(rows) + "\n")
         self.rows += rows
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of writing become an `InputError` that says how to go on."""
+        try:
+            yield
+        except (OSError, InputError) as error:
+            cause = error.__cause__ if isinstance(error, InputError) else error
+            if not isinstance(cause, OSError):
+                raise
+            raise InputError(
+                f"--out {self.folder} cannot be written: {cause.strerror or cause}. Free some space there: "
+                "the same command continues after the last finished scene."
+            ) from error
 
     def show(self, scene: str, outcome: Outcome, models: Sequence[str]) -> None:
         """Writes a contact sheet and a video of one case: its source, the models, and the ground truth."""
@@ -83,12 +100,13 @@ class Report:
         name = f"{scene}_{outcome.case.group}_{outcome.case.mode}".replace(" ", "_")
         for kind, suffix in (("sheets", "png"), ("videos", "mp4")):
             path = self.folder / kind / f"{name}.{suffix}"
-            path.parent.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)  # left by the interrupted evaluation that is continued
-            if suffix == "png":
-                contact_sheet(path, rows)
-            else:
-                write_video(path, side_by_side(rows), fps=8)
+            with self._writing():
+                path.parent.mkdir(exist_ok=True)
+                path.unlink(missing_ok=True)  # left by the interrupted evaluation that is continued
+                if suffix == "png":
+                    contact_sheet(path, rows)
+                else:
+                    write_video(path, side_by_side(rows), fps=8)
 
     def finish(
         self,
@@ -102,12 +120,33 @@ class Report:
         Args:
           models, methods: names, as in `stp_jax.evaluate.summary.summarise`.
           notes: for metrics.json.
+
+        Raises:
+          InputError: they cannot be written; nothing of them is there then.
         """
+        for older in self.folder.glob(".partial*"):  # of a process that was killed
+            shutil.rmtree(older, ignore_errors=True)
+        with self._writing(), tempfile.TemporaryDirectory(prefix=".partial", dir=self.folder) as partial:
+            text = self._write_tables(Path(partial), models, methods, measures, notes)
+            plots = self.folder / "plots"
+            shutil.rmtree(plots, ignore_errors=True)  # left by the interrupted evaluation that is continued
+            metrics = Path(partial) / "metrics.json"
+            for path in (*(path for path in Path(partial).iterdir() if path != metrics), metrics):
+                os.replace(path, self.folder / path.name)
+        return text
+
+    def _write_tables(
+        self,
+        folder: Path,
+        models: Sequence[str],
+        methods: Sequence[str],
+        measures: Sequence[Measure],
+        notes: dict[str, Any],
+    ) -> str:
+        """What `finish` writes, into another folder."""
         summary = summarise(self.rows, models, methods)
-        plots = self.folder / "plots"
-        plots.mkdir(exist_ok=True)
-        for path in plots.iterdir():  # left by the interrupted evaluation that is continued
-            path.unlink()
+        plots = folder / "plots"
+        plots.mkdir()
         plot_metrics(plots / "metrics.png", summary)
         blocks, measured = [tables.text(summary)], {}
         for measure in measures:
@@ -116,13 +155,13 @@ class Report:
             measure.plot(own, measured[measure.name], plots)
             blocks.append(f"{measure.title}\n{measure.table(measured[measure.name])}")
         text = "\n\n".join(blocks)
-        tables.write_per_scene(self.folder / "per_scene.csv", self.rows)
-        tables.write_means(self.folder / "means.csv", summary)
-        tables.write_differences(self.folder / "differences.csv", summary)
-        (self.folder / "table.txt").write_text(text + "\n", "utf-8", "backslashreplace")
+        tables.write_per_scene(folder / "per_scene.csv", self.rows)
+        tables.write_means(folder / "means.csv", summary)
+        tables.write_differences(folder / "differences.csv", summary)
+        (folder / "table.txt").write_text(text + "\n", "utf-8", "backslashreplace")
         result = {"settings": self._settings, **notes, "scenes": len(self.scenes), **summary.json()}
-        with new_file(self.folder / "metrics.json") as partial:
-            partial.write_text(json.dumps(_finite(result | {"measures": measured}), indent=1) + "\n")
+        whole = json.dumps(_finite(result | {"measures": measured}), indent=1)
+        (folder / "metrics.json").write_text(whole + "\n")
         return text
 
 

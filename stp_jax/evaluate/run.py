@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from tqdm import tqdm
 
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import Scene, SceneReader
-from stp_jax.devices.hardware import compile_seconds
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cases import CASES_PER_SCENE
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
+from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
 
@@ -117,7 +116,8 @@ def _measure_scenes(
     """Adds the scenes of these numbers to the report, which has those before them."""
     labels = [model.label for model in models]
     videos = cases * len(models)
-    tqdm.write(_plan(numbers.stop, numbers.start, videos))
+    seconds = seconds_of_a_video(models)
+    tqdm.write(plan(numbers.stop, numbers.start, videos, None if seconds is None else cases * seconds))
     with tqdm(
         total=numbers.stop * videos,
         initial=numbers.start * videos,
@@ -139,48 +139,6 @@ def _measure_scenes(
             rows = [row for outcome in outcomes for row in outcome.rows]
             report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
             pace.say()
-
-
-class Pace:
-    """Moves a bar, and says after the first scene how long the rest takes, as measured on that scene.
-
-    Compiling belongs to the first videos alone, and is left out of the measurement.
-    """
-
-    def __init__(self, bar: tqdm):
-        self._bar, self._before, self._said = bar, bar.n, False
-        self._started, self._compiled = time.monotonic(), compile_seconds()
-
-    def update(self, videos: int) -> None:
-        if self._bar.desc:
-            self._bar.set_description_str("")
-        self._bar.update(videos)
-
-    def say(self) -> None:
-        """To be called when a scene is complete."""
-        made, left = self._bar.n - self._before, self._bar.total - self._bar.n
-        if self._said or not made:
-            return
-        self._said = True
-        compiling = compile_seconds() - self._compiled
-        seconds = max(0.0, time.monotonic() - self._started - compiling)
-        self._bar.start_t = self._bar._time() - seconds
-        if left:
-            tqdm.write(
-                f"The first {made} videos took {duration(seconds)}, and compiling {duration(compiling)}: "
-                f"the other {left} will take about {duration(seconds / made * left)}."
-            )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text, in whole seconds or minutes."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-def _plan(scenes: int, done: int, videos: int) -> str:
-    text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos to make"
-    text = f"{text}, of which {done * videos} are done" if done else text
-    return f"{text}. How long that takes is measured on the first scene, and said after it."
 
 
 def _check_sizes(models: Sequence[Model], scene: Scene, frames: int) -> None:

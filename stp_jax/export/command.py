@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         models = [recognition.recognise(flags.weights, "dit")]
     else:
         models = find_models(flags.weights, flags.only)
+    recognition.print_remarks(*models)
     size = {np.dtype(np.float32): 4, np.dtype("bfloat16"): 2}
     needed = 0
     for found in models:

@@ -1,8 +1,10 @@
-"""Floating-point operations of the DiT, counted from its config."""
+"""Floating-point operations: of the DiT, counted from its config, and of any traced function."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
+from typing import Any
 
 from stp_jax.models.config import TEXT_TOKENS, DiTConfig
 
@@ -56,3 +58,30 @@ def dit_flop(
         return 2.0 * (attention + sum(kernels.values()))
     of_kernels = sum((3 if f"{name}.kernel" in trained else 2) * count for name, count in kernels.items())
     return 2.0 * (3 * attention + of_kernels)
+
+
+def traced_flop(jaxpr: Any) -> float:
+    """Multiplications and additions in the matrix products and convolutions of a function.
+
+    A loop counts with its length where it has a fixed one (scan), else once.
+
+    Args:
+      jaxpr: of the function, as `jax.jit(f).trace(*arguments).jaxpr`.
+    """
+    total = 0.0
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # a closed one
+    for one in jaxpr.eqns:
+        if one.primitive.name == "dot_general":
+            (contracted, _), _ = one.params["dimension_numbers"]
+            shape = one.invars[0].aval.shape
+            total += 2.0 * one.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif one.primitive.name == "conv_general_dilated":
+            kernel = one.invars[1].aval
+            outputs = kernel.shape[one.params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * one.outvars[0].aval.size * kernel.size / outputs
+        times = one.params["length"] if one.primitive.name == "scan" else 1
+        for value in one.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
+                    total += times * traced_flop(inner)
+    return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def vae_functions(
     decode_chunk: int | None,
     tiled: bool = False,
     finish: Callable[[jax.Array], jax.Array] = to_pixels,
-) -> tuple[Callable, Callable]:
+) -> tuple[Any, Any]:
     """Compiled `encode(state, uint8 video) -> latents, finite`, `decode(state, latents) -> video, finite`.
 
     `finish` makes the uint8 pixels of a video in [-1, 1]. `finite` is whether all numbers were, a bool [].

@@ -50,13 +50,15 @@ def find_models(
     if official_rounding is None:
         official_rounding = is_official(found_dit) and dtype == "bfloat16"
     used = {"dtype": dtype, "official_rounding": official_rounding}
+    encoder = _find_text_encoder(found_dit, text_encoder or folder) if found_dit.config.text_dim else None
+    found = [found_dit, found_vae, *([encoder] if encoder else [])]
     dit_config = dataclasses.replace(found_dit.config, remat="none", **used)
     vae_config = dataclasses.replace(found_vae.config, **used)
     return Models(
         dataclasses.replace(found_dit, config=dit_config),
         dataclasses.replace(found_vae, config=vae_config),
-        _find_text_encoder(found_dit, text_encoder or folder) if found_dit.config.text_dim else None,
-        tuple(dict.fromkeys([*recognition.remarks(found_dit), *recognition.remarks(found_vae)])),
+        encoder.path if encoder else None,
+        tuple(dict.fromkeys(remark for one in found for remark in recognition.remarks(one))),
     )
 
 
@@ -65,7 +67,7 @@ def is_official(dit: Pretrained) -> bool:
     return dit.config.camera.startswith("pose12")
 
 
-def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Path:
+def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Pretrained:
     found = recognition.recognise(path, "text_encoder")
     if found.config.dim != dit.config.text_dim:
         raise InputError(
@@ -73,4 +75,4 @@ def _find_text_encoder(dit: Pretrained, path: str | os.PathLike) -> Path:
             f"{dit.config.text_dim} wide. Give the text encoder that it was trained with."
         )
     text.find_tokenizer(found.path)  # a missing tokenizer is an error now, not after long work
-    return found.path
+    return found

@@ -19,6 +19,7 @@ from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
+from stp_jax.models.flop import dit_flop, traced_flop
 from stp_jax.models.vae import fitting_chunk, to_pixels
 from stp_jax.official.clip import to_official_pixels
 from stp_jax.official.noise import official_noise
@@ -211,6 +212,28 @@ class Rerenderer:
             pixels, decoded = self._decode(self._vae.state(), latents)
             _check_finite([("the source's latents", encoded), ("the pixels of the decoded video", decoded)])
             return np.asarray(pixels)[: len(video)]
+
+    def flop(self) -> tuple[float, float]:
+        """Multiplications and additions of the steps of one video, and of the VAE there and back.
+
+        The VAE's are counted by tracing it, a second or two, for which its weights are loaded.
+        """
+        size = self._latent_size()
+        steps = self.steps * (2 if self._guided else 1) * dit_flop(self._dit_config, size)
+        video = (1, self.notes.frames, self.notes.height, self.notes.width, 3)
+        latents = (1, *size, self._vae_config.z_dim)
+        with jax.set_mesh(self._mesh):
+            state = self._vae.state()
+            traced = (
+                self._encode.trace(state, jax.ShapeDtypeStruct(video, jnp.uint8)),
+                self._decode.trace(state, jax.ShapeDtypeStruct(latents, jnp.float32)),
+            )
+        return steps, sum(traced_flop(one.jaxpr) for one in traced)
+
+    def matmul_shape(self) -> tuple[int, int, int]:
+        """Rows, columns and outputs of a product as in the DiT's blocks: tokens of a video, widths."""
+        c = self._dit_config
+        return sum(c.clip_tokens(self._latent_size(), 0).values()), c.dim, c.ffn_dim
 
     def _views(self, video: np.ndarray, source: View, target: View) -> tuple[View, View]:
         """Target and source with the poses that the DiT is conditioned on; raises `InputError` for shapes."""

@@ -134,9 +134,8 @@ def export_weights(
     whole = on_host(task.to_export(params), config.train.export_dtype)
     if jax.process_index() > 0:
         return
-    native.save_weights(
-        folder, task.name, whole, fields, dtype=config.train.export_dtype, notes=notes | task.notes()
-    )
-    for name, (tensors, fields) in task.companions().items():
-        if not native.is_whole(folder, name, fields):  # one that a killed run or a bad disk left is not
-            native.save_weights(folder, name, tensors, fields, dtype=config.train.export_dtype)
+    dtype = config.train.export_dtype
+    for name, (tensors, companion) in task.companions().items():  # first: with the model the folder is whole
+        if not native.is_whole(folder, name, companion):  # one that a killed run or a bad disk left is not
+            native.save_weights(folder, name, tensors, companion, dtype=dtype)
+    native.save_weights(folder, task.name, whole, fields, dtype=dtype, notes=notes | task.notes())

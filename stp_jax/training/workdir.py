@@ -97,7 +97,7 @@ def locked(workdir: Path, report: Callable[[str], None]) -> Iterator[None]:
         _acquire(lock, workdir, holder, report)
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except OSError as error:
-        raise InputError(f"--workdir {workdir}: {error.strerror}. Give one you may write to.") from None
+        raise InputError(f"--workdir {workdir}: {error.strerror}. Give one with room to write.") from None
     try:
         yield
     finally:

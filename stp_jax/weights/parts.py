@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -74,8 +75,11 @@ def save_part(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, st
     """
     try:
         save_file(tensors, str(path), metadata)
-    except SafetensorError as error:  # the library's own, of a full disk
-        raise OSError(str(error)) from None
+    except SafetensorError as error:  # the library's own, of a full disk: "... (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(str(error)) from None
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)

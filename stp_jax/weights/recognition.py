@@ -367,6 +367,12 @@ def remarks(found: Pretrained) -> list[str]:
     return lines
 
 
+def print_remarks(*found: Pretrained) -> None:
+    """Prints the `remarks` on the models that a command takes, each once."""
+    for line in dict.fromkeys(line for one in found for line in remarks(one)):
+        print(f"Note: {line}")
+
+
 def _described(path: Path) -> dict[str, Any]:
     """What the config.json beside a file says, checked; nothing where there is none."""
     if not path.is_file():

@@ -212,7 +212,7 @@ def test_a_quick_evaluation_has_its_cases_alone_and_says_how_long_it_takes(
     data, tmp_path, capsys, monkeypatch, without_lpips
 ):
     whole = Oracle(data)
-    monkeypatch.setattr("stp_jax.evaluate.run.duration", lambda seconds: "a while")
+    monkeypatch.setattr("stp_jax.evaluate.pace.duration", lambda seconds: "a while")
     model = Model(OURS, whole, None)
     options = dict(scenes=2, seed=0, batch_size=5, sheets=0, settings={}, chosen=QUICK_CASES)
     evaluate([model], data=data, split="test", out=tmp_path, **options)
@@ -223,7 +223,7 @@ def test_a_quick_evaluation_has_its_cases_alone_and_says_how_long_it_takes(
     assert result["settings"]["cases"] == [list(case) for case in QUICK_CASES]
     assert list(result["means"]) == [TIME, CAMERA, BOTH]
     printed = "".join(capsys.readouterr())
-    assert "2 scenes, 5 videos each: 10 videos to make" in printed
+    assert "2 scenes, 5 videos each: 10 videos in all" in printed
     assert "The first 5 videos took a while" in printed and "the other 5 will take about a while" in printed
 
 

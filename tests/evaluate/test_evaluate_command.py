@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from stp_jax.evaluate.cases import BOTH, CAMERA, TIME
 from stp_jax.evaluate.command import labels_of, main
@@ -58,6 +60,7 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, wit
     for name in ("runs/a/weights", "runs/b/weights"):
         write_tiny_model(tmp_path / name)
     edit_index(tmp_path / "runs" / "b" / "weights", "dit", notes={"sampling_steps": 1})
+    save_file({"x.lora_A.weight": np.zeros(2)}, tmp_path / "runs" / "b" / "weights" / "style.safetensors")
     config = write_config(tmp_path / "config.py", data)
     folders = [str(tmp_path / "runs" / name / "weights") for name in "ab"]
     command = ["--config", config, "--weights", *folders, "--out", str(tmp_path / "out")]
@@ -86,6 +89,7 @@ def test_command_line_evaluates_weights(data, tmp_path, capsys, monkeypatch, wit
     pairs = [(d["method"], d["against"]) for d in result["differences"] if d["metric"] == "ssim"]
     assert len(pairs) == 3 * 3 and pairs[2] == ("b", "a")
     output = capsys.readouterr().out
+    assert output.count("style.safetensors is an adapter (LoRA) and is NOT applied") == 1
     assert (tmp_path / "out" / "table.txt").read_text().strip() in output and "20 videos" in output
     # Time is also found in noise; in the ground truth it is the commanded one.
     truth = result["measures"]["time"][BOTH]["ground truth"]
