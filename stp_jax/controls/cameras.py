@@ -21,10 +21,9 @@ import einops
 import numpy as np
 
 from stp_jax import user_input
-from stp_jax.controls import camera_files, lenses
+from stp_jax.controls import camera_files, lenses, presets
 from stp_jax.controls.camera_files import Reading
 from stp_jax.controls.lenses import default_intrinsics
-from stp_jax.controls.moves import ELSEWHERE, MOVES
 from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
 from stp_jax.errors import InputError
 
@@ -35,6 +34,7 @@ __all__ = [
     "Cameras",
     "Reading",
     "at",
+    "changes_lens",
     "check",
     "default_intrinsics",
     "is_preset",
@@ -49,10 +49,8 @@ __all__ = [
 ]
 
 DISTANCE = 4.0  # metres to the pivot of the presets
-MOST_DEGREES = 3600.0  # ten turns
-
 # name: what the camera does (unit of its amount; the default)
-PRESETS = {name: move.summary for name, move in MOVES.items()}
+PRESETS = presets.SUMMARIES
 
 
 def preset(
@@ -60,59 +58,50 @@ def preset(
 ) -> Cameras:
     """A camera path by name, in the frame of the source's first camera.
 
-    The camera moves evenly, without easing: frame i of 0..F-1 is at `start + amount * i / (F - 1)`. A zoom is
-    at `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first
-    camera sees them. Orbits and spirals always look at the pivot.
+    One move is even: frame i of 0..F-1 is at `start + amount * i / (F - 1)`, of a zoom at
+    `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first camera
+    sees them. Orbits and spirals always look at the pivot.
+
+    Several moves follow each other, as in `"orbit_left:30, hold 20%, zoom_in:1.5 ease_out"`. Each begins
+    where the one before it ended: left and forward are then the camera's own, up stays that of the source's
+    first camera, and the pivot is straight ahead at the distance that driving has left (a tenth of it at
+    least). A move may have a share of the video in per cent; the others have equal parts of the rest. It may
+    be `linear`, `ease` (starts and ends at rest), `ease_in` or `ease_out`. One move is linear by default,
+    each of several eases.
 
     Args:
-      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also gives the unit.
-        `start` is where the path begins, in the preset's own direction; by default at the source's first
-        camera. `orbit_left:40:-20` goes from 20 degrees right to 20 degrees left, `orbit_left:0:30` stands
-        still 30 degrees to the left.
+      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also gives the unit,
+        or of `moves.ALIASES`; `recammaster:1` to `recammaster:10`. `start` is where the path begins, in the
+        move's own direction; by default at the source's first camera. `orbit_left:40:-20` goes from 20
+        degrees right to 20 degrees left, `orbit_left:0:30` stands still 30 degrees to the left.
       frames: F.
       intrinsics: the lens, [4] or [F, 4]; default `default_intrinsics()`.
       distance: metres from the source's first camera to the pivot, straight ahead.
 
     Raises:
-      InputError: unknown preset, an amount or start that is not a number, or a distance that is not positive.
+      InputError: unknown move, an amount or start that is not a number, shares that do not add up, a start
+        of a later move, or a distance that is not positive.
     """
     if not 0 < distance < np.inf:
         raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
     where = f"camera {user_input.short(spec)}"
-    name, *texts = [part.strip() for part in spec.split(":")]
-    if name not in MOVES:
-        raise user_input.unknown("camera preset", name, PRESETS, ELSEWHERE)
-    chosen = MOVES[name]
-    zoom = chosen.unit == "factor"
-    if len(texts) > (2 if chosen.unit else 0):
-        form = f"{name}:amount:start" if chosen.unit else name
-        raise InputError(f"{where}: too many numbers; the longest form is {form}")
-    amount = chosen.amount * (distance if chosen.unit == "metres" else 1)
-    values = [amount, 1.0 if zoom else 0.0]
-    for i, text in enumerate(texts):
-        value = user_input.number(text)
-        if value is None or (zoom and value <= 0):
-            unit = f": write {name}:{chosen.amount:g}, in {chosen.unit}" if not zoom else ""
-            kind = "positive number" if zoom else "number"
-            raise InputError(f"{where}: {user_input.short(text, 40)} is not a {kind}{unit}")
-        if chosen.unit == "degrees" and abs(value) > MOST_DEGREES:
-            raise InputError(f"{where}: {value:g} degrees are too many; at most {MOST_DEGREES:g}")
-        values[i] = value
-    amount, start = values
-    progress = np.linspace(0, 1, frames)
+    parts = presets.parse(spec)
     lens = np.tile(default_intrinsics(), (frames, 1)) if intrinsics is None else intrinsics
     lens = np.array(np.broadcast_to(lens, (frames, 4)), np.float64)
     with np.errstate(all="ignore"):  # what overflows is refused by the check
-        if zoom:
-            factor = start * amount**progress
-            lens[:, :2] *= (factor if name == "zoom_in" else 1 / factor)[:, None]
-        c2w = chosen.motion(start + amount * progress, distance)
-        path = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
-    if zoom and not (lens[:, :2] <= 30).all():
+        rigs = presets.follow(parts, frames, distance)
+        lens[:, :2] *= rigs.zoom[:, None]
+        path = Cameras(rigs.c2w().astype(np.float32), lens.astype(np.float32))
+    if any(part.move.lens for part in parts) and not (lens[:, :2] <= 30).all():
         longest = lens[:, :2].max()
         raise InputError(f"{where}: a focal length of {longest:.3g} times the picture; at most 30")
     check(*path, frames, where)
     return path
+
+
+def changes_lens(spec: str) -> bool:
+    """Whether a move of a preset changes the lens."""
+    return any(part.move.lens for part in presets.parse(spec))
 
 
 class CameraPath(NamedTuple):
@@ -128,7 +117,7 @@ class CameraPath(NamedTuple):
 def is_preset(text: str) -> bool:
     """Whether `parse` takes a text for a preset, not for a file."""
     name = camera_files.choice(text)[0]
-    return text.split(":")[0].strip() in MOVES or not user_input.is_file_name(name, camera_files.FILE_TYPES)
+    return text.split(":")[0].strip() in PRESETS or not user_input.is_file_name(name, camera_files.FILE_TYPES)
 
 
 def parse(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stp_jax.controls import cameras, lenses
+from stp_jax.controls import cameras, lenses, presets
 from stp_jax.controls.cameras import CameraPath, Cameras, Reading
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
@@ -81,7 +81,7 @@ class CameraPaths:
             metres = cameras.DISTANCE if asked.distance is None else asked.distance
             lens, frames = source.intrinsics[0], len(self._shown.numbers)
             path = cameras.preset(text, frames, intrinsics=lens, distance=metres)
-            self.lines.append(f"New camera: {text}")
+            self.lines += [f"New camera: {text}", *presets.describe(text, frames)]
         else:
             whole = cameras.load(text, intrinsics=source.intrinsics[0], reading=self._reading)
             file = target_path(whole, self._shown, self._file)

@@ -82,8 +82,8 @@ def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--camera",
         metavar="MOVE",
-        help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
-        f"the same world ({takes.CAMERA})",
+        help="a move of --list, as orbit_left or orbit_left:40; or several, as "
+        f"'orbit_left:30, hold, zoom_in'; or a file as for --source_cameras, in the same world ({takes.CAMERA})",
     )
     add(
         "--distance",
@@ -204,6 +204,11 @@ def explain_choices() -> str:
     return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
 {table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: only the animation time changes"})}
   START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
+  Names of other programs are understood: arc_left, translate_up, push_in, recammaster:1 to recammaster:10.
+
+--camera "MOVE SHARE EASE, MOVE SHARE EASE, ...", as "orbit_left:30, hold 20%, zoom_in:1.5 ease_out"
+  Each begins where the one before it ended. SHARE: per cent of the video; the others have equal parts of the
+  rest. EASE: linear, ease (at rest at both ends; of several moves the default), ease_in, ease_out.
 
 --camera FILE, --source_cameras FILE (metres)
   .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stp_jax.controls import cameras
-from stp_jax.controls.moves import MOVES
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.weights.native import SamplingNotes
@@ -106,10 +105,10 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
     """
     camera, animation_time = str(asked.camera), str(asked.animation_time)
     preset = camera != SAME_CAMERA and cameras.is_preset(camera)
-    move = MOVES.get(camera.split(":")[0].strip()) if preset else None
-    if move is not None and move.unit == "factor" and not model.lens:
+    if preset and not model.lens and cameras.changes_lens(camera):
         raise InputError(
-            f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it."
+            f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it; "
+            "dolly_in and dolly_out drive nearer and away."
         )
     if asked.fov is not None and not model.lens:
         raise InputError(
@@ -139,8 +138,9 @@ def _is_forward(animation_time: str, frames: int) -> bool:
 
 
 def _depends_on_distance(camera: str, frames: int) -> bool:
-    near, far = (cameras.preset(camera, max(frames, 2), distance=distance) for distance in (1.0, 2.0))
-    return not np.array_equal(near.c2w, far.c2w)
+    # Far away, so that no dolly zoom reaches the pivot.
+    near, far = (cameras.preset(camera, max(frames, 2), distance=distance) for distance in (1e4, 2e4))
+    return not all(map(np.array_equal, near, far))
 
 
 def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNotes) -> None:
