@@ -83,7 +83,8 @@ def _add_controls(add: Callable[..., Any]) -> None:
         "--camera",
         metavar="MOVE",
         help="a move of --list, as orbit_left or orbit_left:40; or several, as "
-        f"'orbit_left:30, hold, zoom_in'; or a file as for --source_cameras, in the same world ({takes.CAMERA})",
+        "'orbit_left:30, hold, zoom_in'; or a file as for --source_cameras, in the same world "
+        f"({takes.CAMERA})",
     )
     add(
         "--distance",
@@ -94,7 +95,8 @@ def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--animation_time",
         metavar="TIME",
-        help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0; or a file "
+        help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0, also in "
+        "seconds and per cent, '0s:0s, 1.5s:0.8s'; or a file "
         f"({takes.ANIMATION_TIME}; of models that are given none, forward)",
     )
     add(
@@ -234,6 +236,8 @@ def explain_choices() -> str:
 --animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
   Frame 0 shows source frame 0, frame 8 source frame 8, the motion stands still until frame 12, then runs to
   the end at double speed. Source frames may have fractions; linear in between.
+  "0s:0s, 1.5s:0.8s, 100%:50%": seconds of the new video as it plays (--fps) and of the source from --start
+  on; 100% is the last frame.
 
 --animation_time FILE
   .json, .npy, .txt or .csv with the source frame that each frame shows; .txt and .csv may have keyframes."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stp_jax import media
-from stp_jax.controls import cameras
+from stp_jax.controls import animation_time, cameras
+from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import decode
@@ -95,13 +96,18 @@ def read_request(
         effect on this model.
     """
     wish = Asked(**asked).of(model)
-    target_time = time_patterns.curve(str(wish.animation_time), notes.frames)
+    clock = str(wish.animation_time)
+    in_seconds = animation_time.needs_rates(clock)  # which are known with the video
+    target_time = None if in_seconds else time_patterns.curve(clock, notes.frames)
     same_camera = wish.camera == SAME_CAMERA
     if not same_camera:
         # The video is not known yet. This finds mistakes before it is read, which may take long.
         _first_look(wish, notes.frames, official)
     refuse_idle_controls(model, notes.frames, wish)
     part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
+    if target_time is None:
+        rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
+        target_time = time_patterns.curve(clock, notes.frames, rates)
     paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official)
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
@@ -112,6 +118,18 @@ def read_request(
     target = View(path.c2w, lenses[1], target_time)
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
     return Request(part.clip, part.span, source, target, world, summary, same_camera)
+
+
+def playing_rate(clip: media.Clip, fps: float | None = None) -> float:
+    """Frames per second of the new video.
+
+    It plays at the source's own speed, but for at least a second, and at 0.1 to 240 frames per second.
+
+    Args:
+      clip: the source.
+      fps: what the user chose.
+    """
+    return fps or min(max(clip.fps, 0.1), len(clip.frames), 240)
 
 
 def _first_look(wish: Asked, frames: int, official: bool) -> None:

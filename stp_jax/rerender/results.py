@@ -20,7 +20,7 @@ from stp_jax import media
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
-from stp_jax.rerender.request import Request
+from stp_jax.rerender.request import Request, playing_rate
 
 # The files of `write_plan`, to print.
 PLAN = """  source.png            the source as the model is given it
@@ -66,7 +66,7 @@ def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[P
 def _short_name(text: str | os.PathLike[str]) -> str:
     """A part of a folder's name for a file, a preset or keyframes."""
     text = os.path.basename(text)
-    if re.fullmatch(r"[\d.,:\s]+", text):
+    if re.fullmatch(r"[\d.,:s%\s]+", text):
         return "keyframes"
     text = re.sub(r"\.[A-Za-z]\w*$", "", text)  # but not the fraction of orbit_left:22.5
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
@@ -75,14 +75,10 @@ def _short_name(text: str | os.PathLike[str]) -> str:
 def playback(clip: media.Clip, fps: float | None = None) -> tuple[float, str]:
     """Frames per second of the results, and a sentence that says so.
 
-    They play at the source's own speed, but for at least a second, and at 0.1 to 240 frames per second.
-
-    Args:
-      clip: the source.
-      fps: what the user chose.
+    See `playing_rate`, which has the same arguments.
     """
     frames = len(clip.frames)
-    chosen = fps or min(max(clip.fps, 0.1), frames, 240)
+    chosen = playing_rate(clip, fps)
     factor = clip.fps / chosen
     speed = "at the speed of the source"
     if frames > 1 and not 0.99 < factor < 1.01:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stp_jax.controls import cameras
+from stp_jax.controls.animation_time import needs_rates
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.weights.native import SamplingNotes
@@ -75,6 +76,7 @@ class Asked(NamedTuple):
       distance: metres from the source's first camera to the point that presets circle (4).
       start: seconds into the video.
       duration: seconds; without it to the end, but `request.LONGEST` at most.
+      fps: frames per second of the new video, which seconds of it are counted by, see `request.playing_rate`.
     """
 
     video: str | os.PathLike
@@ -89,6 +91,7 @@ class Asked(NamedTuple):
     distance: float | None = None
     start: float = 0.0
     duration: float | None = None
+    fps: float | None = None
 
     def of(self, model: Takes) -> Asked:
         """With the camera and the animation time that the model has by default."""
@@ -134,6 +137,8 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
 
 
 def _is_forward(animation_time: str, frames: int) -> bool:
+    if needs_rates(animation_time):
+        return False  # it may be, but that is known with the video alone
     return bool(np.array_equal(time_patterns.curve(animation_time, frames), np.arange(frames)))
 
 
