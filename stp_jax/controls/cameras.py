@@ -24,7 +24,7 @@ from stp_jax import user_input
 from stp_jax.controls import camera_files, lenses, presets
 from stp_jax.controls.camera_files import Reading
 from stp_jax.controls.lenses import default_intrinsics
-from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
+from stp_jax.controls.paths import Cameras, at, check, relative_to, resample, through
 from stp_jax.errors import InputError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "at",
     "changes_lens",
     "check",
+    "check_key_poses",
     "default_intrinsics",
     "is_preset",
     "load",
@@ -45,6 +46,7 @@ __all__ = [
     "read",
     "relative_to",
     "resample",
+    "through",
     "token_rays",
 ]
 
@@ -112,6 +114,7 @@ class CameraPath(NamedTuple):
     form: str  # how its poses were read, to print
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
+    pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
 
 
 def is_preset(text: str) -> bool:
@@ -129,6 +132,7 @@ def parse(
     reference: np.ndarray | None = None,
     source: str | os.PathLike | None = None,
     consecutive: bool = False,
+    key_poses: bool = False,
     reading: Reading = Reading(),  # noqa: B008 (immutable)
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
@@ -143,6 +147,7 @@ def parse(
         relative to it. Without it they are taken to be so already.
       source: the file that `reference` is from.
       consecutive: take the first F poses of such a file, instead of F spread over all.
+      key_poses: as for `read`.
       reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
@@ -154,7 +159,8 @@ def parse(
     path = load(text, intrinsics=intrinsics, reading=reading)
     count = min(frames, len(path.cameras.c2w)) if consecutive and path.motion_only else None
     chosen = Cameras(*(array[:count] for array in path.cameras))
-    return seen_from(path, _evenly(chosen, frames, path.where), reference, source)
+    chosen = _evenly(path._replace(cameras=chosen), frames, key_poses=key_poses)
+    return seen_from(path, chosen, reference, source)
 
 
 def seen_from(
@@ -190,6 +196,7 @@ def read(
     *,
     intrinsics: np.ndarray | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    key_poses: bool = False,
     reading: Reading = Reading(),  # noqa: B008 (immutable)
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
@@ -216,10 +223,13 @@ def read(
     `stp_jax.official.poses` needs them so.
 
     Args:
-      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
-        many as the file has, one for each frame of a source video.
+      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. Fewer are
+        key poses of a smooth path, see `through`. None: as many as the file has, one for each frame of a
+        source video.
       intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
       span: the part of the path that the F frames are taken from, see `resample`.
+      key_poses: take fewer poses than frames as key poses also where a form has one for each frame: files of
+        the official releases.
       reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
@@ -227,7 +237,7 @@ def read(
         or invalid ones (see `check`).
     """
     whole = load(path, intrinsics=intrinsics, reading=reading)
-    return whole.cameras if frames is None else _evenly(whole.cameras, frames, whole.where, span)
+    return whole.cameras if frames is None else _evenly(whole, frames, span, key_poses=key_poses)
 
 
 def load(
@@ -247,14 +257,40 @@ def load(
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
     cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
-    return CameraPath(where, cameras, file.form, form, file.motion_only)
+    return CameraPath(where, cameras, file.form, form, file.motion_only, file.pose_per_frame)
 
 
-def _evenly(cameras: Cameras, frames: int, where: str, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
-    """F cameras spread over a path of at least as many; raises `InputError` for a shorter one."""
-    if len(cameras.c2w) < frames:
-        raise InputError(f"{where}: {len(cameras.c2w)} poses are too few; {frames} frames need one each")
-    return resample(cameras, frames, span)
+def _evenly(
+    path: CameraPath, frames: int, span: tuple[float, float] = (0.0, 1.0), *, key_poses: bool = False
+) -> Cameras:
+    """F cameras spread over a path, or through its key poses; raises `InputError` as `check_key_poses`."""
+    if check_key_poses(path, frames, key_poses):
+        return through(path.cameras, np.linspace(*span, frames) * (len(path.cameras.c2w) - 1))
+    return resample(path.cameras, frames, span)
+
+
+def check_key_poses(path: CameraPath, frames: int, key_poses: bool) -> bool:
+    """Whether the poses of a file are key poses: there are fewer than frames.
+
+    Args:
+      frames: of the new video.
+      key_poses: the user says that they are.
+
+    Raises:
+      InputError: a single pose; fewer poses than frames in a form that has one for each frame, and it is not
+        said that they are key poses.
+    """
+    poses = len(path.cameras.c2w)
+    if poses >= frames:
+        return False
+    if poses < 2:
+        raise InputError(f"{path.where}: one pose is too few; {frames} frames need two key poses at least")
+    if path.pose_per_frame and not key_poses:
+        raise InputError(
+            f"{path.where}: {poses} poses are too few; {frames} frames need one each in files of this form. "
+            "If they are key poses, say so with --key_poses"
+        )
+    return True
 
 
 # Rays -------------------------------------------------------------------------------------------------------

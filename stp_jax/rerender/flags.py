@@ -111,6 +111,12 @@ def _add_controls(add: Callable[..., Any]) -> None:
         help="whether such files have camera-to-world or world-to-camera poses (c2w)",
     )
     add(
+        "--key_poses",
+        action="store_true",
+        help="fewer poses than frames are key poses also in camera files that have one for each frame, such "
+        "as official ones; in other files they are anyway",
+    )
+    add(
         "--source_camera_axes",
         choices=camera_files.AXES,
         help="of --source_cameras, where they differ from --camera_axes",
@@ -224,8 +230,9 @@ def explain_choices() -> str:
   "width" x "height" in the file, else of the video, or of twice the principal point). Without
   --source_cameras, the poses of --camera are relative to the source's first camera.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
-  frames, one for each frame of the new video; any other number is spread evenly. A --camera file with as many
-  poses as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
+  frames, one for each frame of the new video; any other number is spread evenly. Fewer than that
+  are key poses of a smooth path (in official files only with --key_poses). A --camera file with as many poses
+  as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
 
 --animation_time PRESET (i: the frame, L: the last)
 {table(animation_time.PRESETS)}

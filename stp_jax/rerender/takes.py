@@ -72,6 +72,8 @@ class Asked(NamedTuple):
         belongs to which frame: see `stp_jax.rerender.camera_paths`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
       source_camera_axes, source_camera_poses: where the source's file has others than the target's.
+      key_poses: fewer poses than frames in a camera file are key poses also where its form has one for each
+        frame, see `cameras.check_key_poses`.
       fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
       distance: metres from the source's first camera to the point that presets circle (4).
       start: seconds into the video.
@@ -87,6 +89,7 @@ class Asked(NamedTuple):
     camera_poses: str | None = None
     source_camera_axes: str | None = None
     source_camera_poses: str | None = None
+    key_poses: bool = False
     fov: float | None = None
     distance: float | None = None
     start: float = 0.0
