@@ -22,8 +22,11 @@ import numpy as np
 
 from stp_jax.controls import cameras, lenses, presets
 from stp_jax.controls.cameras import CameraPath, Cameras, Reading
+from stp_jax.controls.keyframe_tracks import Filmed, Marks
+from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
 
@@ -50,10 +53,24 @@ class CameraPaths:
 
     Attributes:
       lines: how they were read, to print.
+      same_camera: whether the target has the source's camera path.
     """
 
-    def __init__(self, asked: Asked, model: Takes, shown: Shown, video: tuple[int, int], official: bool):
+    def __init__(
+        self,
+        asked: Asked,
+        model: Takes,
+        shown: Shown,
+        video: tuple[int, int],
+        official: bool,
+        direction: Direction | None = None,
+    ):
         """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
+        self._direction = direction
+        own_lens = direction is not None and direction.lens
+        self.same_camera = (
+            asked.camera == SAME_CAMERA and not own_lens and not (direction and direction.camera)
+        )
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
         self._source_reading, self._reading = readings(asked, video, official)
@@ -97,6 +114,25 @@ class CameraPaths:
             self.lines += [f"New camera: {file.summary}", *self._about_lens(whole, "the source's")]
         return path
 
+    def directed(
+        self, direction: Direction, source: Cameras, rates: Rates
+    ) -> tuple[Cameras, np.ndarray | None, Marks]:
+        """Of keyframes: cameras as `target` gives them, animation times [F] if there are any, and marks."""
+        height, width = self._video
+        metres = cameras.DISTANCE if self._asked.distance is None else self._asked.distance
+        frames = len(self._shown.numbers)
+        made = direction.resolve(frames, Filmed(source.c2w[0], metres, width / height, rates))
+        if made.c2w is not None:
+            lens = np.broadcast_to(source.intrinsics[:1], source.intrinsics.shape)
+            path = Cameras(made.c2w, np.array(lens))
+        elif str(self._asked.camera) != SAME_CAMERA:
+            path = self.target(source)
+        else:
+            path = source._replace(c2w=cameras.relative_to(source.c2w, source.c2w[0]))
+        if made.intrinsics is not None:
+            path = path._replace(intrinsics=made.intrinsics)
+        return path, made.animation_time, made.marks
+
     def _about_lens(self, path: CameraPath, otherwise: str) -> list[str]:
         """How the lens of a file was read; `otherwise` is what is taken where it has none."""
         if not self._model.lens:
@@ -124,16 +160,21 @@ class CameraPaths:
         """
         if self._asked.key_poses and not self._keyed:
             raise InputError("--key_poses: no camera file has fewer poses than frames: leave it out.")
-        if str(self._asked.camera) == SAME_CAMERA:
-            self.lines.append("New camera: the source's own")
+        directed = self._direction
+        by_keys = directed is not None and directed.camera
+        lines = [] if directed is None else directed.lines()
+        if str(self._asked.camera) == SAME_CAMERA and not by_keys:
+            lines.insert(0, "New camera: the source's own")
         clock = f"New animation time: {self._asked.animation_time}"
         if not self._model.animation_time:
             clock += f" ({self._model.title} is given no animation time)"
-        lines = [clock]
-        if self._from_file:
+        if directed is None or not directed.clock:
+            lines.append(clock)
+        if self._from_file or by_keys:
             metres = cameras.DISTANCE
             given = self._file is not None
-            lines += warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
+            found = warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
+            lines += found[:1] if by_keys else found
         return lines
 
 

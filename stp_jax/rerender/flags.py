@@ -19,6 +19,7 @@ from stp_jax.weights import native
 # What flags are called elsewhere, and here.
 ELSEWHERE = {
     **dict.fromkeys(("time", "clock", "animation", "time_pattern", "timing"), "animation_time"),
+    **dict.fromkeys(("keys", "keyframe", "key_frames", "direction"), "keyframes"),
     **dict.fromkeys(("trajectory", "cam_type", "move", "camera_path", "target_camera"), "camera"),
     **dict.fromkeys(("src_cam", "source_camera", "input_cameras", "poses"), "source_cameras"),
     **dict.fromkeys(("input", "source", "src", "source_video", "i"), "video"),
@@ -98,6 +99,12 @@ def _add_controls(add: Callable[..., Any]) -> None:
         help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0, also in "
         "seconds and per cent, '0s:0s, 1.5s:0.8s'; or a file "
         f"({takes.ANIMATION_TIME}; of models that are given none, forward)",
+    )
+    add(
+        "--keyframes",
+        metavar="FILE",
+        help="camera, lens and animation time at some times, a .json (docs/keyframes.md, examples/); what it "
+        "lacks is given by --camera and --animation_time (the source's own camera, forward)",
     )
     add(
         "--camera_axes",

@@ -113,7 +113,7 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
         media.write_video(folder / "result.mp4", large["result"], fps)
         media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
         pictures.contact_sheet(folder / "contact_sheet.png", videos)
-        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+        _plot(folder, request)
 
 
 def write_plan(folder: Path, request: Request) -> None:
@@ -126,7 +126,15 @@ def write_plan(folder: Path, request: Request) -> None:
 
     with _saying_what_is_there(folder):
         pictures.contact_sheet(folder / "source.png", {"source": request.clip.frames})
-        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+        _plot(folder, request)
+
+
+def _plot(folder: Path, request: Request) -> None:
+    from stp_jax.media import pictures
+
+    marks = () if request.marks is None else tuple(request.marks)
+    path = folder / "cameras_and_time.png"
+    pictures.plot_cameras_and_time(path, request.source, request.target, *marks)
 
 
 def enlarge(video: np.ndarray, scale: int) -> np.ndarray:

@@ -68,6 +68,8 @@ class Asked(NamedTuple):
       camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
         them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
       animation_time: of the target, see `stp_jax.official.time_patterns.curve`.
+      keyframes: a file of cameras, lenses and animation times, see `stp_jax.controls.keyframes`. What it has
+        is not asked for otherwise; what it lacks is the source's own camera and `forward` by default.
       source_cameras: file with the source's poses; without it the camera stands still. Which pose of a file
         belongs to which frame: see `stp_jax.rerender.camera_paths`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
@@ -84,6 +86,7 @@ class Asked(NamedTuple):
     video: str | os.PathLike
     camera: str | None = None
     animation_time: str | None = None
+    keyframes: str | os.PathLike | None = None
     source_cameras: str | os.PathLike | None = None
     camera_axes: str | None = None
     camera_poses: str | None = None
@@ -97,7 +100,11 @@ class Asked(NamedTuple):
     fps: float | None = None
 
     def of(self, model: Takes) -> Asked:
-        """With the camera and the animation time that the model has by default."""
+        """With the camera and the animation time that the model, or keyframes, have by default."""
+        if self.keyframes is not None:
+            return self._replace(
+                camera=self.camera or SAME_CAMERA, animation_time=self.animation_time or "forward"
+            )
         return self._replace(
             camera=self.camera or model.default_camera(),
             animation_time=self.animation_time or model.default_animation_time(),
