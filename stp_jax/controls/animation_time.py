@@ -181,7 +181,11 @@ def _preset(spec: str, frames: int, where: str, rates: Rates | None) -> np.ndarr
         raise InputError(
             f"{where}: {user_input.short(numbers[0], 40)} is not {preset.number.format(last=last)}"
         )
-    return preset.curve(i, float(last), times_of.in_frames(time, last, rates and rates.source, where))
+    value = times_of.in_frames(time, last, rates and rates.source, where)
+    if time.unit and not 0 <= value <= last:
+        seconds = f", 0 to {last / rates.source:.4g} s" if rates else ""
+        raise InputError(f"{where}: {time} is outside the source's clip, frames 0 to {last}{seconds}")
+    return preset.curve(i, float(last), value)
 
 
 def _keyframes(text: str, frames: int, where: str, rates: Rates | None) -> np.ndarray:
