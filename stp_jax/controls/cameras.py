@@ -46,6 +46,7 @@ __all__ = [
     "read",
     "relative_to",
     "resample",
+    "stands_still",
     "through",
     "token_rays",
 ]
@@ -104,6 +105,11 @@ def preset(
 def changes_lens(spec: str) -> bool:
     """Whether a move of a preset changes the lens."""
     return any(part.move.lens for part in presets.parse(spec))
+
+
+def stands_still(spec: str) -> bool:
+    """Whether a preset is the source's first camera alone."""
+    return all(part.name == "static" for part in presets.parse(spec))
 
 
 class CameraPath(NamedTuple):

@@ -55,7 +55,12 @@ def numbers(times: np.ndarray, values: np.ndarray, kinds: Sequence[str], at: np.
     def limit(speed: np.ndarray, slope: np.ndarray) -> np.ndarray:
         return np.clip(speed, np.minimum(0, 3 * slope), np.maximum(0, 3 * slope))
 
-    curve = _hermite(times, columns, kinds, np.asarray(at, np.float64), monotone, limit)
+    at = np.asarray(at, np.float64)
+    curve = _hermite(times, columns, kinds, at, monotone, limit)
+    if len(times) > 1:  # not even by rounding
+        which, _ = _places(times, kinds, at)
+        ends = columns[which], columns[which + 1]
+        curve = np.clip(curve, np.minimum(*ends), np.maximum(*ends))
     return curve.reshape(-1, *values.shape[1:])
 
 

@@ -25,6 +25,7 @@ SCHEMA = Path(__file__).parents[1] / "assets" / "keyframes.schema.json"
 VERSION = 1
 FILE_BYTES = 4 << 20
 MOST_KEYS = 10_000
+ROUNDED = 0.01  # of the length of a quaternion that is written with few digits
 FAR = 1e6  # metres, and degrees: no number is larger
 WORLDS = ("first_camera", "source_cameras")
 TRACKS = ("camera", "lens", "animation_time")
@@ -217,7 +218,7 @@ def _camera(data: Any, where: str) -> Camera:
         fields = _fields(data, where, Turned._fields, ())
         quaternion = _numbers(fields["quaternion_wxyz"], (4,), f"{where}: quaternion_wxyz")
         length = float(np.linalg.norm(quaternion))
-        if abs(length - 1) > 1e-3:
+        if abs(length - 1) > ROUNDED:
             raise InputError(
                 f"{where}: quaternion_wxyz has length {length:.4g}, not 1: divide its numbers by it"
             )

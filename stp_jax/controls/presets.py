@@ -29,7 +29,8 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 class Part(NamedTuple):
     """One move of a chain."""
 
-    text: str  # as it is called here, with its numbers
+    name: str  # as it is called here
+    text: str  # with its numbers
     move: Move
     amount: float | None  # None: the default
     start: float
@@ -124,7 +125,7 @@ def _one(text: str, where: str, several: bool, later: bool) -> Part:
         raise InputError(f"{where}: begins where the move before it ends: leave its start, {numbers[1]}, out")
     amount = values[0] if values else None
     start = values[1] if len(values) > 1 else 1.0 if zoom else 0.0
-    return Part(":".join([plain, *numbers]), move, amount, start, "linear", (0.0, 1.0))
+    return Part(plain, ":".join([plain, *numbers]), move, amount, start, "linear", (0.0, 1.0))
 
 
 def _recammaster(numbers: list[str], where: str) -> str:

@@ -241,6 +241,9 @@ def explain_choices() -> str:
   are key poses of a smooth path (in official files only with --key_poses). A --camera file with as many poses
   as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
 
+--keyframes FILE
+  .json with camera, lens and animation time at some times of the new video: docs/keyframes.md.
+
 --animation_time PRESET (i: the frame, L: the last)
 {table(animation_time.PRESETS)}
 
@@ -263,5 +266,6 @@ def next_steps(frames: int) -> str:
     return f"""Try next:
   python sample.py --camera spiral_right --animation_time reverse
   python sample.py --camera dolly_in --animation_time "0:0, {half}:{half}, {most}:{half}, {last}:{last}"
+  python sample.py --keyframes examples/bullet_time.json
   python sample.py --video your_clip.mp4
   python sample.py --list"""

@@ -127,7 +127,7 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
         raise InputError(
             f"--fov {asked.fov:g}: {model.title} is given poses alone, a lens has no effect: leave it out."
         )
-    if model.camera == "none" and camera not in (SAME_CAMERA, "static"):
+    if model.camera == "none" and not (camera == SAME_CAMERA or (preset and cameras.stands_still(camera))):
         raise InputError(f"--camera {camera}: {model.title} is given no cameras: leave it out.")
     if not model.animation_time and not _is_forward(animation_time, frames):
         raise InputError(

@@ -73,13 +73,11 @@ def test_left_and_forward_are_the_camera_s_own_after_a_pan():
     np.testing.assert_allclose(last[:3, 2], [1, 0, 0], atol=1e-6)
 
 
-def test_every_pair_of_moves_joins_without_a_jump():
-    step = 1 / 400
-    for first in MOVES:
-        for second in MOVES:
-            path = cameras.preset(f"{first} linear, {second} linear", 401)
-            np.testing.assert_allclose(np.diff(path.c2w, axis=0), 0, atol=12 * step)
-            np.testing.assert_allclose(np.diff(path.intrinsics, axis=0), 0, atol=12 * step)
+@pytest.mark.parametrize("name", MOVES)
+def test_moves_join_without_a_jump(name):
+    path = cameras.preset(f"pan_left linear, {name} linear, orbit_up linear", 301)
+    np.testing.assert_allclose(np.diff(path.c2w, axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(np.diff(path.intrinsics, axis=0), 0, atol=0.05)
 
 
 # Roll, dolly zoom -----------------------------------------------------------------------------------------
