@@ -265,6 +265,8 @@ def _read(path: str, frames: int, rates: Rates | None) -> np.ndarray:
         if None in data:
             raise InputError(f"{path}: {user_input.short(items[data.index(None)], 40)} is not a number")
     if isinstance(data, dict):
+        if "keyframes" in data:
+            raise InputError(f"{path}: is a file of keyframes: give it as --keyframes")
         data = data.get("animation_time")
     times = user_input.table(data, (), path)
     if len(times) != frames:

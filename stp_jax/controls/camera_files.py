@@ -94,6 +94,8 @@ def load(path: str | os.PathLike, reading: Reading = Reading()) -> CameraFile:  
             CameraFile(where, poses, form, to_c2w=_blender_to_c2w, motion_only=True, pose_per_frame=True),
             reading,
         )
+    if isinstance(data, dict) and {"version", "keyframes"} <= set(data):
+        raise InputError(f"{where}: is a file of keyframes: give it as --keyframes")
     raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
 
 

@@ -126,6 +126,11 @@ def read(path: str | os.PathLike) -> Keyframes:
 
 def parse(data: Any, where: str = "keyframes") -> Keyframes:
     """Checks the value of a JSON file; `where` names it in errors. Raises `InputError` as `read`."""
+    if isinstance(data, dict) and "keyframes" not in data:
+        raise InputError(
+            f'{where}: is not a file of keyframes, which has "version" and "keyframes"; camera paths are '
+            "given as --camera, clocks as --animation_time"
+        )
     fields = _fields(data, where, ("version", "keyframes"), ("world", "comment", "$schema"))
     if fields["version"] != VERSION or isinstance(fields["version"], bool):
         raise InputError(f'{where}: "version" is {_brief(fields["version"])}; {VERSION} is read')

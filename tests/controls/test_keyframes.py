@@ -10,7 +10,8 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation, Slerp
 
-from stp_jax.controls import keyframes
+from stp_jax.controls import cameras, keyframes
+from stp_jax.controls.animation_time import curve
 from stp_jax.controls.keyframe_tracks import Filmed, resolve
 from stp_jax.controls.keyframes import LookAt, Orbit, Pose, Turned
 from stp_jax.controls.times import Rates, Time
@@ -148,6 +149,7 @@ REFUSED = [
     ({"version": 2, "keyframes": [{"time": 0, "fov": 50}]}, '"version" is 2; 1 is read', True),
     ({"version": True, "keyframes": [{"time": 0, "fov": 50}]}, '"version" is true', True),
     (of(), "at least one keyframe", True),
+    ({"c2w": [EYE] * F}, "is not a file of keyframes, .* camera paths are given as --camera", True),
     (of({"time": 0}), "no keyframe has a camera, a lens or an animation time", False),
     (of({"time": 0, "fov": 50}, wrld="first_camera"), "unknown field 'wrld': did you mean world", True),
     (of({"time": 0, "fov": 50}, world="blender"), '"world": "blender" is not one of first_camera', True),
@@ -243,6 +245,14 @@ def test_damaged_files(tmp_path, text):
     (tmp_path / "keys.json").write_text(text)
     with pytest.raises(InputError, match="keys.json"):
         keyframes.read(tmp_path / "keys.json")
+
+
+def test_a_file_of_another_kind_is_known(tmp_path):
+    path = str(tmp_path / "keys.json")
+    keyframes.write(path, keyframes.parse(EVERYTHING))
+    for read in (cameras.load, lambda path: curve(path, F)):
+        with pytest.raises(InputError, match="keys.json: is a file of keyframes: give it as --keyframes"):
+            read(path)
 
 
 # Times ----------------------------------------------------------------------------------------------------
