@@ -114,6 +114,11 @@ def _one(text: str, where: str, several: bool, later: bool) -> Part:
     values: list[float] = []
     for number in numbers:
         value = user_input.number(number)
+        if value is None and len(number.split()) > 1:
+            raise InputError(
+                f"{where}: {user_input.short(number.split()[-1], 40)} is neither a share of the video, "
+                f"as 50%, nor one of {', '.join(EASES)}"
+            )
         if value is None or (zoom and value <= 0):
             unit = f": write {plain}:{move.amount:g}, in {move.unit}" if not zoom else ""
             kind = "positive number" if zoom else "number"

@@ -189,15 +189,16 @@ def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Plac
     elif poses == frames:
         places = np.arange(frames)
         which = f"one for each of the {frames} frames taken of the video's {video}"
+    elif shown.consecutive and (poses > frames or (path.pose_per_frame and not key_poses)):
+        other = "With --duration, poses are spread evenly over the video."
+        other = other if poses > frames else "If they are key poses, say so with --key_poses."
+        raise InputError(
+            f"{path.where}: {poses} poses; frames {shown.numbers[0]} to {last} need one each. {other}"
+        )
     elif cameras.check_key_poses(path, frames, key_poses):
         keyed = True
         places = shown.numbers * ((poses - 1) / (video - 1))
         which = f"key poses, spread evenly over the video's {video} frames, and a smooth path through them"
-    elif shown.consecutive:
-        raise InputError(
-            f"{path.where}: {poses} poses; frames {shown.numbers[0]} to {last} need one each. "
-            "With --duration, poses are spread evenly over the video."
-        )
     else:
         places = shown.numbers * ((poses - 1) / (video - 1))
         which = f"spread evenly over the video's {video} frames"

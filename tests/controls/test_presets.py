@@ -179,6 +179,7 @@ def test_what_a_chain_means_is_said():
         ("orbit_left 0%, hold", "each move needs one"),
         ("orbit_left 50%", "the shares are 50 % in all, not 100 %"),
         ("orbit_left ease linear", "linear and ease; give one|ease and linear; give one"),
+        ("orbit_left:30 2s, hold", "move 1: '2s' is neither a share of the video, as 50%, nor one of linear"),
         ("orbit_left slowly", "unknown camera preset 'orbit_left slowly': did you mean orbit_left"),
         ("dolly_zoom_in:4", "the pivot is 4 m away, and a lens cannot keep its size"),
         ("recammaster:11", "write recammaster:1 to recammaster:10: 1 pan_right:20"),
