@@ -4,6 +4,7 @@
     python sample.py --video clip.mp4 --camera orbit_left --animation_time "0:0, 8:8, 12:8, 16:16"
     python sample.py --weights models --video clip.mp4 --prompt "a dog runs over a meadow"
     python sample.py --video clip.mp4 --camera path.json --dry_run
+    python sample.py --keyframes examples/bullet_time.json
 
 The first line takes the bundled clip and model, the third one a folder of official weights. Results go to
 a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
@@ -51,9 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     notes, model_takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
     refuse_idle_flags(flags, model_takes, notes)
-    flags.camera = flags.camera or model_takes.default_camera()
-    flags.animation_time = flags.animation_time or model_takes.default_animation_time()
-    names = flags.video or EXAMPLE, flags.camera, flags.animation_time, *["dry_run"] * flags.dry_run
+    if flags.keyframes is None:
+        flags.camera = flags.camera or model_takes.default_camera()
+        flags.animation_time = flags.animation_time or model_takes.default_animation_time()
+    controls = filter(None, (flags.keyframes, flags.camera, flags.animation_time))
+    names = flags.video or EXAMPLE, *controls, *["dry_run"] * flags.dry_run
     with result_folder(flags.out, *names) as folder:
         request = read_flagged_request(flags, notes, model_takes)
         fps, speed = playback(request.clip, flags.fps)

@@ -10,46 +10,89 @@ In the formulas below i = 0..L is the frame and L = F - 1 the last.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from stp_jax import user_input
+from stp_jax.controls import times as times_of
+from stp_jax.controls.times import Rates, Time
 from stp_jax.errors import InputError
 
 FILE_TYPES = (".npy", ".json", ".txt", ".csv")
 FILE_BYTES = 2 << 20  # the largest text that is read; 10,000 frames take a tenth of it
 MOST_KEYFRAMES = 20_000
 
-# name: (explanation, curve of the frames i and the last frame L)
-_PRESETS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray]]] = {
-    "forward": ("as filmed: i", lambda i, last: i),
-    "reverse": ("backwards: L - i", lambda i, last: last - i),
-    "bullet_time": (
-        "frozen at the middle; bullet_time:3 freezes at source frame 3",
-        lambda i, last: last / 2 + 0 * i,
+
+class _Preset(NamedTuple):
+    """A curve of the frames i, the last frame L and, for some, a number n."""
+
+    explanation: str
+    curve: Callable[[np.ndarray, float, float], np.ndarray]
+    default: Callable[[float], float] | None = None  # the number, from L; None: it takes none
+    number: str = ""  # what the number is
+    valid: Callable[[float], bool] = lambda n: True
+
+
+_PRESETS: dict[str, _Preset] = {
+    "forward": _Preset("as filmed: i", lambda i, last, n: i),
+    "reverse": _Preset("backwards: L - i", lambda i, last, n: last - i),
+    "bullet_time": _Preset(
+        "frozen at the middle; at source frame 3: bullet_time:3, also bullet_time:0.8s and bullet_time:25%",
+        lambda i, last, n: n + 0 * i,
+        lambda last: last / 2,
+        "a source frame counted from 0 to {last}, seconds as 0.8s or per cent as 25%",
     ),
-    "freeze_start": ("frozen at the first frame", lambda i, last: 0 * i),
-    "freeze_end": ("frozen at the last frame", lambda i, last: last + 0 * i),
-    "slow_motion": ("first half of the motion at half speed: i / 2", lambda i, last: i / 2),
-    "fast_forward": ("twice the speed, then the last frame is held", lambda i, last: np.minimum(2 * i, last)),
-    "zigzag": ("forward to the middle and back again", lambda i, last: np.minimum(i, last - i)),
-    "pingpong": (
+    "freeze_start": _Preset("frozen at the first frame", lambda i, last, n: 0 * i),
+    "freeze_end": _Preset("frozen at the last frame", lambda i, last, n: last + 0 * i),
+    "slow_motion": _Preset("first half of the motion at half speed: i / 2", lambda i, last, n: i / 2),
+    "fast_forward": _Preset(
+        "twice the speed, then the last frame is held", lambda i, last, n: np.minimum(2 * i, last)
+    ),
+    "zigzag": _Preset("forward to the middle and back again", lambda i, last, n: np.minimum(i, last - i)),
+    "pingpong": _Preset(
         "from the middle forward to the end and back again",
-        lambda i, last: last - np.abs(i - last / 2),
+        lambda i, last, n: last - np.abs(i - last / 2),
     ),
-    "accelerate": ("slow at first, then ever faster: i^2 / L", lambda i, last: i**2 / max(last, 1)),
-    "decelerate": (
+    "accelerate": _Preset("slow at first, then ever faster: i^2 / L", lambda i, last, n: i**2 / max(last, 1)),
+    "decelerate": _Preset(
         "fast at first, then ever slower: L - (L - i)^2 / L",
-        lambda i, last: last - (last - i) ** 2 / max(last, 1),
+        lambda i, last, n: last - (last - i) ** 2 / max(last, 1),
     ),
-    "ramp_then_freeze": ("forward to the middle, then frozen there", lambda i, last: np.minimum(i, last / 2)),
-    "freeze_middle": (
+    "ramp": _Preset(
+        "all of the motion: fast, smoothly down to a quarter of the speed in the middle, and up again; "
+        "ramp:0.1 down to a tenth",
+        # The speed is 1 + (1 - n) cos(2 pi i / L): 2 - n at the ends, n in the middle.
+        lambda i, last, n: i + (1 - n) * last / (2 * np.pi) * np.sin(2 * np.pi * i / max(last, 1)),
+        lambda last: 0.25,
+        "the slowest speed, from 0 to 1",
+        lambda n: 0 <= n <= 1,
+    ),
+    "ramp_then_freeze": _Preset(
+        "forward to the middle, then frozen there", lambda i, last, n: np.minimum(i, last / 2)
+    ),
+    "freeze_middle": _Preset(
         "forward to the middle, frozen for a quarter, then on to the end at twice the speed",
-        lambda i, last: np.interp(i, [0, last / 2, 3 * last / 4, last], [0, last / 2, last / 2, last]),
+        lambda i, last, n: np.interp(i, [0, last / 2, 3 * last / 4, last], [0, last / 2, last / 2, last]),
+    ),
+    "stutter": _Preset(
+        "as filmed, but each fourth frame alone, held for four; stutter:2 each second one",
+        lambda i, last, n: i - i % n,
+        lambda last: 4,
+        "a number of frames, 2 or more",
+        lambda n: n >= 2 and n == int(n),
+    ),
+    "loop": _Preset(
+        "the first half of the motion twice; loop:3 its first third three times",
+        lambda i, last, n: i % np.ceil((last + 1) / n),
+        lambda last: 2,
+        "a number of times, 2 or more",
+        lambda n: n >= 2 and n == int(n),
     ),
 }
-PRESETS = {name: explanation for name, (explanation, _) in _PRESETS.items()}
+PRESETS = {name: preset.explanation for name, preset in _PRESETS.items()}
 # What courses of time are called elsewhere, and here.
 ELSEWHERE = {
     **dict.fromkeys(("freeze", "frozen", "bullet", "pause", "still", "static", "stop"), "bullet_time"),
@@ -61,6 +104,9 @@ ELSEWHERE = {
     **dict.fromkeys(("ping_pong",), "pingpong"),
     **dict.fromkeys(("ease_in", "faster"), "accelerate"),
     **dict.fromkeys(("ease_out", "slower"), "decelerate"),
+    **dict.fromkeys(("speed_ramp", "velocity_ramp"), "ramp"),
+    **dict.fromkeys(("step", "stop_motion", "frame_hold"), "stutter"),
+    **dict.fromkeys(("repeat", "cycle"), "loop"),
 }
 
 # The five of the paper's test of time control. Their times are multiples of half a source frame, for which a
@@ -68,90 +114,134 @@ ELSEWHERE = {
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
 
-def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
+def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> np.ndarray:
     """The animation time of each of F frames, float32 [F].
 
     Args:
       spec: one of
-        - a preset: a name of PRESETS; `bullet_time:3` freezes at source frame 3;
-        - keyframes `frame:animation time`, as "0:0, 16:16, 24:16, 32:32": linear in between, held before the
-          first and after the last;
+        - a preset: a name of PRESETS; some take a number, as `bullet_time:3`, `ramp:0.1`;
+        - keyframes `time: animation time`, as "0:0, 16:16, 24:16, 32:32": linear in between, held before the
+          first and after the last. Both in frames, seconds or per cent: "0s:0s, 1.5s:0.8s, 100%:50%";
         - a file: .npy [F], .json (a list of F numbers, alone or under "animation_time"), .txt or .csv (F
           numbers between spaces, commas or line ends; or keyframes).
       frames: F, of the source and of the result. A file must have F values, because they count source frames.
+      rates: what seconds are counted by. None: seconds are refused.
 
     Raises:
       InputError: unknown preset, malformed or unordered keyframes, values outside 0..F-1, unreadable file.
     """
     spec = str(spec)
     where = f"animation time {user_input.short(spec)}"
-    name, *numbers = [part.strip() for part in spec.split(":")]
+    name = spec.split(":")[0].strip()
     if name in _PRESETS:
-        times = _PRESETS[name][1](np.arange(frames, dtype=np.float64), frames - 1.0)
-        if numbers:
-            value = user_input.number(numbers[0])
-            if name == "bullet_time" and len(numbers) == 1 and value is None:
-                raise InputError(
-                    f"{where}: {user_input.short(numbers[0], 40)} is not a number; only bullet_time takes a "
-                    f"number, a source frame counted from 0 to {frames - 1} (not seconds), as bullet_time:3"
-                )
-            if name != "bullet_time" or len(numbers) > 1 or value is None:
-                raise InputError(f"{where}: only bullet_time takes a number, as bullet_time:3")
-            times[:] = value
+        times = _preset(spec, frames, where, rates)
     elif user_input.is_file_name(spec, FILE_TYPES):
         where = spec
-        times = _read(spec, frames)
+        times = _read(spec, frames, rates)
     elif "," in spec or not spec.strip() or spec.strip()[0] in "+-.0123456789":
-        times = _keyframes(spec, frames, where)
+        times = _keyframes(spec, frames, where, rates)
     else:
         raise user_input.unknown("animation time preset", name, PRESETS, ELSEWHERE)
-    outside = ~((times >= 0) & (times <= frames - 1))
+    return in_source(times, where)
+
+
+def in_source(times: np.ndarray, where: str) -> np.ndarray:
+    """A curve [F] as float32; raises `InputError` for a time outside the source, 0..F-1."""
+    last = len(times) - 1
+    outside = ~((times >= 0) & (times <= last))
     if outside.any():
         frame = int(np.argmax(outside))
-        raise InputError(
-            f"{where}: frame {frame}: time {times[frame]:g} is outside the source, 0 to {frames - 1}"
-        )
+        raise InputError(f"{where}: frame {frame}: time {times[frame]:g} is outside the source, 0 to {last}")
     return times.astype(np.float32)
 
 
-def _keyframes(text: str, frames: int, where: str) -> np.ndarray:
-    """The curve through keyframes "frame:animation time, ...", float64 [F]; `where` names them in errors."""
+def needs_rates(spec: str | os.PathLike) -> bool:
+    """Whether a curve has times in seconds, so that it needs rates. Raises `InputError` as `curve`."""
+    text = str(spec)
+    if text.split(":")[0].strip() not in _PRESETS and user_input.is_file_name(text, FILE_TYPES):
+        data = user_input.load(text, FILE_TYPES, text_bytes=FILE_BYTES)
+        text = data if isinstance(data, str) else ""
+    return re.search(r"[\d.]\s*s\b", text) is not None
+
+
+def _preset(spec: str, frames: int, where: str, rates: Rates | None) -> np.ndarray:
+    """The curve of a preset, float64 [F]; its range is not checked."""
+    name, *numbers = [part.strip() for part in spec.split(":")]
+    preset, last = _PRESETS[name], frames - 1
+    i = np.arange(frames, dtype=np.float64)
+    if preset.default is None or len(numbers) > 1:
+        if numbers:
+            some = [other for other, one in _PRESETS.items() if one.default is not None]
+            raise InputError(f"{where}: only {', '.join(some)} take a number, and one")
+        return preset.curve(i, float(last), 0.0)
+    if not numbers:
+        return preset.curve(i, float(last), preset.default(last))
+    time = times_of.parse(numbers[0])
+    if time is None or (time.unit and name != "bullet_time") or not preset.valid(time.value):
+        raise InputError(
+            f"{where}: {user_input.short(numbers[0], 40)} is not {preset.number.format(last=last)}"
+        )
+    value = times_of.in_frames(time, last, rates and rates.source, where)
+    if time.unit and not 0 <= value <= last:
+        seconds = f", 0 to {last / rates.source:.4g} s" if rates else ""
+        raise InputError(f"{where}: {time} is outside the source's clip, frames 0 to {last}{seconds}")
+    return preset.curve(i, float(last), value)
+
+
+def _keyframes(text: str, frames: int, where: str, rates: Rates | None) -> np.ndarray:
+    """The curve through keyframes "time: animation time, ...", float64 [F]; `where` names them in errors."""
     if not text.strip():
         raise InputError(f"{where}: is empty; give a preset, a file, or keyframes as '0:0, 8:4.5'")
     if text.count(",") >= MOST_KEYFRAMES:
         raise InputError(
             f"{where}: {text.count(',') + 1:,} keyframes are too many; at most {MOST_KEYFRAMES:,}"
         )
-    at: list[int] = []
+    last, pairs = frames - 1, text.split(",")
+    at: list[float] = []
     times: list[float] = []
-    seen: set[int] = set()
-    for pair in text.split(","):
-        frame, time = (user_input.number(part) for part in (pair.split(":") + ["", ""])[:2])
-        if pair.count(":") != 1 or frame is None or time is None or frame != int(frame):
+    seen: set[float] = set()
+    before: Time | None = None
+    for pair in pairs:
+        place, shown = (times_of.parse(part) for part in (pair.split(":") + ["", ""])[:2])
+        if pair.count(":") != 1 or place is None or shown is None or (place.unit == "" and place.value % 1):
             raise InputError(
                 f"{where}: {user_input.short(pair.strip(), 40)} is not a keyframe; "
-                "write frame:animation time, as '8:4.5'"
+                "write time:animation time, as '8:4.5' in whole frames, '1.5s:0.8s' or '50%:25%'"
             )
-        if int(frame) in seen:
-            raise InputError(f"{where}: two keyframes for frame {frame:g}")
-        if at and frame < at[-1]:
-            raise InputError(
-                f"{where}: keyframes out of order: frame {frame:g} comes after frame {at[-1]:.15g}"
-            )
-        at.append(int(frame))
-        seen.add(int(frame))
-        times.append(time)
-    last = frames - 1
-    for a, t in zip(at, times, strict=True):
+        frame = times_of.in_frames(place, last, rates and rates.new, where)
+        if frame in seen:
+            raise InputError(f"{where}: two keyframes for {_named(place)}")
+        if before is not None and frame < at[-1]:
+            raise InputError(f"{where}: keyframes out of order: {_named(place)} comes after {_named(before)}")
+        at.append(frame)
+        seen.add(frame)
+        before = place
+        times.append(times_of.in_frames(shown, last, rates and rates.source, where))
+    for pair, a, t in zip(pairs, at, times, strict=True):
         if not (0 <= a <= last and 0 <= t <= last):
-            hint = _fitted(at, times, last)
             raise InputError(
-                f"{where}: keyframe {a:.15g}:{t:g} is outside this video, frames 0 to {last}{hint}"
+                f"{where}: keyframe {user_input.short(pair.strip(), 40)[1:-1]} is outside this video, "
+                f"{_extent(text, last, rates)}{_fitted(at, times, last) if _only_frames(text) else ''}"
             )
     return np.interp(np.arange(frames), at, times)
 
 
-def _fitted(at: list[int], times: list[float], last: int) -> str:
+def _named(time: Time) -> str:
+    return str(time) if time.unit else f"frame {time}"
+
+
+def _only_frames(text: str) -> bool:
+    return not re.search(r"[s%]", text)
+
+
+def _extent(text: str, last: int, rates: Rates | None) -> str:
+    extent = f"frames 0 to {last}"
+    if rates is not None and not _only_frames(text):
+        extent += f", 0 to {(last + 1) / rates.new:.4g} s; its source's clip 0 to {last / rates.source:.4g} s"
+    return extent
+
+
+def _fitted(at: list[float], times: list[float], last: int) -> str:
     """A hint for keyframes of a longer video: the same keyframes, scaled to this one."""
     if min(*at, *times) < 0 or len(at) > 20:
         return ""
@@ -163,18 +253,20 @@ def _fitted(at: list[int], times: list[float], last: int) -> str:
     return f"; scaled to it: '{', '.join(pairs)}'"
 
 
-def _read(path: str, frames: int) -> np.ndarray:
+def _read(path: str, frames: int, rates: Rates | None) -> np.ndarray:
     """A curve from a file, float64 [F]; its range is not checked."""
     data = user_input.load(path, FILE_TYPES, text_bytes=FILE_BYTES)
     if isinstance(data, str):
         if ":" in data:
             lines = [line.strip(" ,") for line in data.splitlines()]
-            return _keyframes(",".join(line for line in lines if line), frames, path)
+            return _keyframes(",".join(line for line in lines if line), frames, path, rates)
         items = data.replace(",", " ").split()
         data = [user_input.number(item) for item in items]
         if None in data:
             raise InputError(f"{path}: {user_input.short(items[data.index(None)], 40)} is not a number")
     if isinstance(data, dict):
+        if "keyframes" in data:
+            raise InputError(f"{path}: is a file of keyframes: give it as --keyframes")
         data = data.get("animation_time")
     times = user_input.table(data, (), path)
     if len(times) != frames:

@@ -59,6 +59,7 @@ class CameraFile(NamedTuple):
     )
     to_c2w: Callable[[np.ndarray], np.ndarray] = np.asarray  # float64 [F, 4, 4], of such poses
     motion_only: bool = False  # it says how the camera moves, not where it starts
+    pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
 
 
 def choice(text: str | os.PathLike) -> tuple[str, int | None]:
@@ -90,9 +91,11 @@ def load(path: str | os.PathLike, reading: Reading = Reading()) -> CameraFile:  
         poses = _by_name(data, "extrinsic", where)
         form = "SpaceTimePilot's camera_data.json: world-to-camera, Blender's axes, mirrored world"
         return _stated(
-            CameraFile(where, poses, form, to_c2w=_blender_to_c2w, motion_only=True),
+            CameraFile(where, poses, form, to_c2w=_blender_to_c2w, motion_only=True, pose_per_frame=True),
             reading,
         )
+    if isinstance(data, dict) and {"version", "keyframes"} <= set(data):
+        raise InputError(f"{where}: is a file of keyframes: give it as --keyframes")
     raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
 
 
@@ -101,7 +104,7 @@ def _array(data: np.ndarray, where: str, reading: Reading) -> CameraFile:
     named = Path(where).stem.endswith("_extrinsics")
     if named and reading.official and reading.poses is None and reading.axes is None:
         form = "SpaceTimePilot's _extrinsics.npy: world-to-camera, OpenCV axes"
-        return CameraFile(where, data, form, to_c2w=np.linalg.inv, motion_only=True)
+        return CameraFile(where, data, form, to_c2w=np.linalg.inv, motion_only=True, pose_per_frame=True)
     file = _plain(CameraFile(where, data, ""), reading)
     if named and reading.poses is None:
         form = (
@@ -173,7 +176,7 @@ def _multicam(data: dict, number: int | None, where: str) -> CameraFile:
                 f'under "frame{frame}"'
             ) from error
     form = f"{names[number]} of MultiCamVideo's camera_extrinsics.json: Unreal's axes, centimetres"
-    return CameraFile(where, poses, form, to_c2w=_unreal_to_c2w, motion_only=True)
+    return CameraFile(where, poses, form, to_c2w=_unreal_to_c2w, motion_only=True, pose_per_frame=True)
 
 
 def _unreal_to_c2w(poses: np.ndarray) -> np.ndarray:

@@ -21,11 +21,10 @@ import einops
 import numpy as np
 
 from stp_jax import user_input
-from stp_jax.controls import camera_files, lenses
+from stp_jax.controls import camera_files, lenses, presets
 from stp_jax.controls.camera_files import Reading
 from stp_jax.controls.lenses import default_intrinsics
-from stp_jax.controls.moves import ELSEWHERE, MOVES
-from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
+from stp_jax.controls.paths import Cameras, at, check, relative_to, resample, through
 from stp_jax.errors import InputError
 
 __all__ = [
@@ -35,7 +34,9 @@ __all__ = [
     "Cameras",
     "Reading",
     "at",
+    "changes_lens",
     "check",
+    "check_key_poses",
     "default_intrinsics",
     "is_preset",
     "load",
@@ -45,14 +46,14 @@ __all__ = [
     "read",
     "relative_to",
     "resample",
+    "stands_still",
+    "through",
     "token_rays",
 ]
 
 DISTANCE = 4.0  # metres to the pivot of the presets
-MOST_DEGREES = 3600.0  # ten turns
-
 # name: what the camera does (unit of its amount; the default)
-PRESETS = {name: move.summary for name, move in MOVES.items()}
+PRESETS = presets.SUMMARIES
 
 
 def preset(
@@ -60,59 +61,55 @@ def preset(
 ) -> Cameras:
     """A camera path by name, in the frame of the source's first camera.
 
-    The camera moves evenly, without easing: frame i of 0..F-1 is at `start + amount * i / (F - 1)`. A zoom is
-    at `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first
-    camera sees them. Orbits and spirals always look at the pivot.
+    One move is even: frame i of 0..F-1 is at `start + amount * i / (F - 1)`, of a zoom at
+    `start * amount ** (i / (F - 1))` times the focal length. "Left" and "up" are as the source's first camera
+    sees them. Orbits and spirals always look at the pivot.
+
+    Several moves follow each other, as in `"orbit_left:30, hold 20%, zoom_in:1.5 ease_out"`. Each begins
+    where the one before it ended: left and forward are then the camera's own, up stays that of the source's
+    first camera, and the pivot is straight ahead at the distance that driving has left (a tenth of it at
+    least). A move may have a share of the video in per cent; the others have equal parts of the rest. It may
+    be `linear`, `ease` (starts and ends at rest), `ease_in` or `ease_out`. One move is linear by default,
+    each of several eases.
 
     Args:
-      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also gives the unit.
-        `start` is where the path begins, in the preset's own direction; by default at the source's first
-        camera. `orbit_left:40:-20` goes from 20 degrees right to 20 degrees left, `orbit_left:0:30` stands
-        still 30 degrees to the left.
+      spec: `name`, `name:amount` or `name:amount:start`, with a name of PRESETS, which also gives the unit,
+        or of `moves.ALIASES`; `recammaster:1` to `recammaster:10`. `start` is where the path begins, in the
+        move's own direction; by default at the source's first camera. `orbit_left:40:-20` goes from 20
+        degrees right to 20 degrees left, `orbit_left:0:30` stands still 30 degrees to the left.
       frames: F.
       intrinsics: the lens, [4] or [F, 4]; default `default_intrinsics()`.
       distance: metres from the source's first camera to the pivot, straight ahead.
 
     Raises:
-      InputError: unknown preset, an amount or start that is not a number, or a distance that is not positive.
+      InputError: unknown move, an amount or start that is not a number, shares that do not add up, a start
+        of a later move, or a distance that is not positive.
     """
     if not 0 < distance < np.inf:
         raise InputError(f"a distance of {distance:g} metres to the pivot: give a positive number")
     where = f"camera {user_input.short(spec)}"
-    name, *texts = [part.strip() for part in spec.split(":")]
-    if name not in MOVES:
-        raise user_input.unknown("camera preset", name, PRESETS, ELSEWHERE)
-    chosen = MOVES[name]
-    zoom = chosen.unit == "factor"
-    if len(texts) > (2 if chosen.unit else 0):
-        form = f"{name}:amount:start" if chosen.unit else name
-        raise InputError(f"{where}: too many numbers; the longest form is {form}")
-    amount = chosen.amount * (distance if chosen.unit == "metres" else 1)
-    values = [amount, 1.0 if zoom else 0.0]
-    for i, text in enumerate(texts):
-        value = user_input.number(text)
-        if value is None or (zoom and value <= 0):
-            unit = f": write {name}:{chosen.amount:g}, in {chosen.unit}" if not zoom else ""
-            kind = "positive number" if zoom else "number"
-            raise InputError(f"{where}: {user_input.short(text, 40)} is not a {kind}{unit}")
-        if chosen.unit == "degrees" and abs(value) > MOST_DEGREES:
-            raise InputError(f"{where}: {value:g} degrees are too many; at most {MOST_DEGREES:g}")
-        values[i] = value
-    amount, start = values
-    progress = np.linspace(0, 1, frames)
+    parts = presets.parse(spec)
     lens = np.tile(default_intrinsics(), (frames, 1)) if intrinsics is None else intrinsics
     lens = np.array(np.broadcast_to(lens, (frames, 4)), np.float64)
     with np.errstate(all="ignore"):  # what overflows is refused by the check
-        if zoom:
-            factor = start * amount**progress
-            lens[:, :2] *= (factor if name == "zoom_in" else 1 / factor)[:, None]
-        c2w = chosen.motion(start + amount * progress, distance)
-        path = Cameras(c2w.astype(np.float32), lens.astype(np.float32))
-    if zoom and not (lens[:, :2] <= 30).all():
+        rigs = presets.follow(parts, frames, distance)
+        lens[:, :2] *= rigs.zoom[:, None]
+        path = Cameras(rigs.c2w().astype(np.float32), lens.astype(np.float32))
+    if any(part.move.lens for part in parts) and not (lens[:, :2] <= 30).all():
         longest = lens[:, :2].max()
         raise InputError(f"{where}: a focal length of {longest:.3g} times the picture; at most 30")
     check(*path, frames, where)
     return path
+
+
+def changes_lens(spec: str) -> bool:
+    """Whether a move of a preset changes the lens."""
+    return any(part.move.lens for part in presets.parse(spec))
+
+
+def stands_still(spec: str) -> bool:
+    """Whether a preset is the source's first camera alone."""
+    return all(part.name == "static" for part in presets.parse(spec))
 
 
 class CameraPath(NamedTuple):
@@ -123,12 +120,13 @@ class CameraPath(NamedTuple):
     form: str  # how its poses were read, to print
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
+    pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
 
 
 def is_preset(text: str) -> bool:
     """Whether `parse` takes a text for a preset, not for a file."""
     name = camera_files.choice(text)[0]
-    return text.split(":")[0].strip() in MOVES or not user_input.is_file_name(name, camera_files.FILE_TYPES)
+    return text.split(":")[0].strip() in PRESETS or not user_input.is_file_name(name, camera_files.FILE_TYPES)
 
 
 def parse(
@@ -140,6 +138,7 @@ def parse(
     reference: np.ndarray | None = None,
     source: str | os.PathLike | None = None,
     consecutive: bool = False,
+    key_poses: bool = False,
     reading: Reading = Reading(),  # noqa: B008 (immutable)
 ) -> Cameras:
     """A camera path as a user gives it: a preset (see `preset`) or a file (see `read`).
@@ -154,6 +153,7 @@ def parse(
         relative to it. Without it they are taken to be so already.
       source: the file that `reference` is from.
       consecutive: take the first F poses of such a file, instead of F spread over all.
+      key_poses: as for `read`.
       reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
@@ -165,7 +165,8 @@ def parse(
     path = load(text, intrinsics=intrinsics, reading=reading)
     count = min(frames, len(path.cameras.c2w)) if consecutive and path.motion_only else None
     chosen = Cameras(*(array[:count] for array in path.cameras))
-    return seen_from(path, _evenly(chosen, frames, path.where), reference, source)
+    chosen = _evenly(path._replace(cameras=chosen), frames, key_poses=key_poses)
+    return seen_from(path, chosen, reference, source)
 
 
 def seen_from(
@@ -201,6 +202,7 @@ def read(
     *,
     intrinsics: np.ndarray | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    key_poses: bool = False,
     reading: Reading = Reading(),  # noqa: B008 (immutable)
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
@@ -227,10 +229,13 @@ def read(
     `stp_jax.official.poses` needs them so.
 
     Args:
-      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. None: as
-        many as the file has, one for each frame of a source video.
+      frames: F. A file of more poses is sampled evenly from its first to its last, see `resample`. Fewer are
+        key poses of a smooth path, see `through`. None: as many as the file has, one for each frame of a
+        source video.
       intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
       span: the part of the path that the F frames are taken from, see `resample`.
+      key_poses: take fewer poses than frames as key poses also where a form has one for each frame: files of
+        the official releases.
       reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
@@ -238,7 +243,7 @@ def read(
         or invalid ones (see `check`).
     """
     whole = load(path, intrinsics=intrinsics, reading=reading)
-    return whole.cameras if frames is None else _evenly(whole.cameras, frames, whole.where, span)
+    return whole.cameras if frames is None else _evenly(whole, frames, span, key_poses=key_poses)
 
 
 def load(
@@ -258,14 +263,40 @@ def load(
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
     cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
-    return CameraPath(where, cameras, file.form, form, file.motion_only)
+    return CameraPath(where, cameras, file.form, form, file.motion_only, file.pose_per_frame)
 
 
-def _evenly(cameras: Cameras, frames: int, where: str, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:
-    """F cameras spread over a path of at least as many; raises `InputError` for a shorter one."""
-    if len(cameras.c2w) < frames:
-        raise InputError(f"{where}: {len(cameras.c2w)} poses are too few; {frames} frames need one each")
-    return resample(cameras, frames, span)
+def _evenly(
+    path: CameraPath, frames: int, span: tuple[float, float] = (0.0, 1.0), *, key_poses: bool = False
+) -> Cameras:
+    """F cameras spread over a path, or through its key poses; raises `InputError` as `check_key_poses`."""
+    if check_key_poses(path, frames, key_poses):
+        return through(path.cameras, np.linspace(*span, frames) * (len(path.cameras.c2w) - 1))
+    return resample(path.cameras, frames, span)
+
+
+def check_key_poses(path: CameraPath, frames: int, key_poses: bool) -> bool:
+    """Whether the poses of a file are key poses: there are fewer than frames.
+
+    Args:
+      frames: of the new video.
+      key_poses: the user says that they are.
+
+    Raises:
+      InputError: a single pose; fewer poses than frames in a form that has one for each frame, and it is not
+        said that they are key poses.
+    """
+    poses = len(path.cameras.c2w)
+    if poses >= frames:
+        return False
+    if poses < 2:
+        raise InputError(f"{path.where}: one pose is too few; {frames} frames need two key poses at least")
+    if path.pose_per_frame and not key_poses:
+        raise InputError(
+            f"{path.where}: {poses} poses are too few; {frames} frames need one each in files of this form. "
+            "If they are key poses, say so with --key_poses"
+        )
+    return True
 
 
 # Rays -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from stp_jax.controls import interpolation
 from stp_jax.errors import InputError
 
 
@@ -77,6 +78,28 @@ def at(cameras: Cameras, places: np.ndarray) -> Cameras:
         turn = Rotation.from_rotvec(part[between] * (one.inv() * other).as_rotvec())
         mixed[between, :3, :3] = hand * (one * turn).as_matrix()
     return Cameras(mixed.astype(np.float32), lens.astype(np.float32))
+
+
+def through(cameras: Cameras, places: np.ndarray) -> Cameras:
+    """A smooth path through key poses at some places on it [F], counted in poses from 0.
+
+    Positions and rotations as `interpolation.points` and `rotations`, lenses as `interpolation.numbers`. Key
+    poses themselves are not touched.
+    """
+    keys, lens = (np.asarray(array, np.float64) for array in cameras)
+    count = len(keys)
+    place = np.clip(np.asarray(places, np.float64), 0, count - 1)
+    nearest = np.round(place).astype(int)
+    at_key = np.abs(place - nearest) < 1e-6
+    times, kinds = np.arange(count, dtype=np.float64), ["smooth"] * (count - 1)
+    hand = np.sign(np.linalg.det(keys[0, :3, :3]))  # -1 in the mirrored worlds of some files
+    c2w = np.tile(np.eye(4), (len(place), 1, 1))
+    c2w[:, :3, 3] = interpolation.points(times, keys[:, :3, 3], kinds, place)
+    turned = interpolation.rotations(times, Rotation.from_matrix(hand * keys[:, :3, :3]), kinds, place)
+    c2w[:, :3, :3] = hand * turned.as_matrix()
+    lens = interpolation.numbers(times, lens, kinds, place)
+    c2w[at_key] = keys[nearest[at_key]]
+    return Cameras(c2w.astype(cameras.c2w.dtype), lens.astype(np.float32))
 
 
 def resample(cameras: Cameras, frames: int, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:

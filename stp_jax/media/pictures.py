@@ -61,11 +61,25 @@ def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], colum
         Image.fromarray(np.concatenate(lines)).save(partial)
 
 
-def plot_cameras_and_time(path: str | os.PathLike, source: View, target: View) -> None:
+def plot_cameras_and_time(
+    path: str | os.PathLike,
+    source: View,
+    target: View,
+    key_positions: np.ndarray | None = None,
+    key_times: np.ndarray | None = None,
+) -> None:
     """Writes a PNG: camera paths from above and from the side (metres), and each frame's animation time.
 
-    The views are of F frames each, their cameras in one world. Circles mark the first camera. Raises
-    `InputError` where `path` exists or cannot be written.
+    The views are of F frames each, their cameras in one world. Circles mark the first camera, diamonds the
+    target's keyframes.
+
+    Args:
+      path: of a new file.
+      key_positions: [K, 3], of cameras.
+      key_times: [K, 2], frame and animation time.
+
+    Raises:
+      InputError: `path` exists or cannot be written.
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     above, side, time = figure.subplots(1, 3)
@@ -75,6 +89,12 @@ def plot_cameras_and_time(path: str | os.PathLike, source: View, target: View) -
     for label, view in views.items():
         _draw_path(above, view, label, horizontal=0, vertical=2, size=size)
         _draw_path(side, view, label, horizontal=2, vertical=1, size=size)
+    marker = {"color": _COLOURS["target"], "ls": "", "marker": "D", "ms": 7, "mfc": "none"}
+    if key_positions is not None:
+        above.plot(key_positions[:, 0], key_positions[:, 2], **marker)
+        side.plot(key_positions[:, 2], key_positions[:, 1], **marker)
+    if key_times is not None:
+        time.plot(key_times[:, 0], key_times[:, 1], **marker)
     above.set(title="Cameras from above", xlabel="right (m)", ylabel="forward (m)")
     side.set(title="Cameras from the side", xlabel="forward (m)", ylabel="down (m)")
     side.invert_yaxis()

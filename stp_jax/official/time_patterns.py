@@ -8,6 +8,7 @@ import numpy as np
 
 from stp_jax import user_input
 from stp_jax.controls import animation_time
+from stp_jax.controls.times import Rates
 from stp_jax.errors import InputError
 
 PREFIX = "official:"
@@ -49,7 +50,7 @@ def pattern(name: str) -> np.ndarray:
     return np.array(_PATTERNS[name], np.float32)
 
 
-def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
+def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> np.ndarray:
     """As `stp_jax.controls.animation_time.curve`, and `official:NAME`; float32 [F], in source frames.
 
     Raises:
@@ -57,7 +58,7 @@ def curve(spec: str | os.PathLike, frames: int) -> np.ndarray:
     """
     spec = str(spec)
     if not spec.startswith(PREFIX):
-        return animation_time.curve(spec, frames)
+        return animation_time.curve(spec, frames, rates)
     times = pattern(spec.removeprefix(PREFIX).strip())
     if frames != FRAMES:
         raise InputError(

@@ -5,6 +5,8 @@ The rule, for source and target alike; frames are those of the video file that t
 - A file with as many poses as the video has frames has one for each of them.
 - A file with as many poses as the model has frames has one for each frame of the clip and of the new video.
 - Any other number is spread evenly: of the source's over the whole video, of the target's over the new video.
+  Fewer than the model has frames are key poses: a smooth path leads through them. In forms that have a pose
+  for each frame (`CameraPath.pose_per_frame`) that must be said.
 
 A target with as many poses as the source's file has them at the same frames as the source. For the official
 models, which take consecutive frames, pose j of the source is that of frame j, as in the official code,
@@ -18,10 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stp_jax.controls import cameras, lenses
+from stp_jax.controls import cameras, lenses, presets
 from stp_jax.controls.cameras import CameraPath, Cameras, Reading
+from stp_jax.controls.keyframe_tracks import Filmed, Marks
+from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
 
@@ -40,6 +45,7 @@ class Placed(NamedTuple):
     places: np.ndarray  # float64 [F], on the file's path, counted in poses
     cameras: Cameras
     summary: str
+    keyed: bool = False  # whether its poses are key poses
 
 
 class CameraPaths:
@@ -47,15 +53,30 @@ class CameraPaths:
 
     Attributes:
       lines: how they were read, to print.
+      same_camera: whether the target has the source's camera path.
     """
 
-    def __init__(self, asked: Asked, model: Takes, shown: Shown, video: tuple[int, int], official: bool):
+    def __init__(
+        self,
+        asked: Asked,
+        model: Takes,
+        shown: Shown,
+        video: tuple[int, int],
+        official: bool,
+        direction: Direction | None = None,
+    ):
         """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
+        self._direction = direction
+        own_lens = direction is not None and direction.lens
+        self.same_camera = (
+            asked.camera == SAME_CAMERA and not own_lens and not (direction and direction.camera)
+        )
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
         self._source_reading, self._reading = readings(asked, video, official)
         self._file: Placed | None = None  # of the source
         self._from_file = False  # whether the target is in the world of a file
+        self._keyed = False  # whether a file has key poses
 
     def source(self) -> Cameras:
         """In the world of its file. Raises `InputError` for a file that cannot be used."""
@@ -70,7 +91,8 @@ class CameraPaths:
         path = cameras.load(asked.source_cameras, intrinsics=lens, reading=self._source_reading)
         if path.lens and asked.fov is not None:
             raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
-        self._file = source_path(path, self._shown)
+        self._file = source_path(path, self._shown, asked.key_poses)
+        self._keyed |= self._file.keyed
         self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
         return self._file.cameras
 
@@ -81,15 +103,35 @@ class CameraPaths:
             metres = cameras.DISTANCE if asked.distance is None else asked.distance
             lens, frames = source.intrinsics[0], len(self._shown.numbers)
             path = cameras.preset(text, frames, intrinsics=lens, distance=metres)
-            self.lines.append(f"New camera: {text}")
+            self.lines += [f"New camera: {text}", *presets.describe(text, frames)]
         else:
             whole = cameras.load(text, intrinsics=source.intrinsics[0], reading=self._reading)
-            file = target_path(whole, self._shown, self._file)
+            file = target_path(whole, self._shown, self._file, asked.key_poses)
+            self._keyed |= file.keyed
             self._from_file = not whole.motion_only
             reference = None if self._file is None else world
             path = cameras.seen_from(whole, file.cameras, reference, asked.source_cameras)
             self.lines += [f"New camera: {file.summary}", *self._about_lens(whole, "the source's")]
         return path
+
+    def directed(
+        self, direction: Direction, source: Cameras, rates: Rates
+    ) -> tuple[Cameras, np.ndarray | None, Marks]:
+        """Of keyframes: cameras as `target` gives them, animation times [F] if there are any, and marks."""
+        height, width = self._video
+        metres = cameras.DISTANCE if self._asked.distance is None else self._asked.distance
+        frames = len(self._shown.numbers)
+        made = direction.resolve(frames, Filmed(source.c2w[0], metres, width / height, rates))
+        if made.c2w is not None:
+            lens = np.broadcast_to(source.intrinsics[:1], source.intrinsics.shape)
+            path = Cameras(made.c2w, np.array(lens))
+        elif str(self._asked.camera) != SAME_CAMERA:
+            path = self.target(source)
+        else:
+            path = source._replace(c2w=cameras.relative_to(source.c2w, source.c2w[0]))
+        if made.intrinsics is not None:
+            path = path._replace(intrinsics=made.intrinsics)
+        return path, made.animation_time, made.marks
 
     def _about_lens(self, path: CameraPath, otherwise: str) -> list[str]:
         """How the lens of a file was read; `otherwise` is what is taken where it has none."""
@@ -112,70 +154,85 @@ class CameraPaths:
 
         Args:
           source, target: relative to the source's first camera, their lenses those of the cropped picture.
+
+        Raises:
+          InputError: `--key_poses` to no effect.
         """
-        if str(self._asked.camera) == SAME_CAMERA:
-            self.lines.append("New camera: the source's own")
+        if self._asked.key_poses and not self._keyed:
+            raise InputError("--key_poses: no camera file has fewer poses than frames: leave it out.")
+        directed = self._direction
+        by_keys = directed is not None and directed.camera
+        lines = [] if directed is None else directed.lines()
+        if str(self._asked.camera) == SAME_CAMERA and not by_keys:
+            lines.insert(0, "New camera: the source's own")
         clock = f"New animation time: {self._asked.animation_time}"
         if not self._model.animation_time:
             clock += f" ({self._model.title} is given no animation time)"
-        lines = [clock]
-        if self._from_file:
+        if directed is None or not directed.clock:
+            lines.append(clock)
+        if self._from_file or by_keys:
             metres = cameras.DISTANCE
             given = self._file is not None
-            lines += warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
+            found = warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
+            lines += found[:1] if by_keys else found
         return lines
 
 
-def source_path(path: CameraPath, shown: Shown) -> Placed:
-    """Of the source. Raises `InputError` where there are too few poses."""
+def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Placed:
+    """Of the source. Raises `InputError` as `cameras.check_key_poses`, and for too few in official use."""
     poses, frames, video = len(path.cameras.c2w), len(shown.numbers), shown.of
     last = int(shown.numbers.max())
+    keyed = False
     if poses == video or (shown.consecutive and poses > last):
         places = shown.numbers
         which = f"one for each frame of the video, which has {video}"
     elif poses == frames:
         places = np.arange(frames)
         which = f"one for each of the {frames} frames taken of the video's {video}"
-    elif shown.consecutive:
+    elif shown.consecutive and (poses > frames or (path.pose_per_frame and not key_poses)):
+        other = "With --duration, poses are spread evenly over the video."
+        other = other if poses > frames else "If they are key poses, say so with --key_poses."
         raise InputError(
-            f"{path.where}: {poses} poses; frames {shown.numbers[0]} to {last} need one each. "
-            "With --duration, poses are spread evenly over the video."
+            f"{path.where}: {poses} poses; frames {shown.numbers[0]} to {last} need one each. {other}"
         )
+    elif cameras.check_key_poses(path, frames, key_poses):
+        keyed = True
+        places = shown.numbers * ((poses - 1) / (video - 1))
+        which = f"key poses, spread evenly over the video's {video} frames, and a smooth path through them"
     else:
-        _check_count(path, poses, frames)
         places = shown.numbers * ((poses - 1) / (video - 1))
         which = f"spread evenly over the video's {video} frames"
-    return _placed(path, places, which)
+    return _placed(path, places, which, keyed)
 
 
-def target_path(path: CameraPath, shown: Shown, source: Placed | None) -> Placed:
+def target_path(path: CameraPath, shown: Shown, source: Placed | None, key_poses: bool = False) -> Placed:
     """Of the target; `source`: the source's file, if there is one. Raises `InputError` as `source_path`."""
     poses, frames = len(path.cameras.c2w), len(shown.numbers)
+    keyed = False
     if source is not None and poses == len(source.path.cameras.c2w):
-        places, which = source.places, "at the same frames as the source's"
-    elif shown.consecutive and path.motion_only:
-        _check_count(path, poses, frames)
+        places, which, keyed = source.places, "at the same frames as the source's", source.keyed
+        which += ", key poses of a smooth path" if keyed else ""
+    elif poses >= frames and shown.consecutive and path.motion_only:
         places, which = np.arange(frames), f"the first {frames} are taken, one for each frame"
     elif poses == shown.of:
         places, which = shown.numbers, f"one for each frame of the video, which has {shown.of}"
     elif poses == frames:
         places, which = np.arange(frames), f"one for each of the {frames} frames of the new video"
+    elif cameras.check_key_poses(path, frames, key_poses):
+        keyed = True
+        places = np.linspace(0, poses - 1, frames)
+        which = f"key poses, and a smooth path through them over the {frames} frames of the new video"
     else:
-        _check_count(path, poses, frames)
         places = np.linspace(0, poses - 1, frames)
         which = f"followed evenly over the {frames} frames of the new video"
-    return _placed(path, places, which)
+    return _placed(path, places, which, keyed)
 
 
-def _check_count(path: CameraPath, poses: int, frames: int) -> None:
-    if poses < frames:
-        raise InputError(f"{path.where}: {poses} poses are too few; {frames} frames need one each")
-
-
-def _placed(path: CameraPath, places: np.ndarray, which: str) -> Placed:
+def _placed(path: CameraPath, places: np.ndarray, which: str, keyed: bool) -> Placed:
     summary = f"{Path(path.where).name}: {path.form}\n  its {len(path.cameras.c2w)} poses: {which}"
     places = np.asarray(places, np.float64)
-    return Placed(path, places, cameras.at(path.cameras, places), summary)
+    between = cameras.through if keyed else cameras.at
+    return Placed(path, places, between(path.cameras, places), summary, keyed)
 
 
 def readings(wish: Asked, video: tuple[int, int] | None, official: bool) -> tuple[Reading, Reading]:

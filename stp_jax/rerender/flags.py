@@ -19,6 +19,7 @@ from stp_jax.weights import native
 # What flags are called elsewhere, and here.
 ELSEWHERE = {
     **dict.fromkeys(("time", "clock", "animation", "time_pattern", "timing"), "animation_time"),
+    **dict.fromkeys(("keys", "keyframe", "key_frames", "direction"), "keyframes"),
     **dict.fromkeys(("trajectory", "cam_type", "move", "camera_path", "target_camera"), "camera"),
     **dict.fromkeys(("src_cam", "source_camera", "input_cameras", "poses"), "source_cameras"),
     **dict.fromkeys(("input", "source", "src", "source_video", "i"), "video"),
@@ -82,8 +83,9 @@ def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--camera",
         metavar="MOVE",
-        help="a move of --list, as orbit_left or orbit_left:40; or a file as for --source_cameras, in "
-        f"the same world ({takes.CAMERA})",
+        help="a move of --list, as orbit_left or orbit_left:40; or several, as "
+        "'orbit_left:30, hold, zoom_in'; or a file as for --source_cameras, in the same world "
+        f"({takes.CAMERA})",
     )
     add(
         "--distance",
@@ -94,8 +96,15 @@ def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--animation_time",
         metavar="TIME",
-        help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0; or a file "
+        help="a preset of --list; or keyframes 'frame:source frame, ...', counted from 0, also in "
+        "seconds and per cent, '0s:0s, 1.5s:0.8s'; or a file "
         f"({takes.ANIMATION_TIME}; of models that are given none, forward)",
+    )
+    add(
+        "--keyframes",
+        metavar="FILE",
+        help="camera, lens and animation time at some times, a .json (docs/keyframes.md, examples/); what it "
+        "lacks is given by --camera and --animation_time (the source's own camera, forward)",
     )
     add(
         "--camera_axes",
@@ -107,6 +116,12 @@ def _add_controls(add: Callable[..., Any]) -> None:
         "--camera_poses",
         choices=camera_files.POSES,
         help="whether such files have camera-to-world or world-to-camera poses (c2w)",
+    )
+    add(
+        "--key_poses",
+        action="store_true",
+        help="fewer poses than frames are key poses also in camera files that have one for each frame, such "
+        "as official ones; in other files they are anyway",
     )
     add(
         "--source_camera_axes",
@@ -204,6 +219,11 @@ def explain_choices() -> str:
     return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
 {table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: only the animation time changes"})}
   START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
+  Names of other programs are understood: arc_left, translate_up, push_in, recammaster:1 to recammaster:10.
+
+--camera "MOVE SHARE EASE, MOVE SHARE EASE, ...", as "orbit_left:30, hold 20%, zoom_in:1.5 ease_out"
+  Each begins where the one before it ended. SHARE: per cent of the video; the others have equal parts of the
+  rest. EASE: linear, ease (at rest at both ends; of several moves the default), ease_in, ease_out.
 
 --camera FILE, --source_cameras FILE (metres)
   .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
@@ -217,8 +237,12 @@ def explain_choices() -> str:
   "width" x "height" in the file, else of the video, or of twice the principal point). Without
   --source_cameras, the poses of --camera are relative to the source's first camera.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
-  frames, one for each frame of the new video; any other number is spread evenly. A --camera file with as many
-  poses as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
+  frames, one for each frame of the new video; any other number is spread evenly. Fewer than that
+  are key poses of a smooth path (in official files only with --key_poses). A --camera file with as many poses
+  as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
+
+--keyframes FILE
+  .json with camera, lens and animation time at some times of the new video: docs/keyframes.md.
 
 --animation_time PRESET (i: the frame, L: the last)
 {table(animation_time.PRESETS)}
@@ -229,6 +253,8 @@ def explain_choices() -> str:
 --animation_time KEYFRAMES, as "0:0, 8:8, 12:8, 16:16"
   Frame 0 shows source frame 0, frame 8 source frame 8, the motion stands still until frame 12, then runs to
   the end at double speed. Source frames may have fractions; linear in between.
+  "0s:0s, 1.5s:0.8s, 100%:50%": seconds of the new video as it plays (--fps) and of the source from --start
+  on; 100% is the last frame.
 
 --animation_time FILE
   .json, .npy, .txt or .csv with the source frame that each frame shows; .txt and .csv may have keyframes."""
@@ -240,5 +266,6 @@ def next_steps(frames: int) -> str:
     return f"""Try next:
   python sample.py --camera spiral_right --animation_time reverse
   python sample.py --camera dolly_in --animation_time "0:0, {half}:{half}, {most}:{half}, {last}:{last}"
+  python sample.py --keyframes examples/bullet_time.json
   python sample.py --video your_clip.mp4
   python sample.py --list"""

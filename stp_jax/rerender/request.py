@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stp_jax import media
-from stp_jax.controls import cameras
+from stp_jax.controls import animation_time, cameras
+from stp_jax.controls.keyframe_tracks import Marks
+from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import decode
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import read_official_clip
 from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
+from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
 from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
@@ -34,6 +37,7 @@ class Request(NamedTuple):
     world: np.ndarray  # [4, 4], the pose of the source's first camera in the world of its file
     summary: str  # how the files were read, to print
     same_camera: bool = False  # whether the target is to have the source's camera path
+    marks: Marks | None = None  # where keyframes are
 
     def in_world(self) -> tuple[View, View]:
         """Source and target as a `Rerenderer` takes them.
@@ -94,24 +98,47 @@ def read_request(
       InputError: a video, a camera path or an animation time that cannot be used, or that is asked for to no
         effect on this model.
     """
-    wish = Asked(**asked).of(model)
-    target_time = time_patterns.curve(str(wish.animation_time), notes.frames)
-    same_camera = wish.camera == SAME_CAMERA
-    if not same_camera:
+    given = Asked(**asked)
+    direction = None if given.keyframes is None else Direction(given, model)
+    wish = given.of(model)
+    clock = str(wish.animation_time)
+    in_seconds = animation_time.needs_rates(clock)  # which are known with the video
+    target_time = None if in_seconds else time_patterns.curve(clock, notes.frames)
+    if wish.camera != SAME_CAMERA:
         # The video is not known yet. This finds mistakes before it is read, which may take long.
         _first_look(wish, notes.frames, official)
-    refuse_idle_controls(model, notes.frames, wish)
+    refuse_idle_controls(model, notes.frames, wish if direction is None else direction.others().of(model))
     part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
-    paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official)
+    rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
+    if target_time is None:
+        target_time = time_patterns.curve(clock, notes.frames, rates)
+    paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official, direction)
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
     relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
-    path = relative if same_camera else paths.target(filmed)
+    marks = None
+    if direction is None:
+        path = relative if wish.camera == SAME_CAMERA else paths.target(filmed)
+    else:
+        path, directed_time, marks = paths.directed(direction, filmed, rates)
+        target_time = target_time if directed_time is None else directed_time
     lenses = [media.fit_intrinsics(c.intrinsics, size, notes.height, notes.width) for c in (relative, path)]
     source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
     target = View(path.c2w, lenses[1], target_time)
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
-    return Request(part.clip, part.span, source, target, world, summary, same_camera)
+    return Request(part.clip, part.span, source, target, world, summary, paths.same_camera, marks)
+
+
+def playing_rate(clip: media.Clip, fps: float | None = None) -> float:
+    """Frames per second of the new video.
+
+    It plays at the source's own speed, but for at least a second, and at 0.1 to 240 frames per second.
+
+    Args:
+      clip: the source.
+      fps: what the user chose.
+    """
+    return fps or min(max(clip.fps, 0.1), len(clip.frames), 240)
 
 
 def _first_look(wish: Asked, frames: int, official: bool) -> None:

@@ -20,7 +20,7 @@ from stp_jax import media
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
-from stp_jax.rerender.request import Request
+from stp_jax.rerender.request import Request, playing_rate
 
 # The files of `write_plan`, to print.
 PLAN = """  source.png            the source as the model is given it
@@ -66,7 +66,7 @@ def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[P
 def _short_name(text: str | os.PathLike[str]) -> str:
     """A part of a folder's name for a file, a preset or keyframes."""
     text = os.path.basename(text)
-    if re.fullmatch(r"[\d.,:\s]+", text):
+    if re.fullmatch(r"[\d.,:s%\s]+", text):
         return "keyframes"
     text = re.sub(r"\.[A-Za-z]\w*$", "", text)  # but not the fraction of orbit_left:22.5
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
@@ -75,14 +75,10 @@ def _short_name(text: str | os.PathLike[str]) -> str:
 def playback(clip: media.Clip, fps: float | None = None) -> tuple[float, str]:
     """Frames per second of the results, and a sentence that says so.
 
-    They play at the source's own speed, but for at least a second, and at 0.1 to 240 frames per second.
-
-    Args:
-      clip: the source.
-      fps: what the user chose.
+    See `playing_rate`, which has the same arguments.
     """
     frames = len(clip.frames)
-    chosen = fps or min(max(clip.fps, 0.1), frames, 240)
+    chosen = playing_rate(clip, fps)
     factor = clip.fps / chosen
     speed = "at the speed of the source"
     if frames > 1 and not 0.99 < factor < 1.01:
@@ -117,7 +113,7 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
         media.write_video(folder / "result.mp4", large["result"], fps)
         media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
         pictures.contact_sheet(folder / "contact_sheet.png", videos)
-        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+        _plot(folder, request)
 
 
 def write_plan(folder: Path, request: Request) -> None:
@@ -130,7 +126,15 @@ def write_plan(folder: Path, request: Request) -> None:
 
     with _saying_what_is_there(folder):
         pictures.contact_sheet(folder / "source.png", {"source": request.clip.frames})
-        pictures.plot_cameras_and_time(folder / "cameras_and_time.png", request.source, request.target)
+        _plot(folder, request)
+
+
+def _plot(folder: Path, request: Request) -> None:
+    from stp_jax.media import pictures
+
+    marks = () if request.marks is None else tuple(request.marks)
+    path = folder / "cameras_and_time.png"
+    pictures.plot_cameras_and_time(path, request.source, request.target, *marks)
 
 
 def enlarge(video: np.ndarray, scale: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stp_jax.controls import cameras
-from stp_jax.controls.moves import MOVES
+from stp_jax.controls.animation_time import needs_rates
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.weights.native import SamplingNotes
@@ -68,31 +68,43 @@ class Asked(NamedTuple):
       camera: a preset or a file, see `cameras.parse`; a file is in the world of `source_cameras`, or without
         them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
       animation_time: of the target, see `stp_jax.official.time_patterns.curve`.
+      keyframes: a file of cameras, lenses and animation times, see `stp_jax.controls.keyframes`. What it has
+        is not asked for otherwise; what it lacks is the source's own camera and `forward` by default.
       source_cameras: file with the source's poses; without it the camera stands still. Which pose of a file
         belongs to which frame: see `stp_jax.rerender.camera_paths`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
       source_camera_axes, source_camera_poses: where the source's file has others than the target's.
+      key_poses: fewer poses than frames in a camera file are key poses also where its form has one for each
+        frame, see `cameras.check_key_poses`.
       fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
       distance: metres from the source's first camera to the point that presets circle (4).
       start: seconds into the video.
       duration: seconds; without it to the end, but `request.LONGEST` at most.
+      fps: frames per second of the new video, which seconds of it are counted by, see `request.playing_rate`.
     """
 
     video: str | os.PathLike
     camera: str | None = None
     animation_time: str | None = None
+    keyframes: str | os.PathLike | None = None
     source_cameras: str | os.PathLike | None = None
     camera_axes: str | None = None
     camera_poses: str | None = None
     source_camera_axes: str | None = None
     source_camera_poses: str | None = None
+    key_poses: bool = False
     fov: float | None = None
     distance: float | None = None
     start: float = 0.0
     duration: float | None = None
+    fps: float | None = None
 
     def of(self, model: Takes) -> Asked:
-        """With the camera and the animation time that the model has by default."""
+        """With the camera and the animation time that the model, or keyframes, have by default."""
+        if self.keyframes is not None:
+            return self._replace(
+                camera=self.camera or SAME_CAMERA, animation_time=self.animation_time or "forward"
+            )
         return self._replace(
             camera=self.camera or model.default_camera(),
             animation_time=self.animation_time or model.default_animation_time(),
@@ -106,16 +118,16 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
     """
     camera, animation_time = str(asked.camera), str(asked.animation_time)
     preset = camera != SAME_CAMERA and cameras.is_preset(camera)
-    move = MOVES.get(camera.split(":")[0].strip()) if preset else None
-    if move is not None and move.unit == "factor" and not model.lens:
+    if preset and not model.lens and cameras.changes_lens(camera):
         raise InputError(
-            f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it."
+            f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it; "
+            "dolly_in and dolly_out drive nearer and away."
         )
     if asked.fov is not None and not model.lens:
         raise InputError(
             f"--fov {asked.fov:g}: {model.title} is given poses alone, a lens has no effect: leave it out."
         )
-    if model.camera == "none" and camera not in (SAME_CAMERA, "static"):
+    if model.camera == "none" and not (camera == SAME_CAMERA or (preset and cameras.stands_still(camera))):
         raise InputError(f"--camera {camera}: {model.title} is given no cameras: leave it out.")
     if not model.animation_time and not _is_forward(animation_time, frames):
         raise InputError(
@@ -135,12 +147,15 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
 
 
 def _is_forward(animation_time: str, frames: int) -> bool:
+    if needs_rates(animation_time):
+        return False  # it may be, but that is known with the video alone
     return bool(np.array_equal(time_patterns.curve(animation_time, frames), np.arange(frames)))
 
 
 def _depends_on_distance(camera: str, frames: int) -> bool:
-    near, far = (cameras.preset(camera, max(frames, 2), distance=distance) for distance in (1.0, 2.0))
-    return not np.array_equal(near.c2w, far.c2w)
+    # Far away, so that no dolly zoom reaches the pivot.
+    near, far = (cameras.preset(camera, max(frames, 2), distance=distance) for distance in (1e4, 2e4))
+    return not all(map(np.array_equal, near, far))
 
 
 def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNotes) -> None:

@@ -10,8 +10,10 @@ from stp_jax.controls.animation_time import (
     PRESETS,
     WARPS,
     curve,
+    needs_rates,
     random_warp,
 )
+from stp_jax.controls.times import Rates
 from stp_jax.errors import InputError
 
 F = 17
@@ -120,9 +122,14 @@ def test_bad_keyframes_are_refused(spec, message):
         ("Slow-Motion", "did you mean slow_motion"),
         ("xyzzy", "choose one of forward, reverse"),
         ("bullet_tme:3", "did you mean bullet_time"),
-        ("bullet_time:x", "only bullet_time takes a number"),
-        ("bullet_time:1:2", "only bullet_time takes a number"),
-        ("forward:3", "only bullet_time takes a number"),
+        ("bullet_time:x", "'x' is not a source frame counted from 0 to 16, seconds as 0.8s or per cent"),
+        ("bullet_time:1:2", "only bullet_time, ramp, stutter, loop take a number, and one"),
+        ("forward:3", "only bullet_time, ramp, stutter, loop take a number"),
+        ("ramp:2", "'2' is not the slowest speed, from 0 to 1"),
+        ("ramp:10%", "'10%' is not the slowest speed"),
+        ("stutter:1", "'1' is not a number of frames, 2 or more"),
+        ("loop:1.5", "'1.5' is not a number of times, 2 or more"),
+        ("bullet_time:2s", "2 s cannot be counted in frames without a video; give frames or %"),
         ("bullet_time:16.5", "time 16.5 is outside the source, 0 to 16"),
         ("bullet_time:-1", "time -1 is outside"),
     ],
@@ -130,6 +137,75 @@ def test_bad_keyframes_are_refused(spec, message):
 def test_bad_preset_is_refused(spec, message):
     with pytest.raises(InputError, match=message):
         curve(spec, F)
+
+
+# Seconds and per cent -------------------------------------------------------------------------------------
+
+# 17 frames that play at 8 per second, of a clip that has 16 frames in each of its seconds.
+RATES = Rates(new=8.0, source=16.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "frames", "times"),
+    [
+        ("0s:0s, 1.5s:0.75s", [0, 12], [0, 12]),
+        ("0%:0%, 50%:25%, 100%:100%", [0, 8, 16], [0, 4, 16]),
+        ("0:0, 1s:50%, 100%:1s", [0, 8, 16], [0, 8, 16]),
+        ("0.1s:0.5 s, 1s:0", [0.8, 8], [8, 0]),
+        ("33%:0, 66%:16", [0.33 * 16, 0.66 * 16], [0, 16]),
+        ("0s:0s, 2.125s:1.0625s", [0, 16], [0, 16]),  # the ends, where the last frame has been shown
+    ],
+)
+def test_keyframes_in_seconds_and_per_cent(spec, frames, times):
+    np.testing.assert_allclose(curve(spec, F, RATES), np.interp(np.arange(F), frames, times), atol=1e-5)
+
+
+def test_keyframes_of_a_file_may_be_in_seconds(tmp_path):
+    path = tmp_path / "clock.txt"
+    path.write_text("0s:0s\n1.5s:0.75s\n")
+    np.testing.assert_array_equal(curve(path, F, RATES), np.minimum(np.arange(F), 12))
+    assert needs_rates(path) and needs_rates("0s:0") and needs_rates("bullet_time:0.5 s")
+    assert not any(map(needs_rates, ("0%:0%, 8:8", "bullet_time:3", "freeze_start", "clock.npy"[:5])))
+
+
+def test_presets_with_a_number():
+    np.testing.assert_array_equal(curve("bullet_time:0.5s", F, RATES), [8] * F)
+    np.testing.assert_array_equal(curve("bullet_time:25%", F), [4] * F)
+    np.testing.assert_array_equal(curve("stutter", 9), [0, 0, 0, 0, 4, 4, 4, 4, 8])
+    np.testing.assert_array_equal(curve("stutter:2", 5), [0, 0, 2, 2, 4])
+    np.testing.assert_array_equal(curve("loop", 9), [0, 1, 2, 3, 4, 0, 1, 2, 3])
+    np.testing.assert_array_equal(curve("loop:3", 9), [0, 1, 2] * 3)
+
+
+@pytest.mark.parametrize("slowest", [0.0, 0.25, 1.0])
+def test_a_ramp_is_slowest_in_the_middle(slowest):
+    times = curve(f"ramp:{slowest}", 1001).astype(np.float64)
+    speed = np.diff(times)
+    place = (np.arange(1000) + 0.5) / 1000
+    np.testing.assert_allclose(speed, 1 + (1 - slowest) * np.cos(2 * np.pi * place), atol=2e-4)
+    assert times[0] == 0 and times[-1] == 1000
+    np.testing.assert_array_equal(curve("ramp", F), curve("ramp:0.25", F))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("0s:0s, 1s:1s, 0.5s:0s", "out of order: 0.5 s comes after 1 s"),
+        ("0:0, 50%:3, 1s:4", "two keyframes for 1 s"),
+        (
+            "0s:0s, 2.2s:1s",
+            "keyframe 2.2s:1s is outside .*, frames 0 to 16, 0 to 2.125 s; its source",
+        ),
+        ("0s:0s, 2s:1.2s", "keyframe 2s:1.2s is outside this video, .* clip 0 to 1 s"),
+        ("0%:0%, 101%:100%", "keyframe 101%:100% is outside"),
+        ("0%:-1%", "keyframe 0%:-1% is outside"),
+        ("0m:0m", "'0m:0m' is not a keyframe"),
+        ("0s:1e308s, 1s:1s", "is outside"),
+    ],
+)
+def test_bad_keyframes_in_seconds_and_per_cent(spec, message):
+    with pytest.raises(InputError, match=message):
+        curve(spec, F, RATES)
 
 
 # Files ----------------------------------------------------------------------------------------------------
@@ -235,13 +311,13 @@ def test_clocks_of_megabytes_are_refused_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("bullet_time:2.5s", "'2.5s' is not a number.*a source frame counted from 0 to 16 .not seconds."),
+        ("bullet_time:2.5m", "'2.5m' is not a source frame counted from 0 to 16, seconds as 0.8s"),
         ("freeze", "did you mean bullet_time"),
         ("boomerang", "did you mean zigzag"),
         ("nofile.txt", "nofile.txt: no such file"),
         ("clock.xlsx", "clock.xlsx: no such file"),
         ("https://example.org/clock.csv", "is an address.*download it first"),
-        ("0:0, 1e300:1", "keyframe 1e.300:1 is outside"),
+        ("0:0, 1e300:1", "keyframe 1e300:1 is outside"),
     ],
 )
 def test_what_was_meant_is_said(spec, message):

@@ -197,7 +197,8 @@ def test_pictures(tmp_path):
 
     poses = np.tile(np.eye(4, dtype=np.float32), (12, 1, 1))
     still = View(poses, np.full((12, 4), 0.5, np.float32), np.arange(12))
-    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still.at(slice(None, None, -1)))
+    keys = np.ones((2, 3)), np.array([[0.0, 11], [4, 5]])
+    pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still.at(slice(None, None, -1)), *keys)
     assert Image.open(tmp_path / "plot.png").width > 1000
     with pytest.raises(InputError, match="exists"):
         pictures.contact_sheet(tmp_path / "plot.png", {"source": video})

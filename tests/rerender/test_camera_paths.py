@@ -149,14 +149,68 @@ def test_poses_of_the_source(poses, numbers, of, consecutive, expected):
     np.testing.assert_array_equal(same.cameras.c2w, placed.cameras.c2w)
 
 
-def test_too_few_poses_are_refused():
+KEYS = "its 5 poses: key poses, and a smooth path through them over the 17 frames of the new video"
+
+
+def test_fewer_poses_than_frames_are_key_poses(videos):
+    """Every fourth pose of fwd_rel.npy is interpolated to it."""
+    whole = np.load(CASES / "fwd_rel.npy")
+    made = request(videos, camera=str(CASES / "keys5.npy"))
+    np.testing.assert_allclose(made.target.c2w, whole, atol=1e-6)
+    np.testing.assert_array_equal(made.target.c2w[::4], whole[::4].astype(np.float32))
+    assert KEYS in made.summary
+    np.testing.assert_allclose(cameras.read(CASES / "keys5.npy", 17).c2w, whole, atol=1e-6)
+    np.testing.assert_allclose(cameras.parse(CASES / "keys5.npy", 17).c2w, whole, atol=1e-6)
+    # It may be said, and it may be the source's.
+    said = request(videos, camera=str(CASES / "keys5.npy"), key_poses=True)
+    np.testing.assert_array_equal(said.target.c2w, made.target.c2w)
+    both = request(videos, camera=str(CASES / "keys5.npy"), source_cameras=CASES / "keys5.npy")
+    np.testing.assert_array_equal(both.source.c2w, both.target.c2w)
+    np.testing.assert_allclose(along_z(both.source), np.array(both.clip.source_frames) / 19, atol=1e-6)
+    assert "its 5 poses: key poses, spread evenly over the video's 20 frames" in both.summary
+    assert "at the same frames as the source's, key poses of a smooth path" in both.summary
+    official = request(videos, "120", OFFICIAL, source_cameras=CASES / "keys5.npy", official=True)
+    np.testing.assert_allclose(along_z(official.source), np.arange(81) / 119, atol=1e-6)
+
+
+def test_key_poses_of_files_with_a_pose_for_each_frame_must_be_said():
     shown = Shown(np.array([0, 4, 9, 14, 19]), 20, False)
-    with pytest.raises(InputError, match="path.npy: 3 poses are too few; 5 frames need one each"):
-        source_path(path_of(3), shown)
-    with pytest.raises(InputError, match="path.npy: 3 poses are too few; 5 frames need one each"):
-        target_path(path_of(3), shown, None)
-    with pytest.raises(InputError, match="path.npy: 4 poses; frames 0 to 4 need one each"):
-        source_path(path_of(4), Shown(np.arange(5), 20, True))
+    per_frame = path_of(3)._replace(pose_per_frame=True)
+    for place in (
+        lambda said: source_path(per_frame, shown, said).cameras.c2w,
+        lambda said: target_path(per_frame, shown, None, said).cameras.c2w,
+    ):
+        with pytest.raises(
+            InputError, match="path.npy: 3 poses are too few; 5 frames need one each .*key_poses"
+        ):
+            place(False)
+        assert place(True)[-1, 2, 3] == 2
+    consecutive = Shown(np.arange(5), 40, True)
+    motion = target_path(path_of(3, motion_only=True)._replace(pose_per_frame=True), consecutive, None, True)
+    np.testing.assert_allclose(motion.cameras.c2w[:, 2, 3], np.linspace(0, 2, 5), atol=1e-6)
+    with pytest.raises(InputError, match="path.npy: one pose is too few; 5 frames need two key poses"):
+        target_path(path_of(1), shown, None, True)
+    with pytest.raises(InputError, match="path.npy: 7 poses; frames 4 to 8 need one each"):
+        source_path(path_of(7), Shown(np.arange(4, 9), 20, True), True)
+
+
+def test_the_official_forms_have_a_pose_for_each_frame(tmp_path):
+    np.save(tmp_path / "a_extrinsics.npy", np.tile(np.eye(4), (3, 1, 1)))
+    official = cameras.load(tmp_path / "a_extrinsics.npy", reading=Reading(official=True))
+    assert official.pose_per_frame and not cameras.load(tmp_path / "a_extrinsics.npy").pose_per_frame
+    with pytest.raises(InputError, match="3 poses are too few; 9 frames"):
+        cameras.read(tmp_path / "a_extrinsics.npy", 9, reading=Reading(official=True))
+    assert (
+        len(
+            cameras.read(tmp_path / "a_extrinsics.npy", 9, reading=Reading(official=True), key_poses=True).c2w
+        )
+        == 9
+    )
+
+
+def test_key_poses_to_no_effect_are_refused(videos):
+    with pytest.raises(InputError, match="--key_poses: no camera file has fewer poses than frames"):
+        request(videos, camera=str(CASES / "fwd_rel.npy"), key_poses=True)
 
 
 def test_files_of_motion_are_followed_pose_by_pose_by_official_models():

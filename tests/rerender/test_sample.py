@@ -70,7 +70,9 @@ def files(tmp_path_factory):
         return lambda c2w: c2w.__setitem__(index, value)
 
     poses("path.json")
-    poses("few.json", count=FRAMES - 2)
+    poses("few.json", count=1)
+    for i, key in enumerate(({"time": 9, "fov": 50}, {"time": 0, "fv": 50})):
+        (folder / f"keys{i}.json").write_text(json.dumps({"version": 1, "keyframes": [key]}))
     poses("nan.json", put((3, 0, 3), np.nan))
     poses("left_handed.json", lambda c2w: c2w[2, :3].__setitem__((slice(None), 0), -c2w[2, :3, 0]))
     poses("sheared.json", put((1, 0, 1), 0.4))
@@ -166,16 +168,20 @@ BAD = {
     "--camera {f}/nan.json": "nan.json: frame 3: the pose has NaN",
     "--camera {f}/left_handed.json": "left_handed.json: frame 2: the rotation is left-handed",
     "--camera {f}/sheared.json": "sheared.json: frame 1: the rotation is not orthonormal",
-    "--camera {f}/few.json": "few.json: 3 poses are too few",
+    "--camera {f}/few.json": "few.json: one pose is too few",
+    "--keyframes {f}/keys0.json": "keys0.json: keyframes[0]: time 9 is outside the new video, frames 0 to 4",
+    "--keyframes {f}/keys1.json": "keyframes[0]: unknown field 'fv': did you mean fov?",
+    "--keyframes {f}/keys0.json --camera zoom_in": "it changes the lens, and so does",
+    "--key_poses": "--key_poses: no camera file has fewer poses than frames",
     "--camera {f}/broken.json": "broken.json: broken or truncated JSON",
-    "--source_cameras {f}/few.json": "few.json: 3 poses are too few",
+    "--source_cameras {f}/few.json": "few.json: one pose is too few",
     "--source_cameras {f}/nan.json": "nan.json: frame 3",
     "--source_cameras orbit_left": "orbit_left: no such file",
     "--source_cameras ''": "--source_cameras is empty",
     "--camera nofile.txt": "nofile.txt: no such file",
     "--camera {f}/times.txt": "times.txt: files of this type are not read; expected .json",
     "--camera https://example.org/path.json": "is an address, and files are read from this machine",
-    "--camera arc_left": "unknown camera preset 'arc_left': did you mean orbit_left?",
+    "--camera circle": "unknown camera preset 'circle': did you mean orbit_left?",
     "--camera orbit_left:40deg": "'40deg' is not a number: write orbit_left:40, in degrees",
     "--camera orbit_left:1e30": "1e+30 degrees are too many; at most 3600",
     "--camera dolly_in:1e39": "camera 'dolly_in:1e39': frame 1: the pose has NaN, infinite or huge numbers",
@@ -193,7 +199,7 @@ BAD = {
     "--animation_time '0:0, 4'": "'4' is not a keyframe",
     "--animation_time bullet_time:9": "time 9 is outside the source, 0 to 4",
     "--animation_time {f}/times.txt": "times.txt: frame 3: time 9 is outside",
-    "--animation_time bullet_time:2.5s": "'2.5s' is not a number; only bullet_time takes a number, a source",
+    "--animation_time bullet_time:2.5s": "2.5 s is outside the source's clip, frames 0 to 4, 0 to",
     "--animation_time freeze": "unknown animation time preset 'freeze': did you mean bullet_time?",
     "--animation_time slowmo.txt": "slowmo.txt: no such file",
     "--animation_time http://example.org/a.csv": "is an address",

@@ -71,6 +71,7 @@ ALLOWED = [
     (MASTER, {"camera": "source", "source_cameras": "x.npy"}),
     (BLIND, {}),
     (BLIND, {"camera": "static"}),
+    (BLIND, {"camera": "hold"}),
 ]
 
 

@@ -148,8 +148,22 @@ def _read_clock(folder: Path) -> None:
 
 
 def _spec_seeds(work: Path) -> list[Seed]:
-    cameras = ("orbit_left:30:-15", "dolly_in:1.5", "zoom_in:2:0.5", "static", "pan_left")
-    clocks = ("0:0, 4:4, 6:4, 8:8", "bullet_time:3", "zigzag", "official:zigzag_0_10_0")
+    cameras = (
+        "orbit_left:30:-15",
+        "dolly_in:1.5",
+        "zoom_in:2:0.5",
+        "static",
+        "recammaster:7",
+        "orbit_left:30 50%, hold, dolly_zoom_in:1 ease_in",
+    )
+    clocks = (
+        "0:0, 4:4, 6:4, 8:8",
+        "bullet_time:3",
+        "zigzag",
+        "ramp:0.1",
+        "0%:0%, 50%:25%",
+        "official:zigzag_0_10_0",
+    )
     texts = [
         f"{kind}\n{text}".encode()
         for kind, all_of in (("camera", cameras), ("clock", clocks))
@@ -171,9 +185,42 @@ def _read_spec(folder: Path) -> None:
         cameras.check(path.c2w, path.intrinsics, F, "preset")
 
 
+def _keyframe_seeds(work: Path) -> list[Seed]:
+    examples = Path(__file__).parents[3] / "examples"
+    pose, quaternion = _poses()[3], [0.6, 0, 0.8, 0]
+    look = {"position": [1, 0, 0], "look_at": [0, 0, 4], "up": [0, -1, 0], "roll": 3}
+    keys = [
+        {"time": 0, "camera": {"c2w": pose}, "intrinsics": [1, 1, 0.5, 0.5], "to_next": {"lens": "hold"}},
+        {"time": "25%", "camera": {"position": [0, 0, 1], "quaternion_wxyz": quaternion}, "to_next": "ease"},
+        {"time": "0.5s", "camera": look, "focal_length": 35, "animation_time": "0.2s"},
+        {"time": 8, "camera": {"orbit": {"left": 20, "around": [0, 0, 4]}}, "fov": 40, "animation_time": 8},
+    ]
+    contents = [json.dumps({"version": 1, "world": "source_cameras", "keyframes": keys}).encode()]
+    contents += [path.read_bytes() for path in sorted(examples.glob("*.json"))]
+    return [Seed({"a.json": one}, "a.json", mutators.JSON) for one in contents]
+
+
+def _read_keyframes(folder: Path) -> None:
+    """What is read can be written, read again, and made into cameras and a clock."""
+    from stp_jax.controls import cameras, keyframe_tracks, keyframes
+    from stp_jax.controls.times import Rates
+
+    (path,) = folder.iterdir()
+    read = keyframes.read(path)
+    assert keyframes.parse(json.loads(json.dumps(keyframes.to_json(read)))) == read
+    filmed = keyframe_tracks.Filmed(np.eye(4), 4.0, 1.5, Rates(10.0, 10.0))
+    made = keyframe_tracks.resolve(read, F, filmed, "keys.json")
+    if made.c2w is not None:
+        lens = np.ones((F, 4)) if made.intrinsics is None else made.intrinsics
+        cameras.check(made.c2w, lens, F, "keys.json")
+    if made.animation_time is not None:
+        assert np.all((made.animation_time >= 0) & (made.animation_time <= F - 1))
+
+
 READERS = [
     Reader("camera_json", _camera_json_seeds, _read_cameras),
     Reader("camera_arrays", _camera_array_seeds, _read_cameras),
     Reader("clocks", _clock_seeds, _read_clock),
     Reader("camera_and_clock_texts", _spec_seeds, _read_spec),
+    Reader("keyframes", _keyframe_seeds, _read_keyframes),
 ]
