@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from stp_jax.training.config import model_config
 from stp_jax.training.state import graph_of
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 from stp_jax.training.videos import psnr, rows
-from stp_jax.weights import lpips
+from stp_jax.weights import kinds, lpips, recognition
 
 
 class VAETask:
@@ -39,6 +40,17 @@ class VAETask:
         self.frozen: dict[str, Any] = {}
         if self.loss_weights.perceptual:
             self.frozen["lpips"] = self._lpips_weights(config.crop or largest)
+        self._statistics = self._kept_statistics()
+
+    def _kept_statistics(self) -> dict[str, Any] | None:
+        """Those of the weights `init_from`, where the encoder is not trained: a DiT knows such latents."""
+        pattern = re.compile(self.config.train.trainable)
+        names = kinds.shapes("vae", self.model_config)
+        encoder = (name for name in names if name.startswith(("encoder.", "conv1.")))
+        if not self.config.init_from or any(pattern.fullmatch(name) for name in encoder):
+            return None
+        found = recognition.recognise(self.config.init_from, "vae").config
+        return {"latent_mean": found.latent_mean, "latent_std": found.latent_std}
 
     def _lpips_weights(self, size: int) -> dict[str, Any]:
         weights = lpips.read()
@@ -91,7 +103,9 @@ class VAETask:
         return params
 
     def final_config(self, model, dataset):
-        """The model's config with the mean and spread of its latents, measured on training data."""
+        """The model's config with the mean and spread of its latents, measured on training data or kept."""
+        if self._statistics is not None:
+            return dataclasses.asdict(self.model_config) | self._statistics
         iterator = iter(dataset)
         batches = (jax.device_get(self._video(next(iterator))) for _ in range(self.config.statistics_batches))
         mean, std = latent_statistics(model, batches)

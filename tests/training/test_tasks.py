@@ -31,7 +31,7 @@ from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
 from stp_jax.training.run import make_task
 from stp_jax.training.state import VALIDATION, graph_of, random_key
-from stp_jax.training.vae_task import random_crop
+from stp_jax.training.vae_task import VAETask, random_crop
 from stp_jax.training.videos import psnr
 from stp_jax.weights import native
 from stp_jax.weights.layouts import dit
@@ -112,6 +112,13 @@ def test_trained_vae_carries_the_statistics_of_its_latents(vae_run, vae):
     mean = np.asarray(jax.jit(lambda v: vae.moments(from_pixels(v))[0])(videos), np.float64).reshape(-1, 4)
     np.testing.assert_allclose(vae.config.latent_mean, mean.mean(0), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(vae.config.latent_std, mean.std(0), rtol=1e-3)
+
+
+def test_a_decoder_trained_alone_keeps_the_latents(vae_run, vae):
+    config = vae_run[0].copy_and_resolve_references()
+    config.init_from, config.train.trainable = str(vae_run[1] / "weights"), r"decoder\..*|conv2\..*"
+    kept = VAETask(config).final_config(vae, dataset=None)
+    assert (kept["latent_mean"], kept["latent_std"]) == (vae.config.latent_mean, vae.config.latent_std)
 
 
 def encoding(vae_run, out: Path, **options) -> dict:
