@@ -22,7 +22,8 @@ import numpy as np
 
 from stp_jax import user_input
 from stp_jax.controls import camera_files, lenses
-from stp_jax.controls.camera_files import Reading
+from stp_jax.controls.camera_files import CameraFile, Reading
+from stp_jax.controls.formats.base import DISTANCE
 from stp_jax.controls.lenses import default_intrinsics
 from stp_jax.controls.moves import ELSEWHERE, MOVES
 from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
@@ -48,7 +49,6 @@ __all__ = [
     "token_rays",
 ]
 
-DISTANCE = 4.0  # metres to the pivot of the presets
 MOST_DEGREES = 3600.0  # ten turns
 
 # name: what the camera does (unit of its amount; the default)
@@ -119,10 +119,12 @@ class CameraPath(NamedTuple):
     """The whole path of a file."""
 
     where: str  # names it in errors
-    cameras: Cameras  # one for each of its poses, in the file's own world
+    cameras: Cameras  # one for each of its poses, in the file's own world; c2w float64: it may be far away
     form: str  # how its poses were read, to print
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
+    last_frame: int | None = None  # of the video that its last pose is of, if the file says so
+    uses_distance: bool = False  # it depends on `Reading.distance`
 
 
 def is_preset(text: str) -> bool:
@@ -184,7 +186,7 @@ def seen_from(
         one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path.where)
         reference = reference if one_world else chosen.c2w[0]
     if reference is None:
-        return chosen
+        return chosen._replace(c2w=chosen.c2w.astype(np.float32))
     if np.linalg.det(reference[:3, :3]) * np.linalg.det(chosen.c2w[0, :3, :3]) < 0:
         raise InputError(
             f"{path.where}: cannot be in the mirrored world of the source's cameras; give both in one form"
@@ -205,7 +207,7 @@ def read(
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
 
-    Ours, with OpenCV axes and metres:
+    `camera_files.FORMATS` is the table of all forms. Ours, with OpenCV axes and metres:
 
     - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing. They may be
       3 x 3 matrices and in pixels, with "width" and "height" of the picture: see `lenses.read`.
@@ -238,7 +240,8 @@ def read(
         or invalid ones (see `check`).
     """
     whole = load(path, intrinsics=intrinsics, reading=reading)
-    return whole.cameras if frames is None else _evenly(whole.cameras, frames, whole.where, span)
+    chosen = whole.cameras if frames is None else _evenly(whole.cameras, frames, whole.where, span)
+    return chosen._replace(c2w=chosen.c2w.astype(np.float32))
 
 
 def load(
@@ -250,15 +253,62 @@ def load(
     """Reads the whole path of a file, as `read` does, and says how it was read."""
     file = camera_files.load(path, reading)
     where = file.where
-    poses = user_input.table(file.poses, (4, 4), where)
+    poses = _square(file.poses, where)
     if file.intrinsics is None:
         given = default_intrinsics() if intrinsics is None else intrinsics
         lens, form = np.tile(np.asarray(given, np.float64), (len(poses), 1)), None
     else:
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
-    cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
-    return CameraPath(where, cameras, file.form, form, file.motion_only)
+    cameras = Cameras(file.to_c2w(poses).astype(np.float64), lens.astype(np.float32))
+    cameras, remark = _evenly_numbered(cameras, file, reading)
+    last = int(file.numbers.at[-1]) if file.numbers is not None and file.numbers.first == 0 else None
+    return CameraPath(
+        where, cameras, file.form + remark, file.lens_form or form, file.motion_only, last, file.uses_distance
+    )
+
+
+def _square(poses: Any, where: str) -> np.ndarray:
+    """Poses [F, 4, 4] of a list of 4 x 4 or 3 x 4 matrices, or of their 16 or 12 numbers."""
+    listed = poses.ndim > 0 if isinstance(poses, np.ndarray) else isinstance(poses, list)
+    first = user_input.numbers(poses[0]) if listed and len(poses) else None
+    shape = first.shape if first is not None and first.shape in ((3, 4), (16,), (12,)) else (4, 4)
+    rows = user_input.table(poses, shape, where)
+    if shape == (4, 4):
+        return rows
+    rows = rows.reshape(len(rows), -1, 4)
+    last = np.tile([0.0, 0, 0, 1], (len(rows), 1, 1))
+    return rows if rows.shape[1] == 4 else np.concatenate([rows, last], 1)
+
+
+def _evenly_numbered(cameras: Cameras, file: CameraFile, reading: Reading) -> tuple[Cameras, str]:
+    """The path with poses at even steps, where the file numbers or times them; and a remark, to print.
+
+    Frames without a pose get one between their neighbours' (see `at`), where at least half have one. Poses at
+    uneven times are brought to even ones, unless there is one for each frame of the video or of the result.
+    """
+    numbers, count = file.numbers, len(cameras.c2w)
+    if numbers is None or count < 2 or count in (reading.frames, reading.video_frames):
+        return cameras, ""
+    steps = np.diff(numbers.at)
+    if numbers.frames:
+        step = np.gcd.reduce(steps.astype(np.int64))
+        start = numbers.at[0] if numbers.first is None else float(numbers.first)
+        places = (numbers.at - start) / step if start == numbers.at[0] else numbers.at - start
+        wanted = round(places[-1]) + 1
+        if wanted == count or wanted > 2 * count:
+            return cameras, ""
+        what = f"; {wanted - count} of {wanted} frames have no pose: in between, or as the first"
+    else:
+        step = float(np.median(steps))
+        if steps.max() <= 1.5 * step:
+            return cameras, ""
+        places = (numbers.at - numbers.at[0]) / step
+        wanted = min(max(round(places[-1]) + 1, count), 10 * count)
+        places *= (wanted - 1) / places[-1]
+        what = f"; its {count} poses at uneven times are brought to {wanted} at even ones"
+    every = np.interp(np.arange(wanted), places, np.arange(count))
+    return at(cameras, every), what
 
 
 def _evenly(cameras: Cameras, frames: int, where: str, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:

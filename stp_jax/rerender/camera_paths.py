@@ -53,7 +53,7 @@ class CameraPaths:
         """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
-        self._source_reading, self._reading = readings(asked, video, official)
+        self._source_reading, self._reading = readings(asked, official, len(shown.numbers), video, shown.of)
         self._file: Placed | None = None  # of the source
         self._from_file = False  # whether the target is in the world of a file
 
@@ -130,6 +130,11 @@ def source_path(path: CameraPath, shown: Shown) -> Placed:
     """Of the source. Raises `InputError` where there are too few poses."""
     poses, frames, video = len(path.cameras.c2w), len(shown.numbers), shown.of
     last = int(shown.numbers.max())
+    if path.last_frame is not None and path.last_frame >= video:
+        raise InputError(
+            f"{path.where}: has a pose of frame {path.last_frame}, and the video has {video} frames: "
+            "is it of another video?"
+        )
     if poses == video or (shown.consecutive and poses > last):
         places = shown.numbers
         which = f"one for each frame of the video, which has {video}"
@@ -178,12 +183,25 @@ def _placed(path: CameraPath, places: np.ndarray, which: str) -> Placed:
     return Placed(path, places, cameras.at(path.cameras, places), summary)
 
 
-def readings(wish: Asked, video: tuple[int, int] | None, official: bool) -> tuple[Reading, Reading]:
-    """How the source's and the target's file are read; what is said of the target's is for both."""
+def readings(
+    wish: Asked,
+    official: bool,
+    frames: int,
+    video: tuple[int, int] | None = None,
+    video_frames: int | None = None,
+) -> tuple[Reading, Reading]:
+    """How the source's and the target's file are read; what is said of the target's is for both.
+
+    Args:
+      frames: of the new video.
+      video, video_frames: height and width of the video's picture, and its frames, if it is known.
+    """
     axes, poses = wish.source_camera_axes, wish.source_camera_poses
-    inherited = axes is None and poses is None
-    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, video, official, inherited)
-    return source, Reading(wish.camera_axes, wish.camera_poses, video, official)
+    metres = cameras.DISTANCE if wish.distance is None else wish.distance
+    known = (video, official, axes is None and poses is None, frames, video_frames, metres)
+    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, *known)
+    target = Reading(wish.camera_axes, wish.camera_poses, *known)._replace(inherited=False)
+    return source, target
 
 
 def warnings(source: Cameras, target: Cameras, distance: float, *, given_source: bool) -> list[str]:

@@ -97,10 +97,9 @@ def read_request(
     wish = Asked(**asked).of(model)
     target_time = time_patterns.curve(str(wish.animation_time), notes.frames)
     same_camera = wish.camera == SAME_CAMERA
-    if not same_camera:
-        # The video is not known yet. This finds mistakes before it is read, which may take long.
-        _first_look(wish, notes.frames, official)
-    refuse_idle_controls(model, notes.frames, wish)
+    # The video is not known yet. This finds mistakes before it is read, which may take long.
+    by_distance = not same_camera and _first_look(wish, notes.frames, official)
+    refuse_idle_controls(model, notes.frames, wish, by_distance=by_distance)
     part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
     paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official)
     filmed = paths.source()
@@ -111,19 +110,24 @@ def read_request(
     source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
     target = View(path.c2w, lenses[1], target_time)
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
-    return Request(part.clip, part.span, source, target, world, summary, same_camera)
+    return Request(part.clip, part.span, source, target, world.astype(np.float64), summary, same_camera)
 
 
-def _first_look(wish: Asked, frames: int, official: bool) -> None:
-    """Raises `InputError` for a camera path that cannot be used with any video."""
+def _first_look(wish: Asked, frames: int, official: bool) -> bool:
+    """Whether a camera file depends on the distance.
+
+    Raises:
+      InputError: the camera path cannot be used with any video.
+    """
     metres = cameras.DISTANCE if wish.distance is None else wish.distance
     if cameras.is_preset(str(wish.camera)):
         cameras.preset(str(wish.camera), frames, distance=metres)
-        return
-    path = cameras.load(str(wish.camera), reading=readings(wish, None, official)[1])
+        return False
+    path = cameras.load(str(wish.camera), reading=readings(wish, official, frames)[1])
     # A file of fewer poses than the model has frames may still have one for each frame of a short video.
     if len(path.cameras.c2w) < 2 <= frames:
         raise InputError(f"{path.where}: one pose is too few; {frames} frames need one each")
+    return path.uses_distance
 
 
 class _Part(NamedTuple):

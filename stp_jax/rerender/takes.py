@@ -99,10 +99,11 @@ class Asked(NamedTuple):
         )
 
 
-def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
+def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance: bool = False) -> None:
     """Raises `InputError` for what is asked of a model, or of a camera path, to no effect.
 
-    Camera and animation time are those of `Asked.of`: defaults always have an effect.
+    Camera and animation time are those of `Asked.of`: defaults always have an effect. `by_distance`: a camera
+    file measures in the distance.
     """
     camera, animation_time = str(asked.camera), str(asked.animation_time)
     preset = camera != SAME_CAMERA and cameras.is_preset(camera)
@@ -122,7 +123,8 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
             f"--animation_time {animation_time}: {model.title} is given no animation time, "
             "its videos always run forward: leave it out."
         )
-    if asked.distance is not None and not (preset and _depends_on_distance(camera, frames)):
+    by_distance |= preset and _depends_on_distance(camera, frames)
+    if asked.distance is not None and not by_distance:
         raise InputError(
             f"--distance {asked.distance:g}: the path of --camera {camera} does not depend on it: "
             "leave it out."
