@@ -48,16 +48,20 @@ def _exists(name: str) -> bool:
 
 def load(path: str | os.PathLike, reading: Reading = Reading()) -> CameraFile:  # noqa: B008 (immutable)
     """Reads a file of any form. Raises `InputError` for unreadable files and other forms."""
-    where, number = choice(path)
-    content = Content(where, _load(where), number)
+    found = content(path)
+    where, number = found.where, found.camera
     for form in FORMATS:
-        if form.matches(content):
-            if number is not None and not form.chooses:
-                break
-            return form.read(content, reading)
+        if form.matches(found) and (number is None or form.chooses):
+            return form.read(found, reading)
     if number is not None:
         raise InputError(f"{where}: has no cameras to choose from; leave out what follows the file's name")
     raise InputError(f"{where}: no camera path in it; {_EXPECTED}")
+
+
+def content(path: str | os.PathLike) -> Content:
+    """A file as its type says, before its form is known. Raises `InputError` for unreadable files."""
+    where, number = choice(path)
+    return Content(where, _load(where), number)
 
 
 def _load(where: str) -> object:

@@ -179,8 +179,11 @@ def time_stamps(at: np.ndarray) -> Numbers | None:
     return Numbers(at, frames=False) if np.isfinite(at).all() and (np.diff(at) > 0).all() else None
 
 
-def rotations(quaternions: np.ndarray, where: str, entry: str = "entry") -> np.ndarray:
+def rotations(quaternions: np.ndarray, where: str, entries: Sequence[str]) -> np.ndarray:
     """Rotation matrices [F, 3, 3] of quaternions x, y, z, w [F, 4], normalised where only digits are missing.
+
+    Args:
+      entries: what each of them is called in messages.
 
     Raises:
       InputError: naming the entry whose quaternion is not of length 1.
@@ -190,7 +193,7 @@ def rotations(quaternions: np.ndarray, where: str, entry: str = "entry") -> np.n
     if wrong.any():
         i = int(np.argmax(wrong))
         raise InputError(
-            f"{where}: {entry} {i}: a quaternion of length {lengths[i]:.4g}; a rotation's has length 1: "
+            f"{where}: {entries[i]}: a quaternion of length {lengths[i]:.4g}; a rotation's has length 1: "
             "divide it by its length, or check the order of the numbers"
         )
     return Rotation.from_quat(quaternions).as_matrix()

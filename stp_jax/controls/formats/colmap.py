@@ -131,7 +131,7 @@ def _read_model(content: Content, reading: Reading) -> CameraFile:
     used = [cameras[image.camera] for image in images]
     lens, lens_form = _lens(used, str(cameras_path))
     quaternions = np.array([image.quaternion for image in images])[:, [1, 2, 3, 0]]
-    rotation = rotations(quaternions, f"{path}, sorted by name", "image")
+    rotation = rotations(quaternions, str(path), [f"image {image.name}" for image in images])
     poses = rigid(rotation, np.array([image.translation for image in images]))
     form = "a COLMAP model: world-to-camera, OpenCV axes, any scale, by file name"
     numbers = frame_numbers([image.name for image in images])

@@ -63,7 +63,8 @@ def _read_tum(content: Content, reading: Reading) -> CameraFile:
     """Lines: time in seconds, position, quaternion x y z w, camera-to-world (TUM RGB-D's file formats)."""
     table = _table(content, 8)
     assert table is not None
-    poses = rigid(rotations(table[:, 4:], content.where), table[:, 1:4])
+    lines = [f"line {number}" for number in content.data.lines]
+    poses = rigid(rotations(table[:, 4:], content.where, lines), table[:, 1:4])
     file = CameraFile(content.where, poses, "TUM's trajectory", numbers=time_stamps(table[:, 0]))
     return plain(file, reading)
 
@@ -97,8 +98,8 @@ def _read_crafter(content: Content, reading: Reading) -> CameraFile:
     By TrajectoryCrafter's models/utils.py (`generate_traj_txt`, `sphere2pose`) and demo.py (`get_poses`):
     more than three keys are smoothed by a cubic spline with exact ends, others joined linearly. The poses
     they give are used as world-to-camera when pictures are warped, relative to the first of them:
-    T(d) Ry(phi) Rx(theta) T(-d - r d) with translations along z and the distance d. So +theta moves the camera
-    up and +phi to the right around the point at d, and +r forward, as docs/config_help.md there says.
+    T(d) Ry(phi) Rx(theta) T(-d - r d) with translations along z and the distance d. So +theta moves the
+    camera up and +phi to the right around the point at d, and +r forward, as docs/config_help.md there says.
     """
     frames, distance = reading.frames or CRAFTER_FRAMES, reading.distance
     for name, row in zip(("theta", "phi", "r"), content.data.of, strict=True):
@@ -107,8 +108,8 @@ def _read_crafter(content: Content, reading: Reading) -> CameraFile:
     theta, phi = (_through(row, frames, content.where) for row in content.data.of[:2])
     r = _through(content.data.of[2] * distance, frames, content.where)
     poses = np.tile(np.eye(4), (frames, 1, 1))
-    turn = Rotation.from_euler("Y", phi, degrees=True) * Rotation.from_euler("X", theta, degrees=True)
-    poses[:, :3, :3] = turn.as_matrix()
+    turns = np.stack([theta, phi], 1)
+    poses[:, :3, :3] = Rotation.from_euler("xy", turns, degrees=True).as_matrix()  # first about x
     poses[:, :3, 3] = -poses[:, :3, 2] * (distance + r)[:, None] + [0, 0, distance]
     keys = "/".join(str(len(row)) for row in content.data.of)
     form = (
