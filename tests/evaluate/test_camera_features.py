@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from stp_jax.controls import cameras
+from stp_jax.controls import cameras, structure
 from stp_jax.errors import InputError
 from stp_jax.evaluate import camera_features
 
@@ -192,8 +192,8 @@ def test_rotations_are_averaged_over_pairs():
     exact = {(a, b): (truth[b] @ truth[a].T, 10 + a) for a in range(6) for b in range(a)}
     noisy = {pair: (noise() @ rotation, weight) for pair, (rotation, weight) in exact.items()}
     for pairs, tolerance in ((exact, 1e-9), (noisy, 0.03)):
-        found = camera_features.average_rotations(pairs, 8)  # frames 6 and 7 are connected with none
+        found = structure.average_rotations(pairs, 8)  # frames 6 and 7 are connected with none
         assert list(found) == list(range(6))
         for frame, rotation in found.items():
             np.testing.assert_allclose(rotation @ found[0].T, truth[frame] @ truth[0].T, atol=tolerance)
-    assert camera_features.average_rotations({}, 3) == {}
+    assert structure.average_rotations({}, 3) == {}

@@ -127,11 +127,11 @@ def _read_model(content: Content, reading: Reading) -> CameraFile:
     images = sorted(_chosen(images, content), key=lambda image: by_numbers(image.name))
     for image in images:
         if image.camera not in cameras:
-            raise InputError(f"{path}: image {image.name} is of camera {image.camera}, which is not there")
+            raise InputError(f"{path}: image {_named(image)} is of camera {image.camera}, which is not there")
     used = [cameras[image.camera] for image in images]
     lens, lens_form = _lens(used, str(cameras_path))
     quaternions = np.array([image.quaternion for image in images])[:, [1, 2, 3, 0]]
-    rotation = rotations(quaternions, str(path), [f"image {image.name}" for image in images])
+    rotation = rotations(quaternions, str(path), [f"image {_named(image)}" for image in images])
     poses = rigid(rotation, np.array([image.translation for image in images]))
     form = "a COLMAP model: world-to-camera, OpenCV axes, any scale, by file name"
     numbers = frame_numbers([image.name for image in images])
@@ -156,6 +156,10 @@ def _chosen(images: list[_Image], content: Content) -> list[_Image]:
             f"{content.where}: has images of several {what}, which are no path: {_list(of_camera)}; {choose}"
         )
     return images
+
+
+def _named(image: _Image) -> str:
+    return image.name if image.name.isprintable() and len(image.name) < 80 else user_input.short(image.name)
 
 
 def _list(of_camera: Counter) -> str:
@@ -201,7 +205,7 @@ def _loaded(path: Path, of_text: Any, of_binary: Any) -> list:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, IndexError, KeyError, struct.error, OverflowError) as error:
         raise InputError(
-            f"{path}: is not COLMAP's file of that name ({error}); it may be truncated"
+            f"{path}: is not COLMAP's file of that name ({str(error)[:120]}); it may be truncated"
         ) from error
 
 
