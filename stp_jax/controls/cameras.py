@@ -22,8 +22,9 @@ import numpy as np
 
 from stp_jax import user_input
 from stp_jax.controls import camera_files, lenses
-from stp_jax.controls.camera_files import CameraFile, Reading
+from stp_jax.controls.camera_files import Reading
 from stp_jax.controls.formats.base import DISTANCE
+from stp_jax.controls.formats.poses import evenly_numbered, square
 from stp_jax.controls.lenses import default_intrinsics
 from stp_jax.controls.moves import ELSEWHERE, MOVES
 from stp_jax.controls.paths import Cameras, at, check, relative_to, resample
@@ -123,6 +124,7 @@ class CameraPath(NamedTuple):
     form: str  # how its poses were read, to print
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
+    pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
     last_frame: int | None = None  # of the video that its last pose is of, if the file says so
     uses_distance: bool = False  # it depends on `Reading.distance`
 
@@ -253,7 +255,7 @@ def load(
     """Reads the whole path of a file, as `read` does, and says how it was read."""
     file = camera_files.load(path, reading)
     where = file.where
-    poses = _square(file.poses, where)
+    poses = square(file.poses, where)
     if file.intrinsics is None:
         given = default_intrinsics() if intrinsics is None else intrinsics
         lens, form = np.tile(np.asarray(given, np.float64), (len(poses), 1)), None
@@ -261,54 +263,18 @@ def load(
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
     cameras = Cameras(file.to_c2w(poses).astype(np.float64), lens.astype(np.float32))
-    cameras, remark = _evenly_numbered(cameras, file, reading)
+    cameras, remark = evenly_numbered(cameras, file, reading)
     last = int(file.numbers.at[-1]) if file.numbers is not None and file.numbers.first == 0 else None
     return CameraPath(
-        where, cameras, file.form + remark, file.lens_form or form, file.motion_only, last, file.uses_distance
+        where,
+        cameras,
+        file.form + remark,
+        file.lens_form or form,
+        file.motion_only,
+        file.pose_per_frame,
+        last,
+        file.uses_distance,
     )
-
-
-def _square(poses: Any, where: str) -> np.ndarray:
-    """Poses [F, 4, 4] of a list of 4 x 4 or 3 x 4 matrices, or of their 16 or 12 numbers."""
-    listed = poses.ndim > 0 if isinstance(poses, np.ndarray) else isinstance(poses, list)
-    first = user_input.numbers(poses[0]) if listed and len(poses) else None
-    shape = first.shape if first is not None and first.shape in ((3, 4), (16,), (12,)) else (4, 4)
-    rows = user_input.table(poses, shape, where)
-    if shape == (4, 4):
-        return rows
-    rows = rows.reshape(len(rows), -1, 4)
-    last = np.tile([0.0, 0, 0, 1], (len(rows), 1, 1))
-    return rows if rows.shape[1] == 4 else np.concatenate([rows, last], 1)
-
-
-def _evenly_numbered(cameras: Cameras, file: CameraFile, reading: Reading) -> tuple[Cameras, str]:
-    """The path with poses at even steps, where the file numbers or times them; and a remark, to print.
-
-    Frames without a pose get one between their neighbours' (see `at`), where at least half have one. Poses at
-    uneven times are brought to even ones, unless there is one for each frame of the video or of the result.
-    """
-    numbers, count = file.numbers, len(cameras.c2w)
-    if numbers is None or count < 2 or count in (reading.frames, reading.video_frames):
-        return cameras, ""
-    steps = np.diff(numbers.at)
-    if numbers.frames:
-        step = np.gcd.reduce(steps.astype(np.int64))
-        start = numbers.at[0] if numbers.first is None else float(numbers.first)
-        places = (numbers.at - start) / step if start == numbers.at[0] else numbers.at - start
-        wanted = round(places[-1]) + 1
-        if wanted == count or wanted > 2 * count:
-            return cameras, ""
-        what = f"; {wanted - count} of {wanted} frames have no pose: in between, or as the first"
-    else:
-        step = float(np.median(steps))
-        if steps.max() <= 1.5 * step:
-            return cameras, ""
-        places = (numbers.at - numbers.at[0]) / step
-        wanted = min(max(round(places[-1]) + 1, count), 10 * count)
-        places *= (wanted - 1) / places[-1]
-        what = f"; its {count} poses at uneven times are brought to {wanted} at even ones"
-    every = np.interp(np.arange(wanted), places, np.arange(count))
-    return at(cameras, every), what
 
 
 def _evenly(cameras: Cameras, frames: int, where: str, span: tuple[float, float] = (0.0, 1.0)) -> Cameras:

@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stp_jax import media
 from stp_jax.controls import cameras, lenses
 from stp_jax.controls.cameras import CameraPath, Cameras, Reading
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.rerender import estimated_cameras
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
 
@@ -51,6 +53,7 @@ class CameraPaths:
 
     def __init__(self, asked: Asked, model: Takes, shown: Shown, video: tuple[int, int], official: bool):
         """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
+        self.estimated = False  # whether the source's cameras are
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
         self._source_reading, self._reading = readings(asked, official, len(shown.numbers), video, shown.of)
@@ -63,6 +66,8 @@ class CameraPaths:
         fov = lenses.FOV if asked.fov is None else asked.fov
         lens = cameras.default_intrinsics(fov, aspect=width / height)
         view = f"a field of view of {fov:g} degrees"
+        if estimated_cameras.is_asked(asked.source_cameras):
+            return self._estimate()
         if not asked.source_cameras:
             view = f", with {view}" if self._model.lens else ""
             self.lines.append(f"Its camera: taken to stand still{view}")
@@ -73,6 +78,17 @@ class CameraPaths:
         self._file = source_path(path, self._shown)
         self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
         return self._file.cameras
+
+    def _estimate(self) -> Cameras:
+        """Of the source, in the frame of the first camera; by pictures of the clip as filmed."""
+        numbers, side = self._shown.numbers, estimated_cameras.LONGEST_SIDE
+        pictures = media.read_frames(self._asked.video, numbers.tolist(), side)
+        found = estimated_cameras.estimate(
+            pictures, numbers, fov=self._asked.fov, distance=self._asked.distance
+        )
+        self.estimated = True
+        self.lines += found.lines
+        return found.cameras
 
     def target(self, source: Cameras) -> Cameras:
         """In the frame of the source's first camera. Raises `InputError` for a file that cannot be used."""
@@ -121,7 +137,7 @@ class CameraPaths:
         lines = [clock]
         if self._from_file:
             metres = cameras.DISTANCE
-            given = self._file is not None
+            given = self._file is not None or self.estimated
             lines += warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
         return lines
 

@@ -16,6 +16,7 @@ from stp_jax.errors import InputError
 from stp_jax.media import decode
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import read_official_clip
+from stp_jax.rerender import estimated_cameras
 from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
 from stp_jax.weights import native
@@ -99,6 +100,8 @@ def read_request(
     same_camera = wish.camera == SAME_CAMERA
     # The video is not known yet. This finds mistakes before it is read, which may take long.
     by_distance = not same_camera and _first_look(wish, notes.frames, official)
+    if estimated_cameras.is_asked(wish.source_cameras):
+        estimated_cameras.check_installed()
     refuse_idle_controls(model, notes.frames, wish, by_distance=by_distance)
     part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
     paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official)

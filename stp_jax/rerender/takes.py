@@ -13,6 +13,7 @@ from stp_jax.controls import cameras
 from stp_jax.controls.moves import MOVES
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
+from stp_jax.rerender import estimated_cameras
 from stp_jax.weights.native import SamplingNotes
 
 SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
@@ -69,11 +70,13 @@ class Asked(NamedTuple):
         them in the frame of the source's first camera. `SAME_CAMERA`: the path of the source.
       animation_time: of the target, see `stp_jax.official.time_patterns.curve`.
       source_cameras: file with the source's poses; without it the camera stands still. Which pose of a file
-        belongs to which frame: see `stp_jax.rerender.camera_paths`.
+        belongs to which frame: see `stp_jax.rerender.camera_paths`. `estimate`: by the video's pictures, see
+        `stp_jax.rerender.estimated_cameras`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
       source_camera_axes, source_camera_poses: where the source's file has others than the target's.
       fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
-      distance: metres from the source's first camera to the point that presets circle (4).
+      distance: metres from the source's first camera to the point that presets circle, and that sets the
+        scale of cameras that are estimated (4).
       start: seconds into the video.
       duration: seconds; without it to the end, but `request.LONGEST` at most.
     """
@@ -123,6 +126,7 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance
             f"--animation_time {animation_time}: {model.title} is given no animation time, "
             "its videos always run forward: leave it out."
         )
+    by_distance |= estimated_cameras.is_asked(asked.source_cameras)
     by_distance |= preset and _depends_on_distance(camera, frames)
     if asked.distance is not None and not by_distance:
         raise InputError(
@@ -158,9 +162,10 @@ def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNo
             )
     elif flags.negative_prompt and guidance == 1:
         raise InputError("--negative_prompt has no effect without guidance: give --guidance above 1.")
-    if flags.source_cameras is None and (flags.source_camera_axes or flags.source_camera_poses):
-        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras.")
+    source_file = flags.source_cameras is not None and not estimated_cameras.is_asked(flags.source_cameras)
+    if not source_file and (flags.source_camera_axes or flags.source_camera_poses):
+        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras FILE.")
     camera = flags.camera or model.default_camera()
-    files = flags.source_cameras is not None or not (camera == SAME_CAMERA or cameras.is_preset(camera))
+    files = source_file or not (camera == SAME_CAMERA or cameras.is_preset(camera))
     if (flags.camera_axes or flags.camera_poses) and not files:
         raise InputError("--camera_axes and --camera_poses say how camera files are read, and none is given.")

@@ -72,6 +72,7 @@ class CameraFile(NamedTuple):
     )
     to_c2w: Callable[[np.ndarray], np.ndarray] = np.asarray  # float64 [F, 4, 4], of such poses
     motion_only: bool = False  # it says how the camera moves, not where it starts
+    pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
     lens_form: str | None = None  # how intrinsics are read, to print, where `lenses.read` cannot know
     numbers: Numbers | None = None
     uses_distance: bool = False  # its path depends on `Reading.distance`

@@ -30,7 +30,7 @@ def read_extrinsics(file: CameraFile, reading: Reading) -> CameraFile:
     """A <video>_extrinsics.npy: world-to-camera only for SpaceTimePilot's weights, a name says nothing."""
     if reading.official and reading.poses is None and reading.axes is None:
         form = "SpaceTimePilot's _extrinsics.npy: world-to-camera, OpenCV axes"
-        return file._replace(form=form, to_c2w=np.linalg.inv, motion_only=True)
+        return file._replace(form=form, to_c2w=np.linalg.inv, motion_only=True, pose_per_frame=True)
     file = plain(file, reading)
     if reading.poses is None:
         form = (
@@ -59,7 +59,9 @@ def _is_blender_rig(content: Content) -> bool:
 def _read_blender_rig(content: Content, reading: Reading) -> CameraFile:
     poses = by_name(content.data, "extrinsic", content.where)
     form = "SpaceTimePilot's camera_data.json: world-to-camera, Blender's axes, mirrored world"
-    file = CameraFile(content.where, poses, form, to_c2w=_blender_to_c2w, motion_only=True)
+    file = CameraFile(
+        content.where, poses, form, to_c2w=_blender_to_c2w, motion_only=True, pose_per_frame=True
+    )
     return stated(file, reading)
 
 
@@ -92,7 +94,9 @@ def _read_multicam(content: Content, reading: Reading) -> CameraFile:
                 f'under "frame{frame}"'
             ) from error
     form = f"{names[number]} of MultiCamVideo's camera_extrinsics.json: Unreal's axes, centimetres"
-    return stated(CameraFile(where, poses, form, to_c2w=_unreal_to_c2w, motion_only=True), reading)
+    return stated(
+        CameraFile(where, poses, form, to_c2w=_unreal_to_c2w, motion_only=True, pose_per_frame=True), reading
+    )
 
 
 def _unreal_to_c2w(poses: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def _read_re10k(content: Content, reading: Reading) -> CameraFile:
     form = "RealEstate10K: world-to-camera, OpenCV axes"
     poses = table[:, 7:].reshape(-1, 3, 4)
     file = CameraFile(content.where, poses, form, table[:, 1:5], to_c2w=np.linalg.inv)
-    return stated(file._replace(numbers=time_stamps(table[:, 0])), reading)
+    file = file._replace(numbers=time_stamps(table[:, 0]), pose_per_frame=True)
+    return stated(file, reading)
 
 
 def _is_tum(content: Content) -> bool:
@@ -66,7 +67,7 @@ def _read_tum(content: Content, reading: Reading) -> CameraFile:
     lines = [f"line {number}" for number in content.data.lines]
     poses = rigid(rotations(table[:, 4:], content.where, lines), table[:, 1:4])
     file = CameraFile(content.where, poses, "TUM's trajectory", numbers=time_stamps(table[:, 0]))
-    return plain(file, reading)
+    return plain(file._replace(pose_per_frame=True), reading)
 
 
 def _is_kitti(content: Content) -> bool:
@@ -77,7 +78,8 @@ def _read_kitti(content: Content, reading: Reading) -> CameraFile:
     """Lines of 3 x 4 matrices, camera-to-world (KITTI odometry's readme)."""
     table = _table(content, 12)
     assert table is not None
-    return plain(CameraFile(content.where, table.reshape(-1, 3, 4), "KITTI's poses"), reading)
+    file = CameraFile(content.where, table.reshape(-1, 3, 4), "KITTI's poses", pose_per_frame=True)
+    return plain(file, reading)
 
 
 def _is_crafter(content: Content) -> bool:
