@@ -30,6 +30,7 @@ _MIN_MATCHES = 50  # of a pair, for its rotation to count: with fewer it was off
 _PARALLAX = 0.2  # share of the pairs that must show depth for a reconstruction
 _MIDDLE = 0.25  # of the picture's size to each side of its middle: what a camera looks at
 _FEW_POINTS = 10
+_ATTEMPTS = 3  # with other random numbers, where half of the frames or fewer are placed
 
 
 class CameraPath(NamedTuple):
@@ -75,7 +76,10 @@ def estimate(video: np.ndarray, intrinsics: np.ndarray, *, refine: bool = False)
         names = _match(place, video, intrinsics, refine)
         rotations, parallax = _pair_rotations(place, names)
         if parallax >= _PARALLAX:
-            made = _reconstruct(place, names, refine)
+            made = _Reconstruction({})
+            for seed in range(_ATTEMPTS):
+                if len(made.poses) <= len(video) / 2:
+                    made = _reconstruct(place, names, refine, seed)
             if len(made.poses) > len(video) / 2:
                 path = _path(made.poses, len(video), parallax=True)._replace(depth=made.depth)
                 if made.focal is None:
@@ -169,7 +173,7 @@ def _pair_rotations(
     return rotations, deep / max(deep + len(rotations), 1)
 
 
-def _reconstruct(place: Path, names: dict[int, int], refine: bool) -> _Reconstruction:
+def _reconstruct(place: Path, names: dict[int, int], refine: bool, seed: int) -> _Reconstruction:
     """The largest reconstruction; empty if there is none."""
     import pycolmap
 
@@ -180,14 +184,14 @@ def _reconstruct(place: Path, names: dict[int, int], refine: bool) -> _Reconstru
         init_num_trials=50,
         min_model_size=MIN_FRAMES,
         multiple_models=False,
-        random_seed=0,
+        random_seed=seed,
     )
     options.mapper.abs_pose_refine_focal_length = refine
     options.mapper.abs_pose_refine_extra_params = False
     options.mapper.init_min_num_inliers = 50
     options.mapper.init_min_tri_angle = 8.0  # degrees; halved where no pair has as much
     found = pycolmap.incremental_mapping(
-        place / "database.db", place / "pictures", place / "reconstruction", options=options
+        place / "database.db", place / "pictures", place / f"reconstruction_{seed}", options=options
     )
     best = _Reconstruction({})
     for reconstruction in found.values():
