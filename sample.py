@@ -7,7 +7,8 @@
 
 The first line takes the bundled clip and model, the third one a folder of official weights. Results go to
 a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
-animation time, and settings.json with everything needed to repeat the run. Nothing is ever overwritten.
+animation time, the camera path as files, and settings.json with everything needed to repeat the run. Nothing
+is ever overwritten.
 --dry_run shows how files are read and what would be made; --list every camera move and animation time.
 """
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         fps, speed = playback(request.clip, flags.fps)
         print(request.summary, speed, sep="\n")
         if flags.dry_run:
-            write_plan(folder, request)
+            write_plan(folder, request, fps)
             print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
             return
         model = load_model(flags, notes)
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
   side_by_side.mp4      the source and the new video
   contact_sheet.png     both as pictures
   cameras_and_time.png  the camera path and the animation time
+  new_camera.json       the camera path, for --camera; camera_path.json: the same for nerfstudio's viewer
   settings.json         everything needed to repeat this
 {next_steps(notes.frames)}""")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from stp_jax import media
 from stp_jax.controls import cameras
+from stp_jax.controls.paths import Cameras
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import decode
@@ -35,6 +36,21 @@ class Request(NamedTuple):
     world: np.ndarray  # [4, 4], the pose of the source's first camera in the world of its file
     summary: str  # how the files were read, to print
     same_camera: bool = False  # whether the target is to have the source's camera path
+    lenses: tuple[np.ndarray, np.ndarray] | None = None  # of source and target, [F, 4], of the whole picture
+    estimated: bool = False  # whether the source's cameras are
+
+    def cameras_in_world(self) -> tuple[Cameras, Cameras]:
+        """Of source and target as filmed, in the world of the source's file: what files of cameras hold.
+
+        In mirrored worlds, which some official files have, they are relative to the source's first camera.
+        """
+        lenses = self.lenses or (self.source.intrinsics, self.target.intrinsics)
+        world = self.world if np.linalg.det(self.world[:3, :3]) > 0 else np.eye(4)
+        source, target = (
+            Cameras(world @ view.c2w.astype(np.float64), lens)
+            for view, lens in zip((self.source, self.target), lenses, strict=True)
+        )
+        return source, target
 
     def in_world(self) -> tuple[View, View]:
         """Source and target as a `Rerenderer` takes them.
@@ -113,7 +129,17 @@ def read_request(
     source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
     target = View(path.c2w, lenses[1], target_time)
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
-    return Request(part.clip, part.span, source, target, world.astype(np.float64), summary, same_camera)
+    return Request(
+        part.clip,
+        part.span,
+        source,
+        target,
+        world.astype(np.float64),
+        summary,
+        same_camera,
+        (relative.intrinsics, path.intrinsics),
+        paths.estimated,
+    )
 
 
 def _first_look(wish: Asked, frames: int, official: bool) -> bool:
