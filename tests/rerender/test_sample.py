@@ -175,7 +175,7 @@ BAD = {
     "--source_cameras orbit_left": "orbit_left: no such file",
     "--source_cameras ''": "--source_cameras is empty",
     "--camera nofile.txt": "nofile.txt: no such file",
-    "--camera {f}/times.txt": "times.txt: files of this type are not read; expected .json",
+    "--camera {f}/times.txt": 'times.txt: no camera path in it; expected "c2w"',
     "--camera https://example.org/path.json": "is an address, and files are read from this machine",
     "--camera arc_left": "unknown camera preset 'arc_left': did you mean orbit_left?",
     "--camera orbit_left:40deg": "'40deg' is not a number: write orbit_left:40, in degrees",
