@@ -3,10 +3,10 @@
     blender scene.blend --background --python launch/blender_export_camera.py -- cameras.json
     python launch/blender_export_camera.py scene.blend cameras.json        # with `pip install bpy`
 
-It may also be run in Blender's text editor: then the file lies beside the .blend. There is one
-pose for every frame from start to end (by the scene's step), with parents, constraints and markers that switch
-cameras as rendered. Poses are camera-to-world in OpenCV axes (x right, y down, z forward) and metres, by the
-scene's unit scale. The lens, with sensor fit, shift and the shape of pixels, is divided by width and height:
+It may also be run in Blender's text editor: then the file lies beside the .blend. There is one pose for every
+frame from start to end (by the scene's step), with parents, constraints and markers that switch cameras as
+rendered. Poses are camera-to-world in OpenCV axes (x right, y down, z forward) and metres, by the scene's
+unit scale. The lens, with sensor fit, shift and the shape of pixels, is divided by width and height:
 
     python sample.py --video clip.mp4 --camera cameras.json
     python sample.py --video render.mp4 --source_cameras cameras.json      # how the clip itself was rendered
