@@ -75,8 +75,18 @@ assert scene.frame_current == 7
 for frame in range(3, 12, 2):
     scene.frame_set(frame)
     seen.append([list(world_to_camera_view(scene, camera, Vector(point))) for point in points])
+# As the script of NeRF's synthetic scenes writes its transforms_train.json.
+scene.render.pixel_aspect_x = 1
+plain = bpy.data.objects.new("plain", bpy.data.cameras.new("plain"))
+plain.location, plain.rotation_euler = (3, -5, 4), (1.1, 0.2, 0.5)
+scene.collection.objects.link(plain)
+bpy.context.view_layer.update()
+frame = {"file_path": "./train/r_0", "transform_matrix": [list(row) for row in plain.matrix_world]}
+with open(out + "/transforms_train.json", "w") as file:
+    json.dump({"camera_angle_x": plain.data.angle_x, "frames": [frame]}, file)
+plainly = [list(world_to_camera_view(scene, plain, Vector(point))) for point in points]
 with open(out + "/seen.json", "w") as file:
-    json.dump({"points": points, "seen": seen}, file)
+    json.dump({"points": points, "seen": seen, "plainly": plainly}, file)
 """
 
 
@@ -98,3 +108,10 @@ def test_blender_projects_points_to_the_same_pixels(tmp_path):
         pixels, z = project(points, c2w, lens)
         np.testing.assert_allclose(pixels, np.stack([x, 1 - y], 1), atol=1e-5)
         np.testing.assert_allclose(z, depth * 0.5, rtol=1e-5)
+    (c2w,), (lens,) = cameras.load(
+        tmp_path / "transforms_train.json", reading=cameras.Reading(video=(120, 160))
+    ).cameras
+    x, y, depth = np.array(data["plainly"]).T
+    pixels, z = project(np.array(data["points"]), c2w, lens)
+    np.testing.assert_allclose(pixels, np.stack([x, 1 - y], 1), atol=1e-5)
+    np.testing.assert_allclose(z, depth, rtol=1e-5)

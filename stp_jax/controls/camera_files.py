@@ -37,7 +37,7 @@ _PICTURES = ("images",)
 def choice(text: str | os.PathLike) -> tuple[str, int | None]:
     """The file's name, and the camera's number if one is chosen, as in `FILE.json:cam05` or `FILE.json:5`."""
     chosen = re.fullmatch(r"(.+):(?:cam)?(\d{1,9})", str(text), re.IGNORECASE | re.DOTALL)
-    if chosen and (chosen[1].lower().endswith(".json") or _exists(chosen[1])):
+    if chosen and (chosen[1].lower().endswith(".json") or (_exists(chosen[1]) and not _exists(str(text)))):
         return chosen[1], int(chosen[2])
     return str(text), None
 

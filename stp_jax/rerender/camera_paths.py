@@ -77,6 +77,11 @@ class CameraPaths:
             raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
         self._file = source_path(path, self._shown)
         self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
+        if len(path.cameras.c2w) > self._shown.of:
+            self.lines.append(
+                f"WARNING: {Path(path.where).name}: has {len(path.cameras.c2w)} poses, and the video "
+                f"{self._shown.of} frames. Is it of another, longer video?"
+            )
         return self._file.cameras
 
     def _estimate(self) -> Cameras:

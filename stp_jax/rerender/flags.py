@@ -211,9 +211,9 @@ def explain_choices() -> str:
 {forms}
   A form is known by what a file holds, whatever its name; how it was read is printed. Our own files, lists of
   matrices, TUM and KITTI are camera-to-world in OpenCV axes (x right, y down, z forward) unless --camera_axes
-  opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the video's whole picture, or 3 x 3
-  matrices; divided by width, height, width, height, or in pixels (of "width" x "height" in the file, else of
-  the video, or of twice the principal point). Of COLMAP's models with several cameras, FOLDER:2 chooses one.
+  opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the video's whole picture, or
+  3 x 3 matrices; divided by width, height, width, height, or in pixels (of "width" x "height" in the file,
+  else of the video, or of twice the principal point). FOLDER:2 chooses camera 2 of a COLMAP model.
   Without --source_cameras, the poses of --camera are relative to the source's first camera.
   --source_cameras estimate finds the cameras of a handheld clip by its features (pip install
   'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known.

@@ -115,7 +115,8 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance
         raise InputError(
             f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it."
         )
-    if asked.fov is not None and not model.lens:
+    estimated = estimated_cameras.is_asked(asked.source_cameras)
+    if asked.fov is not None and not model.lens and not estimated:
         raise InputError(
             f"--fov {asked.fov:g}: {model.title} is given poses alone, a lens has no effect: leave it out."
         )
@@ -126,7 +127,7 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance
             f"--animation_time {animation_time}: {model.title} is given no animation time, "
             "its videos always run forward: leave it out."
         )
-    by_distance |= estimated_cameras.is_asked(asked.source_cameras)
+    by_distance |= estimated
     by_distance |= preset and _depends_on_distance(camera, frames)
     if asked.distance is not None and not by_distance:
         raise InputError(

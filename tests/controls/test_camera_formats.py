@@ -419,7 +419,11 @@ def test_colmap_cameras_of_other_kinds_and_damaged_models(tmp_path, poses):
             {"fl_x": "a", "w": 3, "h": 2, "frames": [{"transform_matrix": []}]},
             '"fl_x" must be a number',
         ),
-        ("a.json", {"camera_path": [{"camera_to_world": [1] * 16, "fov": 50}]}, "must be a picture's size"),
+        (
+            "a.json",
+            {"camera_path": [{"camera_to_world": [1] * 16, "fov": 50}]},
+            '"render_width" must be a number',
+        ),
         (
             "a.json",
             {

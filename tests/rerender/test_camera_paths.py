@@ -288,6 +288,8 @@ def test_poses_of_frames_that_the_video_does_not_have_are_refused(videos, tmp_pa
     with pytest.raises(InputError, match="has a pose of frame 30, and the video has 20 frames"):
         request(videos, camera="static", source_cameras=path)
     assert "its 31 poses" in request(videos, camera=str(path)).summary
+    more = request(videos, camera="static", source_cameras=CASES / "f81.npy").summary
+    assert "WARNING: f81.npy: has 81 poses, and the video 20 frames. Is it of another" in more
 
 
 def test_keys_in_parts_of_the_distance_depend_on_it(videos, tmp_path):

@@ -156,8 +156,9 @@ def _read_camera_path(content: Content, reading: Reading) -> CameraFile:
     _refuse_missing(path, "camera_to_world", where)
     lens, lens_form = None, None
     if any("fov" in one for one in path):
-        size = lenses.stated_size({"w": data.get("render_width"), "h": data.get("render_height")}, where)
-        assert size is not None
+        size = [_number(data, name, where) for name in ("render_width", "render_height")]
+        if not min(size) > 0:
+            raise InputError(f'{where}: "render_width" and "render_height" must be a picture\'s size')
         lens = []
         for i, one in enumerate(path):
             fov = _number(one, "fov", f"{where}: frame {i}")

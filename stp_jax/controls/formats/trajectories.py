@@ -6,7 +6,6 @@ A form is recognised by the count of numbers in its lines, and by their holding 
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import UnivariateSpline, interp1d
 from scipy.spatial.transform import Rotation
 
 from stp_jax.controls.formats.base import (
@@ -124,11 +123,13 @@ def _read_crafter(content: Content, reading: Reading) -> CameraFile:
 
 def _through(keys: np.ndarray, frames: int, where: str) -> np.ndarray:
     """Values for all frames between evenly spaced keys."""
+    from scipy.interpolate import UnivariateSpline  # takes a while to import
+
     if len(keys) < 2:
         raise InputError(f"{where}: each of the lines theta, phi and r needs two numbers or more")
     at, new = np.linspace(0, 1, len(keys)), np.linspace(0, 1, frames)
     if len(keys) <= 3:
-        return interp1d(at, keys)(new)
+        return np.interp(new, at, keys)
     values = UnivariateSpline(at, keys, k=3)(new)  # which smooths
     values[0], values[-1] = keys[0], keys[-1]
     return values
