@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from stp_jax.errors import exit_on_input_error
 from stp_jax.rerender import progress
+from stp_jax.rerender.estimated_cameras import is_asked
 from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
 from stp_jax.rerender.results import PLAN, playback, result_folder, write_plan, write_results, write_settings
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     flags.animation_time = flags.animation_time or model_takes.default_animation_time()
     names = flags.video or EXAMPLE, flags.camera, flags.animation_time, *["dry_run"] * flags.dry_run
     with result_folder(flags.out, *names) as folder:
+        if is_asked(flags.source_cameras):
+            print("Estimating how the clip was filmed, which takes a few seconds a frame.", flush=True)
         request = read_flagged_request(flags, notes, model_takes)
         fps, speed = playback(request.clip, flags.fps)
         print(request.summary, speed, sep="\n")

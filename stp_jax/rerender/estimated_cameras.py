@@ -107,7 +107,11 @@ def settle(
     lines = [f"Its camera: estimated by features; {len(found)} of {count} frames were placed"]
     if len(found) < count:
         lines[0] += ", the others are interpolated"
-    return Estimated(cameras.at(whole, places), lines + _about(path, whole, fov, distance, metres))
+    lines += [
+        *_about(path, whole, fov, distance, metres),
+        "  written as source_cameras.json, to be given again",
+    ]
+    return Estimated(cameras.at(whole, places), lines)
 
 
 def _about(

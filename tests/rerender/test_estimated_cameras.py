@@ -83,7 +83,7 @@ def test_a_lens_that_is_estimated_from_hardly_any_turn_is_uncertain(moving):
     lens = np.array([0.9, 1.2, 0.5, 0.5])
     made = estimated_cameras.settle(found(moving[:4], intrinsics=lens), LENS, np.arange(4))
     np.testing.assert_allclose(made.cameras.intrinsics, [lens] * 4, rtol=1e-6)
-    assert "45.2 degrees, estimated; uncertain" in made.lines[-1]
+    assert "45.2 degrees, estimated; uncertain" in made.lines[2]
     assert "4 m away, --distance says another" in made.lines[1]
 
 
