@@ -310,6 +310,15 @@ def test_key_frames_of_a_tracker_are_brought_to_even_times(tmp_path):
 # Lenses ---------------------------------------------------------------------------------------------------
 
 
+def test_distortion_is_said_not_to_be_used(tmp_path, poses):
+    where = camera_writers.nerfstudio(tmp_path, poses, LENS, SIZE)
+    assert cameras.load(where).lens.endswith("; its distortion is not used")
+    for value, said in ((0, False), ([0, 0.1], True), ("none", False)):
+        data = json.loads(where.read_text()) | {"k1": value}
+        path = cameras.load(camera_writers.as_json(where, data))
+        assert path.lens.endswith("not used") == said
+
+
 def test_a_field_of_view_alone_is_of_the_video_s_shape(tmp_path, poses):
     where = camera_writers.blender(tmp_path, poses, LENS, SIZE)
     square = cameras.load(where, reading=Reading(video=(800, 800))).cameras.intrinsics[0]

@@ -52,9 +52,8 @@ def _read_transforms(content: Content, reading: Reading) -> CameraFile:
     _refuse_missing(frames, "transform_matrix", where)
     fields = [data | one for one in frames]
     lens, lens_form = _lens(fields, where, reading)
-    distorted = any(
-        user_input.numbers(one.get(name, 0)) not in (0, None) for one in fields for name in _DISTORTION
-    )
+    given = {name: [user_input.numbers(one.get(name, 0)) for one in fields] for name in _DISTORTION}
+    distorted = any(value is not None and value.any() for values in given.values() for value in values)
     if lens_form and distorted:
         lens_form += "; its distortion is not used"
     form = f"transforms.json of nerfstudio or instant-ngp: camera-to-world, OpenGL axes{order}"
