@@ -35,12 +35,14 @@ def evenly_numbered(cameras: Cameras, file: CameraFile, reading: Reading) -> tup
         return cameras, ""
     steps = np.diff(numbers.at)
     if numbers.frames:
-        step = np.gcd.reduce(steps.astype(np.int64))
         start = numbers.at[0] if numbers.first is None else float(numbers.first)
-        places = (numbers.at - start) / step if start == numbers.at[0] else numbers.at - start
+        step = np.gcd.reduce(np.append(steps, numbers.at[0] - start).astype(np.int64))
+        places = (numbers.at - start) / step
         wanted = round(places[-1]) + 1
-        if wanted == count or wanted > 2 * count:
+        if wanted == count:
             return cameras, ""
+        if wanted > 2 * count:
+            return cameras, "; their numbers are not those of frames, as most would have no pose"
         what = f"; {wanted - count} of {wanted} frames have no pose: in between, or as the first"
     else:
         step = float(np.median(steps))
