@@ -142,9 +142,10 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance
     by_distance |= estimated
     by_distance |= preset and _depends_on_distance(camera, frames)
     if asked.distance is not None and not by_distance:
+        by_keys = asked.keyframes is not None and camera == SAME_CAMERA
+        path = f"--keyframes {asked.keyframes}" if by_keys else f"--camera {camera}"
         raise InputError(
-            f"--distance {asked.distance:g}: the path of --camera {camera} does not depend on it: "
-            "leave it out."
+            f"--distance {asked.distance:g}: the path of {path} does not depend on it: leave it out."
         )
     if asked.source_cameras is not None and preset and model.camera in ("pose12_target", "none"):
         raise InputError(

@@ -209,6 +209,22 @@ def test_the_official_forms_have_a_pose_for_each_frame(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["tum.txt", "re10k.txt", "kitti.txt"])
+def test_key_poses_of_trajectories_must_be_said(videos, tmp_path, name):
+    own = Path(__file__).parents[1] / "controls" / "cases"
+    poses = cameras.read(own / "tum.txt").c2w
+    np.savetxt(tmp_path / "kitti.txt", poses[:, :3].reshape(-1, 12))
+    file = tmp_path / name if name == "kitti.txt" else own / name
+    rows = [row for row in file.read_text().splitlines() if row[0] in "-0123456789"]
+    (tmp_path / "keys.txt").write_text("\n".join(rows[:5]))
+    with pytest.raises(InputError, match="5 poses are too few; .*key_poses"):
+        request(videos, camera=str(tmp_path / "keys.txt"))
+    keyed = request(videos, camera=str(tmp_path / "keys.txt"), key_poses=True)
+    assert "its 5 poses: key poses, and a smooth path through them over the" in keyed.summary
+    ours = cameras.read(tmp_path / "keys.txt").c2w
+    np.testing.assert_allclose(keyed.target.c2w[::4], ours, atol=1e-6)
+
+
 def test_key_poses_to_no_effect_are_refused(videos):
     with pytest.raises(InputError, match="--key_poses: no camera file has fewer poses than frames"):
         request(videos, camera=str(CASES / "fwd_rel.npy"), key_poses=True)
