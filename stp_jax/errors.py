@@ -31,7 +31,8 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
 
     So is the `OSError` of a full disk, or of one that must not be written.
     What it prints may have letters that the terminal does not know.
-    Ctrl-C ends it with one line and exit status 130, unless `main` handles it.
+    Ctrl-C ends it with one line and exit status 130, unless `main` handles it; a reader of its output that
+    goes away (`| head`) with status 141.
     """
 
     @functools.wraps(main)
@@ -42,6 +43,11 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
                 stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has gone, as in `| head`; Python would write the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

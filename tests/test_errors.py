@@ -25,3 +25,14 @@ CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
 def test_a_command_ends_with_one_line(program, status, message):
     done = subprocess.run([sys.executable, "-c", BEGIN + program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (status, message)
+
+
+def test_a_reader_that_goes_away_ends_a_command_in_silence():
+    program = BEGIN + "@exit_on_input_error\ndef main(): print('line\\n' * 100_000)\nmain()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,7 +20,10 @@ from stp_jax.files import read_json
 
 CAMERA_SHAPES: dict[str, tuple[int | None, ...]] = {"cam_x_time": (None,), "multi_view": (None, None)}
 INFO, FEATURES = "dataset_info.json", "features.json"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of tensorflow-datasets
+# What tensorflow-datasets calls files that are written together, and one after the other.
+_TOGETHER, _IN_TURN = (
+    f"{{DATASET}}-{{SPLIT}}.{{FILEFORMAT}}-{{{end}}}" for end in ("SHARD_X_OF_Y", "SHARD_INDEX")
+)
 _BUILDERS = "python -m input_pipeline.datasets."
 _MOST = 2**24  # bytes of either JSON file
 
@@ -113,7 +117,7 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
     name, splits = _read_info(folder / INFO)
     if name != kind:
         raise InputError(f"data set {folder}: of kind {name[:100]!r}, but data.kind = {kind!r}")
-    if not sum(splits.get(split, [])):
+    if split not in splits or not sum(splits[split].lengths):
         available = ", ".join(splits)[:500] or "none"
         raise InputError(f"data set {folder}: no split {split!r} with scenes in it; there is: {available}")
     wanted = json_format.MessageToDict(features(CAMERA_SHAPES[kind]).to_proto())
@@ -121,11 +125,9 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
         raise InputError(
             f"{folder / FEATURES}: not the fields of a data set of kind {kind!r}; build the data set again"
         )
-    lengths = splits[split]
-    files = [
-        folder / f"{kind}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
-        for number in range(len(lengths))
-    ]
+    lengths = splits[split].lengths
+    end = f"-of-{len(lengths):05d}" if splits[split].template == _TOGETHER else ""
+    files = [folder / f"{kind}-{split}.array_record-{number:05d}{end}" for number in range(len(lengths))]
     used = [place for place, length in enumerate(lengths) if length]  # empty files are not written
     return Records([files[place] for place in used], [lengths[place] for place in used], kind)
 
@@ -142,21 +144,26 @@ def _find(path: Path, kind: str) -> Path:
     raise InputError(f"data set {path}: no data set of kind {kind!r} there; {found}")
 
 
-def _read_info(path: Path) -> tuple[str, dict[str, list[int]]]:
-    """The data set's name, and by split the numbers of records of its files."""
+class _Split(NamedTuple):
+    lengths: list[int]  # numbers of records of its files
+    template: str  # of their names
+
+
+def _read_info(path: Path) -> tuple[str, dict[str, _Split]]:
+    """The data set's name, and its splits by name."""
     info = read_json(path, dict, most=_MOST)
     name, listed = info.get("name"), info.get("splits", [])
     if info.get("fileFormat") != "array_record" or not isinstance(name, str) or not isinstance(listed, list):
         raise InputError(f"{path}: describes no data set of ArrayRecord files")
-    splits: dict[str, list[int]] = {}
+    splits: dict[str, _Split] = {}
     for one in listed:
         lengths = one.get("shardLengths", []) if isinstance(one, dict) else None
         if (
             not isinstance(lengths, list)
             or not isinstance(one.get("name"), str)
-            or one.get("filepathTemplate", _TEMPLATE) != _TEMPLATE
+            or one.get("filepathTemplate", _TOGETHER) not in (_TOGETHER, _IN_TURN)
             or not all(isinstance(n, str) and n.isascii() and n.isdigit() and len(n) < 10 for n in lengths)
         ):
             raise InputError(f"{path}: the entry of a split is damaged; build the data set again")
-        splits[one["name"]] = [int(n) for n in lengths]
+        splits[one["name"]] = _Split([int(n) for n in lengths], one.get("filepathTemplate", _TOGETHER))
     return name, splits

@@ -7,10 +7,10 @@ videos are stored as they are on disk; nothing is decoded or encoded here.
 from __future__ import annotations
 
 import abc
-import contextlib
 import errno
 import io
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from input_pipeline.datasets import reading
 from stp_jax.command_line import Parser
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
+
+SCENES_OF_A_FILE = 256  # at most
 
 
 class SceneBuilder(tfds.core.GeneratorBasedBuilder):
@@ -52,41 +54,60 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=fields)
 
     def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(name, folders) for name, folders in self._splits.items()}
+        return {name: self._generate_examples(folders) for name, folders in self._splits.items()}
 
-    def _generate_examples(self, split: str, folders: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in tqdm(folders, desc=f"{split} scenes", unit="scene"):
+    def _generate_examples(self, folders: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for folder in folders:
             yield folder.name, {"scene": folder.name} | self.read_scene(folder)
 
 
 def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[Path]]) -> Path:
     """Writes the data set below `out` and returns its folder; splits without scenes are left out.
 
-    An interrupted build leaves no data set behind and starts again; a complete one is never replaced.
+    Scenes are written one after the other, in their order: the builder's own `download_and_prepare` would
+    shuffle them, and needs TensorFlow for more than 1 GB. An interrupted build leaves no data set behind and
+    starts again; a complete one is never replaced.
 
     Raises:
       InputError: there is no scene, a scene is damaged, the data set exists, or the disk is full.
     """
     splits = {name: folders for name, folders in splits.items() if folders}
-    builder = builder_class(splits=splits, data_dir=str(out), file_format="array_record")
-    folder = Path(builder.data_path)
+    partial = out / f".{builder_class.__name__}.partial"
+    builder = builder_class(splits=splits, data_dir=str(partial), file_format="array_record")
+    written = Path(builder.data_path)
+    folder = out / written.relative_to(partial)
     if folder.exists():
         raise InputError(f"{folder}: the data set exists; choose another --out or delete that folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        written.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
-    tfds.disable_progress_bar()  # it knows no total; ours does
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading, which does not happen
-        try:
-            builder.download_and_prepare()
-        except Exception as error:  # of the libraries between; they remove what is not complete
-            reasons = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-            found = next((reason for reason in reasons if reason in str(error)), None)
-            if found is None:
-                raise
-            raise InputError(f"--out {out}: cannot be written to ({found}). Free some space there.") from None
+    try:
+        _write(builder, splits)
+        folder.parent.mkdir(exist_ok=True)
+        os.replace(written, folder)
+    except Exception as error:  # of the libraries between
+        reasons = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        found = next((reason for reason in reasons if reason in str(error)), None)
+        if found is None:
+            raise
+        raise InputError(f"--out {out}: cannot be written to ({found}). Free some space there.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _write(builder: SceneBuilder, splits: dict[str, list[Path]]) -> None:
+    writer = tfds.core.SequentialWriter(
+        builder.info, SCENES_OF_A_FILE, overwrite=True, file_format="array_record"
+    )
+    writer.initialize_splits(list(splits))
+    for split, folders in splits.items():
+        for folder in tqdm(folders, desc=f"{split} scenes", unit="scene"):
+            writer.add_examples({split: [{"scene": folder.name} | builder.read_scene(folder)]})
+    writer.close_all()
 
 
 def scene_folders(parent: Path, flag: str) -> list[Path]:

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import synthetic
+import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import cam_x_time, multi_view
+from input_pipeline.datasets import cam_x_time, multi_view, records
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene, decode_video
 from stp_jax.errors import InputError
@@ -156,3 +157,16 @@ def test_opening_what_is_not_there(built, tmp_path):
 def test_bytes_that_are_no_video():
     with pytest.raises(InputError, match="scene 3: not a readable video"):
         decode_video(b"no video", "scene 3")
+
+
+def test_many_scenes_are_in_several_files_which_others_read_too(built, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SCENES_OF_A_FILE", 1)
+    cam_x_time.main(["--scenes", str(built / "grids"), "--out", str(tmp_path)])
+    opened = open_records(tmp_path, "cam_x_time", "train")
+    names = [record["scene"] for record in opened]
+    assert names == [b"scene_000000", b"scene_000001"]
+    folder = tmp_path / "cam_x_time" / "1.0.0"
+    assert len(list(folder.glob("*train*"))) == 2 and not list(tmp_path.glob(".*"))
+    theirs = tfds.builder_from_directory(folder).as_data_source("train")
+    for one, other in zip(opened, theirs, strict=True):
+        assert one["scene"] == other["scene"] and list(one["videos"]) == list(other["videos"])
