@@ -8,7 +8,8 @@
 
 The first line takes the bundled clip and model, the third one a folder of official weights. Results go to
 a new folder: the video, the same beside the source, a contact sheet, a plot of the camera path and the
-animation time, and settings.json with everything needed to repeat the run. Nothing is ever overwritten.
+animation time, the camera path as files, and settings.json with everything needed to repeat the run. Nothing
+is ever overwritten.
 --dry_run shows how files are read and what would be made; --list every camera move and animation time.
 """
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from stp_jax.errors import exit_on_input_error
 from stp_jax.rerender import progress
+from stp_jax.rerender.estimated_cameras import is_asked
 from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
 from stp_jax.rerender.results import PLAN, playback, result_folder, write_plan, write_results, write_settings
@@ -58,11 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     controls = filter(None, (flags.keyframes, flags.camera, flags.animation_time))
     names = flags.video or EXAMPLE, *controls, *["dry_run"] * flags.dry_run
     with result_folder(flags.out, *names) as folder:
+        if is_asked(flags.source_cameras):
+            print("Estimating how the clip was filmed, which takes a few seconds a frame.", flush=True)
         request = read_flagged_request(flags, notes, model_takes)
         fps, speed = playback(request.clip, flags.fps)
         print(request.summary, speed, sep="\n")
         if flags.dry_run:
-            write_plan(folder, request)
+            write_plan(folder, request, fps)
             print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
             return
         model = load_model(flags, notes)
@@ -80,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
   side_by_side.mp4      the source and the new video
   contact_sheet.png     both as pictures
   cameras_and_time.png  the camera path and the animation time
+  new_camera.json       the camera path, for --camera; camera_path.json: the same for nerfstudio's viewer
   settings.json         everything needed to repeat this
 {next_steps(notes.frames)}""")
 

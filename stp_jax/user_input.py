@@ -6,6 +6,7 @@ before anything of that size is allocated.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import lzma
@@ -17,7 +18,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def number(text: str) -> float | None:
 
 
 def is_file_name(text: str, file_types: tuple[str, ...]) -> bool:
-    """Whether `text` means a file: by its ending, by a folder in front of it, or because the file exists.
+    """Whether `text` means a file: by its ending, by a folder in front of it, or because it exists.
 
     Endings of other kinds of files count, too (`path.txt`), but not fractions (`orbit_left:22.5`).
     """
@@ -99,7 +100,7 @@ def is_file_name(text: str, file_types: tuple[str, ...]) -> bool:
         Path(text).suffix.lower() in file_types
         or re.search(r"\w\.[A-Za-z]\w{0,4}$", text) is not None
         or os.sep in text
-        or os.path.isfile(text)
+        or os.path.exists(text)
     )
 
 
@@ -122,14 +123,9 @@ def load(
       InputError: no such file, empty, too large, unreadable or truncated, or its ending is not among
         `file_types`.
     """
-    if _URL.match(str(path)):
-        raise InputError(
-            f"{shown(path)}: is an address, and files are read from this machine: download it first"
-        )
-    path = Path(path)
-    kind = path.suffix.lower()
-    try:
-        size = _size(path, file_types)
+    kind = Path(path).suffix.lower()
+    with _opening(path, file_types) as size:
+        path = Path(path)
         if kind == ".json":
             return read_json(path, most=text_bytes)
         if kind not in (".npy", ".npz"):
@@ -139,7 +135,30 @@ def load(
                 )
             return path.read_text(encoding="utf-8-sig")
         with path.open("rb") as file:
-            return _array(file, size) if kind == ".npy" else _arrays(file, size, names)
+            return _array(file, size) if kind == ".npy" else _arrays(file, size, names)[0]
+
+
+def load_arrays(
+    path: str | os.PathLike, *, names: Collection[str], shapes: Collection[str]
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+    """The arrays of a .npz that are in `names`, and of those in `shapes` the shapes, whatever their size.
+
+    Raises:
+      InputError: as `load`.
+    """
+    with _opening(path, (".npz",)) as size, Path(path).open("rb") as file:
+        return _arrays(file, size, names, shapes)
+
+
+@contextlib.contextmanager
+def _opening(path: str | os.PathLike, file_types: tuple[str, ...]) -> Iterator[int]:
+    """Yields the bytes of a file; what fails while it is read becomes an `InputError`."""
+    if _URL.match(str(path)):
+        raise InputError(
+            f"{shown(path)}: is an address, and files are read from this machine: download it first"
+        )
+    try:
+        yield _size(Path(path), file_types)
     except InputError:
         raise
     except OSError as error:
@@ -149,6 +168,7 @@ def load(
     except _TooLarge as error:
         raise InputError(f"{shown(path)}: {error}") from error
     except _DAMAGED as error:
+        kind = Path(path).suffix.lower()
         raise InputError(f"{shown(path)}: is not a valid {kind} file; it may be truncated") from error
 
 
@@ -177,18 +197,9 @@ class _TooLarge(Exception):
 
 def _array(file: Any, size: int) -> np.ndarray:
     """The array of a .npy of this number of bytes; its header is checked before anything is allocated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # headers of Python 2
-        version, start = np.lib.format.read_magic(file), file.tell()
-        if int.from_bytes(file.read(2 if version == (1, 0) else 4), "little") > HEADER_BYTES:
-            raise ValueError("a header that is too long")
-        file.seek(start)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, columns_first, dtype = header[version](file)
+    shape, columns_first, dtype = _header(file)
     if dtype.kind not in "iuf":
         raise ValueError(f"numbers of type {dtype}")
-    if any(length < 0 for length in shape):
-        raise ValueError("a negative length")
     needed = math.prod(shape) * dtype.itemsize
     if needed > ARRAY_BYTES:
         raise _TooLarge(f"an array of {needed:,} bytes is too large; at most {ARRAY_BYTES:,} are read")
@@ -198,13 +209,34 @@ def _array(file: Any, size: int) -> np.ndarray:
     return array.reshape(shape, order="F" if columns_first else "C")
 
 
-def _arrays(file: Any, size: int, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The named arrays of a .npz."""
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and type of the array of a .npy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # headers of Python 2
+        version, start = np.lib.format.read_magic(file), file.tell()
+        if int.from_bytes(file.read(2 if version == (1, 0) else 4), "little") > HEADER_BYTES:
+            raise ValueError("a header that is too long")
+        file.seek(start)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, columns_first, dtype = header[version](file)
+    if any(length < 0 for length in shape):
+        raise ValueError("a negative length")
+    return shape, columns_first, dtype
+
+
+def _arrays(
+    file: Any, size: int, names: Collection[str], shapes: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+    """The named arrays of a .npz, and the shapes of others."""
     _check_directory(file, size)
-    arrays = {}
+    arrays, found = {}, {}
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
+            if name in shapes:
+                with archive.open(member) as opened:
+                    start = io.BytesIO(opened.read(HEADER_BYTES + 16))
+                found[name] = _header(start)[0]
             if name not in names:
                 continue
             if member.file_size > ARRAY_BYTES + (1 << 16):
@@ -214,7 +246,7 @@ def _arrays(file: Any, size: int, names: Collection[str]) -> dict[str, np.ndarra
                 )
             data = archive.read(member)  # no more than it declares
             arrays[name] = _array(io.BytesIO(data), len(data))
-    return arrays
+    return arrays, found
 
 
 def _check_directory(file: Any, size: int) -> None:

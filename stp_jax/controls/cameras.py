@@ -23,6 +23,8 @@ import numpy as np
 from stp_jax import user_input
 from stp_jax.controls import camera_files, lenses, presets
 from stp_jax.controls.camera_files import Reading
+from stp_jax.controls.formats.base import DISTANCE
+from stp_jax.controls.formats.poses import evenly_numbered, square
 from stp_jax.controls.lenses import default_intrinsics
 from stp_jax.controls.paths import Cameras, at, check, relative_to, resample, through
 from stp_jax.errors import InputError
@@ -51,7 +53,6 @@ __all__ = [
     "token_rays",
 ]
 
-DISTANCE = 4.0  # metres to the pivot of the presets
 # name: what the camera does (unit of its amount; the default)
 PRESETS = presets.SUMMARIES
 
@@ -116,11 +117,13 @@ class CameraPath(NamedTuple):
     """The whole path of a file."""
 
     where: str  # names it in errors
-    cameras: Cameras  # one for each of its poses, in the file's own world
+    cameras: Cameras  # one for each of its poses, in the file's own world; c2w float64: it may be far away
     form: str  # how its poses were read, to print
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
     pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
+    last_frame: int | None = None  # of the video that its last pose is of, if the file says so
+    uses_distance: bool = False  # it depends on `Reading.distance`
 
 
 def is_preset(text: str) -> bool:
@@ -185,7 +188,7 @@ def seen_from(
         one_world = reference is not None and os.path.realpath(source_path) == os.path.realpath(path.where)
         reference = reference if one_world else chosen.c2w[0]
     if reference is None:
-        return chosen
+        return chosen._replace(c2w=chosen.c2w.astype(np.float32))
     if np.linalg.det(reference[:3, :3]) * np.linalg.det(chosen.c2w[0, :3, :3]) < 0:
         raise InputError(
             f"{path.where}: cannot be in the mirrored world of the source's cameras; give both in one form"
@@ -207,7 +210,7 @@ def read(
 ) -> Cameras:
     """Reads a camera path, in the file's own world frame.
 
-    Ours, with OpenCV axes and metres:
+    `camera_files.FORMATS` is the table of all forms. Ours, with OpenCV axes and metres:
 
     - .json: {"c2w": [F x 4 x 4], "intrinsics": [4] or [F x 4]}; "intrinsics" may be missing. They may be
       3 x 3 matrices and in pixels, with "width" and "height" of the picture: see `lenses.read`.
@@ -235,7 +238,7 @@ def read(
       intrinsics: the lens, [4], where the file has none; default `default_intrinsics()`.
       span: the part of the path that the F frames are taken from, see `resample`.
       key_poses: take fewer poses than frames as key poses also where a form has one for each frame: files of
-        the official releases.
+        the official releases, RealEstate10K, TUM, KITTI.
       reading: what is known of the file: axes, c2w or w2c, the video's size.
 
     Raises:
@@ -243,7 +246,8 @@ def read(
         or invalid ones (see `check`).
     """
     whole = load(path, intrinsics=intrinsics, reading=reading)
-    return whole.cameras if frames is None else _evenly(whole, frames, span, key_poses=key_poses)
+    chosen = whole.cameras if frames is None else _evenly(whole, frames, span, key_poses=key_poses)
+    return chosen._replace(c2w=chosen.c2w.astype(np.float32))
 
 
 def load(
@@ -255,15 +259,26 @@ def load(
     """Reads the whole path of a file, as `read` does, and says how it was read."""
     file = camera_files.load(path, reading)
     where = file.where
-    poses = user_input.table(file.poses, (4, 4), where)
+    poses = square(file.poses, where)
     if file.intrinsics is None:
         given = default_intrinsics() if intrinsics is None else intrinsics
         lens, form = np.tile(np.asarray(given, np.float64), (len(poses), 1)), None
     else:
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
-    cameras = Cameras(file.to_c2w(poses).astype(np.float32), lens.astype(np.float32))
-    return CameraPath(where, cameras, file.form, form, file.motion_only, file.pose_per_frame)
+    cameras = Cameras(file.to_c2w(poses).astype(np.float64), lens.astype(np.float32))
+    cameras, remark = evenly_numbered(cameras, file, reading)
+    last = int(file.numbers.at[-1]) if file.numbers is not None and file.numbers.first == 0 else None
+    return CameraPath(
+        where,
+        cameras,
+        file.form + remark,
+        file.lens_form or form,
+        file.motion_only,
+        file.pose_per_frame,
+        last,
+        file.uses_distance,
+    )
 
 
 def _evenly(

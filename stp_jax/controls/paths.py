@@ -14,7 +14,7 @@ from stp_jax.errors import InputError
 class Cameras(NamedTuple):
     """A camera path: one pose and one lens for each of F frames."""
 
-    c2w: np.ndarray  # float32 [F, 4, 4]
+    c2w: np.ndarray  # float32 [F, 4, 4]; float64 in the world of a file, which may be far from its origin
     intrinsics: np.ndarray  # float32 [F, 4]
 
 
@@ -61,8 +61,9 @@ def at(cameras: Cameras, places: np.ndarray) -> Cameras:
 
     Between two poses, positions and lenses are interpolated linearly, and rotations along the shortest arc at
     constant speed (slerp: K. Shoemake, "Animating rotation with quaternion curves", 1985). Poses themselves
-    are not touched: the official weights see rotations as they are rounded in files.
+    are not touched: the official weights see rotations as they are rounded in files. Poses keep their dtype.
     """
+    dtype = np.asarray(cameras.c2w).dtype
     c2w, lens = (np.asarray(array, np.float64) for array in cameras)
     place = np.clip(np.asarray(places, np.float64), 0, len(c2w) - 1)
     nearest = np.round(place)
@@ -77,7 +78,7 @@ def at(cameras: Cameras, places: np.ndarray) -> Cameras:
         one, other = (Rotation.from_matrix(hand * c2w[i[between], :3, :3]) for i in (before, after))
         turn = Rotation.from_rotvec(part[between] * (one.inv() * other).as_rotvec())
         mixed[between, :3, :3] = hand * (one * turn).as_matrix()
-    return Cameras(mixed.astype(np.float32), lens.astype(np.float32))
+    return Cameras(mixed.astype(dtype), lens.astype(np.float32))
 
 
 def through(cameras: Cameras, places: np.ndarray) -> Cameras:

@@ -7,6 +7,7 @@ from stp_jax.media.video import (
     fit_intrinsics,
     new_file,
     read_clip,
+    read_frames,
     read_video,
     write_video,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "fit_intrinsics",
     "new_file",
     "read_clip",
+    "read_frames",
     "read_video",
     "write_video",
 ]

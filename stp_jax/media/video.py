@@ -136,6 +136,34 @@ def read_clip(
     return clip._replace(notes=(*notes, *clip.notes))
 
 
+def read_frames(path: str | os.PathLike, numbers: Sequence[int], longest_side: int) -> np.ndarray:
+    """Some frames of a video file by their numbers, uncropped.
+
+    Args:
+      numbers: counted from 0, in any order; each frame is read once, and they come in ascending order.
+      longest_side: pixels; larger pictures are made smaller.
+
+    Returns:
+      uint8 [N, H, W, 3].
+
+    Raises:
+      InputError: as `read_video`; the file has not as many frames.
+    """
+    wanted, pictures = set(map(int, numbers)), []
+    with contextlib.closing(decode.frames(path)) as timed:
+        for number, (_, picture) in enumerate(timed):
+            if number in wanted:
+                image = picture()
+                scale = min(1.0, longest_side / max(image.shape[:2]))
+                height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+                pictures.append(fit_image(image, height, width) if scale < 1 else image)
+            if len(pictures) == len(wanted):
+                break
+    if len(pictures) < len(wanted) or len({picture.shape for picture in pictures}) > 1:
+        raise InputError(f"{path}: its frames cannot be read again, or change their size on the way.")
+    return np.stack(pictures)
+
+
 def fit_clip(
     video: np.ndarray,
     fps: float,

@@ -20,12 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stp_jax import media
 from stp_jax.controls import cameras, lenses, presets
 from stp_jax.controls.cameras import CameraPath, Cameras, Reading
 from stp_jax.controls.keyframe_tracks import Filmed, Marks
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.rerender import estimated_cameras
 from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
@@ -71,9 +73,10 @@ class CameraPaths:
         self.same_camera = (
             asked.camera == SAME_CAMERA and not own_lens and not (direction and direction.camera)
         )
+        self.estimated = False  # whether the source's cameras are
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
-        self._source_reading, self._reading = readings(asked, video, official)
+        self._source_reading, self._reading = readings(asked, official, len(shown.numbers), video, shown.of)
         self._file: Placed | None = None  # of the source
         self._from_file = False  # whether the target is in the world of a file
         self._keyed = False  # whether a file has key poses
@@ -84,6 +87,8 @@ class CameraPaths:
         fov = lenses.FOV if asked.fov is None else asked.fov
         lens = cameras.default_intrinsics(fov, aspect=width / height)
         view = f"a field of view of {fov:g} degrees"
+        if estimated_cameras.is_asked(asked.source_cameras):
+            return self._estimate()
         if not asked.source_cameras:
             view = f", with {view}" if self._model.lens else ""
             self.lines.append(f"Its camera: taken to stand still{view}")
@@ -94,7 +99,23 @@ class CameraPaths:
         self._file = source_path(path, self._shown, asked.key_poses)
         self._keyed |= self._file.keyed
         self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
+        if len(path.cameras.c2w) > self._shown.of:
+            self.lines.append(
+                f"WARNING: {Path(path.where).name}: has {len(path.cameras.c2w)} poses, and the video "
+                f"{self._shown.of} frames. Is it of another, longer video?"
+            )
         return self._file.cameras
+
+    def _estimate(self) -> Cameras:
+        """Of the source, in the frame of the first camera; by pictures of the clip as filmed."""
+        numbers, side = self._shown.numbers, estimated_cameras.LONGEST_SIDE
+        pictures = media.read_frames(self._asked.video, numbers.tolist(), side)
+        found = estimated_cameras.estimate(
+            pictures, numbers, fov=self._asked.fov, distance=self._asked.distance
+        )
+        self.estimated = True
+        self.lines += found.lines
+        return found.cameras
 
     def target(self, source: Cameras) -> Cameras:
         """In the frame of the source's first camera. Raises `InputError` for a file that cannot be used."""
@@ -172,7 +193,7 @@ class CameraPaths:
             lines.append(clock)
         if self._from_file or by_keys:
             metres = cameras.DISTANCE
-            given = self._file is not None
+            given = self._file is not None or self.estimated
             found = warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
             lines += found[:1] if by_keys else found
         return lines
@@ -183,6 +204,11 @@ def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Plac
     poses, frames, video = len(path.cameras.c2w), len(shown.numbers), shown.of
     last = int(shown.numbers.max())
     keyed = False
+    if path.last_frame is not None and path.last_frame >= video:
+        raise InputError(
+            f"{path.where}: has a pose of frame {path.last_frame}, and the video has {video} frames: "
+            "is it of another video?"
+        )
     if poses == video or (shown.consecutive and poses > last):
         places = shown.numbers
         which = f"one for each frame of the video, which has {video}"
@@ -235,12 +261,25 @@ def _placed(path: CameraPath, places: np.ndarray, which: str, keyed: bool) -> Pl
     return Placed(path, places, between(path.cameras, places), summary, keyed)
 
 
-def readings(wish: Asked, video: tuple[int, int] | None, official: bool) -> tuple[Reading, Reading]:
-    """How the source's and the target's file are read; what is said of the target's is for both."""
+def readings(
+    wish: Asked,
+    official: bool,
+    frames: int,
+    video: tuple[int, int] | None = None,
+    video_frames: int | None = None,
+) -> tuple[Reading, Reading]:
+    """How the source's and the target's file are read; what is said of the target's is for both.
+
+    Args:
+      frames: of the new video.
+      video, video_frames: height and width of the video's picture, and its frames, if it is known.
+    """
     axes, poses = wish.source_camera_axes, wish.source_camera_poses
-    inherited = axes is None and poses is None
-    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, video, official, inherited)
-    return source, Reading(wish.camera_axes, wish.camera_poses, video, official)
+    metres = cameras.DISTANCE if wish.distance is None else wish.distance
+    known = (video, official, axes is None and poses is None, frames, video_frames, metres)
+    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, *known)
+    target = Reading(wish.camera_axes, wish.camera_poses, *known)._replace(inherited=False)
+    return source, target
 
 
 def warnings(source: Cameras, target: Cameras, distance: float, *, given_source: bool) -> list[str]:

@@ -68,8 +68,8 @@ def _add_what(add: Callable[..., Any]) -> None:
     add(
         "--source_cameras",
         metavar="FILE",
-        help="how it was filmed: .json, .npz or .npy with camera-to-world poses along the whole video, and "
-        "intrinsics; see --list (default: a camera that stands still)",
+        help="how it was filmed: a file of camera poses along the whole video, in a form of --list; or "
+        "'estimate', by its features (default: a camera that stands still)",
     )
     add(
         "--fov",
@@ -91,7 +91,8 @@ def _add_controls(add: Callable[..., Any]) -> None:
         "--distance",
         type=number(0.01, 1e4),
         metavar="METRES",
-        help=f"from the first source camera to what it looks at: moves circle it ({cameras.DISTANCE:g})",
+        help=f"from the first source camera to what it looks at: moves circle it, and it sets the scale of "
+        f"estimated cameras ({cameras.DISTANCE:g})",
     )
     add(
         "--animation_time",
@@ -120,8 +121,8 @@ def _add_controls(add: Callable[..., Any]) -> None:
     add(
         "--key_poses",
         action="store_true",
-        help="fewer poses than frames are key poses also in camera files that have one for each frame, such "
-        "as official ones; in other files they are anyway",
+        help="fewer poses than frames are key poses also in camera files that have one for each frame "
+        "(official ones, RealEstate10K, TUM, KITTI); in other files they are anyway",
     )
     add(
         "--source_camera_axes",
@@ -216,6 +217,7 @@ def explain_choices() -> str:
         width = max(18, *(len(name) + 2 for name in presets))
         return "\n".join(f"  {name:{width}}{explanation}" for name, explanation in presets.items())
 
+    forms = "\n".join(f"  {form.title}\n      {form.summary}" for form in camera_files.FORMATS)
     return f"""--camera MOVE, MOVE:AMOUNT or MOVE:AMOUNT:START
 {table(cameras.PRESETS | {SAME_CAMERA: "the source's own path: only the animation time changes"})}
   START is where the path begins: orbit_left:40:-20 goes from 20 degrees right to 20 degrees left.
@@ -226,20 +228,20 @@ def explain_choices() -> str:
   rest. EASE: linear, ease (at rest at both ends; of several moves the default), ease_in, ease_out.
 
 --camera FILE, --source_cameras FILE (metres)
-  .json             {{"c2w": [F x 4 x 4 numbers], "intrinsics": [4] or [F x 4]}}
-  .npz              arrays of the same names; .npy: c2w alone
-  camera_data.json  of a rendered scene: the path runs through its cameras
-  official files    SpaceTimePilot's camera_data.json and, with its weights, <video>_extrinsics.npy
-                    (world-to-camera); MultiCamVideo's camera_extrinsics.json:cam05
-  Files of the first two forms are camera-to-world in OpenCV axes (x right, y down, z forward), whatever their
-  name; --camera_axes opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the
-  video's whole picture, or 3 x 3 matrices; divided by width, height, width, height, or in pixels (of
-  "width" x "height" in the file, else of the video, or of twice the principal point). Without
-  --source_cameras, the poses of --camera are relative to the source's first camera.
+{forms}
+  A form is known by what a file holds, whatever its name; how it was read is printed. Our own files, lists of
+  matrices, TUM and KITTI are camera-to-world in OpenCV axes (x right, y down, z forward) unless --camera_axes
+  opengl and --camera_poses w2c say otherwise. intrinsics are fx, fy, cx, cy of the video's whole picture, or
+  3 x 3 matrices; divided by width, height, width, height, or in pixels (of "width" x "height" in the file,
+  else of the video, or of twice the principal point). FOLDER:2 chooses camera 2 of a COLMAP model.
+  Without --source_cameras, the poses of --camera are relative to the source's first camera.
+  --source_cameras estimate finds the cameras of a handheld clip by its features (pip install
+  'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
-  frames, one for each frame of the new video; any other number is spread evenly. Fewer than that
-  are key poses of a smooth path (in official files only with --key_poses). A --camera file with as many poses
-  as the source's has them at the same frames. What was read is printed; --dry_run shows it alone.
+  frames, one for each frame of the new video; any other number is spread evenly. Fewer than that are key
+  poses of a smooth path; in forms with a pose for each frame (official files, RealEstate10K, TUM, KITTI) only
+  with --key_poses. A --camera file with as many poses as the source's has them at the same frames. What was
+  read is printed; --dry_run shows it alone.
 
 --keyframes FILE
   .json with camera, lens and animation time at some times of the new video: docs/keyframes.md.

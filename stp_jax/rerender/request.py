@@ -12,12 +12,14 @@ import numpy as np
 from stp_jax import media
 from stp_jax.controls import animation_time, cameras
 from stp_jax.controls.keyframe_tracks import Marks
+from stp_jax.controls.paths import Cameras
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import decode
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import read_official_clip
+from stp_jax.rerender import estimated_cameras
 from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
 from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
@@ -38,6 +40,21 @@ class Request(NamedTuple):
     summary: str  # how the files were read, to print
     same_camera: bool = False  # whether the target is to have the source's camera path
     marks: Marks | None = None  # where keyframes are
+    lenses: tuple[np.ndarray, np.ndarray] | None = None  # of source and target, [F, 4], of the whole picture
+    estimated: bool = False  # whether the source's cameras are
+
+    def cameras_in_world(self) -> tuple[Cameras, Cameras]:
+        """Of source and target as filmed, in the world of the source's file: what files of cameras hold.
+
+        In mirrored worlds, which some official files have, they are relative to the source's first camera.
+        """
+        lenses = self.lenses or (self.source.intrinsics, self.target.intrinsics)
+        world = self.world if np.linalg.det(self.world[:3, :3]) > 0 else np.eye(4)
+        source, target = (
+            Cameras(world @ view.c2w.astype(np.float64), lens)
+            for view, lens in zip((self.source, self.target), lenses, strict=True)
+        )
+        return source, target
 
     def in_world(self) -> tuple[View, View]:
         """Source and target as a `Rerenderer` takes them.
@@ -104,10 +121,10 @@ def read_request(
     clock = str(wish.animation_time)
     in_seconds = animation_time.needs_rates(clock)  # which are known with the video
     target_time = None if in_seconds else time_patterns.curve(clock, notes.frames)
-    if wish.camera != SAME_CAMERA:
-        # The video is not known yet. This finds mistakes before it is read, which may take long.
-        _first_look(wish, notes.frames, official)
-    refuse_idle_controls(model, notes.frames, wish if direction is None else direction.others().of(model))
+    # The video is not known yet. This finds mistakes before it is read, which may take long.
+    by_distance = _first_look(wish, notes.frames, official)
+    others = wish if direction is None else direction.others().of(model)
+    refuse_idle_controls(model, notes.frames, others, by_distance=by_distance)
     part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
     if target_time is None:
@@ -126,7 +143,18 @@ def read_request(
     source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
     target = View(path.c2w, lenses[1], target_time)
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
-    return Request(part.clip, part.span, source, target, world, summary, paths.same_camera, marks)
+    return Request(
+        part.clip,
+        part.span,
+        source,
+        target,
+        world.astype(np.float64),
+        summary,
+        paths.same_camera,
+        marks,
+        (relative.intrinsics, path.intrinsics),
+        paths.estimated,
+    )
 
 
 def playing_rate(clip: media.Clip, fps: float | None = None) -> float:
@@ -141,16 +169,28 @@ def playing_rate(clip: media.Clip, fps: float | None = None) -> float:
     return fps or min(max(clip.fps, 0.1), len(clip.frames), 240)
 
 
-def _first_look(wish: Asked, frames: int, official: bool) -> None:
-    """Raises `InputError` for a camera path that cannot be used with any video."""
-    metres = cameras.DISTANCE if wish.distance is None else wish.distance
+def _first_look(wish: Asked, frames: int, official: bool) -> bool:
+    """Whether a camera file measures in the distance.
+
+    Raises:
+      InputError: the camera path cannot be used with any video, or cameras cannot be estimated.
+    """
+    of_source, of_target = readings(wish, official, frames)
+    by_distance = False
+    if estimated_cameras.is_asked(wish.source_cameras):
+        estimated_cameras.check_installed()
+    elif wish.source_cameras is not None and wish.distance is not None:
+        by_distance = cameras.load(wish.source_cameras, reading=of_source).uses_distance
+    if wish.camera == SAME_CAMERA:
+        return by_distance
     if cameras.is_preset(str(wish.camera)):
-        cameras.preset(str(wish.camera), frames, distance=metres)
-        return
-    path = cameras.load(str(wish.camera), reading=readings(wish, None, official)[1])
+        cameras.preset(str(wish.camera), frames, distance=of_target.distance)
+        return by_distance
+    path = cameras.load(str(wish.camera), reading=of_target)
     # A file of fewer poses than the model has frames may still have one for each frame of a short video.
     if len(path.cameras.c2w) < 2 <= frames:
         raise InputError(f"{path.where}: one pose is too few; {frames} frames need one each")
+    return by_distance or path.uses_distance
 
 
 class _Part(NamedTuple):

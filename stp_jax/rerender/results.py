@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from stp_jax import media
+from stp_jax.controls.formats.writing import to_nerfstudio, to_ours
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
@@ -24,7 +25,8 @@ from stp_jax.rerender.request import Request, playing_rate
 
 # The files of `write_plan`, to print.
 PLAN = """  source.png            the source as the model is given it
-  cameras_and_time.png  the camera path and the animation time"""
+  cameras_and_time.png  the camera path and the animation time
+  new_camera.json       the camera path, for --camera; camera_path.json: the same for nerfstudio's viewer"""
 
 
 @contextlib.contextmanager
@@ -100,7 +102,7 @@ def _saying_what_is_there(folder: Path) -> Iterator[None]:
 
 
 def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
-    """Writes videos, enlarged by `scale`, a contact sheet, and a picture of cameras and animation time.
+    """Writes videos, enlarged by `scale`, a contact sheet, the cameras, and a picture of both controls.
 
     Raises:
       InputError: a file cannot be written, as on a full disk; it names those that were.
@@ -114,10 +116,29 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
         media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
         pictures.contact_sheet(folder / "contact_sheet.png", videos)
         _plot(folder, request)
+        _write_cameras(folder, request, fps)
 
 
-def write_plan(folder: Path, request: Request) -> None:
-    """Writes what a dry run shows: the source as it is cropped, and a picture of cameras and animation time.
+def _write_cameras(folder: Path, request: Request, fps: float) -> None:
+    """Writes the new camera path in the world of the source's, and the source's own if it was estimated.
+
+    Lenses are those of the whole picture, so that the files can be given with the same video.
+    """
+    source, target = request.cameras_in_world()
+    height, width = request.clip.source_size
+    files = {
+        "new_camera.json": to_ours(target, (width, height)),
+        "camera_path.json": to_nerfstudio(target, (width, height), fps),
+    }
+    if request.estimated:
+        files["source_cameras.json"] = to_ours(source, (width, height))
+    for name, data in files.items():
+        with new_file(folder / name) as partial:
+            partial.write_text(json.dumps(data) + "\n")
+
+
+def write_plan(folder: Path, request: Request, fps: float) -> None:
+    """Writes what a dry run shows: the source as it is cropped, the cameras, and a picture of both controls.
 
     Raises:
       InputError: as `write_results`.
@@ -127,6 +148,7 @@ def write_plan(folder: Path, request: Request) -> None:
     with _saying_what_is_there(folder):
         pictures.contact_sheet(folder / "source.png", {"source": request.clip.frames})
         _plot(folder, request)
+        _write_cameras(folder, request, fps)
 
 
 def _plot(folder: Path, request: Request) -> None:

@@ -13,6 +13,7 @@ from stp_jax.controls import cameras
 from stp_jax.controls.animation_time import needs_rates
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
+from stp_jax.rerender import estimated_cameras
 from stp_jax.weights.native import SamplingNotes
 
 SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
@@ -71,13 +72,15 @@ class Asked(NamedTuple):
       keyframes: a file of cameras, lenses and animation times, see `stp_jax.controls.keyframes`. What it has
         is not asked for otherwise; what it lacks is the source's own camera and `forward` by default.
       source_cameras: file with the source's poses; without it the camera stands still. Which pose of a file
-        belongs to which frame: see `stp_jax.rerender.camera_paths`.
+        belongs to which frame: see `stp_jax.rerender.camera_paths`. `estimate`: by the video's pictures, see
+        `stp_jax.rerender.estimated_cameras`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
       source_camera_axes, source_camera_poses: where the source's file has others than the target's.
       key_poses: fewer poses than frames in a camera file are key poses also where its form has one for each
         frame, see `cameras.check_key_poses`.
       fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
-      distance: metres from the source's first camera to the point that presets circle (4).
+      distance: metres from the source's first camera to the point that presets circle, and that sets the
+        scale of cameras that are estimated (4).
       start: seconds into the video.
       duration: seconds; without it to the end, but `request.LONGEST` at most.
       fps: frames per second of the new video, which seconds of it are counted by, see `request.playing_rate`.
@@ -111,10 +114,11 @@ class Asked(NamedTuple):
         )
 
 
-def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
+def refuse_idle_controls(model: Takes, frames: int, asked: Asked, *, by_distance: bool = False) -> None:
     """Raises `InputError` for what is asked of a model, or of a camera path, to no effect.
 
-    Camera and animation time are those of `Asked.of`: defaults always have an effect.
+    Camera and animation time are those of `Asked.of`: defaults always have an effect. `by_distance`: a camera
+    file measures in the distance.
     """
     camera, animation_time = str(asked.camera), str(asked.animation_time)
     preset = camera != SAME_CAMERA and cameras.is_preset(camera)
@@ -123,7 +127,8 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
             f"--camera {camera}: {model.title} is given poses alone, a zoom has no effect on it; "
             "dolly_in and dolly_out drive nearer and away."
         )
-    if asked.fov is not None and not model.lens:
+    estimated = estimated_cameras.is_asked(asked.source_cameras)
+    if asked.fov is not None and not model.lens and not estimated:
         raise InputError(
             f"--fov {asked.fov:g}: {model.title} is given poses alone, a lens has no effect: leave it out."
         )
@@ -134,10 +139,13 @@ def refuse_idle_controls(model: Takes, frames: int, asked: Asked) -> None:
             f"--animation_time {animation_time}: {model.title} is given no animation time, "
             "its videos always run forward: leave it out."
         )
-    if asked.distance is not None and not (preset and _depends_on_distance(camera, frames)):
+    by_distance |= estimated
+    by_distance |= preset and _depends_on_distance(camera, frames)
+    if asked.distance is not None and not by_distance:
+        by_keys = asked.keyframes is not None and camera == SAME_CAMERA
+        path = f"--keyframes {asked.keyframes}" if by_keys else f"--camera {camera}"
         raise InputError(
-            f"--distance {asked.distance:g}: the path of --camera {camera} does not depend on it: "
-            "leave it out."
+            f"--distance {asked.distance:g}: the path of {path} does not depend on it: leave it out."
         )
     if asked.source_cameras is not None and preset and model.camera in ("pose12_target", "none"):
         raise InputError(
@@ -171,9 +179,10 @@ def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNo
             )
     elif flags.negative_prompt and guidance == 1:
         raise InputError("--negative_prompt has no effect without guidance: give --guidance above 1.")
-    if flags.source_cameras is None and (flags.source_camera_axes or flags.source_camera_poses):
-        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras.")
+    source_file = flags.source_cameras is not None and not estimated_cameras.is_asked(flags.source_cameras)
+    if not source_file and (flags.source_camera_axes or flags.source_camera_poses):
+        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras FILE.")
     camera = flags.camera or model.default_camera()
-    files = flags.source_cameras is not None or not (camera == SAME_CAMERA or cameras.is_preset(camera))
+    files = source_file or not (camera == SAME_CAMERA or cameras.is_preset(camera))
     if (flags.camera_axes or flags.camera_poses) and not files:
         raise InputError("--camera_axes and --camera_poses say how camera files are read, and none is given.")

@@ -15,6 +15,7 @@ from stp_jax.controls.cameras import Cameras, Reading
 from stp_jax.errors import InputError
 from stp_jax.rerender.camera_paths import Shown, source_path, target_path, warnings
 from stp_jax.rerender.request import read_request
+from stp_jax.rerender.results import write_plan
 from stp_jax.rerender.takes import Takes
 from stp_jax.weights import native
 
@@ -208,6 +209,22 @@ def test_the_official_forms_have_a_pose_for_each_frame(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["tum.txt", "re10k.txt", "kitti.txt"])
+def test_key_poses_of_trajectories_must_be_said(videos, tmp_path, name):
+    own = Path(__file__).parents[1] / "controls" / "cases"
+    poses = cameras.read(own / "tum.txt").c2w
+    np.savetxt(tmp_path / "kitti.txt", poses[:, :3].reshape(-1, 12))
+    file = tmp_path / name if name == "kitti.txt" else own / name
+    rows = [row for row in file.read_text().splitlines() if row[0] in "-0123456789"]
+    (tmp_path / "keys.txt").write_text("\n".join(rows[:5]))
+    with pytest.raises(InputError, match="5 poses are too few; .*key_poses"):
+        request(videos, camera=str(tmp_path / "keys.txt"))
+    keyed = request(videos, camera=str(tmp_path / "keys.txt"), key_poses=True)
+    assert "its 5 poses: key poses, and a smooth path through them over the" in keyed.summary
+    ours = cameras.read(tmp_path / "keys.txt").c2w
+    np.testing.assert_allclose(keyed.target.c2w[::4], ours, atol=1e-6)
+
+
 def test_key_poses_to_no_effect_are_refused(videos):
     with pytest.raises(InputError, match="--key_poses: no camera file has fewer poses than frames"):
         request(videos, camera=str(CASES / "fwd_rel.npy"), key_poses=True)
@@ -302,3 +319,53 @@ def test_a_lens_of_a_picture_of_another_shape_is_remarked_on(videos):
     unused = request(videos, "120", camera=str(CASES / "px.json"), model=pilot)
     assert "its lens: not used, SpaceTimePilot is given poses alone" in unused.summary
     assert "field of view" not in unused.summary
+
+
+# Written cameras ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["new_camera.json", "camera_path.json"])
+def test_the_cameras_of_a_result_can_be_given_again(videos, tmp_path, name):
+    """In the world of the source's file, with lenses of the whole picture."""
+    given = dict(source_cameras=CASES / "transforms.json", animation_time="forward")
+    made = read_request(NOTES, video=videos["wide"], camera="orbit_left:30:-15", **given)
+    write_plan(tmp_path, made, 20.0)
+    again = read_request(NOTES, video=videos["wide"], camera=str(tmp_path / name), **given)
+    np.testing.assert_allclose(again.target.c2w, made.target.c2w, atol=1e-6)
+    np.testing.assert_allclose(again.target.intrinsics, made.target.intrinsics, rtol=1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "source.png",
+        "cameras_and_time.png",
+        "new_camera.json",
+        "camera_path.json",
+    }
+
+
+def test_estimated_cameras_of_the_source_are_written_too(videos, tmp_path):
+    made = request(videos, camera="static", source_cameras=CASES / "px.json")
+    write_plan(tmp_path, made._replace(estimated=True), 20.0)
+    path = tmp_path / "source_cameras.json"
+    again = request(videos, camera="static", source_cameras=path)
+    np.testing.assert_allclose(again.source.c2w, made.source.c2w, atol=1e-6)
+    np.testing.assert_allclose(again.source.intrinsics, made.source.intrinsics, rtol=1e-6)
+
+
+def test_poses_of_frames_that_the_video_does_not_have_are_refused(videos, tmp_path):
+    """ViPE's files number their frames; a target may come from another video."""
+    (tmp_path / "pose").mkdir()
+    path = tmp_path / "pose" / "clip.npz"
+    np.savez(path, data=np.tile(np.eye(4), (31, 1, 1)), inds=np.arange(31))
+    with pytest.raises(InputError, match="has a pose of frame 30, and the video has 20 frames"):
+        request(videos, camera="static", source_cameras=path)
+    assert "its 31 poses" in request(videos, camera=str(path)).summary
+    more = request(videos, camera="static", source_cameras=CASES / "f81.npy").summary
+    assert "WARNING: f81.npy: has 81 poses, and the video 20 frames. Is it of another" in more
+
+
+def test_keys_in_parts_of_the_distance_depend_on_it(videos, tmp_path):
+    (tmp_path / "loop.txt").write_text("0 0\n0 10 30\n0 0.5\n")
+    near, far = (request(videos, camera=str(tmp_path / "loop.txt"), distance=d) for d in (2.0, 6.0))
+    np.testing.assert_allclose(far.target.c2w[:, :3, 3], 3 * near.target.c2w[:, :3, 3], atol=1e-5)
+    assert len(near.target.c2w) == 17 and "around a point at 2 m" in near.summary
+    with pytest.raises(InputError, match="--distance 2: the path of --camera .*fwd_rel.npy does not"):
+        request(videos, camera=str(CASES / "fwd_rel.npy"), distance=2.0)

@@ -121,8 +121,19 @@ def _along_z(z):
 def test_the_distance_is_that_of_orbits_without_a_point(request_of):
     made = request_of(ORBIT, distance=2.0)
     np.testing.assert_allclose(np.linalg.norm(made.target.c2w[0, :3, 3] - [0, 0, 2]), 2, rtol=1e-6)
-    with pytest.raises(InputError, match="--distance 2: .*does not depend on it"):
+    with pytest.raises(InputError, match="--distance 2: the path of --keyframes .*keys.json does not depend"):
         request_of(FORWARD, distance=2.0)
+
+
+def test_the_distance_may_be_that_of_a_camera_file_beside_keyframes(request_of, tmp_path):
+    (tmp_path / "right.txt").write_text("0 0\n0 90\n0 0\n")
+    made = request_of(CLOCK, camera=str(tmp_path / "right.txt"), distance=2.0)
+    # Degrees to the right, around a point 2 m ahead.
+    np.testing.assert_allclose(made.target.c2w[-1, :3, 3], [2, 0, 2], atol=1e-6)
+    # The source's own path, with another lens.
+    own = request_of(LENS, source_cameras=tmp_path / "right.txt", distance=2.0)
+    np.testing.assert_allclose(own.source.c2w, made.target.c2w, atol=1e-6)
+    np.testing.assert_array_equal(own.target.c2w, own.source.c2w)
 
 
 @pytest.mark.parametrize(

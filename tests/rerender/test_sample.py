@@ -32,6 +32,8 @@ RESULTS = {
     "side_by_side.mp4",
     "contact_sheet.png",
     "cameras_and_time.png",
+    "new_camera.json",
+    "camera_path.json",
     "settings.json",
 }
 NOTES = native.SamplingNotes(**NOTES)
@@ -179,7 +181,7 @@ BAD = {
     "--source_cameras orbit_left": "orbit_left: no such file",
     "--source_cameras ''": "--source_cameras is empty",
     "--camera nofile.txt": "nofile.txt: no such file",
-    "--camera {f}/times.txt": "times.txt: files of this type are not read; expected .json",
+    "--camera {f}/times.txt": 'times.txt: no camera path in it; expected "c2w"',
     "--camera https://example.org/path.json": "is an address, and files are read from this machine",
     "--camera circle": "unknown camera preset 'circle': did you mean orbit_left?",
     "--camera orbit_left:40deg": "'40deg' is not a number: write orbit_left:40, in degrees",
@@ -288,7 +290,8 @@ def test_a_dry_run_shows_what_would_be_made_without_jax(tmp_path, files):
         f"In {folder}:",
     ):
         assert said in done.stdout
-    assert {path.name for path in (tmp_path / folder).iterdir()} == {"source.png", "cameras_and_time.png"}
+    names = {"source.png", "cameras_and_time.png", "new_camera.json", "camera_path.json"}
+    assert {path.name for path in (tmp_path / folder).iterdir()} == names
     with Image.open(tmp_path / folder / "source.png") as sheet:
         assert sheet.width > 5 * SIZE and sheet.height >= SIZE
 
@@ -320,7 +323,7 @@ def test_a_disk_that_fills_is_one_line_that_says_what_is_there(files, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
         for name, write in (
-            ("cameras_and_time.png", lambda: results.write_plan(folder, made)),
+            ("cameras_and_time.png", lambda: results.write_plan(folder, made, 10)),
             (
                 "settings.json",
                 lambda: results.write_settings(folder / "settings.json", {"prompt": "x" * 90_000}, made),

@@ -61,6 +61,7 @@ REFUSED = [
 ]
 ALLOWED = [
     (OURS, {"camera": "zoom_in", "fov": 60.0}),
+    (OURS, {"camera": "pan_left", "distance": 3.0, "source_cameras": "estimate"}),
     (OURS, {"camera": "dolly_in", "distance": 3.0}),
     (OURS, {"camera": "orbit_left:10", "distance": 3.0, "animation_time": "zigzag"}),
     (OURS, {"source_cameras": "x.npy"}),

@@ -102,6 +102,32 @@ def _camera_array_seeds(work: Path) -> list[Seed]:
     ]
 
 
+def _foreign_seeds(work: Path) -> list[Seed]:
+    """Files of other programs, as the tests of the readers write them; each file of a form is mutated."""
+    from tests.controls import camera_writers
+
+    groups = {".json": mutators.JSON, ".txt": mutators.TEXT, ".bin": mutators.BYTES, ".npy": mutators.BYTES}
+    groups[".npz"] = (*mutators.BYTES, zip_members)
+    c2w, seeds = np.array(_poses()), []
+    for number, writer in enumerate(camera_writers.ALL):
+        place = work / str(number)
+        place.mkdir()
+        writer(place, c2w, (100.0, 80.0, 45.0), (160, 90))
+        files = {str(one.relative_to(place)): one.read_bytes() for one in place.rglob("*") if one.is_file()}
+        seeds += [Seed(files, name, groups[Path(name).suffix]) for name in files]
+    keys = b"0 2 10 15 12 0\n0 -3 -10 -20 0\n0 0.02 0.2\n"
+    return [*seeds, Seed({"keys.txt": keys}, "keys.txt", mutators.TEXT)]
+
+
+def _read_foreign(folder: Path) -> None:
+    """What a user would give of the files in a folder."""
+    from stp_jax.controls import cameras
+
+    files = sorted(one for one in folder.rglob("*") if one.is_file() and one.stem != "cameras")
+    pose = [one for one in files if one.parent.name == "pose"] or files
+    cameras.load(pose[0], reading=cameras.Reading(video=(90, 160), frames=5, video_frames=F))
+
+
 def _read_cameras(folder: Path) -> None:
     """As for the source and for the target: with each option, and with a camera chosen."""
     from stp_jax.controls import cameras
@@ -220,6 +246,7 @@ def _read_keyframes(folder: Path) -> None:
 READERS = [
     Reader("camera_json", _camera_json_seeds, _read_cameras),
     Reader("camera_arrays", _camera_array_seeds, _read_cameras),
+    Reader("foreign_cameras", _foreign_seeds, _read_foreign),
     Reader("clocks", _clock_seeds, _read_clock),
     Reader("camera_and_clock_texts", _spec_seeds, _read_spec),
     Reader("keyframes", _keyframe_seeds, _read_keyframes),
