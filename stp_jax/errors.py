@@ -52,9 +52,10 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.errno not in _OF_DISKS:
+            mistake = of_a_disk(error)
+            if mistake is None:
                 raise
-            print(f"error: {disk_error(error)}", file=sys.stderr)
+            print(f"error: {mistake}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("Stopped.", file=sys.stderr)
@@ -63,12 +64,15 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def disk_error(error: OSError) -> str:
-    """What to print for the error of a disk: the file, where it is known, and what to do."""
+def of_a_disk(error: OSError) -> InputError | None:
+    """The error to show for one of a disk: the file, if known, and what to do. None: it is another one."""
+    if error.errno not in _OF_DISKS:
+        return None
     file = "a file" if error.filename is None else os.fsdecode(error.filename)
     if error.errno in (errno.EACCES, errno.EROFS):
-        return f"{file}: {error.strerror}. Choose a file or folder that you may use."
-    return f"{file} cannot be written: {error.strerror}. Free some space there, and give the command again."
+        return InputError(f"{file}: {error.strerror}. Choose a file or folder that you may use.")
+    advice = "Free some space there, and give the command again."
+    return InputError(f"{file} cannot be written: {error.strerror}. {advice}")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from stp_jax.errors import InputError, starting
+from stp_jax.errors import InputError, of_a_disk, starting
 
 LOST = 75  # exit status: another process of the run is gone; starting all again may help (EX_TEMPFAIL)
 CHILD = "STP_JAX_WORKER"  # set in the environment of the process that computes
@@ -55,10 +55,10 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
     """Does the work, which returns the signal that ended it early, and ends the process accordingly.
 
     Exit status 128 + number after SIGTERM, SIGUSR1 and a second Ctrl-C; 2 after a mistake of the user, and
-    where the devices' memory is too small; else 0.
+    where the devices' memory is too small or a disk is full; else 0.
 
     Raises:
-      InputError: a mistake, in a run of one process.
+      InputError: a mistake or a full disk, in a run of one process.
     """
     # A shell starts background processes with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,7 +82,10 @@ def exit_as(work: Callable[[], signal.Signals | None]) -> None:
             raise
         print(f"Process {jax.process_index()}: {reason}", file=sys.stderr, flush=True)
         os.abort()  # an orderly exit would wait for the others; `run_as_child` says the rest
-    except Exception:  # a fault of the program
+    except Exception as error:  # a fault of the program, if not of a disk
+        mistake = of_a_disk(error) if isinstance(error, OSError) else None
+        if mistake is not None:
+            _end_with_mistake(mistake)
         if jax.process_count() == 1:
             raise
         traceback.print_exc()
