@@ -178,6 +178,8 @@ def array_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype, in
         raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
     except tokenize.TokenError:
         raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
+    if max(shape, default=0) >= 2**48 or len(shape) > 32:  # numbers that nobody wants to read in a message
+        raise InputError(f"{path}: is not a .npy file, or its header is damaged")
     wanted = start + dtype.itemsize
     for length in shape:  # Python's integers do not overflow
         wanted += (wanted - start) * (length - 1)
