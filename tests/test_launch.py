@@ -14,6 +14,7 @@ import yaml
 
 from stp_jax.command_line import read_config
 from tests.training.test_processes import PROGRAM, ROOT
+from tests.xla_flags import xla_flags
 
 LAUNCH = ROOT / "launch"
 
@@ -78,7 +79,7 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
         "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": str(os.getpid()),  # the port follows from it
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": xla_flags(devices=1),
         "NOTES": str(tmp_path / "notes"),
     }
     flags = ["--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]

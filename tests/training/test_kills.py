@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stp_jax.weights import native
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STP_KILLS", "8"))  # 32 take two minutes
@@ -73,7 +74,7 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(KILLS), str(STEPS)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )

@@ -19,6 +19,7 @@ from stp_jax.devices.distributed import connect
 from stp_jax.errors import InputError
 from stp_jax.weights import native
 from tests.tiny_model import write_tiny_model
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
@@ -78,8 +79,7 @@ class Run:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} "
-            "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": xla_flags(devices=4 // count),
         }
         return [
             subprocess.Popen(
