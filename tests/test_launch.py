@@ -59,7 +59,7 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
     """With stand-ins for srun and scontrol, which start tasks with SLURM's variables and note the job."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "config.py").write_text(
-        "from tests.training.toy import toy_config\n"
+        "from tests.training.toy_config import toy_config\n"
         "def get_config(): return toy_config(steps=4, checkpoint_every=2, log_every=1)\n"
     )
     tasks = (

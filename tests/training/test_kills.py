@@ -18,9 +18,12 @@ STEPS = 30
 # One process imports everything and forks a child for each attempt, before JAX has touched a device.
 PROGRAM = """
 import glob, os, random, signal, sys, time
+
+sys.modules["torch"] = None  # tensorboardX would import it, if it is there, for two seconds
 import tests.training.toy as toy
 from stp_jax.training import loop
 from stp_jax.training.metrics import Meter
+from tests.training.toy_config import toy_config
 
 toy.install()
 folder, kills, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -33,7 +36,7 @@ Meter.numbers = slowly
 def train(workdir):
     child = os.fork()
     if child == 0:
-        config = toy.toy_config(steps=steps, checkpoint_every=2, log_every=1, keep_checkpoints=2)
+        config = toy_config(steps=steps, checkpoint_every=2, log_every=1, keep_checkpoints=2)
         loop.train(config, workdir)
         os._exit(0)
     return child

@@ -24,7 +24,8 @@ from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
 from stp_jax.weights import native, parts
-from tests.training.toy import ToyTask, toy_config
+from tests.training.toy import ToyTask
+from tests.training.toy_config import toy_config
 
 
 def exported(workdir):
