@@ -88,8 +88,9 @@ def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=
         return {"x": rng.standard_normal(WIDTH).astype(np.float32)}
 
     examples = grain.MapDataset.range(EXAMPLES).seed(seed).shuffle().repeat().random_map(draw)
+    read_ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # by default 500 batches
     share = HostShare(examples, batch_size, rows, first_example)
-    return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset()
+    return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset(read_ahead)
 
 
 @functools.cache
