@@ -149,10 +149,11 @@ def test_a_process_that_fails_ends_the_others_and_its_last_line_is_the_message(t
 def test_the_whole_chain_stops_on_sigterm_and_goes_on(tmp_path):
     out = tmp_path / "out"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
-    flags = ["--small", "--out", str(out), "--seeds", "0:1", "--validate_every", "1000"]
+    flags = ["--small", "--out", str(out), "--seeds", "0:1", "--validate_every", "1000", "--cameras", "3"]
+    training = ["--", "--config.train.steps=200", "--config.optimizer.name=adamw"]
 
     def start(seconds: int) -> subprocess.Popen:
-        command = [sys.executable, train_demo.__file__, *flags, "--seconds", str(seconds)]
+        command = [sys.executable, train_demo.__file__, *flags, "--seconds", str(seconds), *training]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     with start(2000) as first:

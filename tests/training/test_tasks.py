@@ -73,7 +73,7 @@ def write_data(folder: Path, **changes) -> Path:
 @pytest.fixture(scope="module")
 def vae_run(data):
     config = shrink(demo_vae.get_config(), data)
-    config.model.update(dim=4, z_dim=4, dim_mult=(1, 1, 2), temporal_downsample=(True, True))
+    config.model.update(dim=4, z_dim=4, dim_mult=(1, 1, 1), temporal_downsample=(True, True))
     config.model.update(latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
     config.statistics_batches = 2
     config.crop = 8
