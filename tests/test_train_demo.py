@@ -150,7 +150,7 @@ def test_the_whole_chain_stops_on_sigterm_and_goes_on(tmp_path):
     out = tmp_path / "out"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
     flags = ["--small", "--out", str(out), "--seeds", "0:1", "--validate_every", "1000", "--cameras", "3"]
-    training = ["--", "--config.train.steps=200", "--config.optimizer.name=adamw"]
+    training = ["--", "--config.train.steps=100", "--config.optimizer.name=adamw"]
 
     def start(seconds: int) -> subprocess.Popen:
         command = [sys.executable, train_demo.__file__, *flags, "--seconds", str(seconds), *training]

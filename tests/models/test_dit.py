@@ -377,7 +377,7 @@ def test_rematerialisation_changes_no_gradient():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), gradients[0], other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"camera": "pose12", "lora_rank": 2}, {"ffn_parts": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"camera": "pose12", "lora_rank": 2, "ffn_parts": 4}], ids=str)
 def test_gates_multiplied_into_kernels_change_nothing_but_the_cost(monkeypatch, changes):
     model, x = randomised(dataclasses.replace(CONFIG, remat="attention", **changes)), inputs()
     graph, state = nnx.split(model)

@@ -79,7 +79,7 @@ class Run:
     """Processes of one run in a folder."""
 
     def __init__(self, folder: Path):
-        self.folder, self.program = folder, folder / "program.py"
+        self.folder, self.program, self.devices = folder, folder / "program.py", 4
         self.program.write_text(PROGRAM)
         (folder / "config.py").write_text(CONFIG)
 
@@ -96,7 +96,7 @@ class Run:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": xla_flags(devices=4 // count),
+            "XLA_FLAGS": xla_flags(devices=self.devices // count),
         }
         return [
             subprocess.Popen(
@@ -222,7 +222,7 @@ def test_the_real_model_trains_on_latents_in_two_processes(tmp_path):
     write_latents(tmp_path / "latents")
     write_tiny_model(tmp_path / "model")
     run = Run(tmp_path)
-    run.program = ROOT / "train.py"
+    run.program, run.devices = ROOT / "train.py", 2
     (tmp_path / "config.py").write_text(DIT_CONFIG.format(folder=tmp_path))
     for status, errors in finish(run.start(2)):
         assert status == 0, errors
@@ -238,6 +238,7 @@ def get_config():
     config = demo.get_config()
     config.vae = "{folder}/model"
     config.model.update(dim=48, ffn_dim=96, layers=1, channels=4, freq_dim=32, conditioning_dim=16, heads=2)
+    config.model.remat = "none"
     config.optimizer.update(name="adamw")
     for data in (config.data, config.pictures.data):
         data.update(kind="latents", path="{folder}/latents", frames=5, height=32, width=32)

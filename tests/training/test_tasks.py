@@ -94,6 +94,7 @@ def dit_config(data, vae_run):
     config = shrink(demo.get_config(), data)
     config.vae = str(vae_run[1] / "weights")
     config.model.update(dim=48, ffn_dim=64, layers=1, heads=2, channels=4, freq_dim=16, conditioning_dim=16)
+    config.model.remat = "none"
     config.optimizer.name = "adamw"  # simpler than the demo's own, which the first run below has
     config.sampling.steps = 2
     return config
@@ -163,6 +164,7 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, latents, dit_conf
     config = dit_config.copy_and_resolve_references()
     config.data.update(kind="latents", path=str(latents))
     config.optimizer.name, config.model.layers, config.train.pictures_every = "muon", 2, 2
+    config.model.remat = "full"
     train(config, data / "dit")
     lines = [json.loads(line) for line in open(data / "dit/metrics.jsonl")]
     assert np.isfinite(lines[-1]["preview/psnr"])
