@@ -96,8 +96,7 @@ def read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model:
     if bundled:
         asked["video"] = EXAMPLE
     if bundled and flags.source_cameras is None:
-        of_file = {"source_camera_axes": "opencv", "source_camera_poses": "c2w"}
-        asked |= {"source_cameras": EXAMPLE_CAMERAS, **of_file}
+        asked |= dict(source_cameras=EXAMPLE_CAMERAS, source_camera_axes="opencv", source_camera_poses="c2w")
     # The bundled clip has too few frames to take them as the official code does.
     return read_request(notes, official=model.official and not bundled, model=model, **asked)
 

@@ -88,5 +88,5 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     for folder in finished:
         for name, array in straight.items():
             np.testing.assert_array_equal(array, native.read_weights(folder / "weights", "toy")[name])
-        losses = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+        losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert losses[-1]["step"] == STEPS

@@ -111,7 +111,7 @@ class Run:
         ]
 
     def losses(self) -> dict[int, float]:
-        lines = [json.loads(line) for line in open(self.folder / "run/metrics.jsonl")]
+        lines = [json.loads(line) for line in (self.folder / "run/metrics.jsonl").read_text().splitlines()]
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     def saved(self) -> list[int]:

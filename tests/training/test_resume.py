@@ -38,7 +38,7 @@ def random_parameters(config):
 
 
 def logged(workdir, name):
-    lines = [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line[name] for line in lines if name in line}
 
 
