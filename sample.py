@@ -28,11 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stp_jax.errors import exit_on_input_error
-from stp_jax.rerender import progress
+from stp_jax.rerender import progress, results
 from stp_jax.rerender.estimated_cameras import is_asked
 from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
 from stp_jax.rerender.request import Request, read_notes, read_request
-from stp_jax.rerender.results import PLAN, playback, result_folder, write_plan, write_results, write_settings
 from stp_jax.rerender.takes import Asked, Takes, refuse_idle_flags
 from stp_jax.weights.native import SamplingNotes
 
@@ -59,15 +58,15 @@ def main(argv: list[str] | None = None) -> None:
         flags.animation_time = flags.animation_time or model_takes.default_animation_time()
     controls = filter(None, (flags.keyframes, flags.camera, flags.animation_time))
     names = flags.video or EXAMPLE, *controls, *["dry_run"] * flags.dry_run
-    with result_folder(flags.out, *names) as folder:
+    with results.result_folder(flags.out, *names) as folder:
         if is_asked(flags.source_cameras):
             print("Estimating how the clip was filmed, which takes a few seconds a frame.", flush=True)
         request = read_flagged_request(flags, notes, model_takes)
-        fps, speed = playback(request.clip, flags.fps)
+        fps, speed = results.playback(request.clip, flags.fps)
         print(request.summary, speed, sep="\n")
         if flags.dry_run:
-            write_plan(folder, request, fps)
-            print(f"Dry run: nothing is computed. In {folder}:\n{PLAN}")
+            results.write_plan(folder, request, fps)
+            print(f"Dry run: nothing is computed. In {folder}:\n{results.PLAN}")
             return
         model = load_model(flags, notes)
         for remark in model.remarks:
@@ -75,29 +74,20 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
         result = rerender(model, request, flags)
         scale = flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
-        write_results(folder, request, result, fps=fps, scale=scale)
+        results.write_results(folder, request, result, fps=fps, scale=scale)
         settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}
-        write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
-    enlarged = f", enlarged {scale}x" if scale > 1 else ""
-    print(f"""Done in {time.monotonic() - started:.0f} s. In {folder}:
-  result.mp4            the new video: the model's {notes.width} x {notes.height}{enlarged}
-  side_by_side.mp4      the source and the new video
-  contact_sheet.png     both as pictures
-  cameras_and_time.png  the camera path and the animation time
-  new_camera.json       the camera path, for --camera; camera_path.json: the same for nerfstudio's viewer
-  settings.json         everything needed to repeat this
-{next_steps(notes.frames)}""")
+        results.write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
+    size = f"{notes.width} x {notes.height}" + (f", enlarged {scale}x" if scale > 1 else "")
+    print(f"Done in {time.monotonic() - started:.0f} s. In {folder}:")
+    print(f"{results.RESULT.format(size=size)}\n{next_steps(notes.frames)}")
 
 
 def read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Request:
     """What the flags ask for; without a video, of the bundled clip and its cameras."""
-    asked = {name: getattr(flags, name) for name in Asked._fields}
     bundled = flags.video is None
-    if bundled:
-        asked["video"] = EXAMPLE
+    asked = {name: getattr(flags, name) for name in Asked._fields} | {"video": flags.video or EXAMPLE}
     if bundled and flags.source_cameras is None:
-        of_file = {"source_camera_axes": "opencv", "source_camera_poses": "c2w"}
-        asked |= {"source_cameras": EXAMPLE_CAMERAS, **of_file}
+        asked |= dict(source_cameras=EXAMPLE_CAMERAS, source_camera_axes="opencv", source_camera_poses="c2w")
     # The bundled clip has too few frames to take them as the official code does.
     return read_request(notes, official=model.official and not bundled, model=model, **asked)
 

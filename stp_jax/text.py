@@ -190,7 +190,8 @@ def _digest(ids: np.ndarray, mask: np.ndarray, identity: str, dtype: str) -> str
 
 def _read_cached(file: Path) -> np.ndarray | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # numpy itself does not close a file that is no archive.
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return arrays["embedding"]
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -219,7 +220,7 @@ def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of embeddings. `python -m stp_jax.text` writes one.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             embeddings: Any = arrays["embeddings"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path} holds no embeddings of `python -m stp_jax.text`, or is damaged.") from None

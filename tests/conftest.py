@@ -5,10 +5,10 @@ import os
 import shutil
 import tempfile
 
+from tests.xla_flags import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tiny models run for milliseconds and compile for seconds: without LLVM's optimisations the suite is faster.
-flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 
 # Many tests compile what others have compiled, in processes of their own, too.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which works in what the process that started it made

@@ -14,6 +14,7 @@ import yaml
 
 from stp_jax.command_line import read_config
 from tests.training.test_processes import PROGRAM, ROOT
+from tests.xla_flags import xla_flags
 
 LAUNCH = ROOT / "launch"
 
@@ -58,7 +59,7 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
     """With stand-ins for srun and scontrol, which start tasks with SLURM's variables and note the job."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "config.py").write_text(
-        "from tests.training.toy import toy_config\n"
+        "from tests.training.toy_config import toy_config\n"
         "def get_config(): return toy_config(steps=4, checkpoint_every=2, log_every=1)\n"
     )
     tasks = (
@@ -78,7 +79,7 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
         "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": str(os.getpid()),  # the port follows from it
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": xla_flags(devices=1),
         "NOTES": str(tmp_path / "notes"),
     }
     flags = ["--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]

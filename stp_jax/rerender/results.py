@@ -23,10 +23,16 @@ from stp_jax.errors import InputError
 from stp_jax.files import new_file
 from stp_jax.rerender.request import Request, playing_rate
 
-# The files of `write_plan`, to print.
-PLAN = """  source.png            the source as the model is given it
-  cameras_and_time.png  the camera path and the animation time
+# What the files in a folder are, to print: those of `write_plan`, and those of a whole run.
+_CONTROLS = """  cameras_and_time.png  the camera path and the animation time
   new_camera.json       the camera path, for --camera; camera_path.json: the same for nerfstudio's viewer"""
+PLAN = f"""  source.png            the source as the model is given it
+{_CONTROLS}"""
+RESULT = f"""  result.mp4            the new video: the model's {{size}}
+  side_by_side.mp4      the source and the new video
+  contact_sheet.png     both as pictures
+{_CONTROLS}
+  settings.json         everything needed to repeat this"""
 
 
 @contextlib.contextmanager

@@ -91,7 +91,8 @@ class Writer:
                 path.unlink(missing_ok=True)  # of the same step, before the run was killed
             contact_sheet(sheet, videos)
             write_video(video, side_by_side(videos), FPS)
-            picture = np.asarray(Image.open(sheet))
+            with Image.open(sheet) as image:
+                picture = np.asarray(image)
             self._add(step, summary.image("preview", picture, dataformats="HWC"))
             self._events.flush()
 
@@ -99,10 +100,9 @@ class Writer:
         """Closes the files."""
         if not self._active:
             return
-        with self._written():
-            self._lines.close()
+        # Both are closed, also where the disk is full.
+        with self._written(), contextlib.closing(self._lines), contextlib.closing(self._events):
             self._events.flush()
-            self._events.close()
 
     def _add(self, step: int, content: Any) -> None:
         event = Event(summary=content, step=step, wall_time=time.time())

@@ -99,6 +99,7 @@ def _child(todo: list[list[Any]], package: str, seed: int) -> Iterator[subproces
         finally:
             child.kill()
             child.wait()
+            child.stdout.close()  # type: ignore[union-attr]
             shutil.rmtree(folder, ignore_errors=True)
 
 

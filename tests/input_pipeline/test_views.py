@@ -23,7 +23,8 @@ def lifted(depth, c2w, intrinsics):
     x = ((np.arange(width) + 0.5) / width - intrinsics[2]) / intrinsics[0]
     y = ((np.arange(height) + 0.5) / height - intrinsics[3]) / intrinsics[1]
     rays = np.stack(np.broadcast_arrays(x, y[:, None], 1.0), -1)
-    return (rays * depth[..., None]) @ c2w[:3, :3].T + c2w[:3, 3]
+    with np.errstate(invalid="ignore"):  # the sky is infinitely far
+        return (rays * depth[..., None]) @ c2w[:3, :3].T + c2w[:3, 3]
 
 
 def from_aside(scene):

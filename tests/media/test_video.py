@@ -191,7 +191,8 @@ def test_pictures(tmp_path):
     np.testing.assert_array_equal(joined[:, 20:, 68:], video[::-1])
 
     pictures.contact_sheet(tmp_path / "sheet.png", {"source": video, "a very long label": video}, columns=3)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    with Image.open(tmp_path / "sheet.png") as picture:
+        sheet = np.asarray(picture)
     assert sheet.shape == (100, 110 + 3 * 66, 3)
     np.testing.assert_array_equal(sheet[:48, -66:-2], video[-1])
 
@@ -199,7 +200,8 @@ def test_pictures(tmp_path):
     still = View(poses, np.full((12, 4), 0.5, np.float32), np.arange(12))
     keys = np.ones((2, 3)), np.array([[0.0, 11], [4, 5]])
     pictures.plot_cameras_and_time(tmp_path / "plot.png", still, still.at(slice(None, None, -1)), *keys)
-    assert Image.open(tmp_path / "plot.png").width > 1000
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 1000
     with pytest.raises(InputError, match="exists"):
         pictures.contact_sheet(tmp_path / "plot.png", {"source": video})
 

@@ -112,8 +112,10 @@ GOOD = "--weights {f}/weights --video {f}/clip.mp4"
 
 def test_writes_everything_and_its_settings_repeat_it(run, tmp_path, monkeypatch):
     results = []
-    write = sample.write_results
-    monkeypatch.setattr(sample, "write_results", lambda *a, **k: (results.append(a[2]), write(*a, **k)))
+    write = sample.results.write_results
+    monkeypatch.setattr(
+        sample.results, "write_results", lambda *a, **k: (results.append(a[2]), write(*a, **k))
+    )
     keyframes = "--camera dolly_in:0.5 --animation_time '0:0, 2:2, 4:2.5' --seed 3"
     status, out, err = run(f"{GOOD} {keyframes}")
     assert status == 0, err

@@ -16,7 +16,8 @@ from stp_jax.training import checkpoints as module
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
-from tests.training.toy import ToyTask, toy_config
+from tests.training.toy import ToyTask
+from tests.training.toy_config import toy_config
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,8 @@ KILLED = """
 import os, jax, numpy as np
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.training import checkpoints as module
-from tests.training.toy import ToyTask, toy_config
+from tests.training.toy import ToyTask
+from tests.training.toy_config import toy_config
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import init_state
 mesh = make_mesh()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stp_jax.weights import native
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STP_KILLS", "8"))  # 32 take two minutes
@@ -17,9 +18,12 @@ STEPS = 30
 # One process imports everything and forks a child for each attempt, before JAX has touched a device.
 PROGRAM = """
 import glob, os, random, signal, sys, time
+
+sys.modules["torch"] = None  # tensorboardX would import it, if it is there, for two seconds
 import tests.training.toy as toy
 from stp_jax.training import loop
 from stp_jax.training.metrics import Meter
+from tests.training.toy_config import toy_config
 
 toy.install()
 folder, kills, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -32,7 +36,7 @@ Meter.numbers = slowly
 def train(workdir):
     child = os.fork()
     if child == 0:
-        config = toy.toy_config(steps=steps, checkpoint_every=2, log_every=1, keep_checkpoints=2)
+        config = toy_config(steps=steps, checkpoint_every=2, log_every=1, keep_checkpoints=2)
         loop.train(config, workdir)
         os._exit(0)
     return child
@@ -73,7 +77,7 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(KILLS), str(STEPS)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
@@ -84,5 +88,5 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     for folder in finished:
         for name, array in straight.items():
             np.testing.assert_array_equal(array, native.read_weights(folder / "weights", "toy")[name])
-        losses = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+        losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert losses[-1]["step"] == STEPS

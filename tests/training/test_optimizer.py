@@ -10,7 +10,7 @@ from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.training.optimizer import make_optimizer, schedule
 from stp_jax.training.state import update_ema
-from tests.training.toy import toy_config
+from tests.training.toy_config import toy_config
 
 
 def optimizer_config(**changes):

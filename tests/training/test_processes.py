@@ -19,39 +19,56 @@ from stp_jax.devices.distributed import connect
 from stp_jax.errors import InputError
 from stp_jax.weights import native
 from tests.tiny_model import write_tiny_model
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
 
-# The train.py of the repository with the toy task; every example read is noted.
+# The train.py of the repository with the toy task; every example read is noted. The parent of a process that
+# computes has no need of it.
 PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 sys.modules["torch"] = None  # tensorboardX would import it, if it is there, for two seconds
-from input_pipeline.host_share import HostShare
-import tests.training.toy as toy
-from stp_jax.training.metrics import Meter
 
-toy.install()
-read = HostShare.__getitem__
-def note(self, index):
-    if len(self._rows) < self._batch_size:  # not those for pictures, which all processes read alike
-        with open(os.environ["NOTES"], "a") as file:
-            file.write(f"{{self.place(index)}}\\n")
-    return read(self, index)
-HostShare.__getitem__ = note
-numbers = Meter.numbers
-def slowly(self, step):  # steps last long enough to be interrupted
-    time.sleep(0.1)
-    return numbers(self, step)
-Meter.numbers = slowly
+def prepare():
+    from input_pipeline.host_share import HostShare
+    import tests.training.toy as toy
+    from stp_jax.training.metrics import Meter
+
+    toy.install()
+    read = HostShare.__getitem__
+    def note(self, index):
+        if len(self._rows) < self._batch_size:  # not those for pictures, which all processes read alike
+            with open(os.environ["NOTES"], "a") as file:
+                file.write(f"{{self.place(index)}}\\n")
+        return read(self, index)
+    HostShare.__getitem__ = note
+    numbers = Meter.numbers
+    def slowly(self, step):  # steps last long enough to be interrupted
+        time.sleep(0.1)
+        return numbers(self, step)
+    Meter.numbers = slowly
+    mistake = os.environ.get("MISTAKE")
+    if mistake and "--process=1" in sys.argv:
+        error = {{"InputError": InputError, "AttributeError": AttributeError}}[mistake]
+        def mistaken(self, index):
+            if index > 40:
+                raise error("scene_000123: damaged")
+            return note(self, index)
+        HostShare.__getitem__ = mistaken
+
+from stp_jax.devices.supervisor import is_child
+from stp_jax.errors import InputError
+if is_child() or not any(flag.startswith("--coordinator") for flag in sys.argv):
+    prepare()
 # Unlike runpy this keeps argv: the program starts itself again.
 exec(compile(open({str(ROOT / "train.py")!r}).read(), "train.py", "exec"))
 """
 CONFIG = f"""
-from tests.training.toy import toy_config
+from tests.training.toy_config import toy_config
 def get_config():
-    config = toy_config(steps={STEPS}, checkpoint_every=2, log_every=1)
+    config = toy_config(steps={STEPS}, checkpoint_every=4, log_every=1)
     config.optimizer.schedule = "constant"  # whatever the number of steps
     config.optimizer.ema_every = 2  # the average waits in the hosts' memory
     return config
@@ -62,30 +79,30 @@ class Run:
     """Processes of one run in a folder."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        (folder / "program.py").write_text(PROGRAM)
+        self.folder, self.program, self.devices = folder, folder / "program.py", 4
+        self.program.write_text(PROGRAM)
         (folder / "config.py").write_text(CONFIG)
 
-    def start(self, count: int, workdir: str = "run", **config) -> list[subprocess.Popen]:
+    def start(self, count: int, mistake: str = "", **config) -> list[subprocess.Popen]:
+        """Starts that many processes; the second finds a mistake in its data if an error's name is given."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        flags = ["--config", str(self.folder / "config.py"), "--workdir", str(self.folder / workdir)]
+        flags = ["--config", str(self.folder / "config.py"), "--workdir", str(self.folder / "run")]
         flags += [f"--config.{name.replace('__', '.')}={value}" for name, value in config.items()]
         if count > 1:
             flags += [f"--coordinator=localhost:{port}", f"--processes={count}", "--heartbeat_seconds=8"]
-        self.notes = [self.folder / f"{workdir}_{count}_{i}.txt" for i in range(count)]
+        self.notes = [self.folder / f"{count}_{i}.txt" for i in range(count)]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} "
-            "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": xla_flags(devices=self.devices // count),
         }
         return [
             subprocess.Popen(
-                [sys.executable, str(self.folder / "program.py"), *flags, f"--process={i}"],
+                [sys.executable, str(self.program), *flags, f"--process={i}"],
                 cwd=self.folder,
-                env=environment | {"NOTES": str(self.notes[i])},
+                env=environment | {"NOTES": str(self.notes[i]), "MISTAKE": mistake},
                 stderr=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -93,8 +110,8 @@ class Run:
             for i in range(count)
         ]
 
-    def losses(self, workdir: str = "run") -> dict[int, float]:
-        lines = [json.loads(line) for line in open(self.folder / workdir / "metrics.jsonl")]
+    def losses(self) -> dict[int, float]:
+        lines = [json.loads(line) for line in (self.folder / "run/metrics.jsonl").read_text().splitlines()]
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     def saved(self) -> list[int]:
@@ -107,24 +124,6 @@ class Run:
                 return
             time.sleep(0.1)
         raise TimeoutError("no checkpoint was written")
-
-    def start_mistaken(self, count: int, error: str = "InputError") -> list[subprocess.Popen]:
-        """As `start`, but the second process finds a mistake in its data, or fails by another error."""
-        mistake = MISTAKE.replace("raise InputError", f"raise {error}")
-        program = PROGRAM.replace("# Unlike runpy", mistake + "# Unlike runpy")
-        (self.folder / "program.py").write_text(program)
-        return self.start(count, train__steps=100_000)
-
-
-MISTAKE = """
-from stp_jax.errors import InputError
-again = HostShare.__getitem__
-def mistaken(self, index):
-    if "--process=1" in sys.argv and index > 40:
-        raise InputError("scene_000123: damaged")
-    return again(self, index)
-HostShare.__getitem__ = mistaken
-"""
 
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
@@ -144,29 +143,19 @@ def straight(tmp_path_factory):
     return run
 
 
-def assert_same(folder: Path, straight: Run) -> None:
-    for name, array in exported(straight.folder / "run").items():
-        np.testing.assert_allclose(exported(folder)[name], array, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.parametrize(("count", "mesh"), [(4, {}), (2, {"mesh__fsdp": 2, "mesh__sequence": 2})])
-def test_many_processes_are_the_same_run_as_one(tmp_path, straight, count, mesh):
-    run = Run(tmp_path)
-    for status, errors in finish(run.start(count, **mesh)):
-        assert status == 0, errors
+def assert_same(run: Run, straight: Run) -> None:
+    """The same loss at each step, and in the end the same weights."""
     losses, expected = run.losses(), straight.losses()
     assert losses.keys() == expected.keys()
     np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=1e-5)
-    assert_same(tmp_path / "run", straight)
-    if not mesh:
-        read = [set(map(int, notes.read_text().split())) for notes in run.notes]
-        for host, places in enumerate(read):
-            assert places and all(place % 8 // (8 // count) == host for place in places)
+    weights = exported(run.folder / "run")
+    for name, array in exported(straight.folder / "run").items():
+        np.testing.assert_allclose(weights[name], array, atol=1e-5, err_msg=name)
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_and_fewer_go_on(tmp_path, straight):
     run = Run(tmp_path)
-    processes = run.start(2, train__steps=100_000)
+    processes = run.start(2, train__steps=100_000, mesh__fsdp=2, mesh__sequence=2)
     run.wait_for_a_checkpoint()
     processes[1].send_signal(signal.SIGTERM)
     for status, errors in finish(processes):
@@ -174,7 +163,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_fewer_go_on(tmp_path,
     assert run.saved()[-1] < STEPS
     ((status, errors),) = finish(run.start(1))
     assert status == 0, errors
-    assert_same(tmp_path / "run", straight)
+    assert_same(run, straight)
 
 
 def test_a_killed_process_ends_the_others_with_advice_and_more_go_on(tmp_path, straight):
@@ -188,15 +177,20 @@ def test_a_killed_process_ends_the_others_with_advice_and_more_go_on(tmp_path, s
     assert first == 75, errors
     assert "another process of this run is gone" in errors and "Start all of them again" in errors
     assert run.saved()[-1] < STEPS
+    noted = [run.notes]
     for status, errors in finish(run.start(4)):
         assert status == 0, errors
-    assert_same(tmp_path / "run", straight)
+    assert_same(run, straight)
+    for notes in (*noted, run.notes):  # each process read its own rows of the batches
+        for host, file in enumerate(notes):
+            places = set(map(int, file.read_text().split()))
+            assert places and all(place % 8 // (8 // len(notes)) == host for place in places)
 
 
 def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_reported(tmp_path):
     run = Run(tmp_path)
     begun = time.monotonic()
-    (first, output), (second, errors) = finish(run.start_mistaken(2))
+    (first, output), (second, errors) = finish(run.start(2, "InputError", train__steps=100_000))
     assert (first, second) == (75, 2), errors
     assert "error: scene_000123: damaged" in errors and "another process" not in errors
     assert "another process of this run is gone" in output
@@ -207,7 +201,7 @@ def test_a_mistake_that_one_process_finds_ends_it_at_once_and_is_reported(tmp_pa
 def test_a_fault_of_the_program_in_one_process_ends_all_at_once_and_is_reported(tmp_path):
     run = Run(tmp_path)
     begun = time.monotonic()
-    (first, output), (second, errors) = finish(run.start_mistaken(2, "AttributeError"))
+    (first, output), (second, errors) = finish(run.start(2, "AttributeError", train__steps=100_000))
     assert (first, second) == (75, 75), errors
     assert "AttributeError: scene_000123: damaged" in errors
     assert "another process of this run is gone" in output
@@ -227,10 +221,8 @@ def test_ctrl_c_to_one_process_ends_all_alike(tmp_path):
 def test_the_real_model_trains_on_latents_in_two_processes(tmp_path):
     write_latents(tmp_path / "latents")
     write_tiny_model(tmp_path / "model")
-    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-    program += PROGRAM[PROGRAM.index("# Unlike runpy") :]
     run = Run(tmp_path)
-    (tmp_path / "program.py").write_text(program)
+    run.program, run.devices = ROOT / "train.py", 2
     (tmp_path / "config.py").write_text(DIT_CONFIG.format(folder=tmp_path))
     for status, errors in finish(run.start(2)):
         assert status == 0, errors
@@ -246,6 +238,7 @@ def get_config():
     config = demo.get_config()
     config.vae = "{folder}/model"
     config.model.update(dim=48, ffn_dim=96, layers=1, channels=4, freq_dim=32, conditioning_dim=16, heads=2)
+    config.model.remat = "none"
     config.optimizer.update(name="adamw")
     for data in (config.data, config.pictures.data):
         data.update(kind="latents", path="{folder}/latents", frames=5, height=32, width=32)

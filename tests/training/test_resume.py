@@ -24,7 +24,8 @@ from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
 from stp_jax.weights import native, parts
-from tests.training.toy import ToyTask, toy_config
+from tests.training.toy import ToyTask
+from tests.training.toy_config import toy_config
 
 
 def exported(workdir):
@@ -37,7 +38,7 @@ def random_parameters(config):
 
 
 def logged(workdir, name):
-    lines = [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line[name] for line in lines if name in line}
 
 

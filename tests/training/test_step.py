@@ -20,7 +20,8 @@ from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import LOSS, graph_of, init_state, random_key, trained
 from stp_jax.training.step import accumulated, make_train_step
 from stp_jax.weights import kinds
-from tests.training.toy import WIDTH, ToyTask, toy_config
+from tests.training.toy import WIDTH, ToyTask
+from tests.training.toy_config import toy_config
 
 
 def start(config, mesh=None):

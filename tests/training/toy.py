@@ -88,8 +88,9 @@ def make_toy_dataset(config, *, split, seed, batch_size, rows=None, num_workers=
         return {"x": rng.standard_normal(WIDTH).astype(np.float32)}
 
     examples = grain.MapDataset.range(EXAMPLES).seed(seed).shuffle().repeat().random_map(draw)
+    read_ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # by default 500 batches
     share = HostShare(examples, batch_size, rows, first_example)
-    return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset()
+    return share.batch(batch_size if rows is None else len(rows)).to_iter_dataset(read_ahead)
 
 
 @functools.cache
@@ -112,42 +113,3 @@ def install(patch=setattr) -> None:
     patch(run, "count_examples", lambda config, split: EXAMPLES)
     for module in (data, held_out):
         patch(module, "make_dataset", make_toy_dataset)
-
-
-def toy_config(**train) -> ConfigDict:
-    """A config for the toy task; `train` changes fields of `config.train`."""
-    config = ConfigDict(
-        dict(
-            task="toy",
-            seed=1,
-            init_from="",
-            data=dict(path="none"),
-            sampling=dict(steps=2, shift=1.0, guidance=1.0),
-        )
-    )
-    config.sampling = dict(steps=2, shift=1.0, guidance=1.0)
-    config.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)
-    config.pictures = dict(data=dict(path="none"), split="test", count=2)
-    config.optimizer = dict(
-        name="muon",
-        muon_parameters=r"blocks\..*kernel",
-        learning_rate=0.02,
-        muon_dtype="float32",
-        adam_learning_rate=0.01,
-        weight_decay=0.01,
-        b1=0.9,
-        b2=0.99,
-        clip=1.0,
-        warmup_steps=2,
-        schedule="cosine",
-        decay_from=0.0,
-        ema_decay=0.99,
-        ema_every=1,
-    )
-    config.train = dict(
-        steps=10, seconds=0, batch_size=8, data_workers=0, log_every=2, export_dtype="float32"
-    )
-    config.train.update(accumulate=1, trainable=".*", max_skipped=3, validate_every=0, validation_batches=2)
-    config.train.update(checkpoint_every=0, keep_checkpoints=3, pictures_every=0, export_every=0)
-    config.train.update(train)
-    return config
