@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from stp_jax.errors import InputError
-from stp_jax.media.colour import on_white
+from stp_jax.media.colour import Notes, on_white
 
 _MOST_PIXELS = 1 << 25  # 8K UHD; libwebp holds several whole pictures of 4 bytes a pixel
 _ANIMATED = 0x02
@@ -60,7 +60,7 @@ def _seconds(milliseconds: int) -> float:
 
 
 def webp_frames(
-    path: str | os.PathLike, canvas: tuple[int, int], end: float = np.inf
+    path: str | os.PathLike, canvas: tuple[int, int], end: float, notes: Notes
 ) -> Generator[tuple[float, Callable[[], np.ndarray]], None, None]:
     """As `stp_jax.media.decode.frames`, for an animated WebP with this canvas."""
     width, height = canvas
@@ -76,7 +76,7 @@ def webp_frames(
         with image:
             for frame in ImageSequence.Iterator(image):
                 rgba = np.asarray(frame.convert("RGBA"))
-                yield seconds, functools.partial(on_white, rgba[..., :3], rgba[..., 3:])
+                yield seconds, functools.partial(on_white, rgba[..., :3], rgba[..., 3:], notes)
                 if seconds > end:
                     return
                 seconds += _seconds(frame.info.get("duration", 0))

@@ -11,6 +11,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from stp_jax.errors import InputError
 from stp_jax.media import light
 
+NO_ALPHA = "transparent parts are white: alpha is left out"
 Notes = dict[str, None]  # remarks on how a video was read, each once, in their order
 
 # FFmpeg's AVColorSpace, which PyAV gives as a number (ITU-T H.273, MatrixCoefficients)
@@ -62,7 +63,7 @@ def rgb(frame: av.VideoFrame, width: int, notes: Notes) -> np.ndarray:
         if not _is_transparent(frame):
             return _reformat(frame, width, "rgb24", matrix)
         rgba = _reformat(frame, width, "rgba", matrix)
-        return on_white(rgba[..., :3], rgba[..., 3:])
+        return on_white(rgba[..., :3], rgba[..., 3:], notes)
     if transfer == "SDR":
         notes[f"wide gamut ({primaries}) converted to BT.709"] = None
     else:
@@ -70,14 +71,15 @@ def rgb(frame: av.VideoFrame, width: int, notes: Notes) -> np.ndarray:
     rows = _rows(frame, width, matrix)
     picture = light.to_sdr(rows, frame.height, width, transfer=transfer, primaries=primaries)
     if _is_transparent(frame):
-        picture = on_white(picture, _reformat(frame, width, "rgba", matrix)[..., 3:])
+        picture = on_white(picture, _reformat(frame, width, "rgba", matrix)[..., 3:], notes)
     return picture
 
 
-def on_white(picture: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] over white, by uint8 [H, W, 1]; 255 is opaque."""
+def on_white(picture: np.ndarray, alpha: np.ndarray, notes: Notes) -> np.ndarray:
+    """uint8 [H, W, 3] over white, by uint8 [H, W, 1]; 255 is opaque. `notes` gets a remark if any is not."""
     if (alpha == 255).all():
         return np.ascontiguousarray(picture)
+    notes[NO_ALPHA] = None
     result = np.empty(picture.shape, np.uint8)
     for row in range(0, len(picture), 64):  # floats of a whole picture would take gigabytes
         part = slice(row, row + 64)

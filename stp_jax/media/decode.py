@@ -16,6 +16,7 @@ import av
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.media import exr, linear
 from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
 from stp_jax.media.colour import Notes
 from stp_jax.media.interlaced import Deinterlacer
@@ -28,6 +29,7 @@ _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text fil
 # Before PyAV 19 metadata that is not UTF-8 would be an error.
 _OLD = int(av.__version__.split(".")[0]) < 19
 _ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
+_HEIF = (".avif", ".heic", ".heif")  # pictures in the container of MP4
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
@@ -44,11 +46,12 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
     Raises:
       InputError: as `stp_jax.media.read_video`; the functions raise it for colours that are not read.
     """
+    notes = {} if notes is None else notes
     canvas = canvas_of_webp(path)
     if canvas:
-        yield from webp_frames(path, canvas, end)
+        yield from webp_frames(path, canvas, end, notes)
         return
-    notes = {} if notes is None else notes
+    exr.check(path)
     with _open(path) as video:
         progress, damaged = _Progress(), True
         with contextlib.suppress(av.error.FFmpegError):  # whose kind may be "no memory", where a file lies
@@ -93,6 +96,15 @@ def times(path: str | os.PathLike) -> tuple[int, float]:
     """The number of frames and the seconds from the first to the last, see `stamps`."""
     seconds = stamps(path)
     return len(seconds), float(seconds[-1]) if len(seconds) else 0.0
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a file is of a format for pictures rather than for videos."""
+    if canvas_of_webp(path):
+        return True
+    with _open(path) as video:
+        form = video.container.format.name
+    return form.endswith("_pipe") or form in ("image2", "gif", "apng") or Path(path).suffix.lower() in _HEIF
 
 
 def rate(path: str | os.PathLike) -> float:
@@ -203,7 +215,9 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
         raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.")
     with container:
         stream = _stream(path, container)
-        video = _Video(container, stream, _decoder(stream, limits))
+        # Of a JPEG that is cut off FFmpeg would show the upper part.
+        strict = {"err_detect": "explode"} if container.format.name in ("jpeg_pipe", "image2") else {}
+        video = _Video(container, stream, _decoder(stream, limits | strict))
         _check_size(path, stream.codec_context.width, stream.codec_context.height, video.pixel)
         yield video
 
@@ -297,6 +311,8 @@ def _picture(path: str | os.PathLike, frame: av.VideoFrame, pixel: Fraction, not
     width = max(1, round(frame.width * pixel))
     _check_size(path, frame.width, frame.height, pixel)
     try:
+        if linear.is_linear(frame):
+            return linear.picture(frame, exr.to_bt709(path), width, notes)
         return frame_picture(frame, notes, width=width)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

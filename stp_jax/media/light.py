@@ -72,8 +72,26 @@ def to_bt709(primaries: str) -> np.ndarray:
     return np.linalg.inv(_to_xyz(PRIMARIES["BT.709"])) @ _to_xyz(PRIMARIES[primaries])
 
 
-def _to_xyz(primaries: tuple[tuple[float, float], ...]) -> np.ndarray:
-    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in (*primaries, _D65)]).T
+def linear_to_bt709(primaries: tuple[tuple[float, float], ...], white: tuple[float, float]) -> np.ndarray:
+    """float64 [3, 3]: linear RGB of these primaries (x, y) and white to that of BT.709.
+
+    The white is adapted to D65 by the linear Bradford transform, as in
+    http://www.brucelindbloom.com/index.html?Eqn_ChromAdapt.html.
+    """
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    before, after = (bradford @ _xyz(xy) for xy in (white, _D65))
+    adapt = np.linalg.inv(bradford) @ np.diag(after / before) @ bradford
+    return np.linalg.inv(_to_xyz(PRIMARIES["BT.709"])) @ adapt @ _to_xyz(primaries, white)
+
+
+def _xyz(xy: tuple[float, float]) -> np.ndarray:
+    """X, Y, Z of a colour of luminance 1."""
+    x, y = xy
+    return np.array([x / y, 1, (1 - x - y) / y])
+
+
+def _to_xyz(primaries: tuple[tuple[float, float], ...], white: tuple[float, float] = _D65) -> np.ndarray:
+    columns = np.array([_xyz(xy) for xy in (*primaries, white)]).T
     return columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
-from stp_jax.media import decode
+from stp_jax.media import sources
+from stp_jax.media.colour import Notes
 
 _MOST_PIXELS = 1 << 32  # of a whole video, 12 GiB
 
@@ -92,7 +93,7 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
     """
     pictures: list[np.ndarray] = []
     last, pixels = 0.0, 0
-    with contextlib.closing(decode.frames(path)) as timed:
+    with contextlib.closing(sources.frames(path)) as timed:
         for seconds, picture in timed:
             pictures.append(picture())
             last = seconds
@@ -103,7 +104,7 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
                 break
     if len({picture.shape for picture in pictures}) > 1:
         raise InputError(f"{path} changes its picture size on the way: convert it to one size.")
-    return np.stack(pictures), (len(pictures) - 1) / last if last > 0 else decode.rate(path)
+    return np.stack(pictures), (len(pictures) - 1) / last if last > 0 else sources.rate(path)
 
 
 def read_clip(
@@ -128,10 +129,10 @@ def read_clip(
     Raises:
       InputError: as `read_video`; a video of a single frame; a range that is empty or outside the video.
     """
-    count, last = decode.times(path)
+    count, last = sources.times(path)
     times = _sampling_times(str(path), count, last, frames, start, end)
-    notes: decode.Notes = {}
-    with contextlib.closing(decode.frames(path, times[-1], notes)) as timed:
+    notes: Notes = {}
+    with contextlib.closing(sources.frames(path, times[-1], notes)) as timed:
         clip = take_pictures(timed, times, lambda image: fit_image(image, height, width), (count - 1) / last)
     return clip._replace(notes=(*notes, *clip.notes))
 

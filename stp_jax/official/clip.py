@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from stp_jax.errors import InputError
-from stp_jax.media import Clip, decode
+from stp_jax.media import Clip, sources
+from stp_jax.media.colour import Notes
 from stp_jax.media.video import take_pictures
 
 
@@ -32,7 +33,7 @@ def read_official_clip(
     Raises:
       InputError: as `read_video`; a video of a single frame; a start that is outside the video.
     """
-    stamps = decode.stamps(path)
+    stamps = sources.stamps(path)
     if len(stamps) < 2 <= frames or (len(stamps) > 1 and stamps[-1] <= 0):
         raise InputError(f"{path} has one frame: a video needs at least two.")
     first = int(np.searchsorted(stamps, start - 1e-6))
@@ -45,9 +46,9 @@ def read_official_clip(
         wanted = wanted[0] + step * np.arange(frames)
         wanted = wanted[wanted <= stamps[-1] + step / 2]
         remarks = (f"variable frame rate: taken at {1 / step:.3g} frames per second, to keep its speed",)
-    notes: decode.Notes = {}
-    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(stamps) > 1 else decode.rate(path)
-    with contextlib.closing(decode.frames(path, float(wanted[-1]), notes)) as timed:
+    notes: Notes = {}
+    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(stamps) > 1 else sources.rate(path)
+    with contextlib.closing(sources.frames(path, float(wanted[-1]), notes)) as timed:
         clip = take_pictures(timed, wanted.tolist(), lambda image: official_fit(image, height, width), fps)
     repeats = frames - len(wanted)
     return clip._replace(

@@ -93,7 +93,7 @@ def break_file(kind, folder):
 #: kind of a broken file: what the error says of it
 BROKEN = {
     "missing": "no such file",
-    "folder": "not a file",
+    "folder": "is a folder without pictures",
     "empty": "empty",
     "text": "not a video",
     "text.txt": "no video stream",
