@@ -50,7 +50,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.command_line import Parser, count, read_config
     from stp_jax.controls.view import view_of
     from stp_jax.files import read_json_lines
-    from stp_jax.media.video import write_video
+    from stp_jax.media.writing import write_video
     from stp_jax.models.config import TEXT_TOKENS
     from stp_jax.models.vae import VAEConfig
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from stp_jax.evaluate.rows import unique
 from stp_jax.evaluate.summary import Summary
-from stp_jax.media.video import new_file
+from stp_jax.files import new_file
 
 # By method: (mean, low, high) in each group.
 Series = Mapping[str, Sequence[tuple[float, ...]]]

@@ -21,7 +21,7 @@ from stp_jax.evaluate.scores import Outcome
 from stp_jax.evaluate.summary import summarise
 from stp_jax.files import parse_json, read_json, replace_file
 from stp_jax.media.pictures import contact_sheet, side_by_side
-from stp_jax.media.video import write_video
+from stp_jax.media.writing import write_video
 
 
 class Report:

@@ -1,16 +1,16 @@
 """Video files in and out, and pictures of videos. Videos are uint8 RGB `[F, H, W, 3]`."""
 
+from stp_jax.files import new_file
 from stp_jax.media.video import (
     Clip,
     fit_clip,
     fit_image,
     fit_intrinsics,
-    new_file,
     read_clip,
     read_frames,
     read_video,
-    write_video,
 )
+from stp_jax.media.writing import write_video
 
 __all__ = [
     "Clip",

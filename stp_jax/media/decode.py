@@ -28,7 +28,7 @@ MOST_FRAMES = 1 << 22  # of a video: 19 hours at 60 a second
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg would draw any text file as a film of letters
 # Before PyAV 19 metadata that is not UTF-8 would be an error.
 _OLD = int(av.__version__.split(".")[0]) < 19
-_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
+ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 _HEIF = (".avif", ".heic", ".heif")  # pictures in the container of MP4
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
@@ -210,7 +210,7 @@ def _open(path: str | os.PathLike) -> Iterator[_Video]:
     with contextlib.suppress(av.error.FFmpegError, UnicodeError):
         # A colon in a name is no protocol, and a playlist does not reach into the net.
         options = limits | {"protocol_whitelist": "file"}
-        container = av.open(f"file:{path}", options=options, **_ANY_METADATA)
+        container = av.open(f"file:{path}", options=options, **ANY_METADATA)
     if container is None:
         raise InputError(f"{path} is not a video that FFmpeg can read, or it is truncated.")
     with container:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from stp_jax.controls.view import View
-from stp_jax.media.video import new_file
+from stp_jax.files import new_file
 
 _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
 

@@ -1,4 +1,4 @@
-"""Video files in and out. Videos are uint8 RGB `[F, H, W, 3]`; a user's mistake raises `InputError`."""
+"""Reads video files. Videos are uint8 RGB `[F, H, W, 3]`; a user's mistake raises `InputError`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import bisect
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from stp_jax.errors import InputError
-from stp_jax.files import new_file
 from stp_jax.media import sources
 from stp_jax.media.colour import Notes
 
@@ -30,49 +26,6 @@ class Clip(NamedTuple):
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
     notes: tuple[str, ...] = ()  # remarks on how the file was read, to print
     source_frames: tuple[int, ...] = ()  # the file's frame that each of `frames` shows, counted from 0
-
-
-def write_video(
-    path: str | os.PathLike, frames: np.ndarray, fps: float, *, crf: int = 12, pixel_format: str = "yuv420p"
-) -> None:
-    """Writes uint8 `[F, H, W, 3]` as H.264, whole or not at all.
-
-    Colours are tagged as limited range with the primaries and transfer function of BT.709. The matrix is that
-    which players without tags take: of BT.709 from 720 lines on, of BT.601 for less.
-
-    Args:
-      path: a new file; its suffix names the container (.mp4, .mkv, .mov).
-      crf: x264's quality, 0 (lossless in YUV) to 51.
-      pixel_format: `yuv420p` plays everywhere (odd sizes get their last row or column doubled); `yuv444p`
-        keeps the colour resolution of small training videos; halving it costs 10 dB at 128 pixels.
-
-    Raises:
-      InputError: `path` exists or cannot be written.
-    """
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
-        raise ValueError(f"frames must be uint8 [F, H, W, 3], F > 0, not {frames.dtype} {list(frames.shape)}")
-    if pixel_format == "yuv420p":
-        height, width = frames.shape[1:3]
-        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with new_file(path) as partial, av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60_000))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.options = {"crf": str(crf)}
-        hd = frames.shape[1] >= 720
-        context = stream.codec_context
-        context.color_range, context.colorspace = ColorRange.MPEG, 1 if hd else 6  # of AVColorSpace
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            yuv = picture.reformat(
-                format=pixel_format,
-                dst_colorspace=Colorspace.ITU709 if hd else Colorspace.ITU601,
-                dst_color_range=ColorRange.MPEG,
-            )
-            container.mux(stream.encode(yuv))
-        container.mux(stream.encode())
 
 
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:

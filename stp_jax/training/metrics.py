@@ -22,7 +22,7 @@ from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.files import parse_json, replace_file
 from stp_jax.media.pictures import contact_sheet, side_by_side
-from stp_jax.media.video import write_video
+from stp_jax.media.writing import write_video
 
 FPS = 15  # of videos to look at
 
