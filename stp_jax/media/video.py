@@ -104,7 +104,7 @@ def read_frames(path: str | os.PathLike, numbers: Sequence[int], longest_side: i
       InputError: as `read_video`; the file has not as many frames.
     """
     wanted, pictures = set(map(int, numbers)), []
-    with contextlib.closing(decode.frames(path)) as timed:
+    with contextlib.closing(sources.frames(path)) as timed:
         for number, (_, picture) in enumerate(timed):
             if number in wanted:
                 image = picture()

@@ -141,6 +141,11 @@ def to_pixels(video: jax.Array | np.ndarray) -> jax.Array:
     return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
+def to_deep_pixels(video: jax.Array | np.ndarray) -> jax.Array:
+    """As `to_pixels`, of 16 bits."""
+    return jnp.round((jnp.clip(video, -1, 1).astype(jnp.float32) + 1) * 32767.5).astype(jnp.uint16)
+
+
 def _run(layers, x: jax.Array, past: Past, remat: bool = False) -> tuple[jax.Array, Past]:
     pasts = []
     for index, layer in enumerate(layers):

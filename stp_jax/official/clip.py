@@ -85,3 +85,9 @@ def to_official_pixels(video: Any) -> Any:
     """Float in [-1, 1], numpy or jax, to uint8 pixels: truncated, not rounded; values outside are clipped."""
     xp = video.__array_namespace__()
     return xp.clip((video.astype(xp.float32) + 1) * 127.5, 0, 255).astype(xp.uint8)
+
+
+def to_deep_official_pixels(video: Any) -> Any:
+    """As `to_official_pixels`, of 16 bits; 257 of their levels are one of those."""
+    xp = video.__array_namespace__()
+    return xp.clip((video.astype(xp.float32) + 1) * 32767.5, 0, 65535).astype(xp.uint16)

@@ -209,7 +209,9 @@ def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Plac
             f"{path.where}: has a pose of frame {path.last_frame}, and the video has {video} frames: "
             "is it of another video?"
         )
-    if poses == video or (shown.consecutive and poses > last):
+    if video == 1:
+        places, which = shown.numbers, "the first, of the still picture"
+    elif poses == video or (shown.consecutive and poses > last):
         places = shown.numbers
         which = f"one for each frame of the video, which has {video}"
     elif poses == frames:

@@ -10,6 +10,7 @@ from stp_jax import user_input
 from stp_jax.command_line import Parser, number
 from stp_jax.controls import animation_time, camera_files, cameras
 from stp_jax.errors import InputError
+from stp_jax.media import sequences, writing
 from stp_jax.official import time_patterns
 from stp_jax.rerender import takes
 from stp_jax.rerender.request import LONGEST
@@ -28,6 +29,8 @@ ELSEWHERE = {
     **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
     **dict.fromkeys(("ckpt", "checkpoint", "model", "models", "ckpt_path"), "weights"),
     **dict.fromkeys(("num_frames", "length"), "frames"),
+    **dict.fromkeys(("format", "output_format", "codec", "save"), "also"),
+    **dict.fromkeys(("batch", "job", "list_file"), "jobs"),
     **dict.fromkeys(("width", "height", "resolution"), "size"),
 }
 
@@ -57,7 +60,12 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
 
 
 def _add_what(add: Callable[..., Any]) -> None:
-    add("--video", metavar="FILE", help="any video, GIF or WebP (default: the bundled clip)")
+    add(
+        "--video",
+        metavar="FILE",
+        help="any video, GIF or WebP; a folder of pictures or a pattern, as 'shot/frame_%%04d.exr', "
+        "'frame_####.png' or '*.jpg'; or a still picture (default: the bundled clip)",
+    )
     add("--start", type=number(0, 1e9), default=0.0, metavar="SECONDS", help="where to begin in it (0)")
     add(
         "--duration",
@@ -199,7 +207,23 @@ def _add_results(add: Callable[..., Any]) -> None:
     add(
         "--fps",
         type=number(0.1, 240),
-        help="frames per second of the videos (the source's own, or to last 1 s)",
+        help="frames per second of the videos (the source's own, or to last 1 s); of a source of pictures, "
+        f"how many of those there are a second ({sequences.FPS:g})",
+    )
+    add(
+        "--also",
+        nargs="+",
+        choices=writing.FORMS,
+        metavar="FORM",
+        help="writes the new video in further forms, in the model's size: "
+        + "; ".join(f"{name}: {form.says}" for name, form in writing.FORMS.items()),
+    )
+    add(
+        "--jobs",
+        metavar="FILE",
+        help="several re-renderings with one start of the model: a JSON object a line with flags by name, as "
+        '{"video": "a.mp4", "camera": "orbit_left", "seed": 3}; other flags are for all lines. The same '
+        "command goes on where it was stopped",
     )
     add(
         "--dry_run",

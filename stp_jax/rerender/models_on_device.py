@@ -49,7 +49,7 @@ def vae_functions(
 ) -> tuple[Any, Any]:
     """Compiled `encode(state, uint8 video) -> latents, finite`, `decode(state, latents) -> video, finite`.
 
-    `finish` makes the uint8 pixels of a video in [-1, 1]. `finite` is whether all numbers were, a bool [].
+    `finish` makes the unsigned pixels of a video in [-1, 1]. `finite` is whether all numbers were, a bool [].
     """
 
     @jax.jit
@@ -60,8 +60,9 @@ def vae_functions(
 
     def marked(video: jax.Array) -> jax.Array:
         """Pixels, with a row below that tells where the floats were finite: pixels themselves cannot."""
-        below = jnp.isfinite(video).all(2, keepdims=True).astype(jnp.uint8)
-        return jnp.concatenate([finish(jnp.clip(video, -1, 1)), below], axis=2)
+        pixels = finish(jnp.clip(video, -1, 1))
+        below = jnp.isfinite(video).all(2, keepdims=True).astype(pixels.dtype)
+        return jnp.concatenate([pixels, below], axis=2)
 
     @jax.jit
     def decode(state: nnx.State, latents: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,9 +16,9 @@ from stp_jax.controls.paths import Cameras
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
-from stp_jax.media import decode
+from stp_jax.media import sequences, sources, stills
 from stp_jax.official import time_patterns
-from stp_jax.official.clip import read_official_clip
+from stp_jax.official.clip import official_fit, read_official_clip
 from stp_jax.rerender import estimated_cameras
 from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
 from stp_jax.rerender.direction import Direction
@@ -42,6 +42,7 @@ class Request(NamedTuple):
     marks: Marks | None = None  # where keyframes are
     lenses: tuple[np.ndarray, np.ndarray] | None = None  # of source and target, [F, 4], of the whole picture
     estimated: bool = False  # whether the source's cameras are
+    fps: float | None = None  # of the new video, where they were asked for
 
     def cameras_in_world(self) -> tuple[Cameras, Cameras]:
         """Of source and target as filmed, in the world of the source's file: what files of cameras hold.
@@ -125,7 +126,8 @@ def read_request(
     by_distance = _first_look(wish, notes.frames, official)
     others = wish if direction is None else direction.others().of(model)
     refuse_idle_controls(model, notes.frames, others, by_distance=by_distance)
-    part = _read_part(wish.video, notes, wish.start, wish.duration, official and wish.duration is None)
+    wish = _found(wish)
+    part = _read_part(wish, notes, official and wish.duration is None)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
     if target_time is None:
         target_time = time_patterns.curve(clock, notes.frames, rates)
@@ -154,6 +156,7 @@ def read_request(
         marks,
         (relative.intrinsics, path.intrinsics),
         paths.estimated,
+        wish.fps,
     )
 
 
@@ -202,19 +205,51 @@ class _Part(NamedTuple):
     shown: Shown  # the video's frames that the clip shows
 
 
-def _read_part(
-    video: str | os.PathLike, notes: SamplingNotes, start: float, duration: float | None, consecutive: bool
-) -> _Part:
+def _found(wish: Asked) -> Asked:
+    """With the sequence that a folder or a pattern means; its fps are those of its pictures."""
+    video = sequences.find(wish.video, wish.fps)
+    if not sources.is_still(video):
+        return wish._replace(video=video, fps=None) if video is not wish.video else wish
+    for name, value in (("start", wish.start), ("duration", wish.duration)):
+        if value:
+            raise InputError(f"--{name} {value:g}: {wish.video} is a still picture: leave it out.")
+    if estimated_cameras.is_asked(wish.source_cameras):
+        raise InputError(f"--source_cameras estimate: {wish.video} is a still picture: leave it out.")
+    return wish._replace(video=video)
+
+
+def _read_part(wish: Asked, notes: SamplingNotes, consecutive: bool) -> _Part:
+    if sources.is_still(wish.video):
+        return _still_part(wish.video, notes, wish.fps, consecutive)
     if consecutive:
-        return _consecutive_part(video, notes, start)
-    return _spread_part(video, notes, start, duration)
+        return _consecutive_part(wish.video, notes, wish.start)
+    return _spread_part(wish.video, notes, wish.start, wish.duration)
+
+
+def _still_part(
+    picture: str | os.PathLike, notes: SamplingNotes, fps: float | None, consecutive: bool
+) -> _Part:
+    """A picture for all frames; brought to size as the frames of a video are."""
+    fit = official_fit if consecutive else media.fit_image
+    fps = fps or min(stills.FPS, notes.frames)
+    clip = stills.read_still(picture, notes.frames, notes.height, notes.width, fps=fps, fit=fit)
+    h, w = clip.source_size
+    cut = "" if h * notes.width == w * notes.height else "middle cut out, "
+    summary = [
+        f"{Path(picture).name}: a still picture, {w} x {h} -> {notes.frames} frames, "
+        f"{cut}{notes.width} x {notes.height}",
+        "  (the scene stands still, whatever the animation time)",
+        *_remarks(clip),
+    ]
+    shown = Shown(np.array(clip.source_frames), 1, consecutive)
+    return _Part(clip, (0.0, (notes.frames - 1) / fps), "\n".join(summary), shown)
 
 
 def _spread_part(
     video: str | os.PathLike, notes: SamplingNotes, start: float, duration: float | None
 ) -> _Part:
     """Frames spread evenly over a range of seconds."""
-    count, last = decode.times(video)
+    count, last = sources.times(video)
     end = start + duration if duration else min(start + LONGEST, last)
     clip = media.read_clip(video, notes.frames, notes.height, notes.width, start=start, end=max(end, start))
     summary = [_describe(video, count, last, clip, (start, end)), *_remarks(clip)]
@@ -226,7 +261,7 @@ def _spread_part(
 def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: float) -> _Part:
     """Consecutive frames, as in the official code; the last is repeated where the video ends early."""
     frames = notes.frames
-    count, last = decode.times(video)
+    count, last = sources.times(video)
     clip = read_official_clip(video, frames, notes.height, notes.width, start=start)
     end = min(start + (frames - 1) / clip.fps, last)
     summary = [

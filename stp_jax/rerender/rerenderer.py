@@ -20,8 +20,8 @@ from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
 from stp_jax.models.flop import dit_flop, traced_flop
-from stp_jax.models.vae import fitting_chunk, to_pixels
-from stp_jax.official.clip import to_official_pixels
+from stp_jax.models.vae import fitting_chunk, to_deep_pixels, to_pixels
+from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
 from stp_jax.official.tiles import TILE
@@ -32,6 +32,14 @@ from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_
 from stp_jax.weights import native, reading
 
 Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
+
+# Pixels of the decoded video, by whether the model is official and whether they are deep.
+_FINISH = {
+    (False, False): to_pixels,
+    (False, True): to_deep_pixels,
+    (True, False): to_official_pixels,
+    (True, True): to_deep_official_pixels,
+}
 
 
 class Rerenderer:
@@ -52,6 +60,7 @@ class Rerenderer:
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
       low_memory: the VAE and the DiT are never on the device together, at the price of loading them again.
+      deep: videos are made as uint16, whose 65535 is 255 of uint8, for forms of more than 8 bits.
       mesh: a batch is split over its devices, and padded where it does not divide. Default: all devices of
         this machine that a single video can use, see `mesh_for_one_video`.
 
@@ -76,6 +85,7 @@ class Rerenderer:
         official_rounding: bool | None = None,
         tiled: bool = False,
         low_memory: bool = False,
+        deep: bool = False,
         mesh: Mesh | None = None,
     ):
         on_cpu = jax.default_backend() == "cpu"
@@ -118,7 +128,7 @@ class Rerenderer:
             chunk=chunk,
             decode_chunk=1 if on_cpu else chunk,  # a CPU has small caches
             tiled=tiled,
-            finish=to_official_pixels if self.official else to_pixels,
+            finish=_FINISH[self.official, deep],
         )
 
     def refuse_idle_tiles(self) -> None:

@@ -21,6 +21,8 @@ from stp_jax.controls.formats.writing import to_nerfstudio, to_ours
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
+from stp_jax.media import writing
+from stp_jax.media.sound import Sound
 from stp_jax.rerender.request import Request, playing_rate
 
 # What the files in a folder are, to print: those of `write_plan`, and those of a whole run.
@@ -49,7 +51,7 @@ def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[P
     folder = Path(out or "outputs")
     try:
         if out is None:
-            name = "_".join(map(_short_name, names))
+            name = folder_name(*names)
             numbered = itertools.chain([name], (f"{name}_{n}" for n in itertools.count(2)))
             folder = next(folder / name for name in numbered if not os.path.lexists(folder / name))
         elif folder.is_dir() and any(folder.iterdir()):
@@ -69,6 +71,11 @@ def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[P
             with contextlib.suppress(OSError):  # something was written: it stays
                 folder.rmdir()
         raise
+
+
+def folder_name(*names: str | os.PathLike[str]) -> str:
+    """A name for results, after files, presets, ..."""
+    return "_".join(map(_short_name, names))
 
 
 def _short_name(text: str | os.PathLike[str]) -> str:
@@ -107,7 +114,15 @@ def _saying_what_is_there(folder: Path) -> Iterator[None]:
         raise InputError(f"{cause} {there} in {folder}.") from error
 
 
-def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: float, scale: int) -> None:
+def write_results(
+    folder: Path,
+    request: Request,
+    result: np.ndarray,
+    *,
+    fps: float,
+    scale: int,
+    sound: Sound | None = None,
+) -> None:
     """Writes videos, enlarged by `scale`, a contact sheet, the cameras, and a picture of both controls.
 
     Raises:
@@ -118,11 +133,23 @@ def write_results(folder: Path, request: Request, result: np.ndarray, *, fps: fl
     videos = {"source": request.clip.frames, "result": result}
     large = {label: enlarge(video, scale) if scale > 1 else video for label, video in videos.items()}
     with _saying_what_is_there(folder):
-        media.write_video(folder / "result.mp4", large["result"], fps)
-        media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps)
+        media.write_video(folder / "result.mp4", large["result"], fps, sound=sound)
+        media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps, sound=sound)
         pictures.contact_sheet(folder / "contact_sheet.png", videos)
         _plot(folder, request)
         _write_cameras(folder, request, fps)
+
+
+def write_form(
+    folder: Path, form: str, result: np.ndarray, *, fps: float, sound: Sound | None = None
+) -> None:
+    """Writes the result in one of `stp_jax.media.writing.FORMS`, in its own size.
+
+    Raises:
+      InputError: as `write_results`.
+    """
+    with _saying_what_is_there(folder):
+        writing.write_form(form, folder, result, fps, sound)
 
 
 def _write_cameras(folder: Path, request: Request, fps: float) -> None:
@@ -185,7 +212,7 @@ def write_settings(path: Path, settings: dict[str, Any], request: Request, **mor
     given = {
         key: value
         for key, value in settings.items()
-        if key not in ("list", "out", "dry_run") and value is not None and value is not False
+        if key not in ("list", "out", "dry_run", "jobs") and value is not None and value is not False
     }
     used = {
         "seconds": request.seconds,

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from stp_jax.errors import InputError
-from stp_jax.official.clip import _is_even, read_official_clip, to_official_pixels
+from stp_jax.media.writing import to_8_bits
+from stp_jax.official.clip import (
+    _is_even,
+    read_official_clip,
+    to_deep_official_pixels,
+    to_official_pixels,
+)
 from tests.media.video_files import BROKEN, break_file, encode, gradient_video
 
 
@@ -76,3 +82,10 @@ def test_time_stamps_in_milliseconds_are_an_even_rate(tmp_path):
     stamps = np.rint(np.arange(90) * 1000 / 29.97) / 1000
     assert _is_even(stamps) and not _is_even(np.delete(stamps, 40))
     assert not _is_even(np.cumsum([1 / 30] * 40 + [1 / 24] * 40))
+
+
+def test_deep_pixels_are_the_official_ones_with_more_bits():
+    video = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 50, 50, 3)).astype(np.float32)
+    deep = to_deep_official_pixels(video)
+    assert deep.dtype == np.uint16 and deep.max() == 65535
+    np.testing.assert_array_equal(to_8_bits(deep, truncated=True), to_official_pixels(video))

@@ -1,0 +1,149 @@
+"""One re-rendering as sample.py's flags ask for it: what is planned, the model, and what is written."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stp_jax.media import sequences, writing
+from stp_jax.media.sound import Sound
+from stp_jax.rerender import progress, results
+from stp_jax.rerender.request import Request, read_request
+from stp_jax.rerender.soundtrack import soundtrack
+from stp_jax.rerender.takes import Asked, Takes
+from stp_jax.weights.native import SamplingNotes
+
+if TYPE_CHECKING:  # JAX and the models are imported after all checks: mistakes, --help and --list do not wait
+    from stp_jax.rerender.rerenderer import Rerenderer
+
+ASSETS = Path(__file__).parents[1] / "assets"
+EXAMPLE, EXAMPLE_CAMERAS = ASSETS / "example.mp4", ASSETS / "example_cameras.json"
+
+
+class Plan(NamedTuple):
+    """What is to be made."""
+
+    request: Request
+    fps: float  # of the new video
+    sound: Sound | None
+    summary: str  # how everything was read, to print
+
+
+def set_defaults(flags: argparse.Namespace, model: Takes) -> None:
+    """Sets the camera and the animation time that the model has by default."""
+    if flags.keyframes is None:
+        flags.camera = flags.camera or model.default_camera()
+        flags.animation_time = flags.animation_time or model.default_animation_time()
+
+
+def names(flags: argparse.Namespace) -> list[str]:
+    """What a folder of results is named after."""
+    controls = filter(None, (flags.keyframes, flags.camera, flags.animation_time))
+    return [sequences.title(flags.video or EXAMPLE), *controls]
+
+
+def plan(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Plan:
+    """Reads everything that the flags name. Raises `InputError` as `read_request`."""
+    request = _read_flagged_request(flags, notes, model)
+    fps, speed = results.playback(request.clip, request.fps)
+    sound, said = soundtrack(flags.video or EXAMPLE, request, fps)
+    return Plan(request, fps, sound, "\n".join(filter(None, (request.summary, speed, said))))
+
+
+def _read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Request:
+    """What the flags ask for; without a video, of the bundled clip and its cameras."""
+    asked = {name: getattr(flags, name) for name in Asked._fields}
+    bundled = flags.video is None
+    if bundled:
+        asked["video"] = EXAMPLE
+    if bundled and flags.source_cameras is None:
+        of_file = {"source_camera_axes": "opencv", "source_camera_poses": "c2w"}
+        asked |= {"source_cameras": EXAMPLE_CAMERAS, **of_file}
+    # The bundled clip has too few frames to take them as the official code does.
+    return read_request(notes, official=model.official and not bundled, model=model, **asked)
+
+
+def is_deep(flags: argparse.Namespace) -> bool:
+    """Whether a form that is asked for has more than 8 bits."""
+    return any(writing.FORMS[form].deep for form in flags.also or ())
+
+
+def load_model(flags: argparse.Namespace, notes: SamplingNotes, *, deep: bool = False) -> Rerenderer:
+    """The model that the flags ask for; raises `InputError` where it cannot do what they ask."""
+    from stp_jax.devices.hardware import use_compilation_cache
+    from stp_jax.rerender.rerenderer import Rerenderer
+
+    use_compilation_cache()
+    model = Rerenderer(
+        flags.weights,
+        vae=flags.vae,
+        text_encoder=flags.text_encoder,
+        frames=notes.frames,
+        height=notes.height,
+        width=notes.width,
+        steps=flags.steps,
+        shift=flags.shift,
+        guidance=flags.guidance,
+        dtype=flags.dtype,
+        tiled=flags.tiled,
+        low_memory=flags.low_memory,
+        deep=deep,
+    )
+    if flags.tiled:
+        model.refuse_idle_tiles()
+    for remark in model.remarks:
+        print(f"Note: {remark}")
+    print(f"Model: {model.title}\nComputing on {model.device}; the first run also compiles.")
+    return model
+
+
+def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:
+    """The new video, made under a progress bar."""
+    with progress.bar() as show:
+        return model(
+            request.clip.frames,
+            *request.in_world(),
+            prompt=flags.prompt or "",
+            negative_prompt=flags.negative_prompt,
+            seed=flags.seed,
+            progress=show,
+        )
+
+
+def make(folder: Path, model: Rerenderer, planned: Plan, flags: argparse.Namespace) -> None:
+    """Re-renders, and writes everything into a folder, settings.json last."""
+    request, fps, sound, _ = planned
+    result = rerender(model, request, flags)
+    shown = result if result.dtype == np.uint8 else writing.to_8_bits(result, truncated=model.official)
+    scale = enlarged(flags, model.notes)
+    results.write_results(folder, request, shown, fps=fps, scale=scale, sound=sound)
+    for form in dict.fromkeys(flags.also or ()):
+        frames = result if writing.FORMS[form].deep else shown
+        results.write_form(folder, form, frames, fps=fps, sound=sound)
+    settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}
+    results.write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
+
+
+def enlarged(flags: argparse.Namespace, notes: SamplingNotes) -> int:
+    """How many times the videos are enlarged."""
+    return flags.scale or (3 if max(notes.height, notes.width) <= 256 else 1)
+
+
+def written(flags: argparse.Namespace, notes: SamplingNotes) -> str:
+    """A line for each thing that `make` writes."""
+    scale = enlarged(flags, notes)
+    larger = f", enlarged {scale}x" if scale > 1 else ""
+    forms = [writing.FORMS[form] for form in dict.fromkeys(flags.also or ())]
+    lines = {
+        "result.mp4": f"the new video: the model's {notes.width} x {notes.height}{larger}",
+        **{form.name: f"the same: {form.says}" for form in forms},
+        "side_by_side.mp4": "the source and the new video",
+        "contact_sheet.png": "both as pictures",
+        "cameras_and_time.png": "the camera path and the animation time",
+        "new_camera.json": "the camera path, for --camera; camera_path.json: for nerfstudio's viewer",
+        "settings.json": "everything needed to repeat this",
+    }
+    return "\n".join(f"  {name:22}{what}" for name, what in lines.items())
