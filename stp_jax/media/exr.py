@@ -63,10 +63,12 @@ def _has_all_lines(file: BinaryIO, attributes: dict[str, bytes], at: int) -> boo
     _, top, _, bottom = struct.unpack("<4i", attributes["dataWindow"])
     together = _LINES_TOGETHER[min(attributes["compression"][0], len(_LINES_TOGETHER) - 1)]
     blocks = -(-(bottom - top + 1) // together)
+    size = os.fstat(file.fileno()).st_size
+    if not 0 < blocks <= (size - at) // 8:
+        return False
     file.seek(at)
     table = np.frombuffer(file.read(8 * blocks), "<u8")
-    size = os.fstat(file.fileno()).st_size
-    if len(table) < blocks or not blocks or not table.all() or int(table.max()) + 8 > size:
+    if not table.all() or int(table.max()) + 8 > size:
         return False
     last = int(table.max())
     file.seek(last + 4)

@@ -69,6 +69,10 @@ LINES = [
 FOLDERS = ["clip_orbit_left_forward", "my still", "clip_orbit_left_forward_2"]
 
 
+def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 def stamps(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -94,10 +98,14 @@ def test_jobs_are_done_once(run, tmp_path, monkeypatch):
     repeat = json.loads((folder / "my still" / "settings.json").read_text())["settings"]
     assert repeat["seed"] == 3 and "jobs" not in repeat and "out" not in repeat
 
-    # Another one, and what a run that was killed has left.
-    (folder / f".{FOLDERS[2]}.partial").mkdir()
-    (folder / f".{FOLDERS[2]}.partial" / "result.mp4").write_bytes(b"half")
+    # Another one, stopped on the way.
     before = stamps(folder / FOLDERS[0]) | stamps(folder / "my still")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.results, "write_form", stop)
+        status, out, err = run(LINES, steps)
+    assert status == 130 and err.splitlines()[-1] == "Stopped."
+    assert (folder / f".{FOLDERS[2]}.partial" / "result.mp4").is_file()
+    assert not (folder / FOLDERS[2]).exists()
     status, out, err = run(LINES, steps)
     assert status == 0 and "3 jobs, 2 finished before" in out and "1 of 1: line 3" in out, err
     assert before == stamps(folder / FOLDERS[0]) | stamps(folder / "my still")
@@ -107,7 +115,7 @@ def test_jobs_are_done_once(run, tmp_path, monkeypatch):
         assert sheet.height == 3 * (SIZE + 2)
 
     status, out, _ = run(LINES, steps)
-    assert status == 0 and "3 jobs, 3 finished before" in out and loaded == [1, 1]
+    assert status == 0 and "3 jobs, 3 finished before" in out and loaded == [1, 1, 1]
     for lines, change in (
         ([{**LINES[0], "seed": 1, "out": FOLDERS[0]}], "seed"),
         (LINES[1:2], "file of camera"),

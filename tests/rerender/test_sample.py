@@ -156,7 +156,7 @@ def test_size_speed_and_folder_can_be_chosen(run, tmp_path):
 BAD = {
     # the video
     "--video {f}/nowhere.mp4": "nowhere.mp4: there is no such file",
-    "--video {f}": "is not a file",
+    "--video {f}/full": "full is a folder without pictures: give a video, or a folder of .png",
     "--video ''": "--video is empty",  # not the bundled clip
     "--video {f}/empty.mp4": "empty.mp4 is empty",
     "--video {f}/text.mp4": "text.mp4 is not a video",
@@ -264,7 +264,7 @@ def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "rerender", interrupt)
+    monkeypatch.setattr(sample.runs, "rerender", interrupt)
     status, _, err = run(f"{GOOD} --out mine")
     assert status == 130 and "Stopped." in err
     assert not (tmp_path / "mine").exists()

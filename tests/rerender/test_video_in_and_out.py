@@ -1,5 +1,6 @@
 """What sample.py says of a video, how fast its results play, and names that a terminal cannot show."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stp_jax import media
+from stp_jax.errors import InputError
 from stp_jax.media import Clip
 from stp_jax.rerender.request import read_request
 from stp_jax.rerender.results import playback
@@ -87,3 +90,53 @@ def test_names_that_a_terminal_cannot_show_are_printed_all_the_same(tmp_path):
         )
         assert done.returncode == 2 and b"Traceback" not in done.stderr, done
         assert b"caf\\udce9.mp4" in done.stdout and done.stderr.startswith(b"error: ")
+
+
+def write_pictures(folder, count, suffix="png"):
+    folder.mkdir()
+    for number, frame in enumerate(gradient_video(count)):
+        Image.fromarray(frame).save(folder / f"f_{number:03d}.{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_pictures_play_at_the_rate_that_is_given(tmp_path, official):
+    folder = write_pictures(tmp_path / "shot", 9)
+    made = request(folder / "f_%03d.png", official=official, fps=4)
+    assert "f_%03d.png: 9 frames at 4 fps" in made.summary and "another rate" not in made.summary
+    assert made.clip.fps == pytest.approx(4 if official else 2)
+    assert made.clip.source_frames == (tuple(range(5)) if official else (0, 2, 4, 6, 8))
+    assert playback(made.clip, made.fps)[0] == pytest.approx(made.clip.fps)
+    assert "(pictures at 24 a second; --fps says another rate)" in request(folder).summary
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_still_picture_stands_still(tmp_path, official):
+    picture = write_pictures(tmp_path / "shot", 1) / "f_000.png"
+    for video in (picture, tmp_path / "shot"):
+        made = request(video, official=official, fps=12)
+        assert "a still picture, 64 x 48 -> 5 frames" in made.summary
+        assert "stands still, whatever the animation time" in made.summary
+        assert (made.clip.frames == made.clip.frames[:1]).all() and made.clip.frames.shape[0] == FRAMES
+        assert playback(made.clip, made.fps)[0] == 12
+    assert playback(request(picture).clip)[0] == FRAMES  # a second at least
+
+
+def test_the_camera_of_a_still_is_one_pose(tmp_path):
+    picture = write_pictures(tmp_path / "shot", 1) / "f_000.png"
+    c2w = np.tile(np.eye(4), (3, 1, 1))
+    c2w[:, 0, 3] = [2, 5, 6]
+    for count in (1, 3):
+        lens = {"c2w": c2w[:count].tolist(), "intrinsics": [0.9, 1.2, 0.5, 0.5]}
+        (tmp_path / "lens.json").write_text(json.dumps(lens))
+        made = request(picture, source_cameras=tmp_path / "lens.json", camera="orbit_left")
+        np.testing.assert_allclose(made.world[:3, 3], [2, 0, 0])
+        np.testing.assert_allclose(made.source.c2w, np.tile(np.eye(4), (FRAMES, 1, 1)), atol=1e-6)
+        assert ("WARNING: lens.json: has 3 poses" in made.summary) == (count == 3)
+
+
+@pytest.mark.parametrize("asked", [{"start": 1}, {"duration": 2}, {"source_cameras": "estimate"}])
+def test_what_has_no_meaning_for_a_still_is_refused(tmp_path, asked):
+    picture = write_pictures(tmp_path / "shot", 1) / "f_000.png"
+    with pytest.raises(InputError, match=f"--{next(iter(asked))}.* is a still picture: leave it out"):
+        request(picture, **asked)

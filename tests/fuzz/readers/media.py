@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fuzz import inputs, mutators
+from tests.media.exr_files import write_exr
 from tests.media.video_files import encode, gradient_video
 
 #: file name, codec, pixel format, options of the codec
@@ -54,6 +55,24 @@ def _animations(work: Path) -> list[inputs.Seed]:
     return seeds
 
 
+def _pictures(work: Path) -> list[inputs.Seed]:
+    plane = np.linspace(0, 1, 1024, dtype=np.float16).reshape(32, 32)
+    chromaticities = ("chromaticities", np.array([0.7, 0.3, 0.2, 0.8, 0.1, 0.1, 0.3, 0.3], "<f4").tobytes())
+    write_exr(work / "a.exr", dict.fromkeys("ABGR", plane), chromaticities=chromaticities)
+    write_exr(work / "grey.exr", {"Y": plane.astype(np.float32)})
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(gradient_video(1, 32, 32)[0]).save(work / name)
+    names = ("a.exr", "grey.exr", "a.png", "a.jpg")
+    return [inputs.Seed({name: (work / name).read_bytes()}, name, mutators.BYTES) for name in names]
+
+
+def _read_still(folder: Path) -> None:
+    from stp_jax.media import stills
+
+    (path,) = folder.iterdir()
+    stills.read_still(path, 3, 16, 16)
+
+
 def _read_clip(folder: Path) -> None:
     from stp_jax import media
 
@@ -80,4 +99,5 @@ READERS = [
     inputs.Reader("videos, frame by frame", _encoded, _read_video, share=0.5),
     inputs.Reader("videos, official clips", _encoded, _read_official, share=0.5),
     inputs.Reader("animations", _animations, _read_clip),
+    inputs.Reader("pictures", _pictures, _read_still, share=0.5),
 ]
