@@ -71,7 +71,8 @@ def write_form(
         hd = padded.shape[1] >= 720
         ten = (_ten_bits(frame, hd, halved_rows=down == 2) for frame in padded)
         if form == "10bit":
-            options = {"crf": "8", "x265-params": "log-level=none"}
+            # With B-frames FFmpeg now and then gives videos of one or two frames times that MP4 refuses.
+            options = {"crf": "8", "x265-params": "log-level=none:bframes=0"}
             _encode(path, ten, fps, "libx265", "yuv420p10le", padded.shape, options, sound, "aac", tag="hvc1")
         else:
             options = {"profile": "3", "vendor": "apl0"}
