@@ -135,15 +135,7 @@ def enlarged(flags: argparse.Namespace, notes: SamplingNotes) -> int:
 def written(flags: argparse.Namespace, notes: SamplingNotes) -> str:
     """A line for each thing that `make` writes."""
     scale = enlarged(flags, notes)
-    larger = f", enlarged {scale}x" if scale > 1 else ""
+    size = f"{notes.width} x {notes.height}" + (f", enlarged {scale}x" if scale > 1 else "")
+    first, *others = results.RESULT.format(size=size).splitlines()
     forms = [writing.FORMS[form] for form in dict.fromkeys(flags.also or ())]
-    lines = {
-        "result.mp4": f"the new video: the model's {notes.width} x {notes.height}{larger}",
-        **{form.name: f"the same: {form.says}" for form in forms},
-        "side_by_side.mp4": "the source and the new video",
-        "contact_sheet.png": "both as pictures",
-        "cameras_and_time.png": "the camera path and the animation time",
-        "new_camera.json": "the camera path, for --camera; camera_path.json: for nerfstudio's viewer",
-        "settings.json": "everything needed to repeat this",
-    }
-    return "\n".join(f"  {name:22}{what}" for name, what in lines.items())
+    return "\n".join([first, *(f"  {form.name:20}  the same: {form.says}" for form in forms), *others])
