@@ -16,7 +16,7 @@ from stp_jax.evaluate.cases import TIME
 from stp_jax.evaluate.command import main
 from stp_jax.evaluate.rows import TRUTH, Row
 from tests.evaluate.test_cam_x_time_folder import SCENES, write_set
-from tests.evaluate.test_camera_features import HEIGHT, WIDTH, film, path
+from tests.textured_planes import HEIGHT, WIDTH, film, path
 
 
 def poses(degrees, metres=0.0):
