@@ -9,6 +9,7 @@ from tests.xla_flags import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # which line an operation is of: a tenth of compiling
 
 # Many tests compile what others have compiled, in processes of their own, too.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which works in what the process that started it made
