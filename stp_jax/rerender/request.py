@@ -122,10 +122,7 @@ def read_request(
     clock = str(wish.animation_time)
     in_seconds = animation_time.needs_rates(clock)  # which are known with the video
     target_time = None if in_seconds else time_patterns.curve(clock, notes.frames)
-    # The video is not known yet. This finds mistakes before it is read, which may take long.
-    by_distance = _first_look(wish, notes.frames, official)
-    others = wish if direction is None else direction.others().of(model)
-    refuse_idle_controls(model, notes.frames, others, by_distance=by_distance)
+    _check_before_reading(wish, notes.frames, official, model, direction)
     wish = _found(wish)
     part = _read_part(wish, notes, official and wish.duration is None)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
@@ -135,15 +132,17 @@ def read_request(
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
     relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
-    marks = None
-    if direction is None:
-        path = relative if wish.camera == SAME_CAMERA else paths.target(filmed)
-    else:
+    path, directed_time, marks = relative, None, None
+    if direction is not None:
         path, directed_time, marks = paths.directed(direction, filmed, rates)
-        target_time = target_time if directed_time is None else directed_time
-    lenses = [media.fit_intrinsics(c.intrinsics, size, notes.height, notes.width) for c in (relative, path)]
-    source = View(relative.c2w, lenses[0], np.arange(notes.frames, dtype=np.float32))
-    target = View(path.c2w, lenses[1], target_time)
+    elif wish.camera != SAME_CAMERA:
+        path = paths.target(filmed)
+    target_time = target_time if directed_time is None else directed_time
+    times = np.arange(notes.frames, dtype=np.float32), target_time
+    source, target = (
+        View(one.c2w, media.fit_intrinsics(one.intrinsics, size, notes.height, notes.width), time)
+        for one, time in zip((relative, path), times, strict=True)
+    )
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
     return Request(
         part.clip,
@@ -158,6 +157,15 @@ def read_request(
         paths.estimated,
         wish.fps,
     )
+
+
+def _check_before_reading(
+    wish: Asked, frames: int, official: bool, model: Takes, direction: Direction | None
+) -> None:
+    """Finds mistakes before the video is read, which may take long."""
+    by_distance = _first_look(wish, frames, official)
+    others = wish if direction is None else direction.others().of(model)
+    refuse_idle_controls(model, frames, others, by_distance=by_distance)
 
 
 def playing_rate(clip: media.Clip, fps: float | None = None) -> float:

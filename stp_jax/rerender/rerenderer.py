@@ -104,10 +104,7 @@ class Rerenderer:
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
-        if self.guidance != 1 and not self.takes_text:
-            raise InputError(
-                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
-            )
+        self._check_guidance(folder)
         self.notes = notes._replace(
             frames=notes.frames if frames is None else frames,
             height=notes.height if height is None else height,
@@ -130,6 +127,12 @@ class Rerenderer:
             tiled=tiled,
             finish=_FINISH[self.official, deep],
         )
+
+    def _check_guidance(self, folder: str | os.PathLike) -> None:
+        if self.guidance != 1 and not self.takes_text:
+            raise InputError(
+                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
+            )
 
     def refuse_idle_tiles(self) -> None:
         """Raises `InputError` where `tiled` makes no difference, as pictures fit in one tile."""
