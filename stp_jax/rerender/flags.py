@@ -31,6 +31,7 @@ ELSEWHERE = {
     **dict.fromkeys(("num_frames", "length"), "frames"),
     **dict.fromkeys(("format", "output_format", "codec", "save"), "also"),
     **dict.fromkeys(("batch", "job", "list_file"), "jobs"),
+    **dict.fromkeys(("loras", "lora_path", "lora_weights", "adapter", "lora_file"), "lora"),
     **dict.fromkeys(("width", "height", "resolution"), "size"),
 }
 
@@ -170,6 +171,14 @@ def _add_sampling(add: Callable[..., Any]) -> None:
         metavar="PATH",
         help="a folder that train.py wrote, an official checkpoint, or a folder with the downloaded files of "
         "a model (the bundled model)",
+    )
+    add(
+        "--lora",
+        nargs="+",
+        action="extend",
+        metavar="FILE[:STRENGTH]",
+        help="LoRAs, several are added up: .safetensors of diffusers, PEFT, Kohya, ComfyUI or DiffSynth; "
+        "without a number their strength is 1. Those distilled for few steps want --steps and --guidance 1",
     )
     add("--vae", metavar="PATH", help="weights of the VAE (beside the others)")
     add("--text_encoder", metavar="PATH", help="weights of the text encoder (beside the others)")

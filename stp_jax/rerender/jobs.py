@@ -33,7 +33,7 @@ from stp_jax.weights.native import SamplingNotes
 
 # Flags of the model, which is loaded once, and of the whole run.
 _OF_ALL = (
-    *("weights", "vae", "text_encoder", "frames", "size", "steps", "shift", "guidance"),
+    *("weights", "lora", "vae", "text_encoder", "frames", "size", "steps", "shift", "guidance"),
     *("dtype", "tiled", "low_memory"),
 )
 _OF_RUN = ("jobs", "list", "dry_run")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from stp_jax import text
 from stp_jax.errors import InputError
 from stp_jax.weights import recognition
+from stp_jax.weights.adapters import Lora, parse_lora, steps_in_name
+from stp_jax.weights.merging import merge
 from stp_jax.weights.recognition import Pretrained
+
+FEW_STEPS = 10  # a LoRA that is distilled takes no more
 
 
 class Models(NamedTuple):
@@ -29,6 +34,7 @@ def find_models(
     text_encoder: str | os.PathLike | None,
     dtype: str,
     official_rounding: bool | None,
+    loras: Sequence[str | os.PathLike | Lora] = (),
 ) -> Models:
     """The models of a `Rerenderer`, which explains the arguments.
 
@@ -47,19 +53,39 @@ def find_models(
             f"{vae or folder}: the vae makes latents of {found_vae.config.z_dim} channels, the dit of "
             f"{folder} takes {found_dit.config.channels}. Give weights that were trained together."
         )
+    found_dit, merged = merge(found_dit, [parse_lora(one) for one in loras])
     if official_rounding is None:
         official_rounding = is_official(found_dit) and dtype == "bfloat16"
     used = {"dtype": dtype, "official_rounding": official_rounding}
     encoder = _find_text_encoder(found_dit, text_encoder or folder) if found_dit.config.text_dim else None
     found = [found_dit, found_vae, *([encoder] if encoder else [])]
+    files = [one.lora.path.resolve() for one in merged]
+    lines = [remark for one in found for remark in recognition.remarks(one, files)]
     dit_config = dataclasses.replace(found_dit.config, remat="none", **used)
     vae_config = dataclasses.replace(found_vae.config, **used)
     return Models(
         dataclasses.replace(found_dit, config=dit_config),
         dataclasses.replace(found_vae, config=vae_config),
         encoder.path if encoder else None,
-        tuple(dict.fromkeys(remark for one in found for remark in recognition.remarks(one))),
+        tuple(dict.fromkeys([*(one.remark() for one in merged), *lines])),
     )
+
+
+def sampling_remarks(
+    loras: Sequence[str | os.PathLike | Lora], steps: int, guidance: float
+) -> tuple[str, ...]:
+    """Lines about LoRAs whose names say that they are for few steps, where many, or guidance, are used."""
+    lines = []
+    for path in (parse_lora(one).path for one in loras):
+        number = steps_in_name(path)
+        if number is None or (guidance == 1 and (steps == int(number) if number else steps <= FEW_STEPS)):
+            continue
+        wanted = f"--steps {number or '4 to 8'} --guidance 1"
+        lines.append(
+            f"{path.name} seems to be distilled for few steps without guidance: {wanted}. Used are {steps} "
+            f"steps and guidance {guidance:g}."
+        )
+    return tuple(lines)
 
 
 def is_official(dit: Pretrained) -> bool:

@@ -26,10 +26,11 @@ from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
 from stp_jax.official.tiles import TILE
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
-from stp_jax.rerender.pretrained import find_models, is_official
+from stp_jax.rerender.pretrained import find_models, is_official, sampling_remarks
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
 from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
 from stp_jax.weights import native, reading
+from stp_jax.weights.adapters import Lora
 
 Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
 
@@ -51,6 +52,8 @@ class Rerenderer:
     Args:
       folder: weights of a DiT in any layout that `stp_jax.weights` reads: a folder that train.py wrote,
         an official checkpoint, a diffusers folder.
+      loras: LoRAs that are merged into the DiT while it is read: files, `"FILE:STRENGTH"`, or
+        `stp_jax.weights.adapters.Lora`; see docs/official_weights.md.
       vae, text_encoder: weights of the VAE and the text encoder. None: they are beside the DiT's.
       frames, height, width: of the videos; default: as the weights' notes say.
       steps: Euler steps; default: as the weights' notes say.
@@ -73,6 +76,7 @@ class Rerenderer:
         self,
         folder: str | os.PathLike = native.BUNDLED,
         *,
+        loras: Sequence[str | os.PathLike | Lora] = (),
         vae: str | os.PathLike | None = None,
         text_encoder: str | os.PathLike | None = None,
         frames: int | None = None,
@@ -94,7 +98,12 @@ class Rerenderer:
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
         dit, vae_files, self._text_encoder, self.remarks = find_models(
-            folder, vae=vae, text_encoder=text_encoder, dtype=self.dtype, official_rounding=official_rounding
+            folder,
+            loras=loras,
+            vae=vae,
+            text_encoder=text_encoder,
+            dtype=self.dtype,
+            official_rounding=official_rounding,
         )
         self.title = f"{dit.title}, {dit.path}"
         #: the official weights are sampled the official way: its noise, its poses, its rounding
@@ -104,6 +113,7 @@ class Rerenderer:
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
+        self.remarks += sampling_remarks(loras, self.steps, self.guidance)
         self._check_guidance(folder)
         self.notes = notes._replace(
             frames=notes.frames if frames is None else frames,

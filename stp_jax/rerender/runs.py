@@ -79,6 +79,7 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes, *, deep: bool = 
     use_compilation_cache()
     model = Rerenderer(
         flags.weights,
+        loras=flags.lora or (),
         vae=flags.vae,
         text_encoder=flags.text_encoder,
         frames=notes.frames,

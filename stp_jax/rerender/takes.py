@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from stp_jax.controls.animation_time import needs_rates
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.rerender import estimated_cameras
+from stp_jax.weights import adapters
 from stp_jax.weights.native import SamplingNotes
 
 SAME_CAMERA = "source"  # a camera path beside the presets: the source's own
@@ -166,8 +169,17 @@ def _depends_on_distance(camera: str, frames: int) -> bool:
     return not all(map(np.array_equal, near, far))
 
 
+@functools.lru_cache(maxsize=32)  # the lines of a file of jobs have the same
+def _check_lora(path: Path, modified: int, size: int) -> None:
+    """Finds a mistake in a LoRA now, not after the video is read."""
+    adapters.read_adapter(path)
+
+
 def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNotes) -> None:
     """Raises `InputError` for flags of sample.py that were given to no effect on this model."""
+    for lora in map(adapters.parse_lora, flags.lora or ()):
+        changed = lora.path.stat()
+        _check_lora(lora.path, changed.st_mtime_ns, changed.st_size)
     guidance = notes.sampling_guidance if flags.guidance is None else flags.guidance
     if not model.text:
         for name in ("prompt", "negative_prompt", "text_encoder"):

@@ -78,6 +78,22 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The texts in the header of a safetensors file; none of files of another form, or in parts.
+
+    Args:
+      path: see `open_tensors`, which must have read it.
+    """
+    path = _only_file(Path(path)) if Path(path).is_dir() else Path(path)
+    if path.name.endswith(".index.json") or _start(path)[8:9] != b"{":
+        return {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {str(error)[:200]}.") from None
+
+
 def _only_file(folder: Path) -> Path:
     indices = sorted(folder.glob("*.index.json"))
     files = indices or sorted(file for file in folder.iterdir() if file.name.endswith(ENDINGS))

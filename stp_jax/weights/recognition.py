@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import kinds, native, schema
+from stp_jax.weights.adapters import is_adapter
 from stp_jax.weights.files import ENDINGS, GGUF, open_tensors
 from stp_jax.weights.layouts import dit, text_encoder, vae
 from stp_jax.weights.layouts.table import Rule, check
@@ -331,15 +332,9 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[st
     return tensors
 
 
-def is_adapter(names: Iterable[str]) -> bool:
-    """Whether the names are those of an adapter's tensors (LoRA): small matrices to add to a model's."""
-    names = list(names)
-    return sum(re.search(r"lora[_.]|hada_|lokr_", name) is not None for name in names) > len(names) / 2
-
-
 def _what_it_is(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
     if is_adapter(tensors):
-        return f"{path} is an adapter (LoRA), not a model; adapters are not applied here. Merge it before."
+        return f"{path} is an adapter (LoRA), not a model. Give the model, and the LoRA as --lora {path}."
     names = ", ".join(list(tensors)[:3])
     return (
         f"{path} is not a known model: its tensors are {names}, ... Known are Wan2.1, ReCamMaster, "
@@ -347,8 +342,13 @@ def _what_it_is(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def remarks(found: Pretrained) -> list[str]:
-    """What a user should know about a model that is read and about what lies beside it, a line each."""
+def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
+    """What a user should know about a model that is read and about what lies beside it, a line each.
+
+    Args:
+      found: the model.
+      merged: LoRAs that are merged into a model.
+    """
     lines = []
     if found.layout == "ours" and not found.sums:
         lines.append(
@@ -357,13 +357,17 @@ def remarks(found: Pretrained) -> list[str]:
         )
     folder = found.path if found.path.is_dir() else found.path.parent
     beside = [file for file in _weight_files(folder) if not _is_part(file) and file != found.path]
+    beside = [file for file in beside if not {file.resolve(), file.parent.resolve()} & set(merged)]
     for file in beside[:MOST_BESIDE]:
         try:
             adapter = is_adapter(open_tensors(file))
         except InputError:
             continue  # nothing to do with this model
         if adapter:
-            lines.append(f"{file} is an adapter (LoRA) and is NOT applied: merge it into the model first.")
+            lines.append(
+                f"{file} is an adapter (LoRA) and is NOT applied: give sample.py, or stp_jax.export, "
+                f"--lora {file}."
+            )
     return lines
 
 

@@ -71,7 +71,6 @@ def rules(config: DiTConfig, layout: str) -> list[Rule]:
     Raises:
       InputError: this kind of DiT has no form in the layout.
     """
-    column = LAYOUTS.index(layout)
     own = config.camera == "plucker" or config.animation_time in ("frames", "uniform")
     if own or not config.text_dim:
         raise InputError(
@@ -83,13 +82,21 @@ def rules(config: DiTConfig, layout: str) -> list[Rule]:
             "diffusers' WanTransformer3DModel has no encoders of camera and animation time. "
             "Store this DiT under its official names."
         )
-    table = []
+    return named_rules(config, layout)
+
+
+def named_rules(config: DiTConfig, layout: str) -> list[Rule]:
+    """The rows for those parameters of any DiT that have a name in a layout, as a LoRA may have it, too."""
+    column, table = LAYOUTS.index(layout), []
     for name in kinds.shapes("dit", config):
         pieces = config.layers if name.startswith("blocks.") else 0
-        if name in MODULES:
+        whole = name in MODULES  # not the part of a module
+        module, _, leaf = (name, "", "") if whole else name.rpartition(".")
+        if len(MODULES.get(module, ())) <= column or not (whole or leaf in LEAVES):
+            continue
+        if whole:
             table.append(Rule(name, MODULES[name][column], LEADING_ONE, pieces))
             continue
-        module, _, leaf = name.rpartition(".")
         form = SAME
         if leaf == "kernel":
             form = patches(config.patch) if module == "patch_embedding" else WEIGHT

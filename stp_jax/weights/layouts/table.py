@@ -20,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
+from stp_jax.weights.changes import Change, fill
+from stp_jax.weights.encoded import Decoded, Encoded
 from stp_jax.weights.finite import all_finite
 from stp_jax.weights.native import piece_bounds
 
@@ -67,6 +69,7 @@ class Rule:
       form: of each stored tensor.
       pieces: the number of stored tensors that make one of ours; 0: it is a single tensor.
       stacked: whether pieces are stacked on a new leading axis (layers) or joined along their first axis.
+      changes: what is added to the parameter while it is read.
     """
 
     ours: str
@@ -74,6 +77,7 @@ class Rule:
     form: Form = SAME
     pieces: int = 0
     stacked: bool = True
+    changes: tuple[Change, ...] = dataclasses.field(default=(), compare=False)
 
     def names(self) -> list[str]:
         """The stored tensors, in order."""
@@ -97,13 +101,14 @@ class LazyParameter:
     """
 
     def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray]):
-        self._names = rule.names()
+        self._names, self._changes = rule.names(), rule.changes
         self._stored = [tensors[name] for name in self._names]
-        pieces = [rule.form.to_ours(stored) for stored in self._stored]
-        self._pieces = [piece[None] for piece in pieces] if rule.pieces and rule.stacked else pieces
-        self.shape = (sum(map(len, self._pieces)), *self._pieces[0].shape[1:])
+        self._pieces = [_piece(rule, stored) for stored in self._stored]
+        self._stacked = bool(rule.pieces and rule.stacked)
+        self._lengths = [1 if self._stacked else piece.shape[0] for piece in self._pieces]
+        self.shape = (sum(self._lengths), *self._pieces[0].shape[0 if self._stacked else 1 :])
         self.ndim = len(self.shape)
-        self.dtype = np.result_type(*(piece.dtype for piece in self._pieces))  # one that keeps all values
+        self.dtype = np.result_type(*(stored.dtype for stored in self._stored))  # one that keeps all values
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -117,28 +122,47 @@ class LazyParameter:
         ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
         out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
         start, stop = ranges[0].start, ranges[0].stop
+        rest = tuple(slice(one.start, one.stop) for one in ranges[1:])
 
-        def copy(number: int, piece: np.ndarray, at: int) -> None:
-            low, high = max(start, at), min(stop, at + len(piece))
+        def copy(number: int, length: int, at: int) -> None:
+            low, high = max(start, at), min(stop, at + length)
             if low < high:
                 part = out[low - start : high - start]
-                with np.errstate(over="ignore", invalid="ignore"):  # it is an error, below
-                    part[...] = piece[(slice(low - at, high - at), *index[1:])]
+                self._copy(part, number, low, low - at, rest)
                 if not all_finite(part):
                     raise self._not_finite(number, out.dtype)
 
-        starts = itertools.accumulate(map(len, self._pieces), initial=0)
+        starts = itertools.accumulate(self._lengths, initial=0)
         if len(self._pieces) == 1:
-            copy(0, self._pieces[0], 0)
+            copy(0, self._lengths[0], 0)
             return out
         # Copying releases Python's lock, and so does waiting for the disk.
         with ThreadPoolExecutor() as pool:
-            list(pool.map(copy, itertools.count(), self._pieces, starts))
+            list(pool.map(copy, itertools.count(), self._lengths, starts))
         return out
+
+    def _copy(self, part: np.ndarray, number: int, first: int, within: int, rest: tuple[slice, ...]) -> None:
+        """Fills `part`, which begins at entry `first` of the parameter and `within` of piece `number`."""
+        piece, end = self._pieces[number], first + len(part)
+        changes = [one for one in self._changes if one.layer is None or first <= one.layer < end]
+        if not changes and not isinstance(piece, Decoded):
+            chosen = rest if self._stacked else (slice(within, within + len(part)), *rest)
+            with np.errstate(over="ignore", invalid="ignore"):  # it is an error, found by the caller
+                part[0 if self._stacked else ...] = piece[chosen]
+            return
+        if self._stacked or (changes and changes[0].layer is not None):
+            for n in range(len(part)):
+                layer = piece if self._stacked else piece[within + n]
+                fill(part[n], layer, rest, [one for one in changes if one.layer == first + n])
+        else:
+            index = (slice(within, within + len(part)), *rest)
+            fill(part, piece, index, changes, shift=first - within)
 
     def _not_finite(self, number: int, dtype: np.dtype) -> InputError:
         stored = self._stored[number]
         cast = "" if dtype == stored.dtype else f" as {dtype}"
+        if self._changes:
+            cast += " (with the LoRAs that are merged into it)"
         return InputError(
             f"{file_of(stored)}: {self._names[number]} has numbers that are NaN or infinite{cast}. "
             "The file is damaged, or its training went wrong: get it again."
@@ -158,6 +182,13 @@ class LazyParameter:
         maps = {id(found): found for found in map(_memory_map, self._stored) if found is not None}
         for found in maps.values():
             found.madvise(mmap.MADV_DONTNEED)
+
+
+def _piece(rule: Rule, stored: Any) -> Any:
+    """A stored tensor in our layout of axes."""
+    if isinstance(stored, Encoded):
+        return Decoded(stored, rule.form.to_ours, transposed=rule.form is WEIGHT)
+    return rule.form.to_ours(stored)
 
 
 def file_of(array: Any) -> str:

@@ -1,0 +1,89 @@
+"""Changes to parameters while they are read: what a LoRA adds to a layer, in float32, a part at a time.
+
+The changed model is never in memory beside the stored one: a parameter is read, changed and cast in blocks of
+bounded size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+BLOCK = 2**22  # numbers that are changed at a time
+
+
+class Change(Protocol):
+    """Something to add to one layer of a parameter.
+
+    Attributes:
+      layer: its place on the leading axis of the parameter; None: the parameter has no layers.
+    """
+
+    @property
+    def layer(self) -> int | None: ...
+
+    def part(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Float32 values of a part of the layer, one slice for each of its axes."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRank:
+    """`scale * down @ up`.
+
+    Attributes:
+      layer: see `Change`.
+      down: `[.., in, rank]`, with the leading axes of the layer's kernel.
+      up: `[rank, out]`.
+      scale: strength times alpha / rank.
+    """
+
+    layer: int | None
+    down: np.ndarray
+    up: np.ndarray
+    scale: float
+
+    def part(self, index: tuple[slice, ...]) -> np.ndarray:
+        down, up = self.down[index[:-1]].astype(np.float32), self.up[:, index[-1]].astype(np.float32)
+        return down @ (up * np.float32(self.scale))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Difference:
+    """`scale * values`, `values` of the shape of the layer."""
+
+    layer: int | None
+    values: np.ndarray
+    scale: float
+
+    def part(self, index: tuple[slice, ...]) -> np.ndarray:
+        return self.values[index].astype(np.float32) * np.float32(self.scale)
+
+
+def fill(
+    target: np.ndarray, source: Any, index: tuple[slice, ...], changes: Iterable[Change], shift: int = 0
+) -> None:
+    """Writes a part of a layer, changed, into `target`, which has its own dtype.
+
+    Args:
+      target: to be filled.
+      source: the layer, or a piece of it along its first axis; an array or `Decoded`.
+      index: which part of the source, slices of step 1.
+      changes: all for this layer.
+      shift: the entry of the layer at which the piece begins.
+    """
+    changes = list(changes)
+    rows = int(np.prod(target.shape[:-1]))
+    step, width = max(1, BLOCK // max(1, rows)), target.shape[-1]
+    for start in range(0, width, step):
+        stop, first = min(start + step, width), index[-1].start
+        part = (*index[:-1], slice(first + start, first + stop))
+        block = np.array(source[part], np.float32)
+        there = (slice(part[0].start + shift, part[0].stop + shift), *part[1:])
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+            for change in changes:
+                block += change.part(there)
+            target[..., start:stop] = block
