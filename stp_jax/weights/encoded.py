@@ -21,11 +21,13 @@ class Encoded(abc.ABC):
       shape: of the tensor that it encodes.
       dtype: the smallest that keeps every value.
       base: the array with the codes, which leads to the file.
+      kind: what it is, for messages.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     base: np.ndarray
+    kind: str
 
     @property
     def ndim(self) -> int:
@@ -56,6 +58,7 @@ class Float8(Encoded):
 
     def __init__(self, codes: np.ndarray, scale: np.ndarray | None = None):
         self.base, self.shape = codes, codes.shape
+        self.kind = "fp8 without scales" if scale is None else "fp8 with scales"
         self._scale = None if scale is None else np.asarray(scale, np.float32).reshape(-1)
         # bfloat16 has more bits than fp8 both for exponents and fractions.
         self.dtype = np.dtype(ml_dtypes.bfloat16 if scale is None else np.float32)

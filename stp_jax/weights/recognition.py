@@ -16,8 +16,9 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.weights import kinds, native, schema
+from stp_jax.weights import fp8, kinds, native, schema
 from stp_jax.weights.adapters import is_adapter
+from stp_jax.weights.encoded import Encoded
 from stp_jax.weights.files import ENDINGS, GGUF, open_tensors
 from stp_jax.weights.layouts import dit, text_encoder, vae
 from stp_jax.weights.layouts.table import Rule, check
@@ -51,16 +52,11 @@ PUBLISHED = {
         ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
     ),
 }
-# What some programs write before the names of all tensors of a model.
-PREFIXES = (
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "pipe.dit.",
-    "transformer.",
-    "dit.",
-    "model.",
-    "module.",
-)
+# What programs write before the names of all tensors of a model: `model.diffusion_model.` (ComfyUI),
+# `pipe.dit.` (modules of Lightning), `module.`, ..
+PREFIXED = [re.compile(rf"((?:[A-Za-z_]\w*\.){{1,6}}?){signature}") for signature in SIGNATURES]
+# What wrappers of PyTorch write in the middle of names.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 DEPTH = 3  # of folders to look into
 SAMPLED_BYTES = 2**20
 MOST_BESIDE = 20  # files that are looked at for adapters
@@ -283,17 +279,11 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
 def _recognise_file(path: Path) -> Pretrained:
     if _is_part(path) and "-of-00001." not in path.name:
         raise InputError(f"{path} is one part of a model: give the .index.json beside it, or its folder.")
-    tensors = _without_prefix(open_tensors(path), path)
+    tensors = _without_prefix(fp8.decoded(open_tensors(path), path), path)
     signed = _signed(tensors)
     if signed is None:
         raise InputError(_what_it_is(path, tensors))
     kind, layout = signed
-    narrow = [name for name, array in tensors.items() if "float8" in array.dtype.name]
-    if narrow:
-        raise InputError(
-            f"{path} is in fp8: {len(narrow)} of its {len(tensors)} tensors have 8 bits ({narrow[0]}, ..), "
-            "whose scales differ from program to program. Get the model in bfloat16 or float16."
-        )
     if (kind, layout) == ("text_encoder", "diffusers"):
         tensors = text_encoder.untie(tensors)
     module = LAYOUTS[kind]
@@ -318,18 +308,18 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[st
     Raises:
       InputError: it stands before the names of some: several models are in the file.
     """
-    for prefix in PREFIXES:
-        named = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
-        if not named or _signed(tensors) or not _signed(named):
-            continue
-        if len(named) == len(tensors):
-            return named
-        other = next(name for name in tensors if not name.startswith(prefix))
-        raise InputError(
-            f"{path} holds more than one model: {prefix}{next(iter(named))}, .. beside {other}, .. Save the "
-            f"tensors whose names begin with {prefix} in a file of their own."
-        )
-    return tensors
+    bare = {WRAPPERS.sub("", name): array for name, array in tensors.items()}
+    if len(bare) < len(tensors) or _signed(bare):
+        return bare if len(bare) == len(tensors) else tensors
+    prefix = next((m[1] for name in bare for pattern in PREFIXED if (m := pattern.match(name))), "")
+    named = {name.removeprefix(prefix): a for name, a in bare.items() if name.startswith(prefix)}
+    if len(named) == len(bare):
+        return named
+    other = next(name for name in bare if not name.startswith(prefix))
+    raise InputError(
+        f"{path} holds more than one model: {prefix}{next(iter(named))}, .. beside {other}, .. Save the "
+        f"tensors whose names begin with {prefix} in a file of their own."
+    )
 
 
 def _what_it_is(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
@@ -354,6 +344,13 @@ def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
         lines.append(
             f"{found.path} was written by an earlier version, without checksums: damage to its numbers would "
             "go unnoticed."
+        )
+    stored: Iterable[Any] = found.tensors.values()
+    codes = [array for array in stored if isinstance(array, Encoded)]
+    if codes:
+        lines.append(
+            f"{found.path} has {len(codes)} of its {len(found.tensors)} tensors in {codes[0].kind}: they are "
+            "decoded while they are read, and take as much memory as others."
         )
     folder = found.path if found.path.is_dir() else found.path.parent
     beside = [file for file in _weight_files(folder) if not _is_part(file) and file != found.path]

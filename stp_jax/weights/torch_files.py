@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
@@ -35,6 +36,8 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# Types newer than PyTorch's typed storages, as its attributes.
+TYPES = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
 # Some programs keep the tensors under these keys, beside other things that they save.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module")
 OPCODES = 500_000  # of a pickle; a model of 14B parameters has 25,000
@@ -137,6 +140,10 @@ class _Function(NamedTuple):
     name: str  # see `_Structure._call`
 
 
+class _Type(NamedTuple):
+    dtype: Any
+
+
 class _Storage:
     """A storage of the file; not an array, so that no tensor can stand in its place."""
 
@@ -151,6 +158,9 @@ KNOWN_GLOBALS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Function("tensor"),
     ("torch._utils", "_rebuild_parameter"): _Function("parameter"),
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGES.items()},
+    ("torch._utils", "_rebuild_tensor_v3"): _Function("tensor of a type"),
+    ("torch.storage", "UntypedStorage"): _StorageType(np.uint8),
+    **{("torch", name): _Type(dtype) for name, dtype in TYPES.items()},
 }
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
@@ -292,6 +302,9 @@ class _Structure:
                 return values
             case "tensor", (_Storage() as storage, offset, size, stride, *_):
                 return self._tensor(storage.values, offset, size, stride)
+            case "tensor of a type", (_Storage() as storage, offset, size, stride, _, _, _Type(dtype), *_):
+                # All are 8 bits wide; numpy cannot give strides to them.
+                return self._tensor(storage.values.view(np.uint8), offset, size, stride).view(dtype)
         raise ValueError(f"a {function.name} that is none")
 
     def _tensor(self, values: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
@@ -324,8 +337,8 @@ class _Structure:
 
 
 def _known(module: str, name: str) -> Any:
-    if (module, name) == ("torch._utils", "_rebuild_tensor_v3"):  # of types newer than its storages
-        raise InputError("it has tensors of a type not known here, perhaps 8 bits wide: use bfloat16.")
+    if module == "torch" and re.fullmatch(r"(float|u?int|bits|q)[a-z0-9_]+", name) and name not in TYPES:
+        raise InputError(f"it has tensors of the type {name}, which is not known here: use bfloat16.")
     if (module, name) not in KNOWN_GLOBALS:
         raise _Refused(shown(f"{module}.{name}")[1:-1])
     return KNOWN_GLOBALS[module, name]

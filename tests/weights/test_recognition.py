@@ -216,7 +216,9 @@ def test_an_adapter_beside_the_weights_does_not_matter(tmp_path):
     assert "a_lora.safetensors is an adapter (LoRA) and is NOT applied" in remark
 
 
-@pytest.mark.parametrize("prefix", ["pipe.dit.", "diffusion_model.", "model.diffusion_model."])
+@pytest.mark.parametrize(
+    "prefix", ["pipe.dit.", "diffusion_model.", "model.diffusion_model.", "module.student.net."]
+)
 def test_a_prefix_before_all_names_is_left_out(tmp_path, prefix):
     tensors = random_tensors("dit", SPACETIMEPILOT, "official")
     named = {f"{prefix}{name}": array for name, array in tensors.items()}
@@ -228,13 +230,24 @@ def test_a_prefix_before_all_names_is_left_out(tmp_path, prefix):
         recognition.recognise(tmp_path, "dit")
 
 
-def test_files_in_fp8_are_named_as_such(tmp_path):
-    tensors: dict = random_tensors("dit", SPACETIMEPILOT, "official")
-    for name in list(tensors)[:3]:
-        tensors[name] = tensors[name].astype("float8_e4m3fn")
-    path = write(tmp_path / "x.safetensors", "dit", tensors=tensors)
-    with pytest.raises(InputError, match=r"x.safetensors is in fp8: 3 of its \d+ tensors have 8 bits"):
-        recognition.recognise(path)
+def test_names_that_wrappers_write_into_others_are_left_out(tmp_path):
+    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
+    wrapped = {
+        f"_orig_mod.model.{name}".replace("blocks.1.", "blocks.1._fsdp_wrapped_module._orig_mod."): array
+        for name, array in tensors.items()
+    }
+    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", tensors=wrapped), "dit")
+    assert found.tensors.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize(
+    "kind, prefix", [("vae", "vae."), ("text_encoder", "text_encoders.umt5.transformer.")]
+)
+def test_other_models_have_prefixes_too(tmp_path, kind, prefix):
+    tensors = random_tensors(kind, TINY[kind], "diffusers")
+    named = {f"{prefix}{name}": array for name, array in tensors.items()}
+    found = recognition.recognise(write(tmp_path / "x.safetensors", kind, tensors=named), kind)
+    assert (found.kind, found.layout) == (kind, "diffusers")
 
 
 def test_why_a_dit_beside_a_good_vae_is_not_read_is_said(tmp_path):
