@@ -156,7 +156,8 @@ def read_adapter(path: Path) -> dict[str, Layer]:
                 "plain differences are. Merge it into the model with the program that it was made for."
             )
     parts: dict[str, dict[str, tuple[str, np.ndarray]]] = {}
-    for name, array in tensors.items():
+    for name, stored in tensors.items():
+        array = np.asarray(stored)  # of GGUF, decoded
         module, part = _split(name)
         if part in parts.setdefault(module, {}):
             raise InputError(f"--lora {path} has two tensors for {shown(module)}: {name} and another one.")

@@ -15,10 +15,20 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stp_jax.errors import InputError
+from stp_jax.weights.gguf_files import MAGIC, read_gguf
 from stp_jax.weights.torch_files import read_torch
 from stp_jax.weights.untrusted import AGAIN, DESCRIPTION_BYTES, memory_map, read_json, shown
 
-ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", ".ckpt", ".bin", ".bin.index.json")
+ENDINGS = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".bin",
+    ".bin.index.json",
+    ".gguf",
+)
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -36,17 +46,16 @@ SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-GGUF = "is a GGUF file, whose numbers are rounded to few bits. Get the model in bfloat16"
 NAME_LENGTH = 300  # of a tensor
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Every tensor of a checkpoint by its name, as read-only views of the file.
+    """Every tensor of a checkpoint by its name, as read-only views of the file (or `Quantised`, of GGUF).
 
     Args:
       path: a .safetensors file; the .safetensors.index.json of a file in parts; a file that `torch.save`
         wrote (.pth, .pt, .ckpt, .bin) of a dict of tensors, or of one under "state_dict" or the like; a
-        folder with one of these.
+        .gguf file; a folder with one of these.
 
     Raises:
       InputError: nothing is there; it is damaged, truncated, or of another form; it tries to run code.
@@ -66,6 +75,8 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         start = _start(path)
         if start.startswith(b"PK"):
             tensors = read_torch(path)
+        elif start.startswith(MAGIC):
+            tensors = read_gguf(path)
         elif path.suffix == ".safetensors" or start[8:9] == b"{":
             tensors = _read_safetensors(path)
         else:
@@ -120,8 +131,6 @@ def _what_it_is(start: bytes) -> str:
         return "it is a web page, saved in its place. Download the file itself"
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer of git-lfs. Fetch the file itself with `git lfs pull`"
-    if start.startswith(b"GGUF"):
-        return f"it {GGUF}"
     if start.startswith(b"\x80"):
         return "it is a pickle of an old form. Load and save it once with PyTorch 1.6 or newer"
     return f"it is neither safetensors nor what torch.save writes, or it is damaged. {AGAIN[:-1]}"

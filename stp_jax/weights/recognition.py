@@ -19,7 +19,7 @@ from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import fp8, kinds, native, schema
 from stp_jax.weights.adapters import is_adapter
 from stp_jax.weights.encoded import Encoded
-from stp_jax.weights.files import ENDINGS, GGUF, open_tensors
+from stp_jax.weights.files import ENDINGS, open_tensors
 from stp_jax.weights.layouts import dit, text_encoder, vae
 from stp_jax.weights.layouts.table import Rule, check
 from stp_jax.weights.untrusted import read_json
@@ -202,7 +202,6 @@ def _find_in(folder: Path, kind: str, problems: list[str]) -> Path | None:
                 found[file] = _recognise_file(file).kind
             except InputError as error:
                 problems.append(str(error))
-    problems += [f"{file} {GGUF}" for file in sorted(folder.glob("*.gguf"))]
     return _only([file for file, of in found.items() if of == kind], folder, kind)
 
 

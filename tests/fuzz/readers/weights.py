@@ -5,6 +5,7 @@ import json
 from collections import OrderedDict
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -108,6 +109,64 @@ def _published(kind: str, described: dict, layout: str = "official"):
     return seeds
 
 
+def _lora_seeds(work: Path) -> list[Seed]:
+    down, up = VALUES[:8].reshape(2, 4), VALUES.reshape(6, 2)
+    kohya = {"lora_unet_a_b.lora_down.weight": down, "lora_unet_a_b.lora_up.weight": up}
+    peft = {"transformer.a.b.lora_A.weight": down, "transformer.a.b.lora_B.weight": up, "a.diff_b": VALUES}
+    header = {
+        "lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 4, "transformer.alpha_pattern": {}})
+    }
+    config = json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": True, "alpha_pattern": {"a.b": 3}})
+    save_file(kohya | {"lora_unet_a_b.alpha": np.array(1, np.float32)}, work / "k.safetensors")
+    save_file(peft, work / "p.safetensors", metadata=header)
+    name, files = "adapter_model.safetensors", [(work / f"{one}.safetensors").read_bytes() for one in "kp"]
+    return [
+        *[Seed({name: one}, name, (mutators.safetensors_header,)) for one in files],
+        *[Seed({name: one}, name, mutators.SAFETENSORS) for one in files],
+        Seed({name: files[1], "adapter_config.json": config.encode()}, "adapter_config.json", mutators.JSON),
+    ]
+
+
+def _read_lora(folder: Path) -> None:
+    from stp_jax.weights.adapters import read_adapter
+
+    read_adapter(folder / "adapter_model.safetensors")
+
+
+def _gguf_seeds(work: Path) -> list[Seed]:
+    import gguf
+
+    writer = gguf.GGUFWriter(work / "a.gguf", "wan")
+    writer.add_array("comfy.gguf.orig_shape.a", [4, 64])
+    writer.add_array("tokens", ["a", "b"])
+    for name, kind in (("a", "Q8_0"), ("b", "Q4_K"), ("c", "F16"), ("d", "BF16"), ("e", "IQ3_S")):
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        codes = np.arange(256 // block * size, dtype=np.uint8).reshape(1, -1)
+        writer.add_tensor(name, codes, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return [Seed({"a.gguf": (work / "a.gguf").read_bytes()}, "a.gguf", mutators.BYTES)]
+
+
+def _fp8_seeds(work: Path) -> list[Seed]:
+    codes = VALUES.reshape(3, 4).astype(ml_dtypes.float8_e4m3fn)
+    marks = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
+    tensors = {"a.weight": codes, "a.weight_scale": VALUES[:3, None], "a.comfy_quant": marks}
+    tensors |= {"b.weight": codes, "b.scale_weight": VALUES[:1], "scaled_fp8": codes[:0]}
+    seed = Seed({"a.safetensors": _safetensors(work, tensors)}, "a.safetensors", mutators.SAFETENSORS)
+    return [seed, dataclasses.replace(seed, mutators=(mutators.safetensors_header,))]
+
+
+def _read_fp8(folder: Path) -> None:
+    from stp_jax.weights.files import open_tensors
+    from stp_jax.weights.fp8 import decoded
+
+    for array in decoded(open_tensors(folder), folder).values():
+        np.array(array).tobytes()
+
+
 WAN_JSON = {"dim": 64, "num_heads": 2, "num_layers": 1, "eps": 1e-6}
 DIFFUSERS_JSON = {
     **{"num_attention_heads": 2, "attention_head_dim": 32, "num_layers": 1, "eps": 1e-6},
@@ -123,6 +182,9 @@ READERS = [
     Reader("torch", _torch_seeds, _read_file, share=3),
     Reader("safetensors", _safetensors_seeds, _read_file, share=2),
     Reader("index", _index_seeds, _read_file),
+    Reader("lora", _lora_seeds, _read_lora),
+    Reader("gguf", _gguf_seeds, _read_file, share=2),
+    Reader("fp8", _fp8_seeds, _read_fp8),
     Reader("dit.json", _ours("dit"), _of_kind("dit")),
     Reader("vae.json", _ours("vae"), _of_kind("vae")),
     Reader("sampling notes", _ours("dit"), _sampling_notes),
