@@ -80,7 +80,7 @@ def export_ours(models: list[Pretrained], folder: Path, dtype: str | None = None
             notes = reading.sampling_notes(found)._asdict()
         if found.layout == "ours":
             notes = native.read_index(found.path, found.kind).get("notes") or {}
-        parameters = lazy_parameters(found.rules, found.tensors)
+        parameters = lazy_parameters(found.rules, found.tensors, dtype)
         config = dataclasses.asdict(found.config)
         with verified(found.sums):
             native.save_weights(
@@ -146,12 +146,12 @@ def _rules(found: Pretrained, layout: str) -> list[Rule]:
 
 def _tensors(found: Pretrained, rules: list[Rule], dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of the tensors to write, under a progress bar; at the end the files are verified."""
-    parameters = lazy_parameters(found.rules, found.tensors)
+    parameters = lazy_parameters(found.rules, found.tensors, dtype)
     total = sum(math.prod(lazy.shape) * lazy.dtype.itemsize for lazy in parameters.values())
     bar = tqdm(total=total, desc=found.kind, unit="B", unit_scale=True, delay=BAR_AFTER)
     with verified(found.sums), bar:
         for name, array in write_tensors(rules, parameters):
-            yield name, array if dtype is None else array.astype(dtype)
+            yield name, array
             bar.update(array.nbytes)
 
 

@@ -78,6 +78,41 @@ def find_damage(folder: Path) -> str | None:
     return f"{changed[0]} does not match its checksum" if changed else None
 
 
+def read_averaged(folder: Path, wanted: Callable[[str], bool]) -> tuple[int, dict[str, np.ndarray]]:
+    """Some parameters of the latest checkpoint, by their average where there is one. Changes nothing.
+
+    Args:
+      folder: of the checkpoints.
+      wanted: of a parameter's name, whether it is read.
+
+    Returns:
+      The step, and the parameters in host memory.
+
+    Raises:
+      InputError: there is no checkpoint; the latest one is damaged.
+    """
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not steps:
+        raise InputError(f"{folder} holds no checkpoint. Give the --workdir of a run of train.py.")
+    latest = folder.resolve() / str(max(steps))
+    if damage := find_damage(latest):
+        raise InputError(f"{latest} is damaged: {damage}. Remove it to take the one before.")
+    found: dict[str, np.ndarray] = {}
+    for tree in ("params", "ema"):
+        if not (latest / tree).is_dir():
+            continue
+        with ocp.StandardCheckpointer() as checkpointer:
+            names = checkpointer.metadata(latest / tree).item_metadata.tree
+        item = {
+            name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in names.items() if wanted(name)
+        }
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
+        arguments = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            found |= checkpointer.restore(latest / tree, args=arguments) if item else {}
+    return max(steps), found
+
+
 def _trees(state: TrainState) -> dict[str, Any]:
     """The parts of a state that Orbax stores; it takes no empty trees."""
     return {name: tree for name, tree in state._asdict().items() if name != "step" and jax.tree.leaves(tree)}

@@ -367,9 +367,9 @@ def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
     return lines
 
 
-def print_remarks(*found: Pretrained) -> None:
+def print_remarks(*found: Pretrained, merged: Collection[Path] = ()) -> None:
     """Prints the `remarks` on the models that a command takes, each once."""
-    for line in dict.fromkeys(line for one in found for line in remarks(one)):
+    for line in dict.fromkeys(line for one in found for line in remarks(one, merged)):
         print(f"Note: {line}")
 
 

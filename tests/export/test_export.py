@@ -18,9 +18,14 @@ from stp_jax.controls.view import view_of
 from stp_jax.export import command as export
 from stp_jax.export import files
 from stp_jax.models.config import DiTConfig
-from stp_jax.models.parameters import bind
+from stp_jax.models.parameters import bind, merge_lora
+from stp_jax.training.checkpoints import Checkpoints
+from stp_jax.training.state import TrainState
 from stp_jax.weights import kinds, native, reading, recognition
+from stp_jax.weights.adapters import Lora
 from stp_jax.weights.files import open_tensors
+from stp_jax.weights.layouts import dit
+from stp_jax.weights.merging import merge
 from tests.stored_tensors import (
     LATENTS,
     NOISY,
@@ -198,6 +203,65 @@ def test_program_gives_the_numbers_of_the_model(which, official, tmp_path, capsy
         assert "velocity (2, 2, 12, 8, 4) float32" in example.stdout, example.stderr
 
 
+def test_a_model_with_loras_merged_is_written(official, tmp_path, capsys):
+    name, rng = "blocks.1.self_attn.q", np.random.default_rng(0)
+    down, up = rng.standard_normal((3, 64)).astype("f4"), rng.standard_normal((64, 3)).astype("f4")
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
+    flags = ["--weights", official, "--only", "dit", "--format", "official", "--dtype", "float32"]
+    told = run(capsys, *flags, "--lora", f"{tmp_path}/lora.safetensors:0.5", "--out", tmp_path / "out")
+    assert "lora.safetensors (LoRA) is merged into 1 layers, strength 0.5." in told
+    written, before = load_file(tmp_path / "out/dit.safetensors"), load_file(official / "dit.safetensors")
+    wanted = before[f"{name}.weight"].astype(np.float64) + 0.5 * up.astype(np.float64) @ down
+    np.testing.assert_allclose(written[f"{name}.weight"], wanted, atol=1e-6)
+    other = "blocks.0.self_attn.q.weight"
+    np.testing.assert_array_equal(written[other], before[other].astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory):
+    """The work directory of a LoRA run from `wan`, and its parameters, averaged."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = dataclasses.replace(TINY["dit"], lora_rank=3)
+    base = reading.read(recognition_of("wan", config))
+    shapes = kinds.shapes("dit", config)
+    params = {name: normal(len(name), *shape.shape) for name, shape in shapes.items() if ".lora_" in name}
+    ema = {name: 2 * array for name, array in params.items()} | {
+        "head.bias": normal(0, *shapes["head.bias"].shape)
+    }
+    state = TrainState(np.int32(7), base | params, {}, ema)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(jax.tree.map(jax.numpy.asarray, state), {"step": 7})
+    checkpoints.close()
+    model = dataclasses.asdict(config)
+    train = {"trainable": r".*\.lora_[ab]|head\.bias"}
+    (workdir / "config.json").write_text(json.dumps({"task": "dit", "model": model, "train": train}))
+    return workdir, base | ema
+
+
+def recognition_of(name, config):
+    tensors = random_tensors("dit", config, "official")
+    rules = dit.rules(dataclasses.replace(config, lora_rank=0), "official")
+    return recognition.Pretrained(
+        "dit", "official", name, dataclasses.replace(config, lora_rank=0), rules, tensors, None
+    )
+
+
+def test_the_lora_of_a_run_gives_the_runs_model_when_it_is_merged(lora_run, wan, tmp_path, capsys):
+    workdir, params = lora_run
+    told = run(capsys, "--weights", workdir, "--format", "lora", "--out", tmp_path / "out")
+    assert (
+        "the LoRA of 20 layers, rank 3, step 7\nThe run also trained 1 parameters that are no LoRA (head"
+        in told
+    )
+    lora = Lora(tmp_path / "out/lora.safetensors", 1.0)
+    found, (merged,) = merge(recognition.recognise(wan, "dit"), [lora])
+    assert merged.layers == 20 and not merged.left_out
+    read = reading.read(found)
+    for name, array in merge_lora(params).items():
+        if name != "head.bias":
+            np.testing.assert_allclose(read[name], array, atol=1e-5, err_msg=name)
+
+
 def test_a_folder_with_two_dits_is_not_exported_without_them(official, tmp_path, capsys):
     for file in official.iterdir():
         shutil.copy(file, tmp_path / file.name)
@@ -216,6 +280,10 @@ MISTAKES = {
     "--weights {official}/nothing --format ours": "does not exist",
     "--weights {ours} --format stablehlo --frames 6": r"6 frames: the model takes 4n \+ 1",
     "--weights {ours} --format stablehlo --only vae": "dit alone",
+    "--weights {official} --format lora": "is no --workdir of a DiT's run|is not the config of a DiT's run",
+    "--weights {ours} --format lora": r"is no --workdir of train.py \(config.json is missing\)",
+    "--weights {official} --format official --lora {ours}/x": "--lora .*/x: there is no such file",
+    "--weights {official} --only vae --format official --lora {ours}": "--lora changes a DiT, and none",
     "--weights {ours} --format onnx": "invalid choice: 'onnx'",
 }
 

@@ -100,7 +100,7 @@ class LazyParameter:
     What is read is checked to be finite, as every layout and every device's part comes by here.
     """
 
-    def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray]):
+    def __init__(self, rule: Rule, tensors: Mapping[str, np.ndarray], dtype: Any = None):
         self._names, self._changes = rule.names(), rule.changes
         self._stored = [tensors[name] for name in self._names]
         self._pieces = [_piece(rule, stored) for stored in self._stored]
@@ -108,7 +108,8 @@ class LazyParameter:
         self._lengths = [1 if self._stacked else piece.shape[0] for piece in self._pieces]
         self.shape = (sum(self._lengths), *self._pieces[0].shape[0 if self._stacked else 1 :])
         self.ndim = len(self.shape)
-        self.dtype = np.result_type(*(stored.dtype for stored in self._stored))  # one that keeps all values
+        # One that keeps all values, unless another is asked for.
+        self.dtype = np.dtype(dtype or np.result_type(*(stored.dtype for stored in self._stored)))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -284,9 +285,16 @@ def check(
         )
 
 
-def lazy_parameters(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray]) -> dict[str, LazyParameter]:
-    """Our parameters by name, each read when it is indexed. The tensors must have passed `check`."""
-    return {rule.ours: LazyParameter(rule, tensors) for rule in rules}
+def lazy_parameters(
+    rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], dtype: Any = None
+) -> dict[str, LazyParameter]:
+    """Our parameters by name, each read when it is indexed. The tensors must have passed `check`.
+
+    Args:
+      rules, tensors: of the file.
+      dtype: of what is read; default: the smallest that keeps every stored value.
+    """
+    return {rule.ours: LazyParameter(rule, tensors, dtype) for rule in rules}
 
 
 def read_parameters(
