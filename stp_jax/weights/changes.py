@@ -7,12 +7,15 @@ bounded size.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
-BLOCK = 2**22  # numbers that are changed at a time
+BLOCK = 2**20  # numbers that are changed at a time
 
 
 class Change(Protocol):
@@ -26,7 +29,10 @@ class Change(Protocol):
     def layer(self) -> int | None: ...
 
     def part(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Float32 values of a part of the layer, one slice for each of its axes."""
+        """Float32 values of a part of the layer, one slice for each of its axes.
+
+        Matrices may be in the order of memory that is the faster one to add.
+        """
         ...
 
 
@@ -48,7 +54,9 @@ class LowRank:
 
     def part(self, index: tuple[slice, ...]) -> np.ndarray:
         down, up = self.down[index[:-1]].astype(np.float32), self.up[:, index[-1]].astype(np.float32)
-        return down @ (up * np.float32(self.scale))
+        up *= np.float32(self.scale)
+        # As matrices are stored: [out, in].
+        return (up.T @ down.T).T if down.ndim == 2 else down @ up
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +69,19 @@ class Difference:
 
     def part(self, index: tuple[slice, ...]) -> np.ndarray:
         return self.values[index].astype(np.float32) * np.float32(self.scale)
+
+
+def one_thread_each() -> AbstractContextManager:
+    """Products of matrices take one thread each while this is entered: layers are changed in parallel.
+
+    Otherwise the threads of all products wait for each other, on a busy machine for several times as long.
+    """
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def fill(
@@ -86,4 +107,5 @@ def fill(
         with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
             for change in changes:
                 block += change.part(there)
-            target[..., start:stop] = block
+            # Cast first, which is fast in the block's own order; then the axes are exchanged.
+            target[..., start:stop] = block.astype(target.dtype)

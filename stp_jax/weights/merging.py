@@ -36,13 +36,14 @@ class Merged(NamedTuple):
 
     def remark(self) -> str:
         """A line for the user."""
-        line = (
-            f"{self.lora.path} (LoRA) is merged into {self.layers} layers, strength {self.lora.strength:g}."
-        )
+        layers = f"{self.layers} layer{'s' if self.layers > 1 else ''}"
+        line = f"{self.lora.path} (LoRA) is merged into {layers}, strength {self.lora.strength:g}."
         if not self.left_out:
             return line
         names = ", ".join(self.left_out[:SHOWN]) + (", .." if len(self.left_out) > SHOWN else "")
-        return f"{line} {len(self.left_out)} do not fit and are left out: {names}."
+        count = len(self.left_out)
+        verbs = "do not fit and are" if count > 1 else "does not fit and is"
+        return f"{line} {count} of its layers {verbs} left out: {names}."
 
 
 class _Target(NamedTuple):

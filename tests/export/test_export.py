@@ -209,7 +209,7 @@ def test_a_model_with_loras_merged_is_written(official, tmp_path, capsys):
     save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
     flags = ["--weights", official, "--only", "dit", "--format", "official", "--dtype", "float32"]
     told = run(capsys, *flags, "--lora", f"{tmp_path}/lora.safetensors:0.5", "--out", tmp_path / "out")
-    assert "lora.safetensors (LoRA) is merged into 1 layers, strength 0.5." in told
+    assert "lora.safetensors (LoRA) is merged into 1 layer, strength 0.5." in told
     written, before = load_file(tmp_path / "out/dit.safetensors"), load_file(official / "dit.safetensors")
     wanted = before[f"{name}.weight"].astype(np.float64) + 0.5 * up.astype(np.float64) @ down
     np.testing.assert_allclose(written[f"{name}.weight"], wanted, atol=1e-6)

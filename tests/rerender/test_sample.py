@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from stp_jax import media
 from stp_jax.controls import animation_time, cameras
@@ -82,6 +83,13 @@ def files(tmp_path_factory):
     (folder / "broken.json").write_text('{"c2w": [[')
     (folder / "times.txt").write_text("0 1 2 9 4")
     (folder / "a_file").write_text("in the way")
+    module = "diffusion_model.blocks.1.self_attn.q"
+    down, up = np.ones((2, 48), np.float32), np.ones((48, 2), np.float32)
+    pair = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    save_file(pair | {f"{module}_img.diff_b": up}, folder / "style_4step.safetensors")
+    save_file(
+        {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": down.T[:9]}, folder / "wide.safetensors"
+    )
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("keep me")
     return folder
@@ -146,8 +154,15 @@ def test_writes_everything_and_its_settings_repeat_it(run, tmp_path, monkeypatch
 
 def test_size_speed_and_folder_can_be_chosen(run, tmp_path):
     (tmp_path / "mine").mkdir()
-    status, _, err = run(f"{GOOD} --out mine --scale 1 --fps 12 --steps 1 --source_cameras {{f}}/path.json")
+    lora = "--lora {f}/style_4step.safetensors:0.5"
+    flags = f"--out mine --scale 1 --fps 12 --steps 1 --source_cameras {{f}}/path.json {lora}"
+    status, out, err = run(f"{GOOD} {flags}")
     assert status == 0, err
+    assert (
+        "style_4step.safetensors (LoRA) is merged into 1 layer, strength 0.5. 1 of its layers does not fit"
+        in out
+    )
+    assert "seems to be distilled for few steps without guidance: --steps 4 --guidance 1" in out
     video, fps = media.read_video(tmp_path / "mine" / "result.mp4")
     assert video.shape[1:3] == (SIZE, SIZE) and fps == pytest.approx(12, rel=1e-2)
     assert not (tmp_path / "outputs").exists()
@@ -233,6 +248,11 @@ BAD = {
     # weights
     "--weights {f}/full": "full holds no weights of a DiT",
     "--weights {f}/nowhere": "nowhere does not exist",
+    "--lora {f}/nowhere:0.5": "nowhere: there is no such file",
+    "--lora {f}/wide.safetensors:0": "a strength of 0: it has no effect",
+    "--lora {f}/wide.safetensors": "q (9 x 48 instead of 48 x 48), .. It was made for another",
+    "--lora {f}/path.json": "path.json is not a weights file",
+    "--lora {f}/style_4step.safetensors {f}/style_4step.safetensors": "4step.safetensors is given twice",
 }
 
 

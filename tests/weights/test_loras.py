@@ -181,7 +181,7 @@ def test_a_model_of_our_own_takes_what_it_shares_with_wan(tmp_path):
     found, (merged,) = merge(recognition.recognise(tmp_path / "ours"), [Lora(tmp_path / "lora.safetensors")])
     assert merged.layers == 4 and merged.left_out == ("blocks_0_projector",)
     assert (
-        "merged into 4 layers, strength 1. 1 do not fit and are left out: blocks_0_projector."
+        "merged into 4 layers, strength 1. 1 of its layers does not fit and is left out: blocks_0_projector."
         in merged.remark()
     )
     kernel = reading.read(found)["blocks.q.kernel"]

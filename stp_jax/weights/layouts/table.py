@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -20,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stp_jax.errors import InputError
-from stp_jax.weights.changes import Change, fill
+from stp_jax.weights.changes import Change, fill, one_thread_each
 from stp_jax.weights.encoded import Decoded, Encoded
 from stp_jax.weights.finite import all_finite
 from stp_jax.weights.native import piece_bounds
@@ -138,7 +139,7 @@ class LazyParameter:
             copy(0, self._lengths[0], 0)
             return out
         # Copying releases Python's lock, and so does waiting for the disk.
-        with ThreadPoolExecutor() as pool:
+        with one_thread_each() if self._changes else nullcontext(), ThreadPoolExecutor() as pool:
             list(pool.map(copy, itertools.count(), self._lengths, starts))
         return out
 
