@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from stp_jax.weights.encoded import Decoded
+
 BLOCK = 2**20  # numbers that are changed at a time
 
 
@@ -96,16 +98,24 @@ def fill(
       changes: all for this layer.
       shift: the entry of the layer at which the piece begins.
     """
-    changes = list(changes)
-    rows = int(np.prod(target.shape[:-1]))
-    step, width = max(1, BLOCK // max(1, rows)), target.shape[-1]
-    for start in range(0, width, step):
-        stop, first = min(start + step, width), index[-1].start
-        part = (*index[:-1], slice(first + start, first + stop))
+    changes, axis = list(changes), target.ndim - 1
+    if isinstance(source, Decoded):
+        if source.axis is None:  # parts would cost as much as the whole
+            source = source.whole()
+        else:
+            axis = source.axis
+    step, length = max(1, BLOCK * target.shape[axis] // max(1, target.size)), target.shape[axis]
+    for start in range(0, length, step):
+        stop, first = min(start + step, length), index[axis].start
+        part = _with(index, axis, slice(first + start, first + stop))
         block = np.array(source[part], np.float32)
-        there = (slice(part[0].start + shift, part[0].stop + shift), *part[1:])
+        there = _with(part, 0, slice(part[0].start + shift, part[0].stop + shift))
         with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
             for change in changes:
                 block += change.part(there)
             # Cast first, which is fast in the block's own order; then the axes are exchanged.
-            target[..., start:stop] = block.astype(target.dtype)
+            target[_with((slice(None),) * target.ndim, axis, slice(start, stop))] = block.astype(target.dtype)
+
+
+def _with(index: tuple[slice, ...], axis: int, one: slice) -> tuple[slice, ...]:
+    return (*index[:axis], one, *index[axis + 1 :])

@@ -85,20 +85,24 @@ def _values(dtype: np.dtype) -> np.ndarray:
 class Decoded:
     """An encoded tensor in our layout of axes, of which parts are read.
 
-    Args:
-      stored: the tensor.
-      to_ours: its conversion of axes.
-      transposed: the conversion makes the first axis of a matrix the last one, and nothing else.
+    Attributes:
+      shape: in our layout.
+      axis: ours that is the tensor's first one, along which parts cost no more than their share; None: every
+        part costs as much as the whole.
     """
 
-    def __init__(self, stored: Encoded, to_ours: Callable[[np.ndarray], np.ndarray], transposed: bool):
-        self._stored, self._to_ours = stored, to_ours
-        self._transposed = transposed and stored.ndim == 2
+    def __init__(self, stored: Encoded, to_ours: Callable[[np.ndarray], np.ndarray], axis: int | None):
+        self._stored, self._to_ours, self.axis = stored, to_ours, axis
         self.shape = to_ours(np.broadcast_to(np.int8(0), stored.shape)).shape
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Float32 values; decodes only rows that are asked for where our last axis is their first."""
-        if self._transposed:
-            start, stop, _ = index[-1].indices(self.shape[-1])
-            return self._to_ours(self._stored.rows(start, stop))[index[0]]
-        return self._to_ours(self._stored.rows(0, len(self._stored)))[index]
+        """Float32 values of a part, slices of step 1."""
+        if self.axis is None:
+            return self.whole()[index]
+        start, stop, _ = index[self.axis].indices(self.shape[self.axis])
+        rest = (*index[: self.axis], slice(None), *index[self.axis + 1 :])
+        return self._to_ours(self._stored.rows(start, stop))[rest]
+
+    def whole(self) -> np.ndarray:
+        """All values, float32."""
+        return self._to_ours(self._stored.rows(0, len(self._stored)))

@@ -11,7 +11,7 @@ from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import flatten
-from stp_jax.weights import reading, recognition
+from stp_jax.weights import changes, reading, recognition
 from stp_jax.weights.adapters import Lora
 from stp_jax.weights.encoded import Float8
 from stp_jax.weights.files import open_tensors
@@ -183,3 +183,27 @@ def test_numbers_that_are_not_finite_are_found(tmp_path):
     found = recognition.recognise(write(tmp_path, stored), "dit")
     with pytest.raises(InputError, match="blocks.0.self_attn.q.weight has numbers that are NaN"):
         reading.read(found)
+
+
+def test_no_tensor_is_decoded_more_than_once(tmp_path, monkeypatch):
+    """An embedding, a convolution and matrices, read in blocks smaller than they are."""
+    monkeypatch.setattr(changes, "BLOCK", 100)
+    decoded: dict = {}
+    rows = Float8.rows
+
+    def counted(self, start, stop):
+        decoded[id(self)] = decoded.get(id(self), 0) + (stop - start)
+        return rows(self, start, stop)
+
+    monkeypatch.setattr(Float8, "rows", counted)
+    for kind in ("text_encoder", "vae"):
+        tensors = random_tensors(kind, TINY[kind], "official")
+        narrow = {name: array.astype("float8_e4m3fn") for name, array in tensors.items()}
+        save_file(narrow, tmp_path / f"{kind}.safetensors")
+        found = recognition.recognise(tmp_path / f"{kind}.safetensors")
+        read = reading.read(found)
+        wide = {name: array.astype(np.float32) for name, array in narrow.items()}
+        for name, value in lazy_parameters(found.rules, wide).items():
+            np.testing.assert_array_equal(np.asarray(read[name], np.float32), np.asarray(value))
+        for array in found.tensors.values():
+            assert decoded[id(array)] == len(array)

@@ -189,7 +189,8 @@ class LazyParameter:
 def _piece(rule: Rule, stored: Any) -> Any:
     """A stored tensor in our layout of axes."""
     if isinstance(stored, Encoded):
-        return Decoded(stored, rule.form.to_ours, transposed=rule.form is WEIGHT)
+        first = {WEIGHT: stored.ndim - 1, SAME: 0}.get(rule.form)  # where the form puts the first axis
+        return Decoded(stored, rule.form.to_ours, first)
     return rule.form.to_ours(stored)
 
 
