@@ -108,22 +108,17 @@ class Rerenderer:
         self.title = f"{dit.title}, {dit.path}"
         #: the official weights are sampled the official way: its noise, its poses, its rounding
         self.official = is_official(dit)
-
         notes = reading.sampling_notes(dit)
         self.steps = notes.sampling_steps if steps is None else steps
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
         self.remarks += sampling_remarks(loras, self.steps, self.guidance)
         self._check_guidance(folder)
-        self.notes = notes._replace(
-            frames=notes.frames if frames is None else frames,
-            height=notes.height if height is None else height,
-            width=notes.width if width is None else width,
-        )
+        sizes = {"frames": frames, "height": height, "width": width}
+        self.notes = notes._replace(**{name: size for name, size in sizes.items() if size is not None})
         self._dit_config, self._vae_config = dit.config, vae_files.config
         size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
-
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
         self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
