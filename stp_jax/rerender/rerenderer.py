@@ -114,10 +114,10 @@ class Rerenderer:
         self.guidance = notes.sampling_guidance if guidance is None else guidance
         self.remarks += sampling_remarks(loras, self.steps, self.guidance)
         self._check_guidance(folder)
-        sizes = {"frames": frames, "height": height, "width": width}
-        self.notes = notes._replace(**{name: size for name, size in sizes.items() if size is not None})
+        stored = notes.frames, notes.height, notes.width
+        size = [b if a is None else a for a, b in zip((frames, height, width), stored, strict=True)]
+        self.notes = notes._replace(frames=size[0], height=size[1], width=size[2])
         self._dit_config, self._vae_config = dit.config, vae_files.config
-        size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
         tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
