@@ -189,7 +189,8 @@ def _first_look(wish: Asked, frames: int, official: bool) -> bool:
     of_source, of_target = readings(wish, official, frames)
     by_distance = False
     if estimated_cameras.is_asked(wish.source_cameras):
-        estimated_cameras.check_installed()
+        if not sources.is_still(wish.video):  # of which nothing can be estimated, as is said later
+            estimated_cameras.check_installed()
     elif wish.source_cameras is not None and wish.distance is not None:
         by_distance = cameras.load(wish.source_cameras, reading=of_source).uses_distance
     if wish.camera == SAME_CAMERA:
