@@ -111,11 +111,11 @@ def test_what_cannot_be_estimated_is_refused(moving, path, message):
 def test_too_few_frames_and_a_missing_package_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="2 different frames, and 3 are needed"):
         estimated_cameras.estimate(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2))
+    video = tmp_path / "a.mp4"
+    media.write_video(video, np.zeros((F, 32, 32, 3), np.uint8), 10)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install 'stp-jax\\[poses\\]'"):
-        read_request(
-            native.SamplingNotes(F, 32, 32, 2, 1.0), video=tmp_path / "no.mp4", source_cameras="estimate"
-        )
+        read_request(native.SamplingNotes(F, 32, 32, 2, 1.0), video=video, source_cameras="estimate")
 
 
 def test_frames_are_read_by_number_and_made_smaller(tmp_path):
