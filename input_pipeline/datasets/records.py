@@ -54,10 +54,10 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=fields)
 
     def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(folders) for name, folders in self._splits.items()}
+        return {name: self._generate_examples(name, folders) for name, folders in self._splits.items()}
 
-    def _generate_examples(self, folders: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in folders:
+    def _generate_examples(self, split: str, folders: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for folder in tqdm(folders, desc=f"{split} scenes", unit="scene"):
             yield folder.name, {"scene": folder.name} | self.read_scene(folder)
 
 
@@ -85,7 +85,7 @@ def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[P
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
     try:
-        _write(builder, splits)
+        _write(builder)
         folder.parent.mkdir(exist_ok=True)
         os.replace(written, folder)
     except Exception as error:  # of the libraries between
@@ -99,14 +99,15 @@ def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[P
     return folder
 
 
-def _write(builder: SceneBuilder, splits: dict[str, list[Path]]) -> None:
+def _write(builder: SceneBuilder) -> None:
     writer = tfds.core.SequentialWriter(
         builder.info, SCENES_OF_A_FILE, overwrite=True, file_format="array_record"
     )
+    splits = builder._split_generators(None)
     writer.initialize_splits(list(splits))
-    for split, folders in splits.items():
-        for folder in tqdm(folders, desc=f"{split} scenes", unit="scene"):
-            writer.add_examples({split: [{"scene": folder.name} | builder.read_scene(folder)]})
+    for split, examples in splits.items():
+        for _, example in examples:
+            writer.add_examples({split: [example]})
     writer.close_all()
 
 

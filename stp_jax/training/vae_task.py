@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.parameters import bind
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training.config import model_config
-from stp_jax.training.state import graph_of
+from stp_jax.training.state import graph_of, trained
 from stp_jax.training.vae_loss import VAELossWeights, latent_statistics, vae_loss
 from stp_jax.training.videos import psnr, rows
 from stp_jax.weights import kinds, lpips, recognition
@@ -44,10 +43,8 @@ class VAETask:
 
     def _kept_statistics(self) -> dict[str, Any] | None:
         """Those of the weights `init_from`, where the encoder is not trained: a DiT knows such latents."""
-        pattern = re.compile(self.config.train.trainable)
-        names = kinds.shapes("vae", self.model_config)
-        encoder = (name for name in names if name.startswith(("encoder.", "conv1.")))
-        if not self.config.init_from or any(pattern.fullmatch(name) for name in encoder):
+        chosen = trained(kinds.shapes("vae", self.model_config), self.config.train.trainable)
+        if not self.config.init_from or any(name.startswith(("encoder.", "conv1.")) for name in chosen):
             return None
         found = recognition.recognise(self.config.init_from, "vae").config
         return {"latent_mean": found.latent_mean, "latent_std": found.latent_std}

@@ -185,3 +185,10 @@ def test_the_perceptual_part_needs_the_package_and_pictures_of_some_size(monkeyp
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="stp-jax.eval"):
         VAETask(config)
+
+
+def test_a_pattern_that_is_none_is_refused():
+    config = get_config("cpu")
+    config.train.trainable = "("
+    with pytest.raises(InputError, match="trainable '\\(' is not a regular expression"):
+        VAETask(config)
