@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from input_pipeline.shots import Scene
 from stp_jax.controls.view import View
@@ -34,11 +33,19 @@ from stp_jax.evaluate.cam_x_time_folder import (
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
-from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
-from stp_jax.evaluate.run import log_left_out
-from stp_jax.evaluate.scores import Lpips, Model, Outcome, ceilings, measure_case, methods_of, picture_values
+from stp_jax.evaluate.run import log_left_out, measuring
+from stp_jax.evaluate.scores import (
+    Lpips,
+    Model,
+    Outcome,
+    ceilings,
+    joined_values,
+    measure_case,
+    methods_of,
+    picture_values,
+)
 
 Videos = dict[str, dict[tuple[str, str], Path]]  # by label; of each by (scene, mode)
 
@@ -56,6 +63,7 @@ def evaluate_cam_x_time(
     fov: float = 50.0,
     measures: Sequence[Measure] = (),
     need_measures: bool = False,
+    workers: int | None = None,
 ) -> str:
     """Measures models on the evaluation set, writes the folder `out`, and returns the table.
 
@@ -69,7 +77,8 @@ def evaluate_cam_x_time(
       settings: what else the figures depend on, such as the weights; written beside the figures.
       seed: of the noise; the same for every case, as in the official evaluation.
       fov: of the source in degrees, see `stp_jax.evaluate.cam_x_time_folder.read_source`.
-      measures, need_measures: as in `stp_jax.evaluate.run.evaluate`; only measures with `needs_grid` False.
+      measures, need_measures, workers: as in `stp_jax.evaluate.run.evaluate`; only measures with
+        `needs_grid` False.
 
     Raises:
       InputError: the set or a folder of videos is incomplete; the models' number of frames does not fit;
@@ -98,40 +107,17 @@ def evaluate_cam_x_time(
             _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
         )
         read = functools.partial(read_source, frames=size[0], height=size[1], width=size[2], fov=fov)
-        _measure_scenes(report, files, times, read, run, models, sheets)
+        labels = [model.label for model in models]
+        with measuring(report, models, measures, len(files), len(times), workers) as add:
+            for number, scene in list(enumerate(files))[len(report.scenes) :]:
+                source = read(scene)
+                outcomes = (run(scene, source, mode, time) for mode, time in times.items())
+                shown = report.showing(scene.name, outcomes, labels) if number < sheets else outcomes
+                add(scene_of(scene, source), shown)
     notes: dict[str, Any] = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
     notes["left_out"] = left_out
     notes["as_published"] = {label: _as_published(report.rows, label) for label in methods_of(models)}
-    return report.finish([model.label for model in models], methods_of(models), measures, notes)
-
-
-def _measure_scenes(
-    report: Report,
-    files: Sequence[SceneFiles],
-    times: dict[str, np.ndarray],
-    read: Callable[[SceneFiles], Source],
-    run: Callable[[SceneFiles, Source, str, np.ndarray], Outcome],
-    models: Sequence[Model],
-    sheets: int,
-) -> None:
-    """Adds to the report the scenes that are not in it yet."""
-    done, labels = len(report.scenes), [model.label for model in models]
-    videos = len(times) * len(models)
-    seconds = seconds_of_a_video(models)
-    tqdm.write(plan(len(files), done, videos, None if seconds is None else len(times) * seconds))
-    with tqdm(total=len(files) * videos, initial=done * videos, unit="video", smoothing=0) as bar:
-        pace = Pace(bar)
-        for number, scene in enumerate(files[done:], start=done):
-            rows: list[Row] = []
-            source = read(scene)
-            for mode, time in times.items():
-                outcome = run(scene, source, mode, time)
-                pace.update(len(models))
-                rows += outcome.rows
-                if number < sheets:
-                    report.show(scene.name, outcome, labels)
-            report.add_scene(rows)
-            pace.say()
+    return report.finish(labels, methods_of(models), measures, notes)
 
 
 def scene_of(files: SceneFiles, source: Source) -> Scene:
@@ -178,12 +164,10 @@ def _outcome(
         else:
             rerender: Any = model.rerender  # takes a prompt, too
             videos[model.label] = rerender(*source, View(animation_time=time), prompt=scene.prompt, seed=seed)
-    measured = measure_case(scene_of(scene, source), case, source.video, target, dict(videos), measures)
+    on_device = [measure for measure in measures if measure.on_device]
+    measured = measure_case(scene_of(scene, source), case, source.video, target, dict(videos), on_device)
     videos[NEAREST] = source.video[nearest_source_frame(case)]
     videos[SOURCE] = source.video
     videos |= {name: reconstruct(target[None])[0] for name, reconstruct in ceilings(models).items()}
-    values = picture_values(videos, target, lpips)
-    for method, figures in measured.items():
-        values[method] = values.get(method, {}) | figures
-    rows = [Row(scene.name, TIME, mode, *pair) for pair in values.items()]
-    return Outcome(case, source.video, target, videos, rows)
+    values = joined_values(picture_values(videos, target, lpips), measured)
+    return Outcome(case, source.video, target, videos, values)

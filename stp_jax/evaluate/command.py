@@ -123,6 +123,12 @@ def _parser() -> Parser:
         help="what to measure beside PSNR, SSIM and LPIPS, see docs/evaluation.md (default: all that can be)",
     )
     parser.add_argument(
+        "--workers",
+        type=number(0, 1024, int),
+        help="processes that measure finished scenes, 0.7 GB each (default: half of the cores, at most 16, "
+        "where the models run on an accelerator, otherwise none)",
+    )
+    parser.add_argument(
         "--fov",
         type=number(1, 170),
         help="of the Cam x Time set's cameras, which are not stated: degrees across the height (default: 50)",
@@ -182,6 +188,7 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
         settings={"weights": settings},
         measures=measures,
         need_measures=args.measures is not None,
+        workers=args.workers,
     )
 
 
@@ -220,6 +227,7 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
         fov=fov,
         measures=[measure for measure in measures if not measure.needs_grid],
         need_measures=args.measures is not None,
+        workers=args.workers,
     )
 
 

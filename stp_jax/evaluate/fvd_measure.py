@@ -30,6 +30,7 @@ class FvdSmall(Measure):
     )
 
     needs_grid = False
+    on_device = True
 
     def __init__(self) -> None:
         self._features: Callable[[np.ndarray], np.ndarray] | None = None

@@ -33,6 +33,9 @@ class Measure:
         the first model's video.
       needs_grid: whether it needs a scene's whole grid, every camera at every time. Other measures also take
         videos of the Cam x Time set, whose scenes have only the source's cameras, each at its own time.
+      on_device: whether it is a network that runs where the models do. Of such a measure only `measure` is
+        called, never `compare`. The others run in processes of their own where there are `--workers`: then
+        they are pickled, after `available` and `close`.
       only_if_named: why it is left out unless `--measures` names it. Empty: it is not left out.
     """
 
@@ -40,6 +43,7 @@ class Measure:
     title: str
     degraded = False
     needs_grid = True
+    on_device = False
     only_if_named = ""
 
     def available(self, scene: Scene, frames: int) -> str | None:

@@ -19,13 +19,14 @@ PRODUCTS = 0.2  # seconds that the speed of a product is measured for
 
 
 class Pace:
-    """Moves a bar, and says after the first scene how long the rest takes, as measured on that scene.
+    """Moves a bar, and says after the first videos how long the rest takes, as measured on these.
 
     Compiling belongs to the first videos alone, and is left out of the measurement.
     """
 
-    def __init__(self, bar: tqdm):
-        self._bar, self._before, self._said = bar, bar.n, False
+    def __init__(self, bar: tqdm, first: int = 1):
+        """`first`: the number of videos to judge by; where several are made at a time, one says little."""
+        self._bar, self._before, self._first, self._said = bar, bar.n, first, False
         self._started, self._compiled = time.monotonic(), compile_seconds()
 
     def update(self, videos: int) -> None:
@@ -36,7 +37,7 @@ class Pace:
     def say(self) -> None:
         """To be called when a scene is complete."""
         made, left = self._bar.n - self._before, self._bar.total - self._bar.n
-        if self._said or not made:
+        if self._said or made < self._first:
             return
         self._said = True
         compiling = compile_seconds() - self._compiled

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,12 @@ class Report:
                 f"--out {self.folder} cannot be written: {cause.strerror or cause}. Free some space there: "
                 "the same command continues after the last finished scene."
             ) from error
+
+    def showing(self, scene: str, outcomes: Iterable[Outcome], models: Sequence[str]) -> Iterator[Outcome]:
+        """The outcomes, each of which is shown as it comes."""
+        for outcome in outcomes:
+            self.show(scene, outcome, models)
+            yield outcome
 
     def show(self, scene: str, outcome: Outcome, models: Sequence[str]) -> None:
         """Writes a contact sheet and a video of one case: its source, the models, and the ground truth."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -19,7 +19,9 @@ from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
 from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
 from stp_jax.evaluate.report import Report
-from stp_jax.evaluate.scores import Model, Outcome, compare_scene, evaluate_scene, methods_of, size_text
+from stp_jax.evaluate.rows import Row
+from stp_jax.evaluate.scores import Model, Outcome, evaluate_scene, methods_of, size_text
+from stp_jax.evaluate.workers import SceneMeasurer, default_workers
 
 
 def evaluate(
@@ -36,6 +38,7 @@ def evaluate(
     measures: Sequence[Measure] = (),
     need_measures: bool = False,
     chosen: Sequence[tuple[str, str]] | None = None,
+    workers: int | None = None,
 ) -> str:
     """Measures models on the first scenes of a split, writes the folder `out`, and returns the table.
 
@@ -50,6 +53,7 @@ def evaluate(
       measures: what is measured beside PSNR, SSIM and LPIPS.
       chosen: group and mode of the cases wanted. None: all.
       need_measures: whether a measure that is not available is an error; otherwise it is left out by name.
+      workers: processes that measure, see `stp_jax.evaluate.workers`. None: as `default_workers` says.
 
     Raises:
       InputError: the data set is missing or has too few scenes; a scene lacks cells that the cases need, or
@@ -75,13 +79,23 @@ def evaluate(
         report = Report(out, settings)
         log_left_out(left_out, measure_lpips is not None)
         run = functools.partial(
-            evaluate_scene, frames=data.frames, lpips=measure_lpips, batch_size=batch_size, chosen=chosen
+            evaluate_scene,
+            frames=data.frames,
+            models=models,
+            lpips=measure_lpips,
+            measures=measures,
+            batch_size=batch_size,
+            chosen=chosen,
         )
         cases = CASES_PER_SCENE if chosen is None else len(chosen)
-        left = range(len(report.scenes), scenes)
-        _measure_scenes(report, reader, left, run, models, measures, seed, sheets, cases)
+        labels = [model.label for model in models]
+        with measuring(report, models, measures, scenes, cases, workers) as add:
+            for number in range(len(report.scenes), scenes):
+                scene = reader[number]
+                outcomes = run(scene, number, seed=seed + number * CASES_PER_SCENE)
+                add(scene, report.showing(scene.name, outcomes, labels) if number < sheets else outcomes)
     notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
-    return report.finish([m.label for m in models], methods_of(models), measures, notes)
+    return report.finish(labels, methods_of(models), measures, notes)
 
 
 def _open_scenes(data: Any, split: str, scenes: int, models: Sequence[Model]) -> SceneReader:
@@ -102,43 +116,42 @@ def log_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
         tqdm.write(f"{name} is left out: {reason}")
 
 
-def _measure_scenes(
+@contextlib.contextmanager
+def measuring(
     report: Report,
-    reader: SceneReader,
-    numbers: range,
-    run: Callable[..., Iterator[Outcome]],
     models: Sequence[Model],
     measures: Sequence[Measure],
-    seed: int,
-    sheets: int,
+    scenes: int,
     cases: int,
-) -> None:
-    """Adds the scenes of these numbers to the report, which has those before them."""
-    labels = [model.label for model in models]
-    videos = cases * len(models)
+    workers: int | None,
+) -> Iterator[Callable[[Scene, Iterable[Outcome]], None]]:
+    """Gives a function that measures a scene and adds it to the report, which may have some already.
+
+    It says how long all that takes, and shows a bar.
+
+    Args:
+      scenes: their number; those that the report has count.
+      cases: of a scene.
+    """
+    done, videos = len(report.scenes), cases * len(models)
+    workers = min(scenes - done, default_workers(scenes) if workers is None else workers)
     seconds = seconds_of_a_video(models)
-    tqdm.write(plan(numbers.stop, numbers.start, videos, None if seconds is None else cases * seconds))
-    with tqdm(
-        total=numbers.stop * videos,
-        initial=numbers.start * videos,
-        unit="video",
-        smoothing=0,
-        desc="compiling",
-    ) as bar:
-        pace = Pace(bar)
-        for number in numbers:
-            scene = reader[number]
-            outcomes = []
-            for outcome in run(
-                scene, number, models=models, measures=measures, seed=seed + number * CASES_PER_SCENE
-            ):
-                pace.update(len(models))
-                outcomes.append(outcome)
-                if number < sheets:
-                    report.show(scene.name, outcome, labels)
-            rows = [row for outcome in outcomes for row in outcome.rows]
-            report.add_scene(rows + compare_scene(scene, outcomes, models, measures))
-            pace.say()
+    tqdm.write(plan(scenes, done, videos, None if seconds is None else cases * seconds))
+    if workers:
+        tqdm.write(f"{workers} processes measure the videos.")
+    bar = tqdm(total=scenes * videos, initial=done * videos, unit="video", smoothing=0, desc="compiling")
+    pace = Pace(bar, first=max(1, workers) * videos)
+
+    def finished(rows: Sequence[Row]) -> None:
+        report.add_scene(rows)
+        pace.say()
+
+    def progress(measured: int) -> None:
+        pace.update(measured * len(models))
+
+    labels = [model.label for model in models]
+    with bar, SceneMeasurer(measures, labels, workers, finished, progress) as measurer:
+        yield measurer.add
 
 
 def _check_sizes(models: Sequence[Model], scene: Scene, frames: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -62,13 +62,13 @@ def size_text(size: tuple[int, int, int]) -> str:
 
 
 class Outcome(NamedTuple):
-    """The videos and figures of one case of one scene."""
+    """The videos of one case of one scene, and their first figures: `measure_scene` adds the others."""
 
     case: Case
     source: np.ndarray  # uint8 [F, H, W, 3]
     target: np.ndarray
     videos: dict[str, np.ndarray]  # by method
-    rows: list[Row]
+    values: dict[str, Values]  # by method
 
 
 def ceilings(models: Sequence[Model]) -> dict[str, Reconstruct]:
@@ -102,6 +102,8 @@ def evaluate_scene(
 ) -> Iterator[Outcome]:
     """Yields the outcome of each case of a scene.
 
+    PSNR, SSIM, LPIPS and the measures that use the device are done here, the others in `measure_scene`.
+
     Args:
       number: of the scene in its split, see `cases_of`.
       frames: F of each clip.
@@ -127,20 +129,51 @@ def evaluate_scene(
         for i, case in enumerate(batch):
             source, target = joined["source_video"][i], joined["target_video"][i]
             own = {method: video[i] for method, video in videos.items()}
-            values = picture_values(own, target, lpips)
-            measured = {label: own[label] for label in labels}
-            for method, figures in measure_case(scene, case, source, target, measured, measures).items():
-                values[method] = values.get(method, {}) | figures
-            rows = [Row(scene.name, case.group, case.mode, *pair) for pair in values.items()]
-            yield Outcome(case, source, target, own, rows)
+            shown = {label: own[label] for label in labels}
+            on_device = [measure for measure in measures if measure.on_device]
+            measured = measure_case(scene, case, source, target, shown, on_device)
+            yield Outcome(
+                case, source, target, own, joined_values(picture_values(own, target, lpips), measured)
+            )
 
 
-def compare_scene(
-    scene: Scene, outcomes: Sequence[Outcome], models: Sequence[Model], measures: Sequence[Measure]
+def measure_scene(
+    scene: Scene,
+    outcomes: Iterable[Outcome],
+    labels: Sequence[str],
+    measures: Sequence[Measure],
+    each: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """All rows of a scene: its outcomes' figures, those of the measures that do not use the device, and those
+    of the whole scene.
+
+    Args:
+      labels: of the models, whose videos are measured.
+      each: is called after each case.
+    """
+    measures = [measure for measure in measures if not measure.on_device]
+    rows, done = [], []
+    for outcome in outcomes:
+        case, videos = outcome.case, {label: outcome.videos[label] for label in labels}
+        measured = measure_case(scene, case, outcome.source, outcome.target, videos, measures)
+        values = joined_values(outcome.values, measured)
+        rows += [Row(scene.name, case.group, case.mode, *pair) for pair in values.items()]
+        done.append(outcome)
+        each()
+    return rows + _compare_scene(scene, done, labels, measures)
+
+
+def joined_values(first: dict[str, Values], second: dict[str, Values]) -> dict[str, Values]:
+    """The figures of both, by method."""
+    return {method: first.get(method, {}) | second.get(method, {}) for method in (*first, *second)}
+
+
+def _compare_scene(
+    scene: Scene, outcomes: Sequence[Outcome], labels: Sequence[str], measures: Sequence[Measure]
 ) -> list[Row]:
     """Rows of the figures that need all videos of a scene: one per model and one for the ground truth."""
     cases = [outcome.case for outcome in outcomes]
-    videos = {model.label: [outcome.videos[model.label] for outcome in outcomes] for model in models}
+    videos = {label: [outcome.videos[label] for outcome in outcomes] for label in labels}
     videos[TRUTH] = [outcome.target for outcome in outcomes]
     rows = []
     for method, own in videos.items():
