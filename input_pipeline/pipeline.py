@@ -165,7 +165,30 @@ def in_processes(dataset: grain.IterDataset, options: grain.MultiprocessingOptio
     """The data set, read by worker processes."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which our commands do not have
-    return dataset.mp_prefetch(options, worker_init_fn=ignore_signals)
+    return _StartedTogether(dataset.mp_prefetch(options, worker_init_fn=ignore_signals))
+
+
+class _StartedTogether(grain.IterDataset):
+    """Data of worker processes, which all start at the first element.
+
+    Where the state of their iterator was read or set before, as a prefetching thread does, Grain starts each
+    process when it needs its first element: 20 of them took 95 s on a loaded machine.
+    """
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _StartedTogetherIterator(iter(self._parent))
+
+
+class _StartedTogetherIterator(grain.DatasetIterator):
+    def __next__(self) -> Any:
+        self._parent.start_prefetch()  # does nothing for processes that run
+        return next(self._parent)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._parent.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._parent.set_state(state)
 
 
 def ignore_signals(index: int, count: int) -> None:

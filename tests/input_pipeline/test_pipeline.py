@@ -1,5 +1,6 @@
 """Batches: nothing lost or repeated, one order for any number of hosts and workers, saved positions."""
 
+import multiprocessing
 from collections import Counter
 
 import grain
@@ -167,8 +168,11 @@ def test_a_run_goes_on_with_the_same_examples_on_any_hosts_and_workers(folder, k
         )
         for host in range(hosts)
     ]
+    for share in shares:
+        share.get_state()  # as a thread that prefetches does; the processes start together all the same
     for expected in straight:
         parts = [next(share) for share in shares]
+        assert len(multiprocessing.active_children()) == hosts * workers
         for name, array in expected.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
     for share in shares:
