@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--out", required=True, metavar="FOLDER", help="a new folder")
     add("--only", nargs="+", choices=KINDS, help="default: the DiT and the VAE, where there are")
     add("--lora", nargs="+", action="extend", metavar="FILE[:STRENGTH]", help="merged into the DiT")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the values; default: as they are stored")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        help="of the values; int8, with scales, for the format ours; default: as they are stored",
+    )
     group = parser.add_argument_group("stablehlo: the sizes that the program is made for")
     group.add_argument("--batch", type=count, default=1, help="default 1")
     group.add_argument("--frames", type=count, help="of the video; default: as noted in the weights")
@@ -85,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--size", type=count, nargs=2, metavar=("WIDTH", "HEIGHT"), help="default: as noted in the weights"
     )
     flags = parser.parse_args(arguments)
+    if flags.dtype == "int8" and flags.format != "ours":
+        raise InputError("--dtype int8 is for --format ours: others do not read it so.")
     if flags.format == "lora":
         if flags.only or flags.lora:
             raise InputError("--format lora exports the LoRA of a run: give it without --only and --lora.")
@@ -99,10 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         models = find_models(flags.weights, flags.only)
     models = merged(models, flags.lora or [])
-    size = {np.dtype(np.float32): 4, np.dtype("bfloat16"): 2}
     needed = 0
     for found in models:
-        itemsize = size[np.dtype(flags.dtype)] if flags.dtype else None
+        itemsize = np.dtype(flags.dtype).itemsize if flags.dtype else None
         needed += sum(array.size * (itemsize or array.dtype.itemsize) for array in found.tensors.values())
     with new_folder(Path(flags.out), needed) as folder:
         if flags.format == "stablehlo":

@@ -23,6 +23,7 @@ from stp_jax.weights.recognition import LAYOUTS, Pretrained
 
 DIFFUSERS_FOLDERS = {"dit": "transformer", "vae": "vae"}
 BAR_AFTER = 2.0  # seconds
+LARGE = 100_000_000  # parameters; the parts of smaller models have a size that can live in a git repository
 
 
 def export_official(models: list[Pretrained], folder: Path, dtype: str | None = None) -> None:
@@ -73,18 +74,25 @@ def export_diffusers(models: list[Pretrained], folder: Path, dtype: str | None =
 
 
 def export_ours(models: list[Pretrained], folder: Path, dtype: str | None = None) -> None:
-    """Writes a folder as train.py does, in parts of 1 GiB."""
+    """Writes a folder as train.py does; large models in parts of 1 GiB."""
     for found in models:
         notes: dict[str, Any] = {}
         if found.kind == "dit":
             notes = reading.sampling_notes(found)._asdict()
         if found.layout == "ours":
             notes = native.read_index(found.path, found.kind).get("notes") or {}
-        parameters = lazy_parameters(found.rules, found.tensors, dtype)
+        parameters = lazy_parameters(found.rules, found.tensors, None if dtype == "int8" else dtype)
         config = dataclasses.asdict(found.config)
+        large = sum(math.prod(lazy.shape) for lazy in parameters.values()) > LARGE
         with verified(found.sums):
             native.save_weights(
-                folder, found.kind, parameters, config, dtype=dtype, notes=notes, part_bytes=2**30
+                folder,
+                found.kind,
+                parameters,
+                config,
+                dtype=dtype,
+                notes=notes,
+                part_bytes=2**30 if large else None,
             )
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.files import replace_file
-from stp_jax.weights import schema
+from stp_jax.weights import int8, schema
 from stp_jax.weights.checksums import sha256_of, sha256_of_values, verified
 from stp_jax.weights.files import open_tensors
 from stp_jax.weights.parts import write_parts
@@ -66,7 +66,7 @@ def save_weights(
       name: `dit`, `vae`, ...
       parameters: arrays, or anything that has a shape and a dtype and is sliced like an array.
       config: fields of the model's config dataclass.
-      dtype: what tensors are stored as; None: as they are.
+      dtype: what tensors are stored as; None: as they are; int8: see `stp_jax.weights.int8`.
       notes: anything a reader should know, such as `SamplingNotes`.
       part_bytes: size of a part; default: 16 MB.
     """
@@ -116,14 +116,18 @@ def add_checksums(folder: str | os.PathLike, name: str) -> None:
 def _pieces(parameters: Mapping[str, Any], dtype: str | None, limit: int) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of each tensor to store; one larger than a part is split along its first axis."""
     for key, value in sorted(parameters.items()):
-        stored = np.dtype(dtype or value.dtype)
+        stored = int8.dtype_of(value.shape) if dtype == "int8" else np.dtype(dtype or value.dtype)
         count = -(-math.prod(value.shape) * stored.itemsize // limit)
         if count < 2 or len(value.shape) < 2:
-            yield key, np.asarray(value).astype(stored, order="C")
-            continue
-        bounds = piece_bounds(value.shape[0], min(count, value.shape[0]))
-        for i, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            yield f"{key}#{i}", np.asarray(value[start:stop]).astype(stored, order="C")
+            pieces: Iterable[tuple[str, np.ndarray]] = [(key, np.asarray(value))]
+        else:
+            bounds = itertools.pairwise(piece_bounds(value.shape[0], min(count, value.shape[0])))
+            pieces = ((f"{key}#{i}", np.asarray(value[slice(*ends)])) for i, ends in enumerate(bounds))
+        for name, piece in pieces:
+            if stored == np.int8:
+                yield from int8.encode(name, piece).items()
+            else:
+                yield name, piece.astype(stored, order="C")
 
 
 def piece_bounds(length: int, pieces: int) -> list[int]:
@@ -204,7 +208,7 @@ def _open_parts(folder: Path, name: str, index: Mapping[str, Any]) -> dict[str, 
                 f"{path} belongs to other weights than {name}.json. Copy the weights folder again."
             )
         tensors |= part
-    return tensors
+    return int8.decoded(tensors, str(folder / f"{name}.json"))
 
 
 def open_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
@@ -224,7 +228,7 @@ def is_whole(folder: str | os.PathLike, name: str, config: Mapping[str, Any]) ->
 
 
 def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
-    """All parameters of model `name` by dotted name, in the dtype they are stored in.
+    """All parameters of model `name` by dotted name, in the dtype they are stored in; int8 becomes float32.
 
     Raises:
       InputError: see `open_model`; a part does not match its checksum.
@@ -234,4 +238,4 @@ def read_weights(folder: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
         for key in sorted({key.split("#")[0] for key in tensors if "#" in key}):
             count = sum(other.startswith(f"{key}#") for other in tensors)
             tensors[key] = np.concatenate([tensors.pop(f"{key}#{i}") for i in range(count)])
-    return tensors
+        return {key: np.asarray(array) for key, array in tensors.items()}

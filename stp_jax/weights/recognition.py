@@ -346,7 +346,7 @@ def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
         )
     stored: Iterable[Any] = found.tensors.values()
     codes = [array for array in stored if isinstance(array, Encoded)]
-    if codes:
+    if codes and found.layout != "ours":
         lines.append(
             f"{found.path} has {len(codes)} of its {len(found.tensors)} tensors in {codes[0].kind}: they are "
             "decoded while they are read, and take as much memory as others."

@@ -105,6 +105,14 @@ def test_values_change_their_type_on_request_alone(official, tmp_path, capsys):
     assert all(np.array_equal(small[name], large[name].astype(ml_dtypes.bfloat16)) for name in large)
 
 
+def test_int8_is_of_our_own_format_alone(official, tmp_path, capsys):
+    run(capsys, "--weights", official, "--format", "ours", "--dtype", "int8", "--out", tmp_path / "ours")
+    assert not recognition.remarks(recognition.recognise(tmp_path / "ours", "dit"))
+    with pytest.raises(SystemExit):
+        run(capsys, "--weights", official, "--format", "official", "--dtype", "int8", "--out", tmp_path / "x")
+    assert "--dtype int8 is for --format ours" in capsys.readouterr().err
+
+
 def test_large_models_are_split_and_found_again(official, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files, "PART_BYTES", 20_000)
     run(capsys, "--weights", official, "--only", "dit", "--format", "official", "--out", tmp_path / "out")
