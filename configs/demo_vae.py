@@ -13,8 +13,7 @@ On one GPU, with rendered scenes (--seeds 1000000:1000032 are held out):
     python train.py --config configs/demo_vae.py:gpu --workdir runs/demo_vae
 
 Two H200 GPUs: 26 ms a step. With --config.train.seconds=636 (15,340 steps, 800 scenes): 31.4 dB and an LPIPS
-of 0.035 on held-out clips, where the bundled VAE (24 channels instead of 32, no perceptual loss, 4.6
-minutes of an H100) has 30.4 dB and 0.092 (docs/demo_model.md).
+of 0.035 on held-out clips. That is the bundled VAE (docs/demo_model.md).
 """
 
 from pathlib import Path
@@ -38,7 +37,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     return make_config(
         VAETraining,
         model=dict(
-            dim=32 if gpu else 24,  # what is bundled has 24
+            dim=32 if gpu else 24,
             res_blocks=1,
             latent_mean=(0.0,) * 16,
             latent_std=(1.0,) * 16,
