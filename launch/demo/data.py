@@ -103,7 +103,7 @@ class Data:
         return True
 
     def _render(self, part: Part) -> None:
-        """Renders a part on all GPUs, a process group for each, and builds its data set."""
+        """Renders a part on all GPUs, a process group for each."""
         args, folder = self._args, self._folder(part)
         if (folder / "built" / "cam_x_time").is_dir() or self._encoded(part):
             return
@@ -121,19 +121,18 @@ class Data:
             f"render_{part.name}",
             environments=environments,
         )
-        rendered = self._clock.elapsed()
-        command = ["-m", "input_pipeline.datasets.cam_x_time", "--scenes", str(folder / "scenes")]
-        self._processes.run([[*command, "--out", str(folder / "built")]], f"build_{part.name}")
-        self._clock.log(
-            f"{part.name}: {len(part.seeds)} scenes rendered in {rendered - before:.0f} s, "
-            f"data set built in {self._clock.elapsed() - rendered:.0f} s"
-        )
+        seconds = self._clock.elapsed() - before
+        self._clock.log(f"{part.name}: {len(part.seeds)} scenes rendered in {seconds:.0f} s")
 
     def _encode(self, part: Part) -> None:
-        """Encodes clips of a part on all GPUs."""
+        """Builds the data set of a part, and encodes clips of it on all GPUs."""
         args, folder, data = self._args, self._folder(part), self._args.config.data
         if self._encoded(part):
             return
+        start = self._clock.elapsed()
+        if not (folder / "built" / "cam_x_time").is_dir():
+            command = ["-m", "input_pipeline.datasets.cam_x_time", "--scenes", str(folder / "scenes")]
+            self._processes.run([[*command, "--out", str(folder / "built")]], f"build_{part.name}")
         before = self._clock.elapsed()
         clips, of_path = args.clips_per_scene, args.clips_per_path
         command = ["-m", "stp_jax.encode_dataset", "--data", str(folder / "built"), "--vae", str(args.vae)]
@@ -150,7 +149,10 @@ class Data:
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self._processes.run([command], f"encode_{part.name}", environments=[environment])
         seconds = self._clock.elapsed() - before
-        self._clock.log(f"{part.name}: {len(part.seeds)} scenes x {clips} clips encoded in {seconds:.0f} s")
+        self._clock.log(
+            f"{part.name}: data set built in {before - start:.0f} s, "
+            f"{len(part.seeds)} scenes x {clips} clips encoded in {seconds:.0f} s"
+        )
 
     def _collect(self, parts: list[Part]) -> None:
         """Puts the caches of the parts where training reads them."""
