@@ -33,9 +33,8 @@ from stp_jax.evaluate.cam_x_time_folder import (
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
-from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
-from stp_jax.evaluate.run import log_left_out, measuring
+from stp_jax.evaluate.run import measuring, open_report
 from stp_jax.evaluate.scores import (
     Lpips,
     Model,
@@ -96,26 +95,18 @@ def evaluate_cam_x_time(
         measures, left_out = choose_available(measures, first, size[0], need_measures)
         measure_lpips = lpips.load()
         data = {"path": str(folder), "kind": "Cam x Time evaluation set", "frames": size[0]}
-        settings = settings | {
-            **{"data": data, "videos": videos or {}, "scenes": len(files), "seed": seed, "fov": fov},
-            **{"measures": [m.name for m in measures], "left_out": sorted(left_out)},
-            "lpips": measure_lpips is not None,
-        }
-        report = Report(out, settings)
-        log_left_out(left_out, measure_lpips is not None)
+        of_run = {"data": data, "videos": videos or {}, "scenes": len(files), "seed": seed, "fov": fov}
+        report, notes = open_report(out, settings | of_run, measures, left_out, measure_lpips)
         run = functools.partial(
             _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
         )
-        read = functools.partial(read_source, frames=size[0], height=size[1], width=size[2], fov=fov)
         labels = [model.label for model in models]
         with measuring(report, models, measures, len(files), len(times), workers) as add:
             for number, scene in list(enumerate(files))[len(report.scenes) :]:
-                source = read(scene)
+                source = read_source(scene, *size, fov)
                 outcomes = (run(scene, source, mode, time) for mode, time in times.items())
                 shown = report.showing(scene.name, outcomes, labels) if number < sheets else outcomes
                 add(scene_of(scene, source), shown)
-    notes: dict[str, Any] = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED}
-    notes["left_out"] = left_out
     notes["as_published"] = {label: _as_published(report.rows, label) for label in methods_of(models)}
     return report.finish(labels, methods_of(models), measures, notes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from stp_jax.evaluate.measures import choose_available
 from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import Row
-from stp_jax.evaluate.scores import Model, Outcome, evaluate_scene, methods_of, size_text
+from stp_jax.evaluate.scores import Lpips, Model, Outcome, evaluate_scene, methods_of, size_text
 from stp_jax.evaluate.workers import SceneMeasurer, default_workers
 
 
@@ -65,36 +64,24 @@ def evaluate(
             stack.callback(measure.close)
         measures, left_out = choose_available(measures, reader[0], data.frames, need_measures)
         measure_lpips = lpips.load()
-        settings = settings | {
-            "data": {"path": str(data.path), "split": split, "frames": data.frames},
-            "scenes": scenes,
-            "seed": seed,
-            "batch_size": batch_size,  # the noise of a video depends on its place in the batch
-            "measures": [m.name for m in measures],
-            "left_out": sorted(left_out),
-            "lpips": measure_lpips is not None,
-        }
+        read = {"path": str(data.path), "split": split, "frames": data.frames}
+        # The noise of a video depends on its place in the batch.
+        settings = settings | {"data": read, "scenes": scenes, "seed": seed, "batch_size": batch_size}
         if chosen is not None:
             settings |= {"cases": [list(case) for case in chosen]}
-        report = Report(out, settings)
-        log_left_out(left_out, measure_lpips is not None)
-        run = functools.partial(
-            evaluate_scene,
-            frames=data.frames,
-            models=models,
-            lpips=measure_lpips,
-            measures=measures,
-            batch_size=batch_size,
-            chosen=chosen,
-        )
+        report, notes = open_report(out, settings, measures, left_out, measure_lpips)
         cases = CASES_PER_SCENE if chosen is None else len(chosen)
         labels = [model.label for model in models]
         with measuring(report, models, measures, scenes, cases, workers) as add:
             for number in range(len(report.scenes), scenes):
                 scene = reader[number]
-                outcomes = run(scene, number, seed=seed + number * CASES_PER_SCENE)
+                outcomes = evaluate_scene(
+                    *(scene, number, data.frames, models, measure_lpips, measures),
+                    seed=seed + number * CASES_PER_SCENE,
+                    batch_size=batch_size,
+                    chosen=chosen,
+                )
                 add(scene, report.showing(scene.name, outcomes, labels) if number < sheets else outcomes)
-    notes = {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
     return report.finish(labels, methods_of(models), measures, notes)
 
 
@@ -108,12 +95,28 @@ def _open_scenes(data: Any, split: str, scenes: int, models: Sequence[Model]) ->
     return reader
 
 
-def log_left_out(left_out: dict[str, str], has_lpips: bool) -> None:
-    """Prints a line for everything that is not measured."""
-    if not has_lpips:
+def open_report(
+    out: str | os.PathLike,
+    settings: dict[str, Any],
+    measures: Sequence[Measure],
+    left_out: dict[str, str],
+    measure_lpips: Lpips | None,
+) -> tuple[Report, dict[str, Any]]:
+    """The report of an evaluation in `out`, and notes for its end; prints a line for what is not measured."""
+    report = Report(
+        out,
+        settings
+        | {
+            "measures": [m.name for m in measures],
+            "left_out": sorted(left_out),
+            "lpips": measure_lpips is not None,
+        },
+    )
+    if measure_lpips is None:
         tqdm.write(lpips.NOT_INSTALLED)
     for name, reason in left_out.items():
         tqdm.write(f"{name} is left out: {reason}")
+    return report, {"lpips": lpips.TITLE if measure_lpips else lpips.NOT_INSTALLED, "left_out": left_out}
 
 
 @contextlib.contextmanager
