@@ -138,6 +138,8 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
                 f"{path} is {given.title}, not {NOUNS[kind]}, and none lies beside it. {_why(kind, problems)}"
             )
         return beside
+    if not path.is_dir():
+        raise InputError(f"{path} is no file. Give a weights file or a folder that holds one.")
     problems = []
     for one in [kind] if kind else list(LAYOUTS):
         found = _find_in(path, one, problems)
@@ -234,14 +236,14 @@ def _weight_files(folder: Path) -> Iterator[Path]:
     folders = [folder]
     for _ in range(DEPTH + 1):
         entries = [entry for one in folders for entry in _entries(one) if entry.name[0] != "."]
-        yield from (entry for entry in entries if entry.name.endswith(ENDINGS) and entry.is_file())
-        folders = [entry for entry in entries if entry.is_dir()]
+        yield from (entry for entry in entries if entry.name.endswith(ENDINGS) and os.path.isfile(entry))
+        folders = [entry for entry in entries if os.path.isdir(entry)]
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except PermissionError:
+    except OSError:  # not allowed, or gone by now
         return []
 
 
