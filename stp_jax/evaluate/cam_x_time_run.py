@@ -108,7 +108,9 @@ def evaluate_cam_x_time(
         )
         read = functools.partial(read_source, frames=size[0], height=size[1], width=size[2], fov=fov)
         labels = [model.label for model in models]
-        with measuring(report, models, measures, len(files), len(times), workers) as add:
+        with measuring(
+            report, models, measures, len(files), len(times), workers, measure_lpips is not None
+        ) as add:
             for number, scene in list(enumerate(files))[len(report.scenes) :]:
                 source = read(scene)
                 outcomes = (run(scene, source, mode, time) for mode, time in times.items())
