@@ -11,8 +11,8 @@ On one GPU, with rendered scenes (configs/demo_vae.py makes the data and the VAE
     python train.py --config configs/demo.py:gpu --workdir runs/demo --config.vae=runs/demo_vae/weights
 
 The design is what docs/ablations.md found: 512 wide, 12 layers, heads of 128 (38.7 M parameters), rays, all
-four animation times of a latent frame, Wan's frame positions, uniform noise levels. One H100: 38 ms a step of 64
-pairs, so 150,000 steps take 1.6 hours. The bundled weights are of this design, trained by
+four animation times of a latent frame, Wan's frame positions, uniform noise levels. One H100: 38 ms a step of
+64 pairs, so 150,000 steps take 1.6 hours. The bundled weights are of this design, trained by
 launch/train_demo.py (docs/demo_model.md). On a CPU the model is smaller: 384 wide, 9 layers.
 """
 
