@@ -16,6 +16,8 @@ from typing import NoReturn
 
 # Of a disk that is full, of a quota, a limit or a mount that forbids writing: what a user can mend.
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+# Of a name that is no place for what was meant: a file where a folder was expected, a name that is too long.
+_OF_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells count it
 
 
@@ -29,7 +31,7 @@ class InputError(ValueError):
 def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a command line's `main`: an `InputError` is printed to stderr and ends it with exit status 2.
 
-    So is the `OSError` of a full disk, or of one that must not be written.
+    So is the `OSError` of a full disk, of one that must not be written, or of a file in a folder's place.
     What it prints may have letters that the terminal does not know.
     Ctrl-C ends it with one line and exit status 130, unless `main` handles it; a reader of its output that
     goes away (`| head`) with status 141.
@@ -66,10 +68,11 @@ def exit_on_input_error(main: Callable[..., None]) -> Callable[..., None]:
 
 def of_a_disk(error: OSError) -> InputError | None:
     """The error to show for one of a disk: the file, if known, and what to do. None: it is another one."""
-    if error.errno not in _OF_DISKS:
+    of_a_name = error.errno in _OF_NAMES and error.filename is not None
+    if error.errno not in _OF_DISKS and not of_a_name:
         return None
     file = "a file" if error.filename is None else os.fsdecode(error.filename)
-    if error.errno in (errno.EACCES, errno.EROFS):
+    if of_a_name or error.errno in (errno.EACCES, errno.EROFS):
         return InputError(f"{file}: {error.strerror}. Choose a file or folder that you may use.")
     advice = "Free some space there, and give the command again."
     return InputError(f"{file} cannot be written: {error.strerror}. {advice}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import stat
 import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,7 +97,7 @@ def read_json(path: str | os.PathLike, kind: type | None = None, *, most: int = 
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
+        size = file_size(path)
         if size > most:
             raise InputError(f"{path}: {size:,} bytes; a JSON file may have {most:,}")
         return parse_json(path.read_bytes(), str(path), kind)
@@ -106,6 +108,16 @@ def read_json(path: str | os.PathLike, kind: type | None = None, *, most: int = 
             raise
         reason = error.strerror if isinstance(error, OSError) else error  # a name with a NUL
         raise InputError(f"{path}: cannot be read ({reason})") from None
+
+
+def file_size(path: str | os.PathLike) -> int:
+    """Bytes of a file. Raises `OSError` for a folder, and for pipes and devices, which may have no end."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is not a file", str(path))
+    return found.st_size
 
 
 def parse_json(data: bytes, where: str, kind: type | None = None) -> Any:
@@ -148,6 +160,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     lines = []
     try:
+        file_size(path)
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -164,6 +177,7 @@ def array_header(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype, in
       InputError: the file cannot be read, is damaged or truncated, or holds something else.
     """
     try:
+        file_size(path)
         with open(path, "rb") as file:
             head, size = io.BytesIO(file.read(MOST_HEADER)), os.fstat(file.fileno()).st_size
         version = np.lib.format.read_magic(head)

@@ -13,7 +13,6 @@ import html
 import os
 import re
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ with starting(__name__ == "__main__"):
 
     from stp_jax.command_line import Parser
     from stp_jax.files import cache_folder, replace_file
+    from stp_jax.user_input import load_arrays
 
 LENGTH = 512  # tokens that the DiT looks at, most of them padding
 # Of Wan2.1's shared_config.py (Apache-2.0): the weights were tuned with exactly these words.
@@ -189,13 +189,11 @@ def _digest(ids: np.ndarray, mask: np.ndarray, identity: str, dtype: str) -> str
 
 
 def _read_cached(file: Path) -> np.ndarray | None:
-    try:
-        # numpy itself does not close a file that is no archive.
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            return arrays["embedding"]
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    try:
+        return load_arrays(file, names=["embedding"], most=None)[0]["embedding"]
+    except (InputError, KeyError):
         print(f"{file} cannot be read, or is damaged, and is computed again.", file=sys.stderr)
         return None
 
@@ -219,11 +217,10 @@ def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of embeddings. `python -m stp_jax.text` writes one.")
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            embeddings: Any = arrays["embeddings"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path} holds no embeddings of `python -m stp_jax.text`, or is damaged.") from None
+    arrays, _ = load_arrays(path, names=["embeddings"], most=None)
+    if "embeddings" not in arrays:
+        raise InputError(f"{path} holds no embeddings of `python -m stp_jax.text`.")
+    embeddings = arrays["embeddings"]
     if embeddings.ndim != 3 or embeddings.shape[2] != dim:
         raise InputError(
             f"{path}: embeddings of shape {list(embeddings.shape)}; the model takes [prompts, tokens, {dim}]."

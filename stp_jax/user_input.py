@@ -139,15 +139,22 @@ def load(
 
 
 def load_arrays(
-    path: str | os.PathLike, *, names: Collection[str], shapes: Collection[str]
+    path: str | os.PathLike,
+    *,
+    names: Collection[str],
+    shapes: Collection[str] = (),
+    most: int | None = ARRAY_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """The arrays of a .npz that are in `names`, and of those in `shapes` the shapes, whatever their size.
+
+    Args:
+      most: bytes of an array, unpacked. None: of files that are written without compression, their own size.
 
     Raises:
       InputError: as `load`.
     """
     with _opening(path, (".npz",)) as size, Path(path).open("rb") as file:
-        return _arrays(file, size, names, shapes)
+        return _arrays(file, size, names, shapes, most=size if most is None else most)
 
 
 @contextlib.contextmanager
@@ -195,14 +202,14 @@ class _TooLarge(Exception):
     """What a file says of its size is more than is read."""
 
 
-def _array(file: Any, size: int) -> np.ndarray:
+def _array(file: Any, size: int, most: int = ARRAY_BYTES) -> np.ndarray:
     """The array of a .npy of this number of bytes; its header is checked before anything is allocated."""
     shape, columns_first, dtype = _header(file)
     if dtype.kind not in "iuf":
         raise ValueError(f"numbers of type {dtype}")
     needed = math.prod(shape) * dtype.itemsize
-    if needed > ARRAY_BYTES:
-        raise _TooLarge(f"an array of {needed:,} bytes is too large; at most {ARRAY_BYTES:,} are read")
+    if needed > most:
+        raise _TooLarge(f"an array of {needed:,} bytes is too large; at most {most:,} are read")
     if needed > size - file.tell():
         raise ValueError("truncated")
     array = np.frombuffer(file.read(needed), dtype)
@@ -225,7 +232,11 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _arrays(
-    file: Any, size: int, names: Collection[str], shapes: Collection[str] = ()
+    file: Any,
+    size: int,
+    names: Collection[str],
+    shapes: Collection[str] = (),
+    most: int = ARRAY_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """The named arrays of a .npz, and the shapes of others."""
     _check_directory(file, size)
@@ -239,13 +250,12 @@ def _arrays(
                 found[name] = _header(start)[0]
             if name not in names:
                 continue
-            if member.file_size > ARRAY_BYTES + (1 << 16):
+            if member.file_size > most + (1 << 16):
                 raise _TooLarge(
-                    f"its {name!r} of {member.file_size:,} bytes is too large; "
-                    f"at most {ARRAY_BYTES:,} are read"
+                    f"its {name!r} of {member.file_size:,} bytes is too large; at most {most:,} are read"
                 )
             data = archive.read(member)  # no more than it declares
-            arrays[name] = _array(io.BytesIO(data), len(data))
+            arrays[name] = _array(io.BytesIO(data), len(data), most)
     return arrays, found
 
 

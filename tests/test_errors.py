@@ -18,6 +18,11 @@ CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
         (f"with starting():\n try: {CTRL_C}\n except BaseException: pass", 130, "Stopped.\n"),
         (f"with starting(): pass\n@exit_on_input_error\ndef main(): {CTRL_C}\nmain()", 130, "Stopped.\n"),
         ("@exit_on_input_error\ndef main(): raise InputError('no file')\nmain()", 2, "error: no file\n"),
+        (
+            "@exit_on_input_error\ndef main(): os.makedirs('/dev/null', exist_ok=True)\nmain()",
+            2,
+            "error: /dev/null: File exists. Choose a file or folder that you may use.\n",
+        ),
         # The background processes of a shell ignore Ctrl-C.
         (f"signal.signal(2, signal.SIG_IGN)\nwith starting(): {CTRL_C}", 0, ""),
     ],

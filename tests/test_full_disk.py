@@ -10,6 +10,7 @@ import json
 import os
 import resource
 
+import jax
 import numpy as np
 import pytest
 
@@ -154,10 +155,42 @@ def test_the_cache_of_prompts_is_not_needed(tmp_path, capsys):
     assert not names(tmp_path) and "is not kept for the next run" in capsys.readouterr().err
 
 
-def test_the_cache_of_compiled_functions_is_not_needed(tmp_path, monkeypatch, capsys):
-    whole, cut = tmp_path / "jit_a-1-cache", tmp_path / "jit_b-2-cache"
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Settings of JAX's cache, put back at the end, with the user's cache folder in `tmp_path`."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in names:
+        monkeypatch.delenv(name.upper(), raising=False)
+    yield lambda: [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+def test_the_cache_of_compiled_functions_is_not_needed(compiled, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "stp_jax"
+    folder.mkdir()
+    whole, cut = folder / "jit_a-1-cache", folder / "jit_b-2-cache"
     whole.write_bytes(b"a program")
     cut.write_bytes(b"")
-    assert hardware._has_room(tmp_path) and names(tmp_path) == [whole.name]
+    hardware.use_compilation_cache()
+    assert names(folder) == [whole.name] and compiled() == [str(folder), 0.2]
+    assert not capsys.readouterr().err
     monkeypatch.setattr(hardware, "CACHE_ROOM", 1 << 60)
-    assert not hardware._has_room(tmp_path) and "are not kept" in capsys.readouterr().err
+    hardware.use_compilation_cache()  # what is there is read, nothing is added
+    assert "are not kept" in capsys.readouterr().err and compiled() == [str(folder), hardware._NEVER]
+
+
+def test_a_chosen_cache_that_cannot_be_written_is_a_remark(compiled, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    for given, kept in (("/proc", "/proc"), (str(tmp_path / "file"), None), ("/proc/nowhere", None)):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        hardware.use_compilation_cache()
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"Compiled functions are not kept: {given}: " in said
+        assert compiled() == [kept, hardware._NEVER]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "new"))
+    hardware.use_compilation_cache()
+    assert not capsys.readouterr().err and compiled() == [str(tmp_path / "new"), 0.2]
+    assert (tmp_path / "file").read_text() == "mine"

@@ -183,8 +183,14 @@ def test_command_writes_what_training_reads(encoder, tmp_path, capsys, monkeypat
         text.main(words)
     assert "give a new file" in capsys.readouterr().err
     out.write_bytes(out.read_bytes()[:90])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="truncated"):
         text.read_embeddings(out, CONFIG.dim)
+    np.savez(tmp_path / "other.npz", words=np.ones(3))
+    with pytest.raises(InputError, match="holds no embeddings"):
+        text.read_embeddings(tmp_path / "other.npz", CONFIG.dim)
+    np.savez_compressed(tmp_path / "bomb.npz", embeddings=np.zeros((2, 512, 256), np.float32))
+    with pytest.raises(InputError, match="too large"):  # the same form may hold terabytes
+        text.read_embeddings(tmp_path / "bomb.npz", 256)
     with pytest.raises(InputError, match="no such file"):
         text.read_embeddings(tmp_path / "none.npz", CONFIG.dim)
 

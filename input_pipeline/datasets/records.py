@@ -24,6 +24,7 @@ from input_pipeline.datasets import reading
 from stp_jax.command_line import Parser
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
+from stp_jax.files import file_size
 
 SCENES_OF_A_FILE = 256  # at most
 
@@ -134,6 +135,7 @@ def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, f
     for name in names:
         path = folder / f"{name}.mp4"
         try:
+            file_size(path)
             videos.append(path.read_bytes())
             with av.open(io.BytesIO(videos[-1]), "r") as container:
                 stream = container.streams.video[0]

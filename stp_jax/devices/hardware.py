@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,7 @@ def chip(device_kind: str) -> Chip | None:
 
 
 CACHE_ROOM = 200 * 10**6  # bytes; a command's functions take some MB
+_NEVER = 1e9  # seconds of compiling from which on a function would be kept
 _compiled = [0.0]  # seconds
 
 
@@ -60,32 +63,49 @@ def compile_seconds() -> float:
     return _compiled[0]
 
 
-def _has_room(folder: Path) -> bool:
-    """Whether a cache may be written there; removes what a full disk left of earlier writing.
+def _cannot_keep(folder: Path) -> str | None:
+    """Why compiled functions cannot be kept in a folder, which is made; None: they can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return error.strerror or str(error)
+    return f"has {size_text(free)} free" if free < CACHE_ROOM else None
+
+
+def _remove_cut(folder: Path) -> None:
+    """Removes what a full disk left of earlier writing.
 
     JAX writes a file in place, and never again: one that is cut would be compiled, with a warning, each time.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
         for file in folder.glob("jit_*-cache"):
             if file.stat().st_size % 4096 == 0:  # empty, or cut at a page
                 file.unlink(missing_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        print(f"Compiled functions are not kept: {folder}: {error.strerror}.", file=sys.stderr)
-        return False
-    if free < CACHE_ROOM:
-        print(f"Compiled functions are not kept: {folder} has {size_text(free)} free.", file=sys.stderr)
-    return free >= CACHE_ROOM
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled functions in the user's cache folder, so that the next process starts faster.
+    """Keeps compiled functions, so that the next process starts faster.
 
-    Where that cannot be written, or its disk is nearly full, says so and keeps none.
+    In the folder JAX_COMPILATION_CACHE_DIR; default: the user's cache folder. Where that cannot be written,
+    or its disk is nearly full, says so and keeps none; those that are there are still read.
     """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        if not _has_room(cache_folder()):
-            return
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]  # defined by name
+        return
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given and "://" in given:  # not on this machine: JAX looks after it
+        reason = None
+    else:
+        folder = Path(given) if given else cache_folder()
+        reason = _cannot_keep(folder)
+        if reason is None and not given:
+            _remove_cut(folder)
+        if reason is not None:
+            print(f"Compiled functions are not kept: {folder}: {reason}.", file=sys.stderr)
+        jax.config.update("jax_compilation_cache_dir", str(folder) if folder.is_dir() else None)
+    if reason is not None:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _NEVER)
+    elif not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

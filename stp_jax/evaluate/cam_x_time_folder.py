@@ -45,6 +45,7 @@ from stp_jax import media
 from stp_jax.controls import cameras
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
+from stp_jax.files import file_size
 from stp_jax.media import decode
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import official_fit
@@ -122,6 +123,7 @@ def read_folder(
 
 def _read_metadata(path: Path) -> list[tuple[str, str]]:
     try:
+        file_size(path)
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -101,7 +101,9 @@ def evaluate_cam_x_time(
             _outcome, size=size, models=models, made=made, measures=measures, lpips=measure_lpips, seed=seed
         )
         labels = [model.label for model in models]
-        with measuring(report, models, measures, len(files), len(times), workers) as add:
+        with measuring(
+            report, models, measures, len(files), len(times), workers, measure_lpips is not None
+        ) as add:
             for number, scene in list(enumerate(files))[len(report.scenes) :]:
                 source = read_source(scene, *size, fov)
                 outcomes = (run(scene, source, mode, time) for mode, time in times.items())

@@ -30,6 +30,7 @@ class CameraFeatures(Measure):
     name = "camera_features"
     title = "Camera fidelity by features: degrees, shares of the commanded path's extent"
     degraded = True
+    seconds = 10.0
     needs_grid = False
     only_if_named = (
         "features take 10 s to 3 minutes a video, and find little in small ones: --measures camera_features."

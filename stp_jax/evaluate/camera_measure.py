@@ -33,6 +33,7 @@ class CameraFidelity(Measure):
 
     name, title = "camera", "Camera fidelity: degrees, metres, shares of the scene's extent"
     degraded = True
+    seconds = 2.6
 
     def __init__(self, cameras: SceneCameras | None = None) -> None:
         """`cameras` may be shared with other measures."""

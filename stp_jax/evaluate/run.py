@@ -16,7 +16,7 @@ from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cases import CASES_PER_SCENE
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.measures import choose_available
-from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video
+from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video, seconds_of_measures
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import Row
 from stp_jax.evaluate.scores import Lpips, Model, Outcome, evaluate_scene, methods_of, size_text
@@ -72,7 +72,7 @@ def evaluate(
         report, notes = open_report(out, settings, measures, left_out, measure_lpips)
         cases = CASES_PER_SCENE if chosen is None else len(chosen)
         labels = [model.label for model in models]
-        with measuring(report, models, measures, scenes, cases, workers) as add:
+        with measuring(report, models, measures, scenes, cases, workers, measure_lpips is not None) as add:
             for number in range(len(report.scenes), scenes):
                 scene = reader[number]
                 outcomes = evaluate_scene(
@@ -127,6 +127,7 @@ def measuring(
     scenes: int,
     cases: int,
     workers: int | None,
+    has_lpips: bool,
 ) -> Iterator[Callable[[Scene, Iterable[Outcome]], None]]:
     """Gives a function that measures a scene and adds it to the report, which may have some already.
 
@@ -135,11 +136,13 @@ def measuring(
     Args:
       scenes: their number; those that the report has count.
       cases: of a scene.
+      has_lpips: whether LPIPS is measured.
     """
     done, videos = len(report.scenes), cases * len(models)
     workers = min(scenes - done, default_workers(scenes) if workers is None else workers)
     seconds = seconds_of_a_video(models)
-    tqdm.write(plan(scenes, done, videos, None if seconds is None else cases * seconds))
+    measured = cases * seconds_of_measures(measures, models, has_lpips, workers)
+    tqdm.write(plan(scenes, done, videos, None if seconds is None else cases * seconds, measured))
     if workers:
         tqdm.write(f"{workers} processes measure the videos.")
     bar = tqdm(total=scenes * videos, initial=done * videos, unit="video", smoothing=0, desc="compiling")

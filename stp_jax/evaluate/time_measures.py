@@ -37,6 +37,7 @@ class TimeFidelity(Measure):
 
     name, title = "time", "Time fidelity, in source frames"
     degraded = True
+    seconds = 0.6
 
     def __init__(self, cameras: SceneCameras | None = None) -> None:
         """`cameras` may be shared with other measures."""

@@ -26,6 +26,8 @@ def canvas_of_webp(path: str | os.PathLike) -> tuple[int, int] | None:
     As in https://developers.google.com/speed/webp/docs/riff_container: "RIFF", size, "WEBP", then a chunk
     "VP8X" with flags and, from byte 24 on, width - 1 and height - 1 in three bytes each.
     """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             head = file.read(30)

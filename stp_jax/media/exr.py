@@ -37,6 +37,8 @@ class Header(NamedTuple):
 
 def read_header(path: str | os.PathLike) -> Header | None:
     """The header of an EXR file; None for other files, and where it is damaged, which FFmpeg says."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             if file.read(4) != _MAGIC:

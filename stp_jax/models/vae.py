@@ -29,6 +29,7 @@ from stp_jax.models.vae_layers import (
     RMSNorm,
     Upsample,
 )
+from stp_jax.models.video_size import check_video_size
 
 # Statistics of the latents of Wan2.1's own weights.
 WAN_LATENT_MEAN = (
@@ -108,17 +109,8 @@ class VAEConfig:
         Raises:
           InputError: frames are not 4n + 1, or height and width are not multiples of 8 (for Wan's strides).
         """
-        stride, cell = self.frame_stride, self.spatial_stride * patch
-        if frames < 1 or (frames - 1) % stride:
-            below = max(frames - 1, 0) // stride * stride + 1
-            raise InputError(
-                f"{frames} frames: the model takes {stride}n + 1, for instance {below} or {below + stride}."
-            )
-        if min(height, width) < cell or height % cell or width % cell:
-            near = " x ".join(str(max(cell, round(side / cell) * cell)) for side in (width, height))
-            raise InputError(
-                f"{width} x {height} pixels: the model takes multiples of {cell}, for instance {near}."
-            )
+        cell = self.spatial_stride * patch
+        check_video_size(frames, height, width, frame_stride=self.frame_stride, cell=cell)
 
 
 def fitting_chunk(frames: int, height: int, width: int) -> int | None:

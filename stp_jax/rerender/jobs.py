@@ -95,17 +95,19 @@ def _count(jobs: int) -> str:
 def read_lines(path: str | os.PathLike, argv: Sequence[str]) -> list[tuple[str, argparse.Namespace]]:
     """Names and flags of all jobs of a file; `argv` as in `run`. Raises `InputError` naming the line."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise InputError(f"--jobs {path}: is not a file; it is read again when the command is.")
+        if (size := os.path.getsize(path)) > user_input.TEXT_BYTES:
+            raise InputError(f"--jobs {path}: {size:,} bytes are too many for a list of jobs.")
         text = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"--jobs {path}: cannot be read ({error.strerror}).") from None
-    if len(text) > user_input.TEXT_BYTES:
-        raise InputError(f"--jobs {path}: {len(text):,} bytes are too many for a list of jobs.")
     jobs = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             where = f"line {number}"
             with _naming(f"{path}: {where}"):
-                jobs.append((where, _flags(parse_json(line, "it", dict), argv)))
+                jobs.append((where, _flags(parse_json(line, "a job", dict), argv)))
     if not jobs:
         raise InputError(f"--jobs {path}: has no job: write a JSON object with flags in each line.")
     return jobs

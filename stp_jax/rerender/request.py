@@ -17,6 +17,7 @@ from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.media import sequences, sources, stills
+from stp_jax.models.video_size import check_video_size
 from stp_jax.official import time_patterns
 from stp_jax.official.clip import official_fit, read_official_clip
 from stp_jax.rerender import estimated_cameras
@@ -26,6 +27,7 @@ from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_contro
 from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
 
+MOST_PIXELS = 2**30  # of a new video; 3 GB before the model has begun
 LONGEST = 3.0  # seconds of a video used by default: a model has few frames to spread over them
 
 
@@ -81,20 +83,39 @@ def read_notes(
       size: their width and height; default: as the weights' notes say.
 
     Raises:
-      InputError: there are no such weights.
+      InputError: there are no such weights; the model does not take videos of this size, or it is huge.
     """
     if not Path(weights).exists():
         raise InputError(f"--weights {weights} does not exist. Give a weights file or a folder.")
     if (Path(weights) / "dit.json").is_file():
         notes = native.read_sampling_notes(weights)
-        model = takes(native.read_index(weights, "dit")["config"], f"the model of {weights}")
+        config = native.read_index(weights, "dit")["config"]
+        model = takes(config, f"the model of {weights}")
     else:
         from stp_jax.weights import reading, recognition  # which import JAX
 
         found = recognition.recognise(weights, "dit")
-        notes, model = reading.sampling_notes(found), takes(vars(found.config), found.title)
+        config = vars(found.config)
+        notes, model = reading.sampling_notes(found), takes(config, found.title)
     width, height = size or (notes.width, notes.height)
-    return notes._replace(frames=frames or notes.frames, height=height, width=width), model
+    notes = notes._replace(frames=frames or notes.frames, height=height, width=width)
+    _check_size(notes, weights, config.get("patch", 2))
+    return notes, model
+
+
+def _check_size(notes: SamplingNotes, weights: str | os.PathLike, patch: int) -> None:
+    """Refuses sizes that a model does not take, before the video is read in that size."""
+    strides = [False, True, True]  # Wan2.1's
+    if (Path(weights) / "vae.json").is_file():
+        strides = native.read_index(weights, "vae")["config"].get("temporal_downsample", strides)
+    cell = 2 ** len(strides) * patch
+    check_video_size(notes.frames, notes.height, notes.width, frame_stride=2 ** sum(strides), cell=cell)
+    pixels = notes.frames * notes.height * notes.width
+    if pixels > MOST_PIXELS:
+        raise InputError(
+            f"{notes.frames} frames of {notes.width} x {notes.height} are {pixels:,} pixels; at most "
+            f"{MOST_PIXELS:,} are made."
+        )
 
 
 def read_request(

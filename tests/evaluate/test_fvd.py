@@ -1,8 +1,7 @@
-"""FVD-small: the Fréchet distance beside closed forms, I3D beside PyTorch, and hostile weights."""
+"""FVD-small: the Fréchet distance beside closed forms, I3D beside PyTorch."""
 
 import importlib.util
 import math
-import pickle
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from stp_jax.errors import InputError
 from stp_jax.evaluate import fvd, i3d
+from stp_jax.weights import packaged
 
 # The Fréchet distance ---------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ def real_variables():
     if spec is None:
         pytest.skip("the extra eval is not installed")
     path = Path(spec.origin).parent / "weights" / "i3d-kinetics-400.ckpt"
-    return i3d.read_pickle(path.read_bytes(), str(path))
+    return packaged.read_pickle(path.read_bytes(), str(path))
 
 
 def torch_logits(variables, video):
@@ -225,40 +225,6 @@ def test_a_video_that_is_too_short_is_refused(features):
 
 
 # The weights' file ------------------------------------------------------------------------------------------
-
-
-class Hostile:
-    def __init__(self, call, *values):
-        self.call, self.values = call, values
-
-    def __reduce__(self):
-        return self.call, self.values
-
-
-def test_a_pickle_of_arrays_comes_back():
-    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"c": np.ones((2, 2), np.float32)}}
-    data = pickle.dumps(arrays, protocol=4)
-    found = i3d.read_pickle(data, "weights")
-    assert np.array_equal(found["a"], arrays["a"]) and np.array_equal(found["b"]["c"], arrays["b"]["c"])
-
-
-def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path):
-    victim = tmp_path / "victim"
-    hostile = [
-        Hostile(Path.touch, victim),
-        Hostile(eval, f"open({str(victim)!r}, 'w')"),
-        {"params": Hostile(exec, f"open({str(victim)!r}, 'w')")},
-    ]
-    for value in hostile:
-        with pytest.raises(InputError, match="weights is refused: its pickle asks for"):
-            i3d.read_pickle(pickle.dumps(value), "weights")
-    assert not victim.exists()
-    for value in ([1], {"a": 3}, {"a": np.arange(3)}, {"a": np.array([None])}):
-        with pytest.raises(InputError, match="refused"):
-            i3d.read_pickle(pickle.dumps(value), "weights")
-    whole = pickle.dumps({"a": np.ones(3, np.float32)})
-    with pytest.raises(InputError, match="damaged"):
-        i3d.read_pickle(whole[:-20], "weights")
 
 
 def test_unknown_weights_are_refused(tmp_path, monkeypatch):

@@ -129,8 +129,8 @@ def test_jobs_are_done_once(run, tmp_path, monkeypatch):
     "lines, message",
     [
         ([], "has no job: write a JSON object"),
-        ([{}, "", '{"seed": 1'], "many.jsonl: line 3: it: broken or truncated JSON"),
-        (["[1]"], "line 1: it: must hold an object"),
+        ([{}, "", '{"seed": 1'], "many.jsonl: line 3: a job: broken or truncated JSON"),
+        (["[1]"], "line 1: a job: must hold an object"),
         ([{}, {"camra": "orbit_left"}], "line 2: unknown field 'camra': did you mean camera or"),
         ([{"trajectory": "x"}], "did you mean camera"),
         ([{"steps": 4}], "line 1: 'steps' is for all jobs, as the model is loaded once: give it as --steps"),

@@ -141,3 +141,19 @@ def test_what_models_take_is_read_from_their_config():
     assert takes(master | {"rope_frames": "animation_time"}, "t").animation_time
     _, bundled = read_notes(native.BUNDLED)
     assert bundled.lens and bundled.animation_time and not bundled.text and not bundled.official
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"frames": 4}, "takes 4n \\+ 1, for instance 1 or 5"),
+        ({"size": (100, 130)}, "multiples of 16, for instance 96 x 128"),
+        ({"size": (1, 1)}, "for instance 16 x 16"),
+        ({"frames": 9997, "size": (9984, 9984)}, "pixels; at most"),
+    ],
+)
+def test_sizes_that_no_video_can_have_are_refused_before_it_is_read(asked, said):
+    with pytest.raises(InputError, match=said):
+        read_notes(native.BUNDLED, **asked)
+    notes, _ = read_notes(native.BUNDLED, frames=9, size=(64, 96))
+    assert (notes.frames, notes.width, notes.height) == (9, 64, 96)

@@ -1,5 +1,6 @@
 """The real models through the real trainer, on scenes of 16 x 16 pixels: VAE, latent cache, DiT."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -279,6 +280,14 @@ def started_from(config, latents, folder, init_from) -> dict[str, np.ndarray]:
     config.train.steps = 1
     train(config, folder)
     return native.read_weights(folder / "weights", "dit")
+
+
+@pytest.mark.parametrize("field, value", [("text", "dog.npz"), ("sampling.guidance", 5.0)])
+def test_what_has_no_effect_without_text_is_refused(dit_config, field, value):
+    config = copy.deepcopy(dit_config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=f"config.{field} is {value}, but the model takes no text"):
+        DiTTask(config)
 
 
 def test_training_starts_from_weights_of_ours(tmp_path, latents, dit_config):

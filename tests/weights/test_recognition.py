@@ -414,3 +414,23 @@ def test_official_checkpoints_as_torch_writes_them(tmp_path, wrapper):
     for name, array in flatten(build("dit", SPACETIMEPILOT, "official", tensors)).items():
         assert read[name].dtype == "bfloat16"
         np.testing.assert_array_equal(read[name], np.asarray(array).astype("bfloat16"))
+
+
+def test_a_folder_of_very_many_files_is_not_searched_to_its_end(tmp_path, downloads, monkeypatch):
+    for place in range(8):
+        (downloads / f"photo_{place}.png").touch()
+    assert recognition.find(downloads, "vae")
+    monkeypatch.setattr("stp_jax.weights.folders.MOST_ENTRIES", 6)
+    with pytest.raises(InputError, match="not all were looked at"):
+        recognition.find(downloads, "vae")
+    write(downloads / "model.safetensors", "vae")  # at the top it is found
+    assert recognition.find(downloads, "vae") == downloads / "model.safetensors"
+
+
+def test_files_that_cannot_be_looked_at_are_passed_over(tmp_path, monkeypatch):
+    def busy(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", busy)
+    with pytest.raises(InputError, match="holds no weights"):
+        recognition.find(tmp_path, "dit")

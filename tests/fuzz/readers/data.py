@@ -219,6 +219,18 @@ def _read_evaluation(folder: Path) -> None:
         by_scene(report.rows, "demo", name, report.scenes)
 
 
+def _embedding_seeds(work: Path) -> list[Seed]:
+    np.savez(work / "prompts.npz", embeddings=np.ones((2, 512, 4), np.float32), embedding=np.ones((3, 4)))
+    return [Seed(_files(work), "prompts.npz", mutators.NPZ)]
+
+
+def _read_embeddings(folder: Path) -> None:
+    from stp_jax import text
+
+    text._read_cached(folder / "prompts.npz")
+    assert np.isfinite(text.read_embeddings(folder / "prompts.npz", 4)).all()
+
+
 READERS = [
     Reader("camera_data.json of a scene", _scene_seeds, _read_scene, share=0.5),
     Reader("data set", _data_set_seeds, _read_data_set),
@@ -231,6 +243,7 @@ READERS = [
         changes_files=True,
     ),
     Reader("work directory of a run", _run_seeds, _read_run, changes_files=True),
+    Reader("embeddings of prompts", _embedding_seeds, _read_embeddings, share=0.3),
     Reader("config file", _config_seeds, _read_config, share=0.3),
     Reader("folder of an evaluation", _evaluation_seeds, _read_evaluation, changes_files=True),
 ]
