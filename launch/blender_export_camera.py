@@ -79,18 +79,43 @@ def cameras_of(scene: Any) -> dict[str, Any]:
     return {"c2w": poses, "intrinsics": lenses, "width": width, "height": height}
 
 
+def arguments(words: list[str], in_blender: bool) -> tuple[str | None, str | None]:
+    """The .blend to open and the .json to write, as far as they are given.
+
+    Args:
+      words: `sys.argv`. Within Blender those before "--" are Blender's own.
+      in_blender: whether Blender runs the script, not Python with the package bpy.
+
+    Exits with one line for what it does not know.
+    """
+    given = words[1:]
+    if "--" in words:
+        given = words[words.index("--") + 1 :]
+    elif in_blender:
+        given = []
+    if set(given) & {"-h", "--help"}:
+        raise SystemExit(__doc__)
+    scene = given.pop(0) if given and given[0].endswith(".blend") else None
+    path = given.pop(0) if given and given[0].endswith(".json") else None
+    if given:
+        raise SystemExit(
+            f"Unknown argument {given[0]!r}: this script takes [scene.blend] cameras.json alone."
+        )
+    return scene, path
+
+
 def main() -> None:
     import bpy
 
-    given = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
-    if given and given[0].endswith(".blend"):
-        bpy.ops.wm.open_mainfile(filepath=given.pop(0))
-    if given and given[-1].endswith(".json"):
-        path = given[-1]
-    elif bpy.data.filepath:
+    scene, path = arguments(sys.argv, bool(bpy.app.binary_path))
+    if scene:
+        if not os.path.isfile(scene):
+            raise SystemExit(f"{scene}: no such file.")
+        bpy.ops.wm.open_mainfile(filepath=scene)
+    if path is None:
+        if not bpy.data.filepath:
+            raise SystemExit("Where to? Save the .blend first, or give a name: ... -- cameras.json")
         path = os.path.splitext(bpy.data.filepath)[0] + "_cameras.json"
-    else:
-        raise SystemExit("Where to? Save the .blend first, or give a name: ... -- cameras.json")
     if os.path.exists(path):
         raise SystemExit(f"{path} exists already and is not overwritten: choose another name.")
     made = cameras_of(bpy.context.scene)

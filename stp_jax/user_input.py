@@ -32,6 +32,7 @@ ARRAY_BYTES = 64 << 20  # of an array, unpacked
 HEADER_BYTES = 1024  # of an array: type and shape take 128
 MOST_ROWS = 100_000  # frames of a file
 
+_NEAR = 0.72  # how alike a name and its misspelling are, from 0 to 1
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 # What numpy and zipfile raise for files that are not what their name says.
 _DAMAGED = (
@@ -66,9 +67,20 @@ def unknown(
     known = list(known)
     plain = name[:100].lower().replace("-", "_").replace(" ", "_")  # the search is slow
     meant = (others or {}).get(plain)
-    near = [meant] if meant else difflib.get_close_matches(plain, known, n=2, cutoff=0.5)
+    near = [meant] if meant else _nearest(plain, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
     return InputError(f"unknown {what} {short(name)}: {hint}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Three known names at most that `name` may mean: some of their words, or misspelt."""
+    words = {word for word in name.split("_") if len(word) > 2}
+    shared = {one: len(words & set(one.split("_"))) for one in known}
+    scores = {one: difflib.SequenceMatcher(None, name, one).ratio() for one in known}
+    most, best = max(shared.values(), default=0), max(scores.values(), default=0)
+    if best >= _NEAR and not 0 < len(words) == most:
+        return sorted((one for one in scores if scores[one] > best - 0.1), key=lambda one: -scores[one])[:3]
+    return [one for one in shared if shared[one] == most > 0][:3]
 
 
 def short(text: str, most: int = 80) -> str:

@@ -40,6 +40,28 @@ def test_poses_and_lenses_are_ours(tmp_path):
     np.testing.assert_allclose(read.intrinsics[0, 0], focal / sensor, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "words, in_blender, found",
+    [
+        (["blender", "a.blend", "--python", "x.py", "--", "c.json"], True, (None, "c.json")),
+        (["blender", "a.blend", "--debug"], True, (None, None)),  # in the text editor: Blender's own words
+        (["x.py", "a.blend", "c.json"], False, ("a.blend", "c.json")),
+        (["x.py", "c.json"], False, (None, "c.json")),
+        (["blender", "--", "--frames", "3", "c.json"], True, "Unknown argument '--frames'"),
+        (["x.py", "a.blend", "--step=2", "c.json"], False, "Unknown argument '--step=2'"),
+        (["x.py", "a.blend", "c.json", "d.json"], False, "Unknown argument 'd.json'"),
+        (["x.py", "c.txt"], False, "Unknown argument 'c.txt'"),
+        (["x.py", "--help"], False, "Exports the active camera"),
+    ],
+)
+def test_unknown_arguments_are_refused(words, in_blender, found):
+    if isinstance(found, tuple):
+        assert exporter.arguments(words, in_blender) == found
+        return
+    with pytest.raises(SystemExit, match=found):
+        exporter.arguments(words, in_blender)
+
+
 SCENE = """
 import json, math, runpy, sys
 import bpy

@@ -186,3 +186,18 @@ def test_other_programs_names_are_known_and_long_ones_are_cut():
     error = user_input.unknown("move", "Arc-Left", ["orbit_left", "static"], {"arc_left": "orbit_left"})
     assert "did you mean orbit_left?" in str(error)
     assert len(str(user_input.unknown("move", "x" * 10_000, ["a"]))) < 200
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("bogus", "choose one of out, orbit_left, orbit_right, static, steps"),  # half of "out" is in it
+        ("orbit_lefft", "did you mean orbit_left?"),
+        ("orbit", "did you mean orbit_left or orbit_right?"),
+        ("left-orbit", "did you mean orbit_left?"),
+        ("stpes", "did you mean steps?"),
+    ],
+)
+def test_only_near_names_are_suggested(name, hint):
+    known = ["out", "orbit_left", "orbit_right", "static", "steps"]
+    assert str(user_input.unknown("move", name, known)).endswith(f": {hint}")
