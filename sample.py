@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         plan = runs.plan(flags, notes, model_takes)
         print(plan.summary)
         if flags.dry_run:
+            runs.check_model(flags, notes)
             results.write_plan(folder, plan.request, plan.fps)
             print(f"Dry run: nothing is computed. In {folder}:\n{results.PLAN}")
             return

@@ -78,6 +78,8 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> None:
         if held < _HELD:  # what comes later is read again
             plans[job.where] = plan
     if flags.dry_run:
+        print()
+        runs.check_model(flags, notes)
         print("Dry run: nothing is computed, and nothing is written.")
         return
     with _locked(folder):

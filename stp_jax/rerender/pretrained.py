@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from stp_jax import text
 from stp_jax.errors import InputError
+from stp_jax.models.vae import VAEConfig
+from stp_jax.official.tiles import TILE
 from stp_jax.weights import recognition
 from stp_jax.weights.adapters import Lora, parse_lora, steps_in_name
 from stp_jax.weights.merging import merge
@@ -86,6 +88,15 @@ def sampling_remarks(
             f"steps and guidance {guidance:g}."
         )
     return tuple(lines)
+
+
+def refuse_idle_tiles(vae: VAEConfig, frames: int, height: int, width: int) -> None:
+    """Raises `InputError` where the official tiles make no difference, as pictures fit in one."""
+    cells = vae.latent_size(frames, height, width)[1:]
+    if all(length <= tile for length, tile in zip(cells, TILE, strict=True)):
+        raise InputError(
+            f"--tiled has no effect: pictures of {width} x {height} fit in one tile; leave it out."
+        )
 
 
 def is_official(dit: Pretrained) -> bool:

@@ -24,9 +24,8 @@ from stp_jax.models.vae import fitting_chunk, to_deep_pixels, to_pixels
 from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
-from stp_jax.official.tiles import TILE
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
-from stp_jax.rerender.pretrained import find_models, is_official, sampling_remarks
+from stp_jax.rerender.pretrained import find_models, is_official, refuse_idle_tiles, sampling_remarks
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
 from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
 from stp_jax.weights import native, reading
@@ -141,9 +140,7 @@ class Rerenderer:
 
     def refuse_idle_tiles(self) -> None:
         """Raises `InputError` where `tiled` makes no difference, as pictures fit in one tile."""
-        if all(cells <= tile for cells, tile in zip(self._latent_size()[1:], TILE, strict=True)):
-            size = f"{self.notes.width} x {self.notes.height}"
-            raise InputError(f"--tiled has no effect: pictures of {size} fit in one tile; leave it out.")
+        refuse_idle_tiles(self._vae_config, self.notes.frames, self.notes.height, self.notes.width)
 
     @property
     def device(self) -> str:

@@ -101,6 +101,34 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes, *, deep: bool = 
     return model
 
 
+def check_model(flags: argparse.Namespace, notes: SamplingNotes) -> None:
+    """Finds the models as `load_model` does, and prints the same about them; no parameter is read.
+
+    Raises:
+      InputError: they are missing or damaged, do not fit together, or cannot do what the flags ask for.
+    """
+    from stp_jax.rerender import pretrained
+
+    loras = flags.lora or ()
+    models = pretrained.find_models(
+        flags.weights,
+        vae=flags.vae,
+        text_encoder=flags.text_encoder,
+        dtype=flags.dtype or "float32",
+        official_rounding=None,
+        loras=loras,
+    )
+    size = notes.frames, notes.height, notes.width
+    models.vae.config.check_video_size(*size, patch=models.dit.config.patch)
+    if flags.tiled:
+        pretrained.refuse_idle_tiles(models.vae.config, *size)
+    steps = notes.sampling_steps if flags.steps is None else flags.steps
+    guidance = notes.sampling_guidance if flags.guidance is None else flags.guidance
+    for remark in (*models.remarks, *pretrained.sampling_remarks(loras, steps, guidance)):
+        print(f"Note: {remark}")
+    print(f"Model: {models.dit.title}, {models.dit.path}")
+
+
 def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:
     """The new video, made under a progress bar."""
     with progress.bar() as show:

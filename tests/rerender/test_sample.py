@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.rerender import progress, results
 from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
-from stp_jax.weights import native
+from stp_jax.weights import native, reading
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, edit_index, write_tiny_model
 
 SCRIPT = Path(__file__).parents[2] / "sample.py"
@@ -290,32 +291,41 @@ def test_interrupted_run_leaves_no_empty_folder(run, tmp_path, monkeypatch):
     assert not (tmp_path / "mine").exists()
 
 
-def test_a_dry_run_shows_what_would_be_made_without_jax(tmp_path, files):
-    code = (
-        "import sys, runpy, time; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print('JAX' if 'jax' in sys.modules else 'quick', time.process_time() < 3)"
-    )
-    words = ["--weights", files / "weights", "--video", files / "clip.mp4", "--camera", files / "path.json"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(SCRIPT), *map(str, words), "--dry_run"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
-    )
-    assert done.returncode == 0 and done.stdout.endswith("quick True\n"), done
+def test_a_dry_run_shows_what_would_be_made(run, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(reading, "load", None)  # no parameter is read
+    words = "--camera {f}/path.json --lora {f}/style_4step.safetensors:0.5 --dry_run"
+    status, out, err = run(f"{GOOD} {words}")
+    assert status == 0, err
     folder = Path("outputs/clip_path_bullet_time_dry_run")
     for said in (
         "20 frames at 10 fps, 64 x 36 -> 5 frames",
         "its 5 poses: one for each of the 5 frames of the new video",
+        "style_4step.safetensors (LoRA) is merged into 1 layer, strength 0.5. 1 of its layers does not fit",
+        "style_4step.safetensors seems to be distilled for few steps without guidance: --steps 4",
         f"In {folder}:",
     ):
-        assert said in done.stdout
+        assert said in out
     names = {"source.png", "cameras_and_time.png", "new_camera.json", "camera_path.json"}
     assert {path.name for path in (tmp_path / folder).iterdir()} == names
     with Image.open(tmp_path / folder / "source.png") as sheet:
         assert sheet.width > 5 * SIZE and sheet.height >= SIZE
+
+
+def test_a_dry_run_says_what_is_wrong_with_the_model_and_what_lies_beside_it(run, tmp_path, files):
+    shutil.copytree(files / "weights", tmp_path / "weights")
+    shutil.copy(files / "style_4step.safetensors", tmp_path / "weights" / "style.safetensors")
+    plain = "--weights weights --video {f}/clip.mp4 --dry_run"
+    status, out, _ = run(plain)
+    assert status == 0 and "style.safetensors is an adapter (LoRA) and is NOT applied" in out
+    for mistake, message in {
+        "--frames 6": "6 frames: the model takes 4n + 1",
+        "--size 33 32": "33 x 32 pixels: the model takes multiples of",
+        "--vae nowhere": "nowhere does not exist",
+        "--lora {f}/wide.safetensors": "It was made for another model",
+        "--tiled": "--tiled has no effect",
+    }.items():
+        status, _, err = run(f"{plain} --out mine {mistake}")
+        assert status == 2 and message in err and not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.4])
