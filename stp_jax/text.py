@@ -217,7 +217,7 @@ def read_embeddings(path: str | os.PathLike, dim: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of embeddings. `python -m stp_jax.text` writes one.")
-    arrays, _ = load_arrays(path, names=["embeddings"], most=None)
+    arrays = load_arrays(path, names=["embeddings"], most=None)[0]
     if "embeddings" not in arrays:
         raise InputError(f"{path} holds no embeddings of `python -m stp_jax.text`.")
     embeddings = arrays["embeddings"]

@@ -155,18 +155,22 @@ def load_arrays(
     *,
     names: Collection[str],
     shapes: Collection[str] = (),
+    firsts: Collection[str] = (),
     most: int | None = ARRAY_BYTES,
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """The arrays of a .npz that are in `names`, and of those in `shapes` the shapes, whatever their size.
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """The arrays of a .npz that are in `names`, and something of others, whatever their size.
 
     Args:
+      shapes: of these the shapes.
+      firsts: of these the first entry along the first axis, of numbers stored by rows; other axes of 1 before
+        it do not count.
       most: bytes of an array, unpacked. None: of files that are written without compression, their own size.
 
     Raises:
       InputError: as `load`.
     """
     with _opening(path, (".npz",)) as size, Path(path).open("rb") as file:
-        return _arrays(file, size, names, shapes, most=size if most is None else most)
+        return _arrays(file, size, names, shapes, firsts, most=size if most is None else most)
 
 
 @contextlib.contextmanager
@@ -248,11 +252,14 @@ def _arrays(
     size: int,
     names: Collection[str],
     shapes: Collection[str] = (),
+    firsts: Collection[str] = (),
     most: int = ARRAY_BYTES,
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """The named arrays of a .npz, and the shapes of others."""
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """The named arrays of a .npz, the shapes of others, and the first entries of others."""
     _check_directory(file, size)
-    arrays, found = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    found: dict[str, tuple[int, ...]] = {}
+    first: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
@@ -260,6 +267,10 @@ def _arrays(
                 with archive.open(member) as opened:
                     start = io.BytesIO(opened.read(HEADER_BYTES + 16))
                 found[name] = _header(start)[0]
+            if name in firsts:
+                with archive.open(member) as opened:
+                    entry = _first_entry(opened)
+                first |= {} if entry is None else {name: entry}
             if name not in names:
                 continue
             if member.file_size > most + (1 << 16):
@@ -268,7 +279,23 @@ def _arrays(
                 )
             data = archive.read(member)  # no more than it declares
             arrays[name] = _array(io.BytesIO(data), len(data), most)
-    return arrays, found
+    return arrays, found, first
+
+
+def _first_entry(file: Any) -> np.ndarray | None:
+    """The first entry of the array of a .npy; None where it is not one of numbers, by rows."""
+    start = io.BytesIO(file.read(HEADER_BYTES + 16))
+    shape, columns_first, dtype = _header(start)
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    needed = math.prod(shape[1:]) * dtype.itemsize
+    if columns_first or dtype.kind not in "iuf" or not shape or not shape[0] or not 0 < needed <= ARRAY_BYTES:
+        return None
+    data = start.read(needed)
+    data += file.read(needed - len(data))
+    if len(data) != needed:
+        raise ValueError("truncated")
+    return np.frombuffer(data, dtype).reshape(shape[1:])
 
 
 def _check_directory(file: Any, size: int) -> None:

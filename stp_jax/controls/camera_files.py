@@ -29,9 +29,10 @@ _EXPECTED = (
     "`python sample.py --list` shows"
 )
 # Of a .npz: what is read, and what is only looked at.
-_ARRAYS = ("c2w", "intrinsics", *(name for names in lenses.SIZE_NAMES for name in names))
+_ARRAYS = ("c2w", "intrinsics", "frame_numbers", *(name for names in lenses.SIZE_NAMES for name in names))
 _ARRAYS += ("cam_c2w", "intrinsic", "extrinsic", "data", "inds")
 _PICTURES = ("images",)
+_DEPTHS = ("depths", "depth")
 
 
 def choice(text: str | os.PathLike) -> tuple[str, int | None]:
@@ -78,7 +79,7 @@ def _load(where: str) -> object:
         )
     kind = Path(where).suffix.lower()
     if kind == ".npz":
-        return Arrays(*user_input.load_arrays(where, names=_ARRAYS, shapes=_PICTURES))
+        return Arrays(*user_input.load_arrays(where, names=_ARRAYS, shapes=_PICTURES, firsts=_DEPTHS))
     data = user_input.load(where, FILE_TYPES)
     if kind in _TEXTS:
         return _rows(data, where)

@@ -48,6 +48,7 @@ __all__ = [
     "read",
     "relative_to",
     "resample",
+    "scaled",
     "stands_still",
     "through",
     "token_rays",
@@ -122,8 +123,11 @@ class CameraPath(NamedTuple):
     lens: str | None  # how its intrinsics were read, to print; None: it has none
     motion_only: bool  # it says how the camera moves, not where it starts
     pose_per_frame: bool = False  # files of its form have a pose for each frame of a video, never key poses
-    last_frame: int | None = None  # of the video that its last pose is of, if the file says so
+    frame_numbers: np.ndarray | None = None  # of the video that its poses are of, if the file says so
     uses_distance: bool = False  # it depends on `Reading.distance`
+    of_new_video: bool = False  # it says that its poses are of a new video
+    depth: float | None = None  # of what its first camera has in the middle, in its own unit
+    own_convention: bool = False  # its form states axes and poses
 
 
 def is_preset(text: str) -> bool:
@@ -260,6 +264,8 @@ def load(
     file = camera_files.load(path, reading)
     where = file.where
     poses = square(file.poses, where)
+    if file.numbers is not None and len(file.numbers.at) != len(poses):
+        raise InputError(f"{where}: {len(poses)} poses, but {len(file.numbers.at)} numbers of their frames")
     if file.intrinsics is None:
         given = default_intrinsics() if intrinsics is None else intrinsics
         lens, form = np.tile(np.asarray(given, np.float64), (len(poses), 1)), None
@@ -267,8 +273,7 @@ def load(
         lens, form = lenses.read(file.intrinsics, len(poses), where, stated=file.size, video=reading.video)
     check(poses, lens, len(poses), where)
     cameras = Cameras(file.to_c2w(poses).astype(np.float64), lens.astype(np.float32))
-    cameras, remark = evenly_numbered(cameras, file, reading)
-    last = int(file.numbers.at[-1]) if file.numbers is not None and file.numbers.first == 0 else None
+    cameras, remark, numbers = evenly_numbered(cameras, file, reading)
     return CameraPath(
         where,
         cameras,
@@ -276,9 +281,20 @@ def load(
         file.lens_form or form,
         file.motion_only,
         file.pose_per_frame,
-        last,
+        numbers,
         file.uses_distance,
+        file.of_new_video,
+        file.depth,
+        file.own_convention,
     )
+
+
+def scaled(path: CameraPath, factor: float) -> CameraPath:
+    """A path whose lengths are multiplied by a factor."""
+    c2w = path.cameras.c2w.copy()
+    c2w[:, :3, 3] *= factor
+    depth = None if path.depth is None else path.depth * factor
+    return path._replace(cameras=path.cameras._replace(c2w=c2w), depth=depth)
 
 
 def _evenly(

@@ -4,6 +4,8 @@ The rule, for source and target alike; frames are those of the video file that t
 
 - A file with as many poses as the video has frames has one for each of them.
 - A file with as many poses as the model has frames has one for each frame of the clip and of the new video.
+- A file that says which frames of the video its poses are of (ViPE's; cameras that were estimated) has them
+  at these. One that says that its poses are of a new video (those of results) has them at the new video's.
 - Any other number is spread evenly: of the source's over the whole video, of the target's over the new video.
   Fewer than the model has frames are key poses: a smooth path leads through them. In forms that have a pose
   for each frame (`CameraPath.pose_per_frame`) that must be said.
@@ -27,7 +29,7 @@ from stp_jax.controls.keyframe_tracks import Filmed, Marks
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
-from stp_jax.rerender import estimated_cameras
+from stp_jax.rerender import camera_warnings, estimated_cameras
 from stp_jax.rerender.direction import Direction
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
@@ -55,6 +57,7 @@ class CameraPaths:
 
     Attributes:
       lines: how they were read, to print.
+      unit: metres for a unit of length in the source's file.
       same_camera: whether the target has the source's camera path.
     """
 
@@ -73,6 +76,7 @@ class CameraPaths:
         self.same_camera = (
             asked.camera == SAME_CAMERA and not own_lens and not (direction and direction.camera)
         )
+        self.unit = 1.0
         self.estimated = False  # whether the source's cameras are
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
@@ -80,6 +84,7 @@ class CameraPaths:
         self._file: Placed | None = None  # of the source
         self._from_file = False  # whether the target is in the world of a file
         self._keyed = False  # whether a file has key poses
+        self._own_convention = False  # whether the target's file states axes and poses
 
     def source(self) -> Cameras:
         """In the world of its file. Raises `InputError` for a file that cannot be used."""
@@ -96,9 +101,12 @@ class CameraPaths:
         path = cameras.load(asked.source_cameras, intrinsics=lens, reading=self._source_reading)
         if path.lens and asked.fov is not None:
             raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
+        self.unit = self._unit_of(path)
+        path = cameras.scaled(path, self.unit)
         self._file = source_path(path, self._shown, asked.key_poses)
         self._keyed |= self._file.keyed
-        self.lines += [f"Its camera: {self._file.summary}", *self._about_lens(path, view)]
+        self.lines += [f"Its camera: {self._file.summary}", *self._about_unit(path, self.unit)]
+        self.lines += self._about_lens(path, view)
         if len(path.cameras.c2w) > self._shown.of:
             self.lines.append(
                 f"WARNING: {Path(path.where).name}: has {len(path.cameras.c2w)} poses, and the video "
@@ -127,12 +135,16 @@ class CameraPaths:
             self.lines += [f"New camera: {text}", *presets.describe(text, frames)]
         else:
             whole = cameras.load(text, intrinsics=source.intrinsics[0], reading=self._reading)
+            unit = self._unit_of(whole)
+            whole = cameras.scaled(whole, unit)
+            self._own_convention = whole.own_convention
             file = target_path(whole, self._shown, self._file, asked.key_poses)
             self._keyed |= file.keyed
             self._from_file = not whole.motion_only
             reference = None if self._file is None else world
             path = cameras.seen_from(whole, file.cameras, reference, asked.source_cameras)
-            self.lines += [f"New camera: {file.summary}", *self._about_lens(whole, "the source's")]
+            self.lines += [f"New camera: {file.summary}", *self._about_unit(whole, unit)]
+            self.lines += self._about_lens(whole, "the source's")
         return path
 
     def directed(
@@ -153,6 +165,31 @@ class CameraPaths:
         if made.intrinsics is not None:
             path = path._replace(intrinsics=made.intrinsics)
         return path, made.animation_time, made.marks
+
+    def _unit_of(self, path: CameraPath) -> float:
+        """Metres for a unit of length in a file: as asked for, or by the distance of what it shows.
+
+        A target in the world of the source's file has the unit of that; one that says only how the camera
+        moves has its own.
+        """
+        if self._file is not None:
+            return 1.0 if path.motion_only else self.unit
+        if self._asked.camera_scale is not None:
+            return self._asked.camera_scale
+        if self._asked.distance is None or path.depth is None:
+            return 1.0
+        return self._asked.distance / path.depth
+
+    def _about_unit(self, path: CameraPath, unit: float) -> list[str]:
+        """How lengths of a file were scaled; of a path that is in metres."""
+        if unit == 1 and path.depth is None:
+            return []
+        line = f"  its lengths: {'as in the file' if unit == 1 else f'times {unit:.4g}'}"
+        if path.depth is not None:
+            line += f"; its first camera has something {path.depth:.3g} m away in the middle, by its depths"
+        if unit == 1:
+            line += " (--distance says how far)"
+        return [line]
 
     def _about_lens(self, path: CameraPath, otherwise: str) -> list[str]:
         """How the lens of a file was read; `otherwise` is what is taken where it has none."""
@@ -194,8 +231,10 @@ class CameraPaths:
         if self._from_file or by_keys:
             metres = cameras.DISTANCE
             given = self._file is not None or self.estimated
-            found = warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres, given_source=given)
-            lines += found[:1] if by_keys else found
+            found = camera_warnings.warnings(Cameras(*source[:2]), Cameras(*target[:2]), metres)
+            lines += found
+            if found and not by_keys:
+                lines.append(camera_warnings.reason(given, self._own_convention))
         return lines
 
 
@@ -204,16 +243,19 @@ def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Plac
     poses, frames, video = len(path.cameras.c2w), len(shown.numbers), shown.of
     last = int(shown.numbers.max())
     keyed = False
-    if path.last_frame is not None and path.last_frame >= video:
+    final = -1 if path.frame_numbers is None else path.frame_numbers[-1]
+    if final >= video:
         raise InputError(
-            f"{path.where}: has a pose of frame {path.last_frame}, and the video has {video} frames: "
+            f"{path.where}: has a pose of frame {final:g}, and the video has {video} frames: "
             "is it of another video?"
         )
     if video == 1:
         places, which = shown.numbers, "the first, of the still picture"
+    elif path.frame_numbers is not None:
+        places, which = _by_numbers(path, path.frame_numbers, shown)
     elif poses == video or (shown.consecutive and poses > last):
         places = shown.numbers
-        which = f"one for each frame of the video, which has {video}"
+        which = f"one for each frame of the video, which has {video}{_part(shown)}"
     elif poses == frames:
         places = np.arange(frames)
         which = f"one for each of the {frames} frames taken of the video's {video}"
@@ -237,23 +279,62 @@ def target_path(path: CameraPath, shown: Shown, source: Placed | None, key_poses
     """Of the target; `source`: the source's file, if there is one. Raises `InputError` as `source_path`."""
     poses, frames = len(path.cameras.c2w), len(shown.numbers)
     keyed = False
-    if source is not None and poses == len(source.path.cameras.c2w):
+    places: np.ndarray
+    if path.of_new_video and poses >= frames:
+        places = np.linspace(0, poses - 1, frames)
+        which = f"of the new video's {poses} frames, by what the file says"
+        which += f", followed evenly over the {frames} of this one" if poses > frames else ""
+    elif source is not None and not path.of_new_video and poses == len(source.path.cameras.c2w):
         places, which, keyed = source.places, "at the same frames as the source's", source.keyed
         which += ", key poses of a smooth path" if keyed else ""
     elif poses >= frames and shown.consecutive and path.motion_only:
         places, which = np.arange(frames), f"the first {frames} are taken, one for each frame"
-    elif poses == shown.of:
-        places, which = shown.numbers, f"one for each frame of the video, which has {shown.of}"
+    elif poses == shown.of and not path.of_new_video:
+        places = shown.numbers
+        which = f"one for each frame of the video, which has {shown.of}{_part(shown)}"
     elif poses == frames:
         places, which = np.arange(frames), f"one for each of the {frames} frames of the new video"
     elif cameras.check_key_poses(path, frames, key_poses):
         keyed = True
-        places = np.linspace(0, poses - 1, frames)
+        places = _evenly_over(path, frames)
         which = f"key poses, and a smooth path through them over the {frames} frames of the new video"
     else:
-        places = np.linspace(0, poses - 1, frames)
+        places = _evenly_over(path, frames)
         which = f"followed evenly over the {frames} frames of the new video"
     return _placed(path, places, which, keyed)
+
+
+def _part(shown: Shown) -> str:
+    """Which frames of the video a clip shows, where these are not all from the first to the last."""
+    first, last = int(shown.numbers.min()), int(shown.numbers.max())
+    return "" if (first, last) == (0, shown.of - 1) else f"; the clip shows {first} to {last}"
+
+
+def _by_numbers(path: CameraPath, at: np.ndarray, shown: Shown) -> tuple[np.ndarray, str]:
+    """Places of the source's frames on a path that says which frames `at` [poses] its poses are of.
+
+    Raises:
+      InputError: the clip shows frames before its first pose, or after its last, by more than poses are
+        apart.
+    """
+    gap = np.diff(at).max() if len(at) > 1 else 1
+    first, last = int(shown.numbers.min()), int(shown.numbers.max())
+    if first < at[0] - gap or last > at[-1] + gap:
+        raise InputError(
+            f"{path.where}: has poses of the video's frames {at[0]:g} to {at[-1]:g}, and the clip shows "
+            f"{first} to {last}: choose others with --start and --duration, or give another file."
+        )
+    which = f"of frames {at[0]:g} to {at[-1]:g} of the video, by the numbers in the file"
+    which += f", up to {gap:g} apart" if gap > 1 else ""
+    return np.interp(shown.numbers, at, np.arange(len(at))), which
+
+
+def _evenly_over(path: CameraPath, frames: int) -> np.ndarray:
+    """Places of the frames of a new video on a path, by its numbers of frames where it has them."""
+    poses, at = len(path.cameras.c2w), path.frame_numbers
+    if at is None:
+        return np.linspace(0, poses - 1, frames)
+    return np.interp(np.linspace(at[0], at[-1], frames), at, np.arange(poses))
 
 
 def _placed(path: CameraPath, places: np.ndarray, which: str, keyed: bool) -> Placed:
@@ -282,52 +363,3 @@ def readings(
     source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, *known)
     target = Reading(wish.camera_axes, wish.camera_poses, *known)._replace(inherited=False)
     return source, target
-
-
-def warnings(source: Cameras, target: Cameras, distance: float, *, given_source: bool) -> list[str]:
-    """What looks wrong about a target's path from a file, as lines to print; both in one world.
-
-    Args:
-      distance: metres from the source's cameras to what they look at, roughly.
-      given_source: whether the source's cameras are from a file, too.
-    """
-    reason = "Is the axes' or the poses' convention another: --camera_axes opengl, --camera_poses w2c?"
-    if not given_source:
-        reason = (
-            "Without --source_cameras its poses are taken relative to the source's first camera. " + reason
-        )
-    places, seen_from = target.c2w[:, :3, 3].astype(np.float64), source.c2w[:, :3, 3].astype(np.float64)
-    apart = np.linalg.norm(places[:, None] - seen_from, axis=-1).min(1)
-    lines = []
-    if apart.min() > distance / 2:
-        lines.append(
-            f"every frame of it is {apart.min():.3g} m or more away from every camera of the source "
-            f"(the first {apart[0]:.3g} m)"
-        )
-    if not _looks_there(source, target, distance):
-        forward, ahead = target.c2w[:, :3, 2].astype(np.float64), source.c2w[:, :3, 2].astype(np.float64)
-        angles = np.degrees(np.arccos(np.clip(forward @ ahead.T, -1, 1))).min(1)
-        lines.append(
-            "no frame of it looks where the source looked "
-            f"(its first looks {angles[0]:.0f} degrees away, its nearest {angles.min():.0f})"
-        )
-    if not lines:
-        return []
-    return [f"WARNING: the new camera: {'; '.join(lines)}.", f"  {reason}"]
-
-
-def _looks_there(source: Cameras, target: Cameras, distance: float) -> bool:
-    """Whether any target frame has a point in its picture that a source frame has in its middle.
-
-    The points lie on the optical axes, at distances from half to 16 times `distance`.
-    """
-    depths = distance * np.array([0.5, 1, 2, 4, 16])
-    c2w = source.c2w.astype(np.float64)
-    points = (c2w[:, None, :3, 3] + depths[:, None] * c2w[:, None, :3, 2]).reshape(-1, 3)
-    for pose, (fx, fy, cx, cy) in zip(target.c2w.astype(np.float64), target.intrinsics, strict=True):
-        x, y, z = ((points - pose[:3, 3]) @ pose[:3, :3]).T
-        ahead = z > 1e-6
-        u, v = fx * x[ahead] / z[ahead] + cx, fy * y[ahead] / z[ahead] + cy
-        if ((u > 0) & (u < 1) & (v > 0) & (v < 1)).any():
-            return True
-    return False

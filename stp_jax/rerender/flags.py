@@ -101,7 +101,7 @@ def _add_controls(add: Callable[..., Any]) -> None:
         type=number(0.01, 1e4),
         metavar="METRES",
         help=f"from the first source camera to what it looks at: moves circle it, and it sets the scale of "
-        f"estimated cameras ({cameras.DISTANCE:g})",
+        f"estimated cameras, and of camera files with depths ({cameras.DISTANCE:g})",
     )
     add(
         "--animation_time",
@@ -126,6 +126,13 @@ def _add_controls(add: Callable[..., Any]) -> None:
         "--camera_poses",
         choices=camera_files.POSES,
         help="whether such files have camera-to-world or world-to-camera poses (c2w)",
+    )
+    add(
+        "--camera_scale",
+        type=number(1e-6, 1e6),
+        metavar="FACTOR",
+        help="metres for a unit of length in camera files, where that is another, as in COLMAP's models; of "
+        "the source's and the new camera's, which are in one world (1)",
     )
     add(
         "--key_poses",
@@ -237,8 +244,8 @@ def _add_results(add: Callable[..., Any]) -> None:
     add(
         "--dry_run",
         action="store_true",
-        help="everything but the model: how files are read, the camera path and the animation time, and the "
-        "source as it is cropped",
+        help="everything but the sampling: how files are read, which models are found, the camera path and "
+        "the animation time, and the source as it is cropped",
     )
     add("--list", action="store_true", help="explain every camera move, animation time and file, and exit")
 
@@ -269,7 +276,8 @@ def explain_choices() -> str:
   else of the video, or of twice the principal point). FOLDER:2 chooses camera 2 of a COLMAP model.
   Without --source_cameras, the poses of --camera are relative to the source's first camera.
   --source_cameras estimate finds the cameras of a handheld clip by its features (pip install
-  'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known.
+  'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known. It sets the scale of MegaSaM's
+  and VGGT's files, too, which have depths; of others --camera_scale does.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
   frames, one for each frame of the new video; any other number is spread evenly. Fewer than that are key
   poses of a smooth path; in forms with a pose for each frame (official files, RealEstate10K, TUM, KITTI) only

@@ -45,9 +45,10 @@ class Request(NamedTuple):
     lenses: tuple[np.ndarray, np.ndarray] | None = None  # of source and target, [F, 4], of the whole picture
     estimated: bool = False  # whether the source's cameras are
     fps: float | None = None  # of the new video, where they were asked for
+    unit: float = 1.0  # metres for a unit of length in the source's file
 
     def cameras_in_world(self) -> tuple[Cameras, Cameras]:
-        """Of source and target as filmed, in the world of the source's file: what files of cameras hold.
+        """Of source and target as filmed, in world and unit of the source's file: what files of cameras hold.
 
         In mirrored worlds, which some official files have, they are relative to the source's first camera.
         """
@@ -57,6 +58,8 @@ class Request(NamedTuple):
             Cameras(world @ view.c2w.astype(np.float64), lens)
             for view, lens in zip((self.source, self.target), lenses, strict=True)
         )
+        for path in (source, target):
+            path.c2w[:, :3, 3] /= self.unit
         return source, target
 
     def in_world(self) -> tuple[View, View]:
@@ -177,6 +180,7 @@ def read_request(
         (relative.intrinsics, path.intrinsics),
         paths.estimated,
         wish.fps,
+        paths.unit,
     )
 
 
@@ -208,12 +212,15 @@ def _first_look(wish: Asked, frames: int, official: bool) -> bool:
       InputError: the camera path cannot be used with any video, or cameras cannot be estimated.
     """
     of_source, of_target = readings(wish, official, frames)
-    by_distance = False
+    by_distance, in_world = False, False
     if estimated_cameras.is_asked(wish.source_cameras):
         if not sources.is_still(wish.video):  # of which nothing can be estimated, as is said later
             estimated_cameras.check_installed()
-    elif wish.source_cameras is not None and wish.distance is not None:
-        by_distance = cameras.load(wish.source_cameras, reading=of_source).uses_distance
+    elif wish.source_cameras is not None:
+        in_world = True
+        by_distance = wish.distance is not None and _by_distance(
+            cameras.load(wish.source_cameras, reading=of_source), wish
+        )
     if wish.camera == SAME_CAMERA:
         return by_distance
     if cameras.is_preset(str(wish.camera)):
@@ -223,7 +230,12 @@ def _first_look(wish: Asked, frames: int, official: bool) -> bool:
     # A file of fewer poses than the model has frames may still have one for each frame of a short video.
     if len(path.cameras.c2w) < 2 <= frames:
         raise InputError(f"{path.where}: one pose is too few; {frames} frames need one each")
-    return by_distance or path.uses_distance
+    return by_distance or path.uses_distance or (not in_world and _by_distance(path, wish))
+
+
+def _by_distance(path: cameras.CameraPath, wish: Asked) -> bool:
+    """Whether a camera file measures in the distance, or is scaled by it."""
+    return path.uses_distance or (path.depth is not None and wish.camera_scale is None)
 
 
 class _Part(NamedTuple):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from stp_jax import media
 from stp_jax.controls.formats.writing import to_nerfstudio, to_ours
+from stp_jax.controls.paths import Cameras
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
@@ -164,7 +165,10 @@ def _write_cameras(folder: Path, request: Request, fps: float) -> None:
         "camera_path.json": to_nerfstudio(target, (width, height), fps),
     }
     if request.estimated:
-        files["source_cameras.json"] = to_ours(source, (width, height))
+        # A short clip shows frames more than once.
+        numbers, first = np.unique(request.clip.source_frames, return_index=True)
+        source = Cameras(*(array[first] for array in source))
+        files["source_cameras.json"] = to_ours(source, (width, height), numbers.tolist())
     for name, data in files.items():
         with new_file(folder / name) as partial:
             partial.write_text(json.dumps(data) + "\n")

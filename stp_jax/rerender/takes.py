@@ -79,11 +79,13 @@ class Asked(NamedTuple):
         `stp_jax.rerender.estimated_cameras`.
       camera_axes, camera_poses: of files that do not state them, see `camera_files.Reading`.
       source_camera_axes, source_camera_poses: where the source's file has others than the target's.
+      camera_scale: metres for a unit of length in the camera files, which are in one world. Beside a file of
+        the source's cameras, files that say only how a camera moves keep their own unit.
       key_poses: fewer poses than frames in a camera file are key poses also where its form has one for each
         frame, see `cameras.check_key_poses`.
       fov: degrees across the shorter side of the picture, where no file has the intrinsics (50).
-      distance: metres from the source's first camera to the point that presets circle, and that sets the
-        scale of cameras that are estimated (4).
+      distance: metres from the source's first camera to the point that presets circle (4). It sets the scale
+        of cameras that are estimated, and of files that say how far away what they show is.
       start: seconds into the video.
       duration: seconds; without it to the end, but `request.LONGEST` at most.
       fps: frames per second of the new video, which seconds of it are counted by, see `request.playing_rate`.
@@ -98,6 +100,7 @@ class Asked(NamedTuple):
     camera_poses: str | None = None
     source_camera_axes: str | None = None
     source_camera_poses: str | None = None
+    camera_scale: float | None = None
     key_poses: bool = False
     fov: float | None = None
     distance: float | None = None
@@ -192,9 +195,11 @@ def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNo
     elif flags.negative_prompt and guidance == 1:
         raise InputError("--negative_prompt has no effect without guidance: give --guidance above 1.")
     source_file = flags.source_cameras is not None and not estimated_cameras.is_asked(flags.source_cameras)
-    if not source_file and (flags.source_camera_axes or flags.source_camera_poses):
-        raise InputError("--source_camera_axes and --source_camera_poses need --source_cameras FILE.")
+    for name in ("source_camera_axes", "source_camera_poses"):
+        if getattr(flags, name) is not None and not source_file:
+            raise InputError(f"--{name}: needs --source_cameras FILE.")
     camera = flags.camera or model.default_camera()
     files = source_file or not (camera == SAME_CAMERA or cameras.is_preset(camera))
-    if (flags.camera_axes or flags.camera_poses) and not files:
-        raise InputError("--camera_axes and --camera_poses say how camera files are read, and none is given.")
+    for name in ("camera_axes", "camera_poses", "camera_scale"):
+        if getattr(flags, name) is not None and not files:
+            raise InputError(f"--{name}: says how camera files are read, and none is given: leave it out.")

@@ -296,13 +296,16 @@ def test_frames_that_have_no_pose_get_one_between_their_neighbours(tmp_path):
     np.savez(tmp_path / "pose" / "a.npz", data=c2w[1:], inds=at[1:])
     path = cameras.load(tmp_path / "pose" / "a.npz")
     np.testing.assert_allclose(path.cameras.c2w[:, 2, 3], [1, *range(1, 10)], atol=1e-6)
-    assert path.last_frame == 9
+    assert path.frame_numbers.tolist() == list(range(10))
     np.savez(tmp_path / "pose" / "b.npz", data=c2w[1:4], inds=[4, 6, 8])  # every second frame
     path = cameras.load(tmp_path / "pose" / "b.npz")
     np.testing.assert_allclose(path.cameras.c2w[:, 2, 3], [1, 1, 1, 2, 5], atol=1e-6)
     np.savez(tmp_path / "pose" / "c.npz", data=c2w[1:4], inds=[0, 1, 90])
     path = cameras.load(tmp_path / "pose" / "c.npz")
-    assert len(path.cameras.c2w) == 3 and "their numbers are not those of frames" in path.form
+    assert len(path.cameras.c2w) == 3 and path.frame_numbers.tolist() == [0, 1, 90]
+    far = [one | {"file_path": f"{n}.png"} for one, n in zip(frames, (1, 2, 91), strict=False)]
+    where = camera_writers.as_json(tmp_path / "far.json", {"frames": far})
+    assert "their numbers are not those of frames" in cameras.load(where).form
 
 
 def test_key_frames_of_a_tracker_are_brought_to_even_times(tmp_path):

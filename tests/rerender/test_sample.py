@@ -210,7 +210,7 @@ BAD = {
     "--camera zoom_out:1e300": "the focal lengths must be positive",
     "--camera pan_left --distance 3": "--distance 3: the path of --camera pan_left does not depend on it",
     "--camera {f}/path.json --camera_axes blender": "argument --camera_axes: invalid choice: 'blender'",
-    "--camera_axes opengl": "say how camera files are read, and none is given",
+    "--camera_axes opengl": "says how camera files are read, and none is given",
     # animation times
     "--animation_time bullet_tme": "unknown animation time preset 'bullet_tme': did you mean bullet_time",
     "--animation_time '0:0, 3:3, 2:1'": "keyframes out of order",

@@ -95,9 +95,9 @@ def test_what_has_one_is_not(model, asked):
         (OURS, "--text_encoder x", "--text_encoder: .* takes no text"),
         (OURS, "--guidance 4", "--guidance 4 has no meaning"),
         (PILOT, "--negative_prompt dog --guidance 1", "--negative_prompt has no effect without guidance"),
-        (OURS, "--source_camera_axes opengl", "need --source_cameras"),
-        (OURS, "--source_camera_poses w2c", "need --source_cameras"),
-        (OURS, "--camera_axes opengl", "say how camera files are read, and none is given"),
+        (OURS, "--source_camera_axes opengl", "needs --source_cameras"),
+        (OURS, "--source_camera_poses w2c", "needs --source_cameras"),
+        (OURS, "--camera_axes opengl", "says how camera files are read, and none is given"),
         (OURS, "--camera orbit_left --camera_poses w2c", "none is given"),
     ],
 )

@@ -14,6 +14,7 @@ from stp_jax.errors import InputError
 
 AXES, POSES = ("opencv", "opengl"), ("c2w", "w2c")  # what a user may say of a file
 DISTANCE = 4.0  # metres from the source's first camera to what it looks at, where nothing is said
+POSES_OF, NEW_VIDEO = "poses_of", "new_video"  # a field of JSON files that are written here, and its value
 # From OpenGL's camera (x right, y up, z back), as Blender has it, to OpenCV's or back.
 FLIP_CAMERA = np.diag([1.0, -1, -1, 1])
 
@@ -76,6 +77,9 @@ class CameraFile(NamedTuple):
     lens_form: str | None = None  # how intrinsics are read, to print, where `lenses.read` cannot know
     numbers: Numbers | None = None
     uses_distance: bool = False  # its path depends on `Reading.distance`
+    own_convention: bool = False  # its form states axes and poses, so that no option changes them
+    of_new_video: bool = False  # it says that its poses are of a new video, not of the source
+    depth: float | None = None  # of what its first picture shows in the middle, in its own unit
 
 
 class Content(NamedTuple):
@@ -94,10 +98,11 @@ class Content(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """A .npz: the arrays that any form needs, and the shapes of large ones that are not read."""
+    """A .npz: the arrays that any form needs, and of large ones the shapes, or what they have for frame 0."""
 
     of: Mapping[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
+    firsts: Mapping[str, np.ndarray]
 
 
 class Rows(NamedTuple):
@@ -151,7 +156,13 @@ def stated(file: CameraFile, reading: Reading) -> CameraFile:
     for name, said in (("axes", reading.axes), ("poses", reading.poses)):
         if said is not None and not reading.inherited:
             raise InputError(f"{file.where}: is {file.form}; leave out the option that its {name} are {said}")
-    return file
+    return file._replace(own_convention=True)
+
+
+def is_of_new_video(data: Mapping[str, Any]) -> bool:
+    """Whether a file says that its poses are of the frames of a new video, as those of results do."""
+    said = data.get(POSES_OF)
+    return isinstance(said, str) and said == NEW_VIDEO
 
 
 def of_opengl(c2w: np.ndarray) -> np.ndarray:
@@ -205,6 +216,17 @@ def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     poses = np.tile(np.eye(4), (len(rotation), 1, 1))
     poses[:, :3, :3], poses[:, :3, 3] = rotation, translation
     return poses
+
+
+def depth_in_the_middle(depths: np.ndarray | None) -> float | None:
+    """The median of the middle ninth of a picture of depths [H, W], [H, W, 1] or [1, H, W]; None: none."""
+    picture = np.empty(0) if depths is None else np.squeeze(depths).astype(np.float64)
+    if picture.ndim != 2:
+        return None
+    height, width = picture.shape
+    middle = picture[height // 3 : height - height // 3, width // 3 : width - width // 3]
+    known = middle[np.isfinite(middle) & (middle > 0)]
+    return float(np.median(known)) if known.size else None
 
 
 def picture_of(shape: Sequence[int]) -> tuple[float, float] | None:

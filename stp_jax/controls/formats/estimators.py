@@ -15,6 +15,7 @@ from stp_jax.controls.formats.base import (
     Format,
     Numbers,
     Reading,
+    depth_in_the_middle,
     picture_of,
     stated,
 )
@@ -35,11 +36,17 @@ def _is_megasam(content: Content) -> bool:
 
 
 def _read_megasam(content: Content, reading: Reading) -> CameraFile:
-    """`cam_c2w` [F, 4, 4] and `intrinsic` [3, 3] in pixels of its `images` [F, H, W, 3] (test_demo.py)."""
+    """`cam_c2w` [F, 4, 4] and `intrinsic` [3, 3] in pixels of its `images` [F, H, W, 3] (test_demo.py).
+
+    `depths` are [F, H, W].
+    """
     arrays = content.data
     form = "MegaSaM's .npz: camera-to-world, OpenCV axes, scale as estimated"
     size = picture_of(arrays.shapes.get("images", ()))
-    file = CameraFile(content.where, arrays.of["cam_c2w"], form, arrays.of.get("intrinsic"), size)
+    depth = depth_in_the_middle(arrays.firsts.get("depths"))
+    file = CameraFile(
+        content.where, arrays.of["cam_c2w"], form, arrays.of.get("intrinsic"), size, depth=depth
+    )
     return stated(file, reading)
 
 
@@ -48,7 +55,10 @@ def _is_vggt(content: Content) -> bool:
 
 
 def _read_vggt(content: Content, reading: Reading) -> CameraFile:
-    """`extrinsic` [F, 3, 4] and `intrinsic` [F, 3, 3] in pixels of `images` [F, 3, H, W] (demo_gradio.py)."""
+    """`extrinsic` [F, 3, 4] and `intrinsic` [F, 3, 3] in pixels of `images` [F, 3, H, W] (demo_gradio.py).
+
+    `depth` is [F, H, W, 1].
+    """
     arrays = content.data
     lens = arrays.of.get("intrinsic")
     form = "VGGT's .npz: world-to-camera, OpenCV axes, scale as estimated"
@@ -59,6 +69,7 @@ def _read_vggt(content: Content, reading: Reading) -> CameraFile:
         None if lens is None else _one_batch(lens, 3),
         picture_of(arrays.shapes.get("images", ())),
         np.linalg.inv,
+        depth=depth_in_the_middle(arrays.firsts.get("depth")),
     )
     return stated(file, reading)
 

@@ -20,6 +20,7 @@ from stp_jax.controls.formats.base import (
     Reading,
     by_numbers,
     frame_numbers,
+    is_of_new_video,
     of_opengl,
     stated,
 )
@@ -168,7 +169,8 @@ def _read_camera_path(content: Content, reading: Reading) -> CameraFile:
         lens_form = f"fields of view across the height of {size[0]:g} x {size[1]:g}"
     form = "nerfstudio's camera_path.json: camera-to-world, OpenGL axes"
     poses = [one["camera_to_world"] for one in path]
-    return stated(CameraFile(where, poses, form, lens, to_c2w=of_opengl, lens_form=lens_form), reading)
+    file = CameraFile(where, poses, form, lens, to_c2w=of_opengl, lens_form=lens_form)
+    return stated(file._replace(of_new_video=is_of_new_video(data)), reading)
 
 
 TRANSFORMS = Format(

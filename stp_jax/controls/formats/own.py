@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from stp_jax import user_input
 from stp_jax.controls import lenses
 from stp_jax.controls.formats import official
-from stp_jax.controls.formats.base import Arrays, CameraFile, Content, Format, Reading, Rows, plain, stated
+from stp_jax.controls.formats.base import (
+    Arrays,
+    CameraFile,
+    Content,
+    Format,
+    Numbers,
+    Reading,
+    Rows,
+    is_of_new_video,
+    plain,
+    stated,
+)
 from stp_jax.errors import InputError
 
 GRID_CONVENTION = "opencv w2c, metres"  # of the renderer's camera_data.json
@@ -37,7 +51,19 @@ def _has_c2w(content: Content) -> bool:
 def _read_c2w(content: Content, reading: Reading) -> CameraFile:
     data = content.data.of if isinstance(content.data, Arrays) else content.data
     size = lenses.stated_size(data, content.where)
-    return plain(CameraFile(content.where, data["c2w"], "", data.get("intrinsics"), size), reading)
+    file = CameraFile(content.where, data["c2w"], "", data.get("intrinsics"), size)
+    numbers = _frame_numbers(data.get("frame_numbers"), content.where)
+    return plain(file._replace(numbers=numbers, of_new_video=is_of_new_video(data)), reading)
+
+
+def _frame_numbers(value: Any, where: str) -> Numbers | None:
+    """Which frames of the source's video the poses are of, counted from 0."""
+    if value is None:
+        return None
+    at = user_input.table(value, (), f'{where}: "frame_numbers"')
+    if not ((np.diff(at) > 0).all() and 0 <= at[0] <= at[-1] < 1e6 and (at == np.round(at)).all()):
+        raise InputError(f'{where}: "frame_numbers" must be whole numbers that increase, from 0 or more')
+    return Numbers(at, frames=True, first=0)
 
 
 def _is_rig(content: Content) -> bool:

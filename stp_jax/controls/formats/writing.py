@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from stp_jax.controls.formats.base import FLIP_CAMERA
+from stp_jax.controls.formats.base import FLIP_CAMERA, NEW_VIDEO, POSES_OF
 from stp_jax.controls.paths import Cameras
 
 
-def to_ours(cameras: Cameras, size: tuple[int, int]) -> dict[str, Any]:
+def to_ours(
+    cameras: Cameras, size: tuple[int, int], frame_numbers: Sequence[int] | None = None
+) -> dict[str, Any]:
     """The JSON of our own form; --camera and --source_cameras read it.
 
     Args:
       cameras: lenses are those of the whole picture.
       size: width and height of that picture; for other programs, as the lenses are divided by it.
+      frame_numbers: the frames of the source's video that the poses are of, one for each, increasing. None:
+        the poses are of a new video.
     """
+    of: dict[str, Any] = (
+        {POSES_OF: NEW_VIDEO} if frame_numbers is None else {"frame_numbers": list(frame_numbers)}
+    )
     return {
         "c2w": cameras.c2w.tolist(),
         "intrinsics": cameras.intrinsics.tolist(),
         "width": size[0],
         "height": size[1],
+        **of,
     }
 
 
@@ -51,4 +60,5 @@ def to_nerfstudio(cameras: Cameras, size: tuple[int, int], fps: float) -> dict[s
         "is_cycle": False,
         "smoothness_value": 0.0,
         "camera_path": path,
+        POSES_OF: NEW_VIDEO,  # other programs do not look at it
     }
