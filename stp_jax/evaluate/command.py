@@ -108,7 +108,16 @@ def _parser() -> Parser:
         help="four scenes, one of each camera path, and five cases of each, without the VAE ceiling: "
         "minutes on a CPU. Only measures that --measures names; compare its figures with those of its kind",
     )
+    parser.add_argument(
+        "--lora",
+        nargs="+",
+        action="extend",
+        metavar="FILE[:STRENGTH]",
+        help="LoRAs that are merged into each model of --weights, as by sample.py. Beside the model without "
+        "them: write the merged one with stp_jax.export, and give both to --weights",
+    )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
+    parser.add_argument("--guidance", type=number(0, 100), help="by text; 1: none (default: the weights')")
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
     )
@@ -172,7 +181,7 @@ def _on_held_out_scenes(args: argparse.Namespace) -> str:
         measures = (
             known_measures() if args.measures is None and not args.quick else select(args.measures or [])
         )
-        models, settings = read_models(args.weights or [str(BUNDLED)], args.steps)
+        models, settings = read_models(args.weights or [str(BUNDLED)], **_of_models(args))
         if args.quick:  # the ceiling would take as long again as the videos
             models = [model._replace(reconstruct=None) for model in models]
     return evaluate(
@@ -212,7 +221,9 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
                     f"--measures {measure.name} needs a grid of cameras and times; --cam_x_time has {usable}."
                 )
         weights = args.weights or ([] if args.videos else [str(BUNDLED)])
-        models, settings = read_models(weights, args.steps, official=True)
+        if args.lora and not weights:
+            raise InputError("--lora: needs --weights, whose models it changes: leave it out.")
+        models, settings = read_models(weights, official=True, **_of_models(args))
     folders = args.videos or []
     labels = labels_of(folders, [*_RESERVED, *settings], flag="--videos")
     return evaluate_cam_x_time(
@@ -231,33 +242,47 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
     )
 
 
+def _of_models(args: argparse.Namespace) -> dict[str, Any]:
+    return {"loras": args.lora or (), "steps": args.steps, "guidance": args.guidance}
+
+
 def read_models(
-    folders: Sequence[str], steps: int | None, *, official: bool = False
+    folders: Sequence[str],
+    *,
+    loras: Sequence[str] = (),
+    steps: int | None = None,
+    guidance: float | None = None,
+    official: bool = False,
 ) -> tuple[list[Any], dict[str, Any]]:
     """The models in folders of weights, and by label the settings their figures depend on, as JSON values.
 
     A model goes to the device when it is first used and stays there, so all are there together in the end.
 
     Args:
-      steps: of sampling. None: as each model's notes say.
+      loras: merged into each of them, see `stp_jax.weights.adapters.parse_lora`.
+      steps, guidance: of sampling. None: as each model's notes say.
       official: whether official models are sampled as in their evaluation.
 
     Raises:
-      InputError: a folder is given twice; a folder holds no model that `Rerenderer` takes; the models'
-        videos differ in size.
+      InputError: a folder is given twice; a folder holds no model that `Rerenderer` takes; a LoRA fits none of
+        its layers; the models' videos differ in size.
     """
     from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
     from stp_jax.evaluate.scores import Model, size_text
     from stp_jax.rerender.rerenderer import Rerenderer
+    from stp_jax.weights.adapters import parse_lora
+    from stp_jax.weights.files import open_tensors
     from stp_jax.weights.recognition import recognise
 
+    adapters = [parse_lora(lora) for lora in loras]
+    chosen = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     models: list[Model] = []
     settings: dict[str, Any] = {}
     for folder, label in zip(folders, labels_of(folders, _RESERVED), strict=True):
         options: dict[str, Any] = {}
         if official and recognise(folder, "dit").config.camera.startswith("pose12"):
             options = dict(OFFICIAL_SAMPLING)
-        model = Rerenderer(folder, **(options | ({} if steps is None else {"steps": steps})))
+        model = Rerenderer(folder, loras=adapters, **(options | chosen))
         vae = checksum(recognise(folder, "vae").tensors)
         size = (model.notes.frames, model.notes.height, model.notes.width)
         if models and models[0].size and size != models[0].size:
@@ -277,6 +302,11 @@ def read_models(
                 "tiled": bool(options.get("tiled")),
             },
         }
+        if adapters:
+            settings[label]["loras"] = [
+                {"file": str(one.path), "strength": one.strength, "checksum": checksum(open_tensors(one.path))}
+                for one in adapters
+            ]
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
         for remark in model.remarks:
             print(f"Note: {remark}")

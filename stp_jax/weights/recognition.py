@@ -350,8 +350,8 @@ def remarks(found: Pretrained, merged: Collection[Path] = ()) -> list[str]:
             continue  # nothing to do with this model
         if adapter:
             lines.append(
-                f"{file} is an adapter (LoRA) and is NOT applied: give sample.py, or stp_jax.export, "
-                f"--lora {file}."
+                f"{file} is an adapter (LoRA) and is NOT applied: give sample.py, stp_jax.evaluate or "
+                f"stp_jax.export --lora {file}."
             )
     return lines
 

@@ -2,12 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stp_jax.errors import InputError
 from stp_jax.evaluate.cases import BOTH, CAMERA, TIME
-from stp_jax.evaluate.command import labels_of, main
+from stp_jax.evaluate.command import labels_of, main, read_models
 from stp_jax.evaluate.rows import CEILING
 from tests.tiny_model import SHIFT, STEPS, edit_index, write_tiny_model
 
@@ -127,6 +129,30 @@ def test_mistakes_in_weights_and_data_are_reported_before_the_work(data, tmp_pat
     assert "'validation'" in one_line_error(capsys, [*command, small, "--split", "validation"])
     assert "unknown measure" in one_line_error(capsys, [*command, small, "--measures", "sharpness"])
     assert not (tmp_path / "out").exists()
+
+
+def test_loras_are_merged_into_the_models_and_are_among_the_settings(tmp_path, capsys):
+    folder = str(write_tiny_model(tmp_path / "a"))
+    q = "diffusion_model.blocks.1.self_attn.q"
+    down, up = np.ones((2, 48), np.float32), np.ones((48, 2), np.float32)
+    save_file({f"{q}.lora_A.weight": down, f"{q}.lora_B.weight": up}, tmp_path / "style.safetensors")
+    lora = f"{tmp_path / 'style.safetensors'}:0.5"
+    models, settings = read_models([folder], loras=[lora], steps=3)
+    assert "style.safetensors (LoRA) is merged into 1 layer, strength 0.5" in capsys.readouterr().out
+    (said,) = settings["a"].pop("loras")
+    assert said["strength"] == 0.5 and len(said["checksum"]) == 16
+    _, plain = read_models([folder], steps=3)
+    assert plain == settings and plain["a"]["sampling"]["steps"] == 3
+    (model,) = models
+    (other,), _ = read_models([folder])
+    changed = np.concatenate([np.ravel(x) for x in jax.tree.leaves(model.rerender._dit.state())])
+    given = np.concatenate([np.ravel(x) for x in jax.tree.leaves(other.rerender._dit.state())])
+    assert (changed != given).sum() == 48 * 48
+    np.testing.assert_allclose((changed - given)[changed != given], 0.5 * 2, atol=1e-5)  # alpha is the rank
+    with pytest.raises(InputError, match="another model"):
+        save_file({f"{q}.lora_A.weight": down, f"{q}.lora_B.weight": up[:9]}, tmp_path / "wide.safetensors")
+        read_models([folder], loras=[str(tmp_path / "wide.safetensors")])
+    assert "needs" in one_line_error(capsys, ["--cam_x_time", "x", "--videos", "y", "--lora", lora])
 
 
 @pytest.mark.parametrize(
