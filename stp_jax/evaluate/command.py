@@ -264,8 +264,8 @@ def read_models(
       official: whether official models are sampled as in their evaluation.
 
     Raises:
-      InputError: a folder is given twice; a folder holds no model that `Rerenderer` takes; a LoRA fits none of
-        its layers; the models' videos differ in size.
+      InputError: a folder is given twice; a folder holds no model that `Rerenderer` takes; a LoRA fits none
+        of its layers; the models' videos differ in size.
     """
     from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
     from stp_jax.evaluate.scores import Model, size_text
@@ -304,8 +304,8 @@ def read_models(
         }
         if adapters:
             settings[label]["loras"] = [
-                {"file": str(one.path), "strength": one.strength, "checksum": checksum(open_tensors(one.path))}
-                for one in adapters
+                {"file": str(path), "strength": strength, "checksum": checksum(open_tensors(path))}
+                for path, strength in adapters
             ]
         print(f"{label}: {folder} on {model.device}, {model.steps} steps")
         for remark in model.remarks:

@@ -16,7 +16,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig, without_retired
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
-from stp_jax.weights import fp8, kinds, native, schema
+from stp_jax.weights import bundles, fp8, kinds, native, schema
 from stp_jax.weights.adapters import is_adapter
 from stp_jax.weights.encoded import Encoded
 from stp_jax.weights.files import open_tensors
@@ -29,15 +29,6 @@ LAYOUTS: dict[str, Any] = {"dit": dit, "vae": vae, "text_encoder": text_encoder}
 CONFIGS: dict[str, Any] = {"dit": DiTConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
 NOUNS = {"dit": "a DiT", "vae": "a VAE", "text_encoder": "a text encoder"}
 
-# A layout is recognised by tensors that only it has.
-SIGNATURES = {
-    r"blocks\.\d+\.self_attn\.": ("dit", "official"),
-    r"blocks\.\d+\.attn1\.": ("dit", "diffusers"),
-    r"(en|de)coder\.(down|up)samples\.\d+\.": ("vae", "official"),
-    r"(en|de)coder\.(down|up)_blocks\.\d+\.": ("vae", "diffusers"),
-    r"blocks\.\d+\.pos_embedding\.": ("text_encoder", "official"),
-    r"encoder\.block\.\d+\.layer\.": ("text_encoder", "diffusers"),
-}
 # Names under which the models are published, in groups, the preferred ones first. A diffusers folder holds
 # one folder for each model.
 PUBLISHED = {
@@ -53,11 +44,6 @@ PUBLISHED = {
         ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
     ),
 }
-# What programs write before the names of all tensors of a model: `model.diffusion_model.` (ComfyUI),
-# `pipe.dit.` (modules of Lightning), `module.`, ..
-PREFIXED = [re.compile(rf"((?:[A-Za-z_]\w*\.){{1,6}}?){signature}") for signature in SIGNATURES]
-# What wrappers of PyTorch write in the middle of names.
-WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 SAMPLED_BYTES = 2**20
 MOST_BESIDE = 20  # files that are looked at for adapters
 
@@ -100,7 +86,7 @@ def recognise(path: str | os.PathLike, kind: str | None = None) -> Pretrained:
     place = find(path, kind)
     if place.is_dir():
         return _recognise_ours(place, kind or _kinds_of_ours(place)[0])
-    found = _recognise_file(place)
+    found = _recognise_file(place, kind)
     if kind and found.kind != kind:
         raise InputError(f"{place} is {found.title}, not {NOUNS[kind]}.")
     check(found.rules, found.tensors, kinds.shapes(found.kind, found.config), _name(found))
@@ -128,7 +114,7 @@ def find(path: str | os.PathLike, kind: str | None = None) -> Path:
     if path.is_file():
         if kind not in ("vae", "text_encoder"):
             return path
-        given = _recognise_file(path)
+        given = _recognise_file(path, kind)
         if given.kind != "dit":
             return path
         problems: list[str] = []
@@ -167,14 +153,14 @@ def _why(kind: str, problems: list[str]) -> str:
 
 
 def kinds_in(path: str | os.PathLike) -> list[str]:
-    """The kinds of the models in a folder, or the kind of a file.
+    """The kinds of the models in a folder or a file.
 
     Raises:
       InputError: as `find`; there is no model.
     """
     path = Path(path)
     if not path.is_dir():
-        return [_recognise_file(find(path)).kind]
+        return _kinds_of_file(find(path))
     problems: list[str] = []
     found = [kind for kind in LAYOUTS if _find_in(path, kind, problems) is not None]
     if not found:
@@ -200,14 +186,14 @@ def _find_in(folder: Path, kind: str, problems: list[str]) -> Path | None:
             matches = [file for file in matches if file.parent == folder or file.parent.name != "vae"]
         if matches:
             return _only(matches, folder, kind)
-    found: dict[Path, str] = {}
+    found: dict[Path, list[str]] = {}
     for file in files:
         if file.parent == folder and not _is_part(file):
             try:
-                found[file] = _recognise_file(file).kind
+                found[file] = _kinds_of_file(file)
             except InputError as error:
                 problems.append(str(error))
-    return _only([file for file, of in found.items() if of == kind], folder, kind)
+    return _only([file for file, of in found.items() if kind in of], folder, kind)
 
 
 def _only(files: list[Path], folder: Path, kind: str) -> Path | None:
@@ -238,6 +224,13 @@ def _is_part(file: Path) -> bool:
     return re.search(r"-\d{5}-of-\d{5}\.", file.name) is not None
 
 
+def _kinds_of_file(path: Path) -> list[str]:
+    """The kinds of the models in a file; all are recognised. Raises `InputError` as `recognise`."""
+    first = _recognise_file(path).kind
+    others = bundles.models_in(fp8.decoded(open_tensors(path), path), path).keys() - {first}
+    return [first, *(_recognise_file(path, kind).kind for kind in LAYOUTS if kind in others)]
+
+
 def _kinds_of_ours(folder: Path) -> list[str]:
     return [kind for kind in LAYOUTS if (folder / f"{kind}.json").is_file()]
 
@@ -264,14 +257,16 @@ def _recognise_ours(folder: Path, kind: str) -> Pretrained:
     return found
 
 
-def _recognise_file(path: Path) -> Pretrained:
+def _recognise_file(path: Path, kind: str | None = None) -> Pretrained:
+    """The model of a file; of one with several that of a kind, where it has it."""
     if _is_part(path) and "-of-00001." not in path.name:
         raise InputError(f"{path} is one part of a model: give the .index.json beside it, or its folder.")
-    tensors = _without_prefix(fp8.decoded(open_tensors(path), path), path)
-    signed = _signed(tensors)
-    if signed is None:
-        raise InputError(_what_it_is(path, tensors))
-    kind, layout = signed
+    stored = fp8.decoded(open_tensors(path), path)
+    models = bundles.models_in(stored, path)
+    if not models:
+        raise InputError(_what_it_is(path, stored))
+    kind = kind if kind in models else next(one for one in LAYOUTS if one in models)
+    layout, tensors = models[kind]
     if (kind, layout) == ("text_encoder", "diffusers"):
         tensors = text_encoder.untie(tensors)
     module = LAYOUTS[kind]
@@ -282,32 +277,6 @@ def _recognise_file(path: Path) -> Pretrained:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     rules = module.rules(config, layout)
     return Pretrained(kind, layout, module.title(config), config, rules, tensors, path)
-
-
-def _signed(names: Iterable[str]) -> tuple[str, str] | None:
-    """Kind and layout of the model whose tensors have these names."""
-    of = (of for signature, of in SIGNATURES.items() if any(re.match(signature, name) for name in names))
-    return next(of, None)
-
-
-def _without_prefix(tensors: Mapping[str, np.ndarray], path: Path) -> Mapping[str, np.ndarray]:
-    """Tensors under the names of their layout, where a program put something before the names of all.
-
-    Raises:
-      InputError: it stands before the names of some: several models are in the file.
-    """
-    bare = {WRAPPERS.sub("", name): array for name, array in tensors.items()}
-    if len(bare) < len(tensors) or _signed(bare):
-        return bare if len(bare) == len(tensors) else tensors
-    prefix = next((m[1] for name in bare for pattern in PREFIXED if (m := pattern.match(name))), "")
-    named = {name.removeprefix(prefix): a for name, a in bare.items() if name.startswith(prefix)}
-    if len(named) == len(bare):
-        return named
-    other = next(name for name in bare if not name.startswith(prefix))
-    raise InputError(
-        f"{path} holds more than one model: {prefix}{next(iter(named))}, .. beside {other}, .. Save the "
-        f"tensors whose names begin with {prefix} in a file of their own."
-    )
 
 
 def _what_it_is(path: Path, tensors: Mapping[str, np.ndarray]) -> str:

@@ -230,6 +230,38 @@ def test_a_prefix_before_all_names_is_left_out(tmp_path, prefix):
         recognition.recognise(tmp_path, "dit")
 
 
+def test_several_models_in_one_file_as_comfyui_saves_them(tmp_path):
+    """The prefixes of ComfyUI's class for Wan: unet_prefix, vae_key_prefix, text_encoder_key_prefix."""
+    prefixes = {
+        "dit": ("model.diffusion_model.", SPACETIMEPILOT, "official"),
+        "vae": ("vae.", TINY["vae"], "official"),
+        "text_encoder": ("text_encoders.umt5xxl.transformer.", TINY["text_encoder"], "diffusers"),
+    }
+    models = {kind: random_tensors(kind, *rest) for kind, (_, *rest) in prefixes.items()}
+    all_in_one = {
+        f"{prefixes[kind][0]}{name}": array for kind, of in models.items() for name, array in of.items()
+    }
+    all_in_one["text_encoders.umt5xxl.logit_scale"] = np.zeros((), np.float32)
+    path = write(tmp_path / "all.safetensors", "dit", tensors=all_in_one)
+    assert recognition.kinds_in(path) == recognition.kinds_in(tmp_path) == list(models)
+    for place in (path, tmp_path):
+        for kind, tensors in models.items():
+            found = recognition.recognise(place, kind)
+            assert (found.kind, found.layout) == (kind, prefixes[kind][2]) and found.path == path
+            assert found.tensors.keys() >= tensors.keys()
+            for name, array in tensors.items():
+                np.testing.assert_array_equal(found.tensors[name], array)
+    more = all_in_one | {f"teacher.{name}": array for name, array in models["dit"].items()}
+    write(path, "dit", tensors=more)
+    with pytest.raises(InputError, match="holds more than one model: model.diffusion_model.* beside"):
+        recognition.recognise(path, "vae")
+    write(path, "dit", tensors=all_in_one | {"clip_vision.proj": np.zeros(2, np.float32)})
+    with pytest.raises(
+        InputError, match="more than one model: .* beside clip_vision.proj, .. Read are one DiT"
+    ):
+        recognition.recognise(path, "dit")
+
+
 def test_names_that_wrappers_write_into_others_are_left_out(tmp_path):
     tensors = random_tensors("dit", SPACETIMEPILOT, "official")
     wrapped = {
