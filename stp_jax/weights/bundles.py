@@ -1,7 +1,7 @@
 """Which models a file holds, by the names of its tensors.
 
 Programs put a prefix before all names of a model, and some save several models in one file, each with its
-own: `model.diffusion_model.`, `vae.` and `text_encoders.umt5xxl.transformer.` for Wan in ComfyUI's checkpoints.
+own: `model.diffusion_model.`, `vae.`, `text_encoders.umt5xxl.transformer.` for Wan in ComfyUI's checkpoints.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SIGNATURES = {
     r"(en|de)coder\.(down|up)_blocks\.\d+\.": ("vae", "diffusers"),
     r"blocks\.\d+\.pos_embedding\.": ("text_encoder", "official"),
     r"encoder\.block\.\d+\.layer\.": ("text_encoder", "diffusers"),
+    r"enc\.blk\.\d+\.attn_rel_b\.": ("text_encoder", "gguf"),
 }
 # What programs write before the names of all tensors of a model: `model.diffusion_model.` (ComfyUI),
 # `pipe.dit.` (modules of Lightning), `module.`, ..

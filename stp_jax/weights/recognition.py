@@ -54,7 +54,7 @@ class Pretrained:
 
     Attributes:
       kind: `dit`, `vae` or `text_encoder`.
-      layout: `ours`, `official` or `diffusers`.
+      layout: `ours`, `official`, `diffusers` or `gguf` (of text encoders).
       title: the common name of the model, for messages.
       config: of the model class.
       rules: from its tensors to our parameters.

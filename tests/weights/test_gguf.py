@@ -1,5 +1,6 @@
 """GGUF files, as the package's writer and its quantisation make them, and as ComfyUI's converter does."""
 
+import dataclasses
 import importlib.util
 import json
 import struct
@@ -17,10 +18,10 @@ from stp_jax.weights import reading, recognition
 from stp_jax.weights.adapters import Lora
 from stp_jax.weights.files import open_tensors
 from stp_jax.weights.gguf_files import NOT_DECODED, PLAIN
-from stp_jax.weights.layouts import dit
+from stp_jax.weights.layouts import dit, text_encoder
 from stp_jax.weights.layouts.table import lazy_parameters
 from stp_jax.weights.merging import merge
-from tests.stored_tensors import SPACETIMEPILOT, TINY_DIT, random_tensor, random_tensors
+from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, random_tensor, random_tensors
 
 PILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT | {"dim": 256, "ffn_dim": 512})
 OFFICIAL = random_tensors("dit", PILOT, "official")
@@ -116,6 +117,28 @@ def test_values_are_those_of_the_formats_definition(model):
             np.asarray(read[name], np.float64), wanted, rtol=1e-6, atol=1e-6, err_msg=name
         )
     assert "tensors in GGUF (Q4_K)" in recognition.remarks(found)[0]
+
+
+def test_text_encoders_have_the_names_that_llama_cpp_gives_those_of_transformers(tmp_path):
+    """By the package's own table; Q8_0 where rows have whole blocks."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, TINY["text_encoder"].layers)
+    stored, values, quantised = {}, {}, {}
+    for name, array in random_tensors("text_encoder", TINY["text_encoder"], "diffusers").items():
+        theirs = names.get_name(name, try_suffixes=(".weight",))
+        if theirs is None:
+            continue  # the embedding once more
+        values[name], stored[theirs] = array.astype(np.float64), array
+        if array.ndim == 2 and array.shape[-1] % 32 == 0 and "attn_rel_b" not in theirs:
+            quantised[theirs] = Kind.Q8_0
+            stored[theirs] = codes_of(array, Kind.Q8_0)
+            values[name] = q8_0(stored[theirs].reshape(-1, 34)).reshape(array.shape)
+    assert quantised
+    path = write_gguf(tmp_path / "umt5-Q8_0.gguf", stored, quantised)
+    found = recognition.recognise(path, "text_encoder")
+    assert dataclasses.replace(found.config, dtype=TINY["text_encoder"].dtype) == TINY["text_encoder"]
+    read = reading.read(found)
+    for name, value in lazy_parameters(text_encoder.rules(found.config, "diffusers"), values).items():
+        np.testing.assert_allclose(np.asarray(read[name]), np.asarray(value), atol=1e-6, err_msg=name)
 
 
 def test_a_lora_is_merged_into_quantised_layers(model, tmp_path):

@@ -1,4 +1,4 @@
-"""The umT5 encoder as Wan2.1 stores it, and as transformers' UMT5EncoderModel does."""
+"""The umT5 encoder as Wan2.1 stores it, as transformers' UMT5EncoderModel and as llama.cpp do."""
 
 from __future__ import annotations
 
@@ -11,31 +11,49 @@ from stp_jax.errors import InputError
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.weights.layouts.table import SAME, WEIGHT, Rule, count_layers
 
-LAYOUTS = ("official", "diffusers")  # diffusers' folders hold transformers' files
+# diffusers' folders hold transformers' files; GGUF files have llama.cpp's names.
+LAYOUTS = ("official", "diffusers", "gguf")
 
 ATTENTION, FEED_FORWARD = "encoder.block.{n}.layer.0.", "encoder.block.{n}.layer.1."
+RELATIVE = ATTENTION + "SelfAttention.relative_attention_bias"
 NAMES = {
     ours: theirs
     for ours, *theirs in (
-        ("token_embedding", "token_embedding", "shared"),
-        ("blocks.norm1.scale", "blocks.{n}.norm1", ATTENTION + "layer_norm"),
-        ("blocks.q.kernel", "blocks.{n}.attn.q", ATTENTION + "SelfAttention.q"),
-        ("blocks.k.kernel", "blocks.{n}.attn.k", ATTENTION + "SelfAttention.k"),
-        ("blocks.v.kernel", "blocks.{n}.attn.v", ATTENTION + "SelfAttention.v"),
-        ("blocks.o.kernel", "blocks.{n}.attn.o", ATTENTION + "SelfAttention.o"),
+        ("token_embedding", "token_embedding", "shared", "token_embd"),
+        ("blocks.norm1.scale", "blocks.{n}.norm1", ATTENTION + "layer_norm", "enc.blk.{n}.attn_norm"),
+        ("blocks.q.kernel", "blocks.{n}.attn.q", ATTENTION + "SelfAttention.q", "enc.blk.{n}.attn_q"),
+        ("blocks.k.kernel", "blocks.{n}.attn.k", ATTENTION + "SelfAttention.k", "enc.blk.{n}.attn_k"),
+        ("blocks.v.kernel", "blocks.{n}.attn.v", ATTENTION + "SelfAttention.v", "enc.blk.{n}.attn_v"),
+        ("blocks.o.kernel", "blocks.{n}.attn.o", ATTENTION + "SelfAttention.o", "enc.blk.{n}.attn_o"),
         (
             "blocks.position_bias",
             "blocks.{n}.pos_embedding.embedding",
-            ATTENTION + "SelfAttention.relative_attention_bias",
+            RELATIVE,
+            "enc.blk.{n}.attn_rel_b",
         ),
-        ("blocks.norm2.scale", "blocks.{n}.norm2", FEED_FORWARD + "layer_norm"),
-        ("blocks.ffn_gate.kernel", "blocks.{n}.ffn.gate.0", FEED_FORWARD + "DenseReluDense.wi_0"),
-        ("blocks.ffn_in.kernel", "blocks.{n}.ffn.fc1", FEED_FORWARD + "DenseReluDense.wi_1"),
-        ("blocks.ffn_out.kernel", "blocks.{n}.ffn.fc2", FEED_FORWARD + "DenseReluDense.wo"),
-        ("norm.scale", "norm", "encoder.final_layer_norm"),
+        ("blocks.norm2.scale", "blocks.{n}.norm2", FEED_FORWARD + "layer_norm", "enc.blk.{n}.ffn_norm"),
+        (
+            "blocks.ffn_gate.kernel",
+            "blocks.{n}.ffn.gate.0",
+            FEED_FORWARD + "DenseReluDense.wi_0",
+            "enc.blk.{n}.ffn_gate",
+        ),
+        (
+            "blocks.ffn_in.kernel",
+            "blocks.{n}.ffn.fc1",
+            FEED_FORWARD + "DenseReluDense.wi_1",
+            "enc.blk.{n}.ffn_up",
+        ),
+        (
+            "blocks.ffn_out.kernel",
+            "blocks.{n}.ffn.fc2",
+            FEED_FORWARD + "DenseReluDense.wo",
+            "enc.blk.{n}.ffn_down",
+        ),
+        ("norm.scale", "norm", "encoder.final_layer_norm", "enc.output_norm"),
     )
 }
-PREFIXES = {"official": "blocks.", "diffusers": "encoder.block."}  # of layers
+PREFIXES = {"official": "blocks.", "diffusers": "encoder.block.", "gguf": "enc.blk."}  # of layers
 PUBLISHED_LAYERS = {4096: 24}  # by width
 # transformers stores the embedding once more under this name, or only under it.
 TIED = "encoder.embed_tokens.weight"
