@@ -411,6 +411,9 @@ def test_colmap_cameras_of_other_kinds_and_damaged_models(tmp_path, poses):
     assert "is a folder without a COLMAP model" in refused(tmp_path / "empty")
 
 
+POSE = {"transform_matrix": np.eye(4).tolist()}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -452,11 +455,44 @@ def test_colmap_cameras_of_other_kinds_and_damaged_models(tmp_path, poses):
             "between 0 and 180",
         ),
         ("a.json", {"extrinsic": [np.eye(3).tolist()]}, "frame 0: expected 4 x 4 numbers"),
+        ("a.json", {"frames": [{"file_path": "b.png"} | POSE, {"file_path": "a.png"}]}, "a.png: has no"),
+        (
+            "a.json",
+            {"frames": [{"file_path": f"{i % 2}.png"} | POSE for i in range(3)]},
+            "are of 0.png: remove",
+        ),
+        (
+            "a.txt",
+            "".join(f"{t} 0 0 0 0 0 0 1\n" for t in (1, 2, 2)) + "3 0 0 0 0 0 0 1\n",
+            "line 3: its time 2",
+        ),
+        (
+            "a.txt",
+            "".join(f"{t} 0 0 0 0 0 0 1\n" for t in (1, 3, 2, 4)),
+            "line 3: its time 2 comes after 3: sort",
+        ),
+        (
+            "a.txt",
+            "".join(f"{t} 1 1 .5 .5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n" for t in (5, 6, 4, 7)),
+            "line 3: its time 4 comes after 6: sort",
+        ),
+        (
+            "images.txt",
+            "".join(f"{i} 1 0 0 0 0 0 {i} 1 {'aba'[i]}.png\n\n" for i in range(3)),
+            "two of its poses are of a.png",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path, name, content, message):
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    (tmp_path / "cameras.txt").write_text("1 PINHOLE 8 6 9 9 4 3\n")  # of the COLMAP model
     assert message in refused(tmp_path / name)
+
+
+def test_times_and_names_that_say_nothing_do_not_matter(tmp_path):
+    (tmp_path / "a.txt").write_text("0 0 0 0 0 0 0 1\n" * 5)
+    (tmp_path / "a.json").write_text(json.dumps({"frames": [{"file_path": "x.png"} | POSE] * 3}))
+    assert [len(cameras.load(tmp_path / name).cameras.c2w) for name in ("a.txt", "a.json")] == [5, 3]
 
 
 def test_arrays_that_do_not_fit_each_other(tmp_path, poses):

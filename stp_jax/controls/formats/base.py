@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from stp_jax import user_input
 from stp_jax.errors import InputError
 
 AXES, POSES = ("opencv", "opengl"), ("c2w", "w2c")  # what a user may say of a file
@@ -185,10 +187,33 @@ def frame_numbers(names: Sequence[str]) -> Numbers | None:
     return Numbers(at, frames=True) if (np.diff(at) > 0).all() else None
 
 
-def time_stamps(at: np.ndarray) -> Numbers | None:
-    """Times of poses, if they are finite and increase."""
+def time_stamps(at: np.ndarray, where: str, entries: Sequence[str]) -> Numbers | None:
+    """Times of poses; None where all are the same, as in files that have none.
+
+    Args:
+      entries: what each pose is called in messages.
+
+    Raises:
+      InputError: times do not increase.
+    """
     at = np.asarray(at, np.float64)
-    return Numbers(at, frames=False) if np.isfinite(at).all() and (np.diff(at) > 0).all() else None
+    if (at == at[0]).all():
+        return None
+    later = np.diff(at) > 0
+    if not later.all():
+        i = int(np.argmin(later)) + 1
+        what = "is that of the pose before it: remove one" if at[i] == at[i - 1] else ""
+        what = what or f"comes after {at[i - 1]:.10g}: sort the poses by time"
+        raise InputError(f"{where}: {entries[i]}: its time {at[i]:.10g} {what}")
+    return Numbers(at, frames=False)
+
+
+def refuse_twice(names: Sequence[str], where: str) -> None:
+    """Raises `InputError` for a picture that has two poses, but where all have one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and len(set(names)) > 1:
+        name = twice[0] if twice[0].isprintable() and len(twice[0]) < 80 else user_input.short(twice[0])
+        raise InputError(f"{where}: two of its poses are of {name}: remove one")
 
 
 def rotations(quaternions: np.ndarray, where: str, entries: Sequence[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from stp_jax.controls.formats.base import (
     Reading,
     by_numbers,
     frame_numbers,
+    refuse_twice,
     rigid,
     rotations,
     stated,
@@ -125,6 +126,7 @@ def _read_model(content: Content, reading: Reading) -> CameraFile:
     if not images:
         raise InputError(f"{path}: has no images")
     images = sorted(_chosen(images, content), key=lambda image: by_numbers(image.name))
+    refuse_twice([image.name for image in images], str(path))
     for image in images:
         if image.camera not in cameras:
             raise InputError(f"{path}: image {_named(image)} is of camera {image.camera}, which is not there")

@@ -7,6 +7,7 @@ All are camera-to-world in OpenGL axes (x right, y up, z back): nerfstudio's "Da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from stp_jax.controls.formats.base import (
     frame_numbers,
     is_of_new_video,
     of_opengl,
+    refuse_twice,
     stated,
 )
 from stp_jax.errors import InputError
@@ -48,11 +50,13 @@ def _read_transforms(content: Content, reading: Reading) -> CameraFile:
     names = [one.get("file_path") for one in frames]
     numbers, order = None, ""
     if all(isinstance(name, str) for name in names):
+        refuse_twice([str(name) for name in names], where)
         frames = [frames[i] for i in sorted(range(len(frames)), key=lambda i: by_numbers(str(names[i])))]
         numbers, order = frame_numbers(sorted(map(str, names), key=by_numbers)), ", by file name"
-    _refuse_missing(frames, "transform_matrix", where)
+    entries = [_entry(one.get("file_path"), i) for i, one in enumerate(frames)]
+    _refuse_missing(frames, "transform_matrix", where, entries)
     fields = [data | one for one in frames]
-    lens, lens_form = _lens(fields, where, reading)
+    lens, lens_form = _lens(fields, where, reading, entries)
     given = {name: [user_input.numbers(one.get(name, 0)) for one in fields] for name in _DISTORTION}
     distorted = any(value is not None and value.any() for values in given.values() for value in values)
     if lens_form and distorted:
@@ -63,10 +67,16 @@ def _read_transforms(content: Content, reading: Reading) -> CameraFile:
     return stated(file, reading)
 
 
-def _refuse_missing(frames: list[dict], name: str, where: str) -> None:
+def _entry(name: Any, number: int) -> str:
+    """What a frame is called in messages: by its file, where that has a name."""
+    named = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80
+    return name if named else f"frame {number}"
+
+
+def _refuse_missing(frames: list[dict], name: str, where: str, entries: Sequence[str] = ()) -> None:
     for i, one in enumerate(frames):
         if name not in one:
-            raise InputError(f'{where}: frame {i}: has no "{name}"')
+            raise InputError(f'{where}: {entries[i] if entries else f"frame {i}"}: has no "{name}"')
 
 
 def _check_camera(model: Any, where: str) -> None:
@@ -77,18 +87,20 @@ def _check_camera(model: Any, where: str) -> None:
         )
 
 
-def _lens(fields: list[dict], where: str, reading: Reading) -> tuple[list | None, str | None]:
+def _lens(
+    fields: list[dict], where: str, reading: Reading, entries: Sequence[str]
+) -> tuple[list | None, str | None]:
     """Intrinsics divided by width and height, of each frame, and how they were read."""
     if not any(name in fields[0] for name in ("fl_x", "camera_angle_x", "camera_angle_y")):
         return None, None
     rows, forms = [], []
-    for i, one in enumerate(fields):
+    for entry, one in zip(entries, fields, strict=True):
         size = lenses.stated_size(one, where)
         focal = one.get("fl_x")
         if focal is not None:
-            row, form = _of_pixels(one, size, f"{where}: frame {i}")
+            row, form = _of_pixels(one, size, f"{where}: {entry}")
         else:
-            row, form = _of_angles(one, size, reading, f"{where}: frame {i}")
+            row, form = _of_angles(one, size, reading, f"{where}: {entry}")
         rows.append(row)
         forms.append(form)
     return rows, forms[0]

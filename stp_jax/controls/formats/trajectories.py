@@ -33,6 +33,11 @@ def _table(content: Content, columns: int) -> np.ndarray | None:
     return np.stack(content.data.of)
 
 
+def _lines(content: Content) -> list[str]:
+    """What the poses of a text are called in messages."""
+    return [f"line {number}" for number in content.data.lines]
+
+
 def _are_rotations(matrices: np.ndarray) -> bool:
     """Whether most of some matrices [F, 3, 3] are rotations."""
     with np.errstate(all="ignore"):
@@ -51,7 +56,8 @@ def _read_re10k(content: Content, reading: Reading) -> CameraFile:
     form = "RealEstate10K: world-to-camera, OpenCV axes"
     poses = table[:, 7:].reshape(-1, 3, 4)
     file = CameraFile(content.where, poses, form, table[:, 1:5], to_c2w=np.linalg.inv)
-    file = file._replace(numbers=time_stamps(table[:, 0]), pose_per_frame=True)
+    numbers = time_stamps(table[:, 0], content.where, _lines(content))
+    file = file._replace(numbers=numbers, pose_per_frame=True)
     return stated(file, reading)
 
 
@@ -63,9 +69,10 @@ def _read_tum(content: Content, reading: Reading) -> CameraFile:
     """Lines: time in seconds, position, quaternion x y z w, camera-to-world (TUM RGB-D's file formats)."""
     table = _table(content, 8)
     assert table is not None
-    lines = [f"line {number}" for number in content.data.lines]
+    lines = _lines(content)
     poses = rigid(rotations(table[:, 4:], content.where, lines), table[:, 1:4])
-    file = CameraFile(content.where, poses, "TUM's trajectory", numbers=time_stamps(table[:, 0]))
+    numbers = time_stamps(table[:, 0], content.where, lines)
+    file = CameraFile(content.where, poses, "TUM's trajectory", numbers=numbers)
     return plain(file._replace(pose_per_frame=True), reading)
 
 
