@@ -40,7 +40,7 @@ class Form(NamedTuple):
 
 FORMS = {
     "png": Form("result_png", False, "a folder of numbered PNGs, as the model made them"),
-    "png16": Form("result_png16", True, "the same with 16 bits"),
+    "png16": Form("result_png16", True, "a folder of numbered PNGs of 16 bits"),
     "lossless": Form("result.mkv", False, "FFV1 in RGB, without loss"),
     "10bit": Form("result_10bit.mp4", True, "H.265 (Main 10) with 10 bits, 4:2:0"),
     "prores": Form("result.mov", True, "ProRes 422 HQ with 10 bits, for editors"),

@@ -23,12 +23,16 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from stp_jax import media, user_input
+from stp_jax.controls import camera_files
+from stp_jax.controls.formats import colmap
 from stp_jax.errors import InputError
 from stp_jax.files import parse_json, read_json, replace_file
+from stp_jax.media import sequences
 from stp_jax.rerender import results, runs
 from stp_jax.rerender.flags import ELSEWHERE, parse_flags
 from stp_jax.rerender.request import read_notes
 from stp_jax.rerender.takes import Takes, refuse_idle_flags
+from stp_jax.weights.adapters import parse_lora
 from stp_jax.weights.native import SamplingNotes
 
 # Flags of the model, which is loaded once, and of the whole run.
@@ -209,20 +213,34 @@ def _is_finished(job: Job) -> bool:
 
 
 def _record(flags: argparse.Namespace) -> dict[str, Any]:
-    """What a job is made from: its flags, and its files by size and checksum of their first megabyte."""
+    """What a job is made from: its flags, and what is known of its files, see `_content`."""
     asked = {
         name: value
         for name, value in vars(flags).items()
         if name not in ("out", *_OF_RUN) and value is not None and value is not False
     }
-    files = {}
-    for name in _FILES:
-        path = Path(str(asked.get(name, "")).split(".json:")[0])
-        if name in asked and path.is_file():
-            with path.open("rb") as file:
-                head = hashlib.sha256(file.read(_HASHED)).hexdigest()
-            files[f"file of {name}"] = [path.stat().st_size, head]
+    files = {f"file of {name}": _content(name, str(asked[name])) for name in _FILES if name in asked}
+    for lora in map(parse_lora, flags.lora or ()):
+        files[f"file of lora {lora.path}"] = _content("lora", str(lora.path))
+    files = {name: content for name, content in files.items() if content is not None}
     return json.loads(json.dumps(asked | files))
+
+
+def _content(flag: str, text: str) -> list | None:
+    """Size and checksum of what a flag names: a file, a COLMAP model, a sequence of pictures; None: neither.
+
+    Of a sequence, these are the number of its pictures, and a checksum of their names and sizes.
+    """
+    path = Path(camera_files.choice(text)[0])
+    path = colmap.find(path) or path if path.is_dir() else path
+    if path.is_file():
+        with path.open("rb") as file:
+            return [path.stat().st_size, hashlib.sha256(file.read(_HASHED)).hexdigest()]
+    sequence = sequences.find(text) if flag == "video" else text
+    if not isinstance(sequence, sequences.PictureSequence):
+        return None
+    pictures = [(file.name, file.stat().st_size) for file in sequence.files]
+    return [len(pictures), hashlib.sha256(json.dumps(pictures).encode()).hexdigest()]
 
 
 @contextlib.contextmanager

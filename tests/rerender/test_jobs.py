@@ -11,6 +11,7 @@ from PIL import Image
 
 from stp_jax import media
 from stp_jax.rerender import jobs, runs
+from stp_jax.rerender.flags import parse_flags
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model
 
 SCRIPT = Path(__file__).parents[2] / "sample.py"
@@ -123,6 +124,32 @@ def test_jobs_are_done_once(run, tmp_path, monkeypatch):
         (tmp_path / "path.json").write_text('{"c2w": []}')
         status, _, err = run(lines, steps)
         assert status == 2 and f"was made with another {change}: choose another 'out'" in err, err
+
+
+def test_what_a_job_was_made_from_are_also_folders_and_loras(tmp_path, monkeypatch):
+    def record():
+        where = {"video": "pictures", "camera": "model:1", "animation_time": "0%:0%, 100%:50%"}
+        words = [f"--{name}={value}" for name, value in where.items()]
+        return jobs._record(parse_flags([*words, "--lora", "style.safetensors:0.5"]))
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pictures", "model"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(f"pictures/{i}.png")
+    changes = ["model/images.txt", "style.safetensors", "pictures/1.png"]
+    for name in changes[:2]:
+        Path(name).write_text("1")
+    before = record()
+    assert {name for name in before if name.startswith("file of")} == {
+        "file of video",
+        "file of camera",
+        "file of lora style.safetensors",
+    }
+    for name in changes:
+        Path(name).write_text("other")
+        assert record() != before
+        before = record()
 
 
 @pytest.mark.parametrize(
