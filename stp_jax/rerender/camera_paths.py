@@ -186,9 +186,9 @@ class CameraPaths:
             return []
         line = f"  its lengths: {'as in the file' if unit == 1 else f'times {unit:.4g}'}"
         if path.depth is not None:
-            line += f"; its first camera has something {path.depth:.3g} m away in the middle, by its depths"
-        if unit == 1:
-            line += " (--distance says how far)"
+            away = f"{path.depth:.3g} away" if unit == 1 else f"{path.depth:.3g} m away"
+            line += f"; its first camera has something {away} in the middle, by its depths"
+            line += "; --distance says how many metres that is" if unit == 1 else ""
         return [line]
 
     def _about_lens(self, path: CameraPath, otherwise: str) -> list[str]:

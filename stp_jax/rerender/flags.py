@@ -276,8 +276,8 @@ def explain_choices() -> str:
   else of the video, or of twice the principal point). FOLDER:2 chooses camera 2 of a COLMAP model.
   Without --source_cameras, the poses of --camera are relative to the source's first camera.
   --source_cameras estimate finds the cameras of a handheld clip by its features (pip install
-  'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known. It sets the scale of MegaSaM's
-  and VGGT's files, too, which have depths; of others --camera_scale does.
+  'stp-jax[poses]'); --distance sets the scale, --fov the lens if it is known. It sets the scale of files
+  with depths, too (COLMAP's points, MegaSaM, VGGT); of others --camera_scale does.
   A file with as many poses as the video has frames has one for each of them; with as many as the model has
   frames, one for each frame of the new video; any other number is spread evenly. Fewer than that are key
   poses of a smooth path; in forms with a pose for each frame (official files, RealEstate10K, TUM, KITTI) only

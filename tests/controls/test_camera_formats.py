@@ -153,6 +153,36 @@ def test_models_that_colmap_wrote(tmp_path, poses, binary):
         assert path.lens == "OPENCV of 640 x 480 (the model's cameras); distortion is not used"
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_how_far_away_the_points_of_a_model_are_that_colmap_wrote(tmp_path, poses, binary):
+    """Those that the first picture, by name, has in its middle; other pictures see points, too."""
+    pycolmap = pytest.importorskip("pycolmap")
+    made = pycolmap.Reconstruction()
+    camera = pycolmap.Camera(model="PINHOLE", width=640, height=480, camera_id=1)
+    camera.params = [500, 500, 320, 240]
+    made.add_camera_with_trivial_rig(camera)
+    depths = np.concatenate([np.linspace(2, 3, 21), np.full(20, 50.0), np.full(7, 9.0)])
+    x = np.concatenate([np.linspace(200, 440, 21), np.full(20, 20.0), np.full(7, 320.0)])
+    rays = np.stack([(x - 320) / 500, np.zeros(48), np.ones(48)], 1) * depths[:, None]
+    for i, pose in enumerate(poses):
+        image = pycolmap.Image(name=f"{i}.png", camera_id=1, image_id=F - i)
+        image.points2D = pycolmap.Point2DList([pycolmap.Point2D([one, 240.0]) for one in x])
+        made.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.linalg.inv(pose)[:3]))
+    for j, ray in enumerate(rays):  # the last seven are seen by another picture alone
+        place = poses[0][:3, :3] @ ray + poses[0][:3, 3]
+        elements = [pycolmap.TrackElement(F if j < 41 else F - 1, j), pycolmap.TrackElement(F - 2, j)]
+        made.add_point3D(place, pycolmap.Track(elements))
+    (made.write_binary if binary else made.write_text)(tmp_path)
+    np.testing.assert_allclose(cameras.load(tmp_path).depth, 2.5, rtol=1e-6)
+    points = tmp_path / f"points3D.{'bin' if binary else 'txt'}"
+    whole = points.read_bytes()
+    points.write_bytes(whole[:200] if binary else whole + b"a b c d\n")
+    if binary:
+        assert "points3D.bin: is not COLMAP's file of that name" in refused(tmp_path)
+    points.unlink()
+    assert cameras.load(tmp_path).depth is None
+
+
 def test_the_example_of_colmap_s_documents(tmp_path):
     """https://colmap.github.io/format.html, with a second image that stands still."""
     (tmp_path / "cameras.txt").write_text("1 SIMPLE_PINHOLE 3072 2304 2559.81 1536 1152\n")

@@ -423,7 +423,7 @@ def vggt(folder, depth: float | None):
     arrays = {"extrinsic": np.linalg.inv(c2w)[:, :3]}
     if depth is not None:
         near = np.full((20, 6, 9, 1), 100, np.float32)
-        near[0, 2:4, 3:6] = depth
+        near[0, 1:5, 2:7] = depth
         arrays["depth"] = near
     np.savez_compressed(folder / "vggt.npz", **arrays)
     return folder / "vggt.npz"
@@ -433,7 +433,7 @@ def test_files_of_any_unit_are_brought_to_metres(videos, tmp_path):
     """By a factor; or by their depths, so that the middle of the first picture is --distance away."""
     path = vggt(tmp_path, depth=0.5)
     plain = request(videos, camera="static", source_cameras=path)
-    assert "its lengths: as in the file; its first camera has something 0.5 m away" in plain.summary
+    assert "its lengths: as in the file; its first camera has something 0.5 away" in plain.summary
     near = request(videos, camera="orbit_left", source_cameras=path, distance=3.0)
     np.testing.assert_allclose(along_z(near.source), 6 * along_z(plain.source), atol=1e-5)
     assert "its lengths: times 6; its first camera has something 3 m away in the middle" in near.summary

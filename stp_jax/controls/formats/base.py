@@ -20,6 +20,7 @@ POSES_OF, NEW_VIDEO = "poses_of", "new_video"  # a field of JSON files that are 
 # From OpenGL's camera (x right, y up, z back), as Blender has it, to OpenCV's or back.
 FLIP_CAMERA = np.diag([1.0, -1, -1, 1])
 
+MIDDLE = 0.25  # of a picture's size to each side of its middle: what a camera looks at
 _ROUNDED = 0.01  # of the length of a quaternion that is written with few digits
 
 
@@ -244,12 +245,13 @@ def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
 
 
 def depth_in_the_middle(depths: np.ndarray | None) -> float | None:
-    """The median of the middle ninth of a picture of depths [H, W], [H, W, 1] or [1, H, W]; None: none."""
+    """The median in the middle of a picture of depths [H, W], [H, W, 1] or [1, H, W]; None: none."""
     picture = np.empty(0) if depths is None else np.squeeze(depths).astype(np.float64)
     if picture.ndim != 2:
         return None
     height, width = picture.shape
-    middle = picture[height // 3 : height - height // 3, width // 3 : width - width // 3]
+    top, left = (int(length * (0.5 - MIDDLE)) for length in (height, width))
+    middle = picture[top : height - top, left : width - left]
     known = middle[np.isfinite(middle) & (middle > 0)]
     return float(np.median(known)) if known.size else None
 

@@ -2,7 +2,7 @@
 
 World-to-camera quaternions (w x y z) and translations in OpenCV axes; the scale is arbitrary. By COLMAP's
 "Output format" (https://colmap.github.io/format.html) and the tables of its src/colmap/sensor/models.h.
-Points are not read.
+Points are read for the depth of what the first picture shows.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stp_jax.controls.formats.base import (
     rotations,
     stated,
 )
+from stp_jax.controls.formats.colmap_points import depth_of
 from stp_jax.errors import InputError
 
 SUBFOLDERS = ("", "sparse/0", "sparse", "0")  # where a model lies in a project's folder
@@ -137,8 +138,9 @@ def _read_model(content: Content, reading: Reading) -> CameraFile:
     poses = rigid(rotation, np.array([image.translation for image in images]))
     form = "a COLMAP model: world-to-camera, OpenCV axes, any scale, by file name"
     numbers = frame_numbers([image.name for image in images])
+    depth = depth_of(path, images[0].name, used[0].size, poses[0])
     file = CameraFile(where, poses, form, lens, to_c2w=np.linalg.inv, lens_form=lens_form, numbers=numbers)
-    return stated(file, reading)
+    return stated(file._replace(depth=depth), reading)
 
 
 def _chosen(images: list[_Image], content: Content) -> list[_Image]:
