@@ -176,9 +176,11 @@ def test_how_far_away_the_points_of_a_model_are_that_colmap_wrote(tmp_path, pose
     np.testing.assert_allclose(cameras.load(tmp_path).depth, 2.5, rtol=1e-6)
     points = tmp_path / f"points3D.{'bin' if binary else 'txt'}"
     whole = points.read_bytes()
-    points.write_bytes(whole[:200] if binary else whole + b"a b c d\n")
-    if binary:
-        assert "points3D.bin: is not COLMAP's file of that name" in refused(tmp_path)
+    for damaged in (
+        (whole[:200], whole[:51] + b"\xff" * 8 + whole[59:]) if binary else (b"a b c d\n" + whole,)
+    ):
+        points.write_bytes(damaged)
+        assert f"{points.name}: is not COLMAP's file of that name" in refused(tmp_path)
     points.unlink()
     assert cameras.load(tmp_path).depth is None
 
@@ -457,6 +459,7 @@ POSE = {"transform_matrix": np.eye(4).tolist()}
         ("a.txt", "1 2 3 4 5\n" * 4, "no camera path in it"),
         ("a.txt", "0 1\n0\n0 1\n", "needs two numbers or more"),
         ("a.txt", "0 0 0 0 0 0 0 0\n" * 4, "line 1: a quaternion of length 0"),
+        ("a.txt", "0 0 0 0 0 0 0 1e300\n" * 4, "line 1: a quaternion of length inf"),
         ("a.json", {"frames": [{"transform_matrix": np.eye(4).tolist()}, {}]}, "frame 1: has no"),
         ("a.json", {"camera_model": "EQUIRECTANGULAR", "frames": [{"transform_matrix": 1}]}, "not supported"),
         (

@@ -226,7 +226,8 @@ def rotations(quaternions: np.ndarray, where: str, entries: Sequence[str]) -> np
     Raises:
       InputError: naming the entry whose quaternion is not of length 1.
     """
-    lengths = np.linalg.norm(quaternions, axis=1)
+    with np.errstate(all="ignore"):  # what overflows is refused
+        lengths = np.linalg.norm(quaternions, axis=1)
     wrong = ~(np.abs(lengths - 1) <= _ROUNDED)
     if wrong.any():
         i = int(np.argmax(wrong))

@@ -45,7 +45,7 @@ def depth_of(images: Path, name: str, size: tuple[int, int], w2c: np.ndarray) ->
         path = points
         with points.open("rb") as file:
             places = _places(_binary_points(file) if binary else _text_points(file), wanted)
-    except (ValueError, IndexError, struct.error, OverflowError) as error:
+    except (OSError, ValueError, IndexError, struct.error, OverflowError) as error:
         what = str(error)[:120]
         raise InputError(
             f"{path}: is not COLMAP's file of that name ({what}); it may be truncated"
