@@ -150,7 +150,7 @@ REFUSED = [
     ({"version": True, "keyframes": [{"time": 0, "fov": 50}]}, '"version" is true', True),
     (of(), "at least one keyframe", True),
     ({"c2w": [EYE] * F}, "is not a file of keyframes, .* camera paths are given as --camera", True),
-    (of({"time": 0}), "no keyframe has a camera, a lens or an animation time", False),
+    (of({"time": 0}), "no keyframe has a camera, a lens or an animation time", True),
     (of({"time": 0, "fov": 50}, wrld="first_camera"), "unknown field 'wrld': did you mean world", True),
     (of({"time": 0, "fov": 50}, world="blender"), '"world": "blender" is not one of first_camera', True),
     (of({"time": 0, "fov": 50}, comment=3), "comment must be a text", True),
