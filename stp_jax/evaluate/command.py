@@ -278,7 +278,8 @@ def read_models(
     chosen = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     models: list[Model] = []
     settings: dict[str, Any] = {}
-    for folder, label in zip(folders, labels_of(folders, _RESERVED), strict=True):
+    for folder, name in zip(folders, labels_of(folders, _RESERVED), strict=True):
+        label = "+".join([name, *(adapter.path.stem for adapter in adapters)])
         options: dict[str, Any] = {}
         if official and recognise(folder, "dit").config.camera.startswith("pose12"):
             options = dict(OFFICIAL_SAMPLING)
