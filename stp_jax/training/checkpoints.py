@@ -9,11 +9,13 @@ it is used. Of what is in `damaged/` the last few are kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,18 @@ def find_damage(folder: Path) -> str | None:
     return f"{changed[0]} does not match its checksum" if changed else None
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns that a tree of a checkpoint has no metadata of its own, which only the whole one has."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def read_averaged(folder: Path, wanted: Callable[[str], bool]) -> tuple[int, dict[str, np.ndarray]]:
     """Some parameters of the latest checkpoint, by their average where there is one. Changes nothing.
 
@@ -101,7 +115,7 @@ def read_averaged(folder: Path, wanted: Callable[[str], bool]) -> tuple[int, dic
     for tree in ("params", "ema"):
         if not (latest / tree).is_dir():
             continue
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _without_warnings(), ocp.StandardCheckpointer() as checkpointer:
             names = checkpointer.metadata(latest / tree).item_metadata.tree
         item = {
             name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in names.items() if wanted(name)
