@@ -263,7 +263,8 @@ def _read(path: str, frames: int, rates: Rates | None) -> np.ndarray:
         items = data.replace(",", " ").split()
         data = [user_input.number(item) for item in items]
         if None in data:
-            raise InputError(f"{path}: {user_input.short(items[data.index(None)], 40)} is not a number")
+            i = data.index(None)
+            raise InputError(f"{path}: frame {i}: {user_input.short(items[i], 40)} is not a number")
     if isinstance(data, dict):
         if "keyframes" in data:
             raise InputError(f"{path}: is a file of keyframes: give it as --keyframes")

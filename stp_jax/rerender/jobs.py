@@ -69,12 +69,12 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> None:
     """
     folder = Path(flags.out or Path("outputs", Path(flags.jobs).stem))
     notes, model_takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
-    jobs = _placed(read_lines(flags.jobs, argv), folder, notes, model_takes)
+    jobs = _placed(flags.jobs, read_lines(flags.jobs, argv), folder, notes, model_takes)
     waiting = [job for job in jobs if not job.finished]
     print(f"{Path(flags.jobs).name}: {_count(len(jobs))}, {len(jobs) - len(waiting)} finished before")
     plans, held = {}, 0
     for job in waiting:
-        with _naming(job.where):
+        with _naming(f"{flags.jobs}: {job.where}"):
             plan = runs.plan(job.flags, notes, model_takes)
         if flags.dry_run:
             print(f"\n{job.where}, {job.folder}\n{plan.summary}")
@@ -167,14 +167,18 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _placed(
-    lines: Sequence[tuple[str, argparse.Namespace]], folder: Path, notes: SamplingNotes, model: Takes
+    path: str,
+    lines: Sequence[tuple[str, argparse.Namespace]],
+    folder: Path,
+    notes: SamplingNotes,
+    model: Takes,
 ) -> list[Job]:
     """Jobs with their folders. Raises `InputError` for idle flags, and where a folder has something else."""
     jobs: list[Job] = []
     taken = {flags.out for _, flags in lines if flags.out}
     seen: dict[str, str] = {}
     for where, flags in lines:
-        with _naming(where):
+        with _naming(f"{path}: {where}"):
             refuse_idle_flags(flags, model, notes)
             runs.set_defaults(flags, model)
             name = flags.out

@@ -277,7 +277,7 @@ def test_bad_files_are_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "0, 1, two", "'two' is not a number"),
+        ("a.txt", "0, 1, two", "frame 2: 'two' is not a number"),
         ("a.csv", "frame,animation_time\n0,0", "'frame' is not a number"),
         ("a.txt", " \n ", "expected a list"),
         ("a.txt", "0:0\n4:4\n2:2\n", "a.txt: keyframes out of order"),

@@ -167,10 +167,10 @@ def test_what_a_job_was_made_from_are_also_folders_and_loras(tmp_path, monkeypat
         ([{"seed": {}}], "line 1: 'seed' is {}: a text, a number or true was expected"),
         ([{"video": ""}], "line 1: --video is empty"),
         ([{"also": ["gif"]}], "line 1: argument --also: invalid choice: 'gif'"),
-        ([{}, {"video": "nowhere.mp4"}], "line 2: nowhere.mp4: there is no such file"),
+        ([{}, {"video": "nowhere.mp4"}], "many.jsonl: line 2: nowhere.mp4: there is no such file"),
         ([{}, {"camera": "orbit_lefft"}], "line 2: unknown camera preset"),
         ([{"prompt": "a dog"}], "line 1: --prompt: "),
-        ([{"out": "a"}, {"out": "a"}], "line 2: out 'a': line 1 has the same: choose another"),
+        ([{"out": "a"}, {"out": "a"}], "many.jsonl: line 2: out 'a': line 1 has the same: choose another"),
         ([{"out": "../a"}], "line 1: out '../a': must be the name of a folder within outputs/many"),
         ([{"out": ".a"}], "must be the name of a folder"),
         (
