@@ -13,7 +13,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import flatten
 from stp_jax.rerender.pretrained import sampling_remarks
-from stp_jax.weights import changes, kinds, native, reading, recognition
+from stp_jax.weights import changes, int8, kinds, native, reading, recognition
 from stp_jax.weights.adapters import Lora, parse_lora, read_adapter
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import lazy_parameters, stored_shapes
@@ -169,6 +169,23 @@ def test_weights_in_our_own_layout_and_parts_of_many_devices(tmp_path, monkeypat
     assert_merged(reading.read(found), deltas)
     graph, state = reading.load(found, make_mesh(data=2, fsdp=4), "float32")
     assert_merged(flatten(nnx.merge(graph, state)), deltas)
+
+
+@pytest.mark.parametrize("part_bytes", [9_000, 1 << 20])
+def test_weights_in_8_bits_in_our_own_layout(tmp_path, monkeypatch, part_bytes):
+    """What is added is the same as to float32, kernels of all layers in one tensor or in pieces."""
+    monkeypatch.setattr(int8, "LEAST", 8)
+    plain, config = expected({}), dataclasses.asdict(PILOT)
+    native.save_weights(tmp_path / "ours", "dit", plain, config, part_bytes=part_bytes, dtype="int8")
+    save_file(lora_tensors("comfyui"), tmp_path / "lora.safetensors")
+    ours = recognition.recognise(tmp_path / "ours", "dit")
+    base = reading.read(ours)
+    assert any(isinstance(array, int8.Int8) for array in ours.tensors.values())
+    merged = reading.read(merge(ours, [Lora(tmp_path / "lora.safetensors")])[0])
+    wanted = expected({f"{module}.weight": delta(module, 1.0) for module in MODULES})
+    for name in merged:
+        added = wanted[name] - plain[name]
+        np.testing.assert_allclose(merged[name] - base[name], added, atol=1e-5, err_msg=name)
 
 
 def test_a_model_of_our_own_takes_what_it_shares_with_wan(tmp_path):

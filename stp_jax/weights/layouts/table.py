@@ -154,7 +154,7 @@ class LazyParameter:
             return
         if self._stacked or (changes and changes[0].layer is not None):
             for n in range(len(part)):
-                layer = piece if self._stacked else piece[within + n]
+                layer = piece if self._stacked else _layer(piece, within + n)
                 fill(part[n], layer, rest, [one for one in changes if one.layer == first + n])
         else:
             index = (slice(within, within + len(part)), *rest)
@@ -192,6 +192,13 @@ def _piece(rule: Rule, stored: Any) -> Any:
         first = {WEIGHT: stored.ndim - 1, SAME: 0}.get(rule.form)  # where the form puts the first axis
         return Decoded(stored, rule.form.to_ours, first)
     return rule.form.to_ours(stored)
+
+
+def _layer(piece: Any, n: int) -> np.ndarray:
+    """An entry along the first axis of a piece, an array or `Decoded`."""
+    if not isinstance(piece, Decoded):
+        return piece[n]
+    return piece[(slice(n, n + 1), *(slice(None),) * (len(piece.shape) - 1))][0]
 
 
 def file_of(array: Any) -> str:
