@@ -128,6 +128,7 @@ class CameraPath(NamedTuple):
     of_new_video: bool = False  # it says that its poses are of a new video
     depth: float | None = None  # of what its first camera has in the middle, in its own unit
     own_convention: bool = False  # its form states axes and poses
+    size: tuple[float, float] | None = None  # width and height of the whole picture, if the file says so
 
 
 def is_preset(text: str) -> bool:
@@ -286,6 +287,7 @@ def load(
         file.of_new_video,
         file.depth,
         file.own_convention,
+        file.size,
     )
 
 

@@ -102,7 +102,7 @@ class CameraPaths:
         if path.lens and asked.fov is not None:
             raise InputError(f"--fov {fov:g}: {path.where} has the intrinsics: leave it out.")
         self.unit = self._unit_of(path)
-        path = cameras.scaled(path, self.unit)
+        path = self._cropped(cameras.scaled(path, self.unit))
         self._file = source_path(path, self._shown, asked.key_poses)
         self._keyed |= self._file.keyed
         self.lines += [f"Its camera: {self._file.summary}", *self._about_unit(path, self.unit)]
@@ -165,6 +165,14 @@ class CameraPaths:
         if made.intrinsics is not None:
             path = path._replace(intrinsics=made.intrinsics)
         return path, made.animation_time, made.marks
+
+    def _cropped(self, path: CameraPath) -> CameraPath:
+        """With the lens of a result, which is cut out of the picture that its cameras' file is of."""
+        if not (path.of_new_video and path.size and path.lens):
+            return path
+        width, height = map(round, path.size)
+        lens = media.fit_intrinsics(path.cameras.intrinsics, (height, width), *self._video)
+        return path._replace(cameras=path.cameras._replace(intrinsics=lens))
 
     def _unit_of(self, path: CameraPath) -> float:
         """Metres for a unit of length in a file: as asked for, or by the distance of what it shows.

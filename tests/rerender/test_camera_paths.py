@@ -364,6 +364,30 @@ def test_a_result_s_cameras_are_of_its_frames_whatever_part_is_shown(videos, tmp
     np.testing.assert_allclose(fewer.target.c2w[[0, -1]], made.target.c2w[[0, -1]], atol=1e-6)
 
 
+def test_a_result_is_filmed_by_its_new_camera(videos, tmp_path):
+    """The lens of the file is that of the whole picture, of which the result is cut out."""
+    made = request(videos, "wide", camera="zoom_in")
+    write_plan(tmp_path, made, 20.0)
+    result = video(tmp_path / "result.mp4", 17, 32, 32)
+    again = read_request(
+        NOTES,
+        video=result,
+        camera="source",
+        animation_time="forward",
+        source_cameras=tmp_path / "new_camera.json",
+    )
+    np.testing.assert_allclose(again.source.intrinsics, made.target.intrinsics, rtol=1e-6)
+    assert "WARNING" not in again.summary
+
+
+def test_keys_of_a_new_video_are_followed_from_the_first_to_the_last(videos, tmp_path):
+    """Also where they, the source's file and the video have equal numbers, and a part is shown."""
+    (tmp_path / "keys.txt").write_text("0 0\n0 0\n0 0.5\n")
+    given = dict(camera=str(tmp_path / "keys.txt"), source_cameras=source_of_20(tmp_path), start=0.5)
+    made = request(videos, "wide", NOTES._replace(frames=20), **given)
+    np.testing.assert_allclose(along_z(made.target), np.linspace(0, 2, 20), atol=1e-5)
+
+
 def source_of_20(folder):
     """A file of a source's camera with a pose for each of 20 frames."""
     path = np.tile(W, (20, 1, 1))

@@ -125,7 +125,7 @@ def _read_crafter(content: Content, reading: Reading) -> CameraFile:
         "world-to-camera, OpenCV axes"
     )
     file = CameraFile(content.where, poses, form, to_c2w=np.linalg.inv, motion_only=True)
-    return stated(file._replace(uses_distance=True), reading)
+    return stated(file._replace(uses_distance=True, of_new_video=True), reading)
 
 
 def _through(keys: np.ndarray, frames: int, where: str) -> np.ndarray:
