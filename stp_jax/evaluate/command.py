@@ -30,6 +30,7 @@ from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import INTERRUPTED, InputError, exit_on_input_error, starting
 from stp_jax.evaluate.cases import QUICK_CASES, QUICK_SCENES
 from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
+from stp_jax.weights.adapters import Lora, parse_lora
 from stp_jax.weights.native import BUNDLED
 
 _RESERVED = (*BASELINES, CEILING, TRUTH, DEGRADED)  # names of methods, which no model may have
@@ -77,6 +78,19 @@ def labels_of(folders: Sequence[str], taken: Sequence[str], flag: str = "--weigh
             lengths[i] += 1
 
 
+def _add_sampling(parser: Parser) -> None:
+    parser.add_argument(
+        "--lora",
+        nargs="+",
+        action="extend",
+        metavar="FILE[:STRENGTH]",
+        help="LoRAs that are merged into each model of --weights, as by sample.py. Beside the model without "
+        "them: write the merged one with stp_jax.export, and give both to --weights",
+    )
+    parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
+    parser.add_argument("--guidance", type=number(0, 100), help="by text; 1: none (default: the weights')")
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m stp_jax.evaluate", description=__doc__)
     data = parser.add_mutually_exclusive_group(required=True)
@@ -108,16 +122,7 @@ def _parser() -> Parser:
         help="four scenes, one of each camera path, and five cases of each, without the VAE ceiling: "
         "minutes on a CPU. Only measures that --measures names; compare its figures with those of its kind",
     )
-    parser.add_argument(
-        "--lora",
-        nargs="+",
-        action="extend",
-        metavar="FILE[:STRENGTH]",
-        help="LoRAs that are merged into each model of --weights, as by sample.py. Beside the model without "
-        "them: write the merged one with stp_jax.export, and give both to --weights",
-    )
-    parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
-    parser.add_argument("--guidance", type=number(0, 100), help="by text; 1: none (default: the weights')")
+    _add_sampling(parser)
     parser.add_argument(
         "--seed", type=number(0, 2**31 - 1, int), default=0, help="of the noise that sampling starts from"
     )
@@ -246,6 +251,13 @@ def _of_models(args: argparse.Namespace) -> dict[str, Any]:
     return {"loras": args.lora or (), "steps": args.steps, "guidance": args.guidance}
 
 
+def _about_lora(lora: Lora) -> dict[str, Any]:
+    from stp_jax.weights.files import open_tensors
+
+    tensors = open_tensors(lora.path)
+    return {"file": str(lora.path), "strength": lora.strength, "checksum": checksum(tensors)}
+
+
 def read_models(
     folders: Sequence[str],
     *,
@@ -270,8 +282,6 @@ def read_models(
     from stp_jax.evaluate.cam_x_time_folder import OFFICIAL_SAMPLING
     from stp_jax.evaluate.scores import Model, size_text
     from stp_jax.rerender.rerenderer import Rerenderer
-    from stp_jax.weights.adapters import parse_lora
-    from stp_jax.weights.files import open_tensors
     from stp_jax.weights.recognition import recognise
 
     adapters = [parse_lora(lora) for lora in loras]
@@ -304,11 +314,7 @@ def read_models(
             },
         }
         if adapters:
-            settings[label]["loras"] = [
-                {"file": str(path), "strength": strength, "checksum": checksum(open_tensors(path))}
-                for path, strength in adapters
-            ]
-        print(f"{label}: {folder} on {model.device}, {model.steps} steps")
-        for remark in model.remarks:
-            print(f"Note: {remark}")
+            settings[label]["loras"] = [_about_lora(one) for one in adapters]
+        said = [f"{label}: {folder} on {model.device}, {model.steps} steps"]
+        print("\n".join([*said, *(f"Note: {remark}" for remark in model.remarks)]))
     return models, settings

@@ -116,6 +116,11 @@ def _add_controls(add: Callable[..., Any]) -> None:
         help="camera, lens and animation time at some times, a .json (docs/keyframes.md, examples/); what it "
         "lacks is given by --camera and --animation_time (the source's own camera, forward)",
     )
+    _add_reading(add)
+
+
+def _add_reading(add: Callable[..., Any]) -> None:
+    """How camera files are read."""
     add(
         "--camera_axes",
         choices=camera_files.AXES,

@@ -150,13 +150,12 @@ def read_request(
     wish = _found(wish)
     part = _read_part(wish, notes, official and wish.duration is None)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
-    if target_time is None:
-        target_time = time_patterns.curve(clock, notes.frames, rates)
+    target_time = time_patterns.curve(clock, notes.frames, rates) if target_time is None else target_time
     paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official, direction)
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
-    relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
-    path, directed_time, marks = relative, None, None
+    path = relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
+    directed_time, marks = None, None
     if direction is not None:
         path, directed_time, marks = paths.directed(direction, filmed, rates)
     elif wish.camera != SAME_CAMERA:
