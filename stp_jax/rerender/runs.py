@@ -14,6 +14,7 @@ from stp_jax.rerender import progress, results
 from stp_jax.rerender.request import Request, read_request
 from stp_jax.rerender.soundtrack import soundtrack
 from stp_jax.rerender.takes import Asked, Takes
+from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
 
 if TYPE_CHECKING:  # JAX and the models are imported after all checks: mistakes, --help and --list do not wait
@@ -107,7 +108,10 @@ def check_model(flags: argparse.Namespace, notes: SamplingNotes) -> None:
     Raises:
       InputError: they are missing or damaged, do not fit together, or cannot do what the flags ask for.
     """
-    from stp_jax.rerender import pretrained
+    if _nothing_to_find(flags):
+        print(f"Model: {flags.weights}")
+        return
+    from stp_jax.rerender import pretrained  # and with it JAX, which takes longer than the rest of a dry run
 
     loras = flags.lora or ()
     models = pretrained.find_models(
@@ -127,6 +131,27 @@ def check_model(flags: argparse.Namespace, notes: SamplingNotes) -> None:
     for remark in (*models.remarks, *pretrained.sampling_remarks(loras, steps, guidance)):
         print(f"Note: {remark}")
     print(f"Model: {models.dit.title}, {models.dit.path}")
+
+
+def _nothing_to_find(flags: argparse.Namespace) -> bool:
+    """Whether the weights are a whole folder of ours with nothing beside the DiT and its VAE, as the bundled
+    one is, and no flag adds to them. Raises `InputError` where one of both is damaged."""
+    folder = Path(flags.weights)
+    if flags.lora or flags.vae or flags.text_encoder or flags.tiled:
+        return False
+    if not all((folder / f"{name}.json").is_file() for name in ("dit", "vae")):
+        return False
+    dit, vae = (native.open_model(folder, name)[0] for name in ("dit", "vae"))
+    own = {"dit.json", "vae.json", *dit["files"], *vae["files"]}
+    config = dit["config"]
+    return (
+        {path.name for path in folder.iterdir()} == own
+        and "sha256" in dit
+        and "sha256" in vae
+        and config.get("source")
+        and not config.get("text_dim")
+        and config.get("channels") == vae["config"].get("z_dim")
+    )
 
 
 def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:

@@ -379,16 +379,18 @@ def test_progress_bar_shows_every_part_of_the_work(capsys):
         assert re.search(rf"{what} *{100 * done:.0f}%", shown), (what, shown)
 
 
-def test_help_list_and_mistakes_come_before_jax_is_loaded(tmp_path, files):
+def test_help_list_mistakes_and_a_plain_dry_run_do_not_load_jax(tmp_path, files):
     code = (
         "import sys, runpy; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print('JAX' if 'jax' in sys.modules else 'quick', 'matplotlib' in sys.modules)"
     )
+    of_tiny = ["--weights", str(files / "weights"), "--video"]
     for words, status, expected in (
         (["--help"], 0, "--animation_time"),
         (["--list"], 0, "freeze_middle"),
-        (["--weights", str(files / "weights"), "--video", str(files / "text.mp4")], 2, "is not a video"),
+        ([*of_tiny, str(files / "text.mp4")], 2, "is not a video"),
+        ([*of_tiny, str(files / "clip.mp4"), "--dry_run"], 0, f"Model: {files / 'weights'}"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, str(SCRIPT), *words],
@@ -397,7 +399,8 @@ def test_help_list_and_mistakes_come_before_jax_is_loaded(tmp_path, files):
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
         )
-        assert done.returncode == status and done.stdout.endswith("quick False\n"), done
+        plots = "--dry_run" in words
+        assert done.returncode == status and done.stdout.endswith(f"quick {plots}\n"), done
         assert expected in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
