@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stp_jax.media import read_video
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind, flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
+from stp_jax.training import loop
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
@@ -50,6 +52,14 @@ def shrink(config: ConfigDict, data: Path) -> ConfigDict:
     config.train.export_dtype = "float32"
     config.pictures.count = 1
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_on_one_device():
+    """That others give the same is tested beside the mesh; here they would only compile more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture(scope="module")
