@@ -24,14 +24,13 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 
 with starting():  # these take half a second
     from absl import logging
-    from ml_collections import ConfigDict
 
     from stp_jax.command_line import Parser, read_config
     from stp_jax.devices import supervisor
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """The flags, and the config with the fields that `--config.FIELD=VALUE` sets."""
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and those that set fields of the config: `--config.FIELD=VALUE`."""
     parser = Parser(prog="python train.py", description=__doc__)
     add = parser.add_argument
     add("--config", metavar="FILE", help="what to train: a file with get_config()")
@@ -46,21 +45,22 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
     flags, fields = parser.parse_known_args(arguments)
     if flags.config is None:
         raise InputError("--config is missing: give a file such as configs/demo.py.")
-    config = read_config(flags.config, fields)
     if flags.processes > 1 and not flags.coordinator:
         raise InputError(f"--processes={flags.processes} needs --coordinator, host:port of the first one.")
     if not flags.workdir:
         raise InputError("--workdir is missing: give the folder of the run, new or to continue.")
     logging.set_verbosity(flags.verbosity)  # by default without Orbax, which tells every file that it renames
-    return flags, config
+    return flags, fields
 
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    with starting():  # a config's file imports what it likes
-        flags, config = parse(sys.argv[1:] if argv is None else argv)
+    with starting():
+        flags, fields = parse(sys.argv[1:] if argv is None else argv)
     if flags.coordinator and not supervisor.is_child():
-        sys.exit(supervisor.run_as_child())
+        sys.exit(supervisor.run_as_child())  # the child reads the config, which takes seconds and memory
+    with starting():  # a config's file imports what it likes
+        config = read_config(flags.config, fields)
 
     def work() -> signal.Signals | None:
         with starting():  # only now: --help need not wait for JAX

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from stp_jax.command_line import read_config
-from tests.training.test_processes import PROGRAM, ROOT
-from tests.xla_flags import xla_flags
+from tests.environment import ROOT, environment
+from tests.training.test_processes import PROGRAM
 
 LAUNCH = ROOT / "launch"
 
@@ -74,19 +74,16 @@ def test_under_slurm_processes_find_each_other_and_the_job_is_queued_again(tmp_p
     once = f"{tmp_path}/once$SLURM_PROCID"
     first = f"[ -e {once} ] || {{ touch {once}; exit 75; }}\n"
     script(tmp_path / "python", f'{first}shift; exec {sys.executable} {tmp_path}/program.py "$@"')
-    environment = os.environ | {
+    variables = environment(devices=1) | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": str(os.getpid()),  # the port follows from it
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags(devices=1),
         "NOTES": str(tmp_path / "notes"),
     }
     flags = ["--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
 
     def start():
         return subprocess.run(
-            [LAUNCH / "slurm.sbatch", *flags], env=environment, capture_output=True, text=True, timeout=240
+            [LAUNCH / "slurm.sbatch", *flags], env=variables, capture_output=True, text=True, timeout=240
         )
 
     assert start().returncode == 75
@@ -103,8 +100,8 @@ def test_under_slurm_a_mistake_of_one_task_ends_the_job_for_good(tmp_path):
     script(tmp_path / "srun", 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait; exit 137\n')
     script(tmp_path / "scontrol", f"echo $@ >> {tmp_path}/requeued")
     script(tmp_path / "python", "[ $SLURM_PROCID = 1 ] && exit 2; exit 75\n")
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "1"}
-    done = subprocess.run([LAUNCH / "slurm.sbatch"], env=environment, cwd=tmp_path)
+    variables = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "1"}
+    done = subprocess.run([LAUNCH / "slurm.sbatch"], env=variables, cwd=tmp_path)
     assert done.returncode == 2 and not (tmp_path / "requeued").exists()
     assert not list(tmp_path.glob("*.mistake"))
 

@@ -1,12 +1,10 @@
 """launch/train_demo.py: what it plans, logs and refuses; and the whole chain, stopped once, on a CPU."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +15,8 @@ from launch import train_demo
 from launch.demo import arguments, data, processes, results
 from stp_jax.errors import InputError
 from stp_jax.weights import native
+from tests.environment import environment
 from tests.opengl import needs_opengl
-from tests.xla_flags import xla_flags
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse(*argv):
@@ -148,13 +144,12 @@ def test_a_process_that_fails_ends_the_others_and_its_last_line_is_the_message(t
 @needs_opengl
 def test_the_whole_chain_stops_on_sigterm_and_goes_on(tmp_path):
     out = tmp_path / "out"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
     flags = ["--small", "--out", str(out), "--seeds", "0:1", "--validate_every", "1000", "--cameras", "3"]
     training = ["--", "--config.train.steps=100", "--config.optimizer.name=adamw"]
 
     def start(seconds: int) -> subprocess.Popen:
         command = [sys.executable, train_demo.__file__, *flags, "--seconds", str(seconds), *training]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment(devices=1), stdout=subprocess.PIPE, text=True)
 
     with start(2000) as first:
         metrics = out / "work" / "run" / "metrics.jsonl"

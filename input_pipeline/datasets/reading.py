@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf import json_format
 
 from stp_jax.errors import InputError
 from stp_jax.files import read_json
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 CAMERA_SHAPES: dict[str, tuple[int | None, ...]] = {"cam_x_time": (None,), "multi_view": (None, None)}
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -30,6 +32,8 @@ _MOST = 2**24  # bytes of either JSON file
 
 def features(camera_shape: tuple[int | None, ...]) -> tfds.features.FeaturesDict:
     """The fields of a record, see `records.SceneBuilder`; the cameras of a scene have this shape."""
+    import tensorflow_datasets as tfds  # takes half a second, and not all batches are of such records
+
     # encoding="bytes" is the fastest, and several unknown dimensions need it.
     return tfds.features.FeaturesDict(
         {

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation
 
 KINDS = ("linear", "smooth", "ease", "hold")
@@ -45,6 +44,8 @@ def numbers(times: np.ndarray, values: np.ndarray, kinds: Sequence[str], at: np.
     Returns:
       [m] or [m, D], float64.
     """
+    from scipy.interpolate import PchipInterpolator  # takes a while to import
+
     values = np.asarray(values, np.float64)
     columns = values.reshape(len(values), -1)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from stp_jax.controls.view import View
 from stp_jax.files import new_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
 
@@ -81,6 +83,8 @@ def plot_cameras_and_time(
     Raises:
       InputError: `path` exists or cannot be written.
     """
+    from matplotlib.figure import Figure  # takes a third of a second, and training needs no plots
+
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     above, side, time = figure.subplots(1, 3)
     views = {"source": source, "target": target}

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import RecordWriter, summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from stp_jax.devices import hardware
 from stp_jax.devices.distributed import log
@@ -46,20 +42,15 @@ class Writer:
         self._active, self._works = jax.process_index() == 0, True
         if not self._active:
             return
+        from stp_jax.training.tensorboard import EventFile  # takes seconds where torch is installed
+
         self._workdir = Path(workdir)
         try:
             (self._workdir / "pictures").mkdir(parents=True, exist_ok=True)
             (self._workdir / "tensorboard").mkdir(exist_ok=True)
             self._first, self._known = first, cut_lines(self._workdir / "metrics.jsonl", first)
             self._lines = open(self._workdir / "metrics.jsonl", "a", buffering=1)
-            # A full disk kills the thread of tensorboardX's SummaryWriter, and later calls then block for
-            # ever. Its RecordWriter writes directly.
-            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-            self._events = RecordWriter(str(self._workdir / "tensorboard" / name))
-            self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-            begin = SessionLog(status=SessionLog.START)  # drops later steps of earlier files
-            event = Event(wall_time=time.time(), step=first + 1, session_log=begin)
-            self._events.write(event.SerializeToString())
+            self._events = EventFile(self._workdir / "tensorboard", first)
         except OSError as error:
             raise InputError(f"--workdir {workdir}: {error.strerror}. Free some space there.") from None
 
@@ -74,7 +65,7 @@ class Writer:
         with self._written():
             self._lines.write(json.dumps({"step": step} | values) + "\n")
             for name, value in values.items():
-                self._add(step, summary.scalar(name, value))
+                self._events.scalar(step, name, value)
             self._events.flush()
 
     def pictures(self, step: int, videos: dict[str, np.ndarray]) -> None:
@@ -93,7 +84,7 @@ class Writer:
             write_video(video, side_by_side(videos), FPS)
             with Image.open(sheet) as image:
                 picture = np.asarray(image)
-            self._add(step, summary.image("preview", picture, dataformats="HWC"))
+            self._events.picture(step, "preview", picture)
             self._events.flush()
 
     def close(self) -> None:
@@ -103,10 +94,6 @@ class Writer:
         # Both are closed, also where the disk is full.
         with self._written(), contextlib.closing(self._lines), contextlib.closing(self._events):
             self._events.flush()
-
-    def _add(self, step: int, content: Any) -> None:
-        event = Event(summary=content, step=step, wall_time=time.time())
-        self._events.write(event.SerializeToString())
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

@@ -114,7 +114,6 @@ def on_one_device():
 MESHES = [
     dict(fsdp=8),  # splits the batch as data=8 does, and the parameters
     dict(sequence=4, tensor=2),  # one part of the tokens is padding alone
-    dict(data=2, fsdp=2, tensor=2),
 ]
 
 

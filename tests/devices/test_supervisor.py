@@ -3,15 +3,46 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import pytest
 
 from stp_jax.devices.supervisor import exit_as, in_pieces
 from stp_jax.errors import InputError
+from tests.environment import environment
 
 GIB = 2**30
 REASON = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 41.65GiB with allocator GPU_0_bfc"
+
+
+# Its child says which signal came, and ends accordingly.
+PROGRAM = """
+import signal, sys
+from stp_jax.devices.supervisor import is_child, run_as_child
+if not is_child():
+    sys.exit(run_as_child())
+signals = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+print("waiting", flush=True)
+number = signal.sigwait(signals)
+print(number.name)
+sys.exit(0 if number == signal.SIGINT else 128 + number)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
+def test_signals_reach_the_process_that_computes_and_its_status_is_the_commands(tmp_path, number, status):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, tmp_path / "program.py"]
+    with subprocess.Popen(command, env=environment(1), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(number)
+        assert process.stdout.read() == f"{number.name}\n"
+    assert process.returncode == status
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,10 @@ def test_an_epoch_has_every_record_once(folder, kind, batch_size):
     assert second != endless[:length]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_workers_read_the_same_order_to_its_end(folder, kind):
-    alone = all_ids(batches(folder, kind, epochs=2))
-    assert len(alone) == 2 * sum(once_per_epoch(kind).values())
-    assert all_ids(batches(folder, kind, epochs=2, num_workers=2)) == alone
+def test_workers_read_the_same_order_to_its_end(folder):
+    alone = all_ids(batches(folder, "latents", epochs=2))
+    assert len(alone) == 2 * ROWS
+    assert all_ids(batches(folder, "latents", epochs=2, num_workers=2)) == alone
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from stp_jax.weights import native
-from tests.xla_flags import xla_flags
+from tests.environment import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STP_KILLS", "8"))  # 32 take two minutes
 STEPS = 30
 
@@ -19,7 +17,6 @@ STEPS = 30
 PROGRAM = """
 import glob, os, random, signal, sys, time
 
-sys.modules["torch"] = None  # tensorboardX would import it, if it is there, for two seconds
 import tests.training.toy as toy
 from stp_jax.training import loop
 from stp_jax.training.metrics import Meter
@@ -77,7 +74,7 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(KILLS), str(STEPS)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"},
+        env=environment(devices=1),
         capture_output=True,
         text=True,
     )

@@ -19,7 +19,7 @@ from stp_jax.devices import hardware
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import flatten
-from stp_jax.training import loop, metrics, progress, run, workdir
+from stp_jax.training import loop, metrics, progress, run, tensorboard, workdir
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.state import INIT, init_state, random_key
@@ -492,7 +492,7 @@ def no_space(*args, **kwargs):
 
 def test_a_full_disk_costs_numbers_and_pictures_but_not_the_run(tmp_path, straight, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.RecordWriter, "flush", no_space)
+        patch.setattr(tensorboard.RecordWriter, "flush", no_space)
         patch.setattr(metrics, "contact_sheet", no_space)
         loop.train(toy_config(log_every=1, pictures_every=2), tmp_path)
     assert capsys.readouterr().out.count("could not be written (") == 1

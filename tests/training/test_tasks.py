@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stp_jax.media import read_video
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind, flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
+from stp_jax.training import loop
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
@@ -50,6 +52,14 @@ def shrink(config: ConfigDict, data: Path) -> ConfigDict:
     config.train.export_dtype = "float32"
     config.pictures.count = 1
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_on_one_device():
+    """That others give the same is tested beside the mesh; here they would only compile more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -246,10 +256,11 @@ def test_the_loss_with_a_memory_is_taken_on_long_held_out_scenes(long_latents, d
     cache = LatentCache.open(long_latents / "test")
     assert (cache.scenes, cache.windows) == (1, 2)
     losses = []
+    loss = jax.jit(lambda batch, key: task.loss(model, {}, batch, key)[0])
     for i, batch in enumerate(read_batches(config, 2, 4, seed=3)):
         assert batch["memory_latents"].shape == (4, 1, *cache.latent_shape[1:])
         key = random_key(3, i, VALIDATION)
-        losses.append(float(task.loss(model, {}, jax.tree.map(jnp.asarray, batch), key)[0]))
+        losses.append(float(loss(batch, key)))
     assert losses[0] != losses[1] and found == pytest.approx(np.mean(losses), rel=1e-4)
 
     config.seed, config.train.batch_size = 17, 2
