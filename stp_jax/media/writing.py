@@ -44,6 +44,7 @@ FORMS = {
     "lossless": Form("result.mkv", False, "FFV1 in RGB, without loss"),
     "10bit": Form("result_10bit.mp4", True, "H.265 (Main 10) with 10 bits, 4:2:0"),
     "prores": Form("result.mov", True, "ProRes 422 HQ with 10 bits, for editors"),
+    "webp": Form("result.webp", False, "an animated WebP that loops, for pages and messages"),
 }
 
 
@@ -61,6 +62,8 @@ def write_form(
     path = Path(folder, FORMS[form].name)
     if form in ("png", "png16"):
         _write_pictures(path, frames if form == "png" else _deep(frames))
+    elif form == "webp":
+        _write_webp(path, frames, fps)
     elif form == "lossless":
         _check(frames, (np.uint8,))
         rgb = ((picture.reformat(format="bgr0")) for picture in map(_rgb_frame, frames))
@@ -228,6 +231,24 @@ def _write_pictures(folder: Path, frames: np.ndarray) -> None:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_webp(path: Path, frames: np.ndarray, fps: float) -> None:
+    """WebP has whole milliseconds: each frame ends at the millisecond nearest to its time."""
+    _check(frames, (np.uint8,))
+    ends = np.rint(1000 * np.arange(len(frames) + 1) / fps).astype(int)
+    first, *others = map(Image.fromarray, frames)
+    with new_file(path) as partial:
+        first.save(
+            partial,
+            "WEBP",
+            save_all=True,
+            append_images=others,
+            duration=np.diff(ends).tolist(),
+            loop=0,
+            quality=90,
+            method=6,
+        )
 
 
 def _save_8(path: Path, frame: np.ndarray) -> None:

@@ -104,6 +104,22 @@ def test_sound_is_written_beside(tmp_path, form):
     assert np.abs(read[middle] - sound.samples[middle]).max() < 0.02
 
 
+def test_a_webp_loops_at_the_speed_of_the_video(tmp_path):
+    frames = writing.to_8_bits(smooth(7))
+    writing.write_form("webp", tmp_path, frames, 24)
+    with Image.open(tmp_path / "result.webp") as image:
+        assert image.n_frames == 7 and image.info["loop"] == 0
+        lengths, shown = [], []
+        for number in range(7):
+            image.seek(number)
+            shown.append(np.asarray(image.convert("RGB"), float))
+            lengths.append(image.info["duration"])
+    assert sum(lengths) == round(7000 / 24) and max(lengths) - min(lengths) <= 1
+    assert np.abs(shown - frames.astype(float)).mean() < 3
+    with pytest.raises(InputError, match="exists already"):
+        writing.write_form("webp", tmp_path, frames, 24)
+
+
 def test_a_picture_of_the_contact_sheet_kind_has_no_alpha(tmp_path):
     writing.write_form("png", tmp_path, writing.to_8_bits(smooth(1)), 10)
     with Image.open(tmp_path / "result_png" / "0000.png") as image:
