@@ -1,6 +1,6 @@
 """The demo model: a space-time DiT of 128 x 128 pixels and 17 frames, in the latents of configs/demo_vae.py.
 
-On a CPU, with the bundled mini data set and VAE (2 cores: 7 minutes; a try-out, no useful model):
+On a CPU, with the bundled mini data set and VAE (2 cores: 10 minutes; a try-out, no useful model):
 
     python train.py --config configs/demo.py --workdir runs/demo
 
