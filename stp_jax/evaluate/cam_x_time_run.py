@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from stp_jax.evaluate.cam_x_time_folder import (
 )
 from stp_jax.evaluate.cases import TIME, Case, nearest_source_frame
 from stp_jax.evaluate.measure import Measure
-from stp_jax.evaluate.measures import choose_available
+from stp_jax.evaluate.measures import choose_available, closed_at_the_end
 from stp_jax.evaluate.rows import NEAREST, SOURCE, Row
 from stp_jax.evaluate.run import measuring, open_report
 from stp_jax.evaluate.scores import (
@@ -88,9 +87,7 @@ def evaluate_cam_x_time(
     files = read_folder(folder, scenes=scenes)
     made = {label: find_videos(path, files) for label, path in (videos or {}).items()}
     models = [*models, *(Model(label, _no_model, None) for label in made)]
-    with contextlib.ExitStack() as stack:
-        for measure in measures:
-            stack.callback(measure.close)
+    with closed_at_the_end(measures):
         first = scene_of(files[0], read_source(files[0], *size, fov))
         measures, left_out = choose_available(measures, first, size[0], need_measures)
         measure_lpips = lpips.load()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from input_pipeline.shots import Scene
 from stp_jax.errors import InputError
@@ -26,6 +27,15 @@ def known_measures() -> list[Measure]:
         FvdSmall(),
         CameraFeatures(),
     ]
+
+
+@contextlib.contextmanager
+def closed_at_the_end(measures: Sequence[Measure]) -> Iterator[None]:
+    """Frees what the measures hold, also after an error."""
+    with contextlib.ExitStack() as stack:
+        for measure in measures:
+            stack.callback(measure.close)
+        yield
 
 
 def choose_available(

@@ -15,7 +15,7 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
 from stp_jax.evaluate.cases import CASES_PER_SCENE
 from stp_jax.evaluate.measure import Measure
-from stp_jax.evaluate.measures import choose_available
+from stp_jax.evaluate.measures import choose_available, closed_at_the_end
 from stp_jax.evaluate.pace import Pace, plan, seconds_of_a_video, seconds_of_measures
 from stp_jax.evaluate.report import Report
 from stp_jax.evaluate.rows import Row
@@ -59,9 +59,7 @@ def evaluate(
         has another size than a model's videos; a needed measure is not available; `out` is in use.
     """
     reader = _open_scenes(data, split, scenes, models)
-    with contextlib.ExitStack() as stack:
-        for measure in measures:
-            stack.callback(measure.close)
+    with closed_at_the_end(measures):
         measures, left_out = choose_available(measures, reader[0], data.frames, need_measures)
         measure_lpips = lpips.load()
         read = {"path": str(data.path), "split": split, "frames": data.frames}

@@ -26,7 +26,7 @@ from stp_jax import media, user_input
 from stp_jax.controls import camera_files
 from stp_jax.controls.formats import colmap
 from stp_jax.errors import InputError
-from stp_jax.files import parse_json, read_json, replace_file
+from stp_jax.files import file_size, parse_json, read_json, replace_file
 from stp_jax.media import sequences
 from stp_jax.rerender import results, runs
 from stp_jax.rerender.flags import ELSEWHERE, parse_flags
@@ -101,9 +101,7 @@ def _count(jobs: int) -> str:
 def read_lines(path: str | os.PathLike, argv: Sequence[str]) -> list[tuple[str, argparse.Namespace]]:
     """Names and flags of all jobs of a file; `argv` as in `run`. Raises `InputError` naming the line."""
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise InputError(f"--jobs {path}: is not a file; it is read again when the command is.")
-        if (size := os.path.getsize(path)) > user_input.TEXT_BYTES:
+        if (size := file_size(path)) > user_input.TEXT_BYTES:
             raise InputError(f"--jobs {path}: {size:,} bytes are too many for a list of jobs.")
         text = Path(path).read_bytes()
     except OSError as error:
