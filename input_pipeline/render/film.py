@@ -222,8 +222,8 @@ def _by_object(ids: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.nda
     """[samples, H, W] twice -> of each pixel its object, uint8 [H, W], and that object's mean, float32."""
     winner, mean = ids[0].copy(), inverse.mean(0)
     edges = np.nonzero((ids != winner).any(0))
-    at = (slice(None), *edges)
-    ids, inverse = ids[at], inverse[at]  # [samples, edges]
+    rows, columns = edges
+    ids, inverse = ids[:, rows, columns], inverse[:, rows, columns]  # [samples, edges]
     votes = sum((ids == one).astype(np.float32) for one in ids)
     # The inverse of a depth from NEAR on, times NEAR, is at most 1: it decides only between equal votes.
     first = np.argmax(votes + 0.9 * NEAR * inverse, 0)

@@ -275,7 +275,8 @@ def write_grids(
     with ProcessPoolExecutor(workers, context, _start_worker, (turns,)) as pool:
         jobs = [pool.submit(write_grid, out, seed, settings) for seed in missing]
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), unit="scene", smoothing=0.05):
+            on = f"{len(numbers)} GPUs" if numbers else os.environ["MUJOCO_GL"]
+            for job in tqdm(as_completed(jobs), on, len(jobs), unit="scene", smoothing=0.05):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # scenes in progress are finished
