@@ -104,7 +104,13 @@ def test_rendered_scenes_and_their_data_set(tmp_path, monkeypatch):
     cameras = {f"camera_{c:03d}": np.eye(4).tolist() for c in range(2)}
     lenses = dict.fromkeys(cameras, [1, 1, 0.5, 0.5])
     data = {"animation_time": [0, 0.5, 1], "cameras": {"extrinsic": cameras, "intrinsic": lenses}}
-    monkeypatch.setattr(grid, "render_grid", lambda *_: (NOISE, data))
+    moments = [{"videos": NOISE[:, t], "ids": NOISE[:, t, ..., 0]} for t in range(3)]
+
+    @contextlib.contextmanager
+    def opened(*_):
+        yield data, iter([grid.Strip("", range(2), iter(moments))])
+
+    monkeypatch.setattr(grid, "open_scene", opened)
     with full(), pytest.raises(InputError, match=f"scene_000003 is not written: .*{FULL}"):
         grid.write_grid(tmp_path / "scenes", 3, settings)
     assert not names(tmp_path)

@@ -23,15 +23,11 @@ def parse(*argv):
     return arguments.parse(list(argv), None)
 
 
-def test_every_seed_is_in_one_part_and_on_one_gpu():
+def test_every_seed_is_in_one_part():
     parts = data.plan(range(100, 1000), range(2000000, 2000008), 50, 300)
     assert [part.kind for part in parts] == ["validation", "long", "scenes", "scenes", "scenes"]
     assert parts[1].seeds == range(950, 1000) and parts[0].split == "validation"
     assert [seed for part in parts[2:] for seed in part.seeds] == list(range(100, 950))
-    for seeds, gpus in ((range(5, 805), 4), (range(3), 8)):
-        split = data.shares(seeds, gpus)
-        assert [seed for share in split for seed in share] == list(seeds)
-        assert max(map(len, split)) - min(map(len, split)) <= 1 and len(split) == min(gpus, len(seeds))
 
 
 def test_a_run_is_one_line_of_the_log_and_the_table_adds_up_the_pairs(tmp_path):

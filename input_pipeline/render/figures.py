@@ -46,6 +46,7 @@ class Figure:
     height: float
     reach: float  # of the ground that it takes, from the chest
     chest: np.ndarray  # [S, 3]
+    kind: str = ""  # biped, quadruped or bird
     parts: list[Part] = field(default_factory=list)
     landmarks: list[np.ndarray] = field(default_factory=list)  # [S, 3] each: its extremities
 
@@ -375,4 +376,7 @@ FAMILIES = {biped: 0.55, quadruped: 0.3, bird: 0.15}
 def draw(rng: np.random.Generator, seconds: np.ndarray, place: np.ndarray) -> Figure:
     """A random figure over `seconds` [S] that is near `place` [2] half-way through."""
     families = list(FAMILIES)
-    return families[rng.choice(len(families), p=list(FAMILIES.values()))](rng, seconds, place)
+    family = families[rng.choice(len(families), p=list(FAMILIES.values()))]
+    figure = family(rng, seconds, place)
+    figure.kind = family.__name__
+    return figure

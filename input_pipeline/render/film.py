@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import mujoco
 import numpy as np
@@ -17,6 +17,7 @@ from input_pipeline.render.scene import Scene
 OVERSAMPLE = 2
 NEAR, FAR = 0.05, 80.0  # metres
 MAX_STRIP = 8192  # pixels: any driver has buffers of this width
+SKY, GROUND = 0, 1  # numbers of objects; those of the scene's things follow
 
 
 @functools.cache
@@ -56,14 +57,16 @@ class Film:
         intrinsics: np.ndarray | None = None,
         *,
         stride: int = 1,
+        clocks: Mapping[str, float] | None = None,
     ) -> np.ndarray:
         """uint8 [C, H, W, 3]: what C cameras see at grid time `index`.
 
         Args:
           c2w, intrinsics: [C, 4, 4] and [C, 4], in the scene's world; by default the cameras of the rig.
           stride: divides height and width: smaller pictures are drawn faster.
+          clocks: of the objects that show another time, see `Scene.show`.
         """
-        self._show(index)
+        self._show(index, clocks)
         pictures = []
         for strip in self._strips(c2w, intrinsics):
             colours, _ = self._read(*strip, stride)
@@ -86,27 +89,56 @@ class Film:
           bool [C, H, W], whether a figure or a body that moves by physics covers some of the pixel.
         """
         self._show(index)
-        flags = [mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR]
-        for flag in flags:
-            self._geoms.flags[flag] = 1
         moves, depth, moving = self._moves(), [], []
-        for strip in self._strips(c2w, intrinsics):
-            colours, buffer = self._read(*strip, stride, depth=True)
+        for cameras, colours, buffer in self._segment(c2w, intrinsics, stride):
             number = colours @ np.array([1, 256, 65536])  # 0 in the sky, else 1 + the geom's
             inverse = np.where(number == 0, 0, 1 / NEAR - buffer * (1 / NEAR - 1 / FAR))
             with np.errstate(divide="ignore"):
-                depth.append(_cut((1 / _samples(inverse).mean(0)).astype(np.float32), len(strip[0])))
-            moving.append(_cut(np.any(_samples(moves[number]), axis=0), len(strip[0])))
-        for flag in flags:
-            self._geoms.flags[flag] = 0
+                depth.append(_cut((1 / _samples(inverse).mean(0)).astype(np.float32), cameras))
+            moving.append(_cut(np.any(_samples(moves[number]), axis=0), cameras))
         return np.concatenate(depth), np.concatenate(moving)
 
-    def _show(self, index: int) -> None:
+    def survey(
+        self,
+        index: int,
+        c2w: np.ndarray | None = None,
+        intrinsics: np.ndarray | None = None,
+        *,
+        stride: int = 1,
+        clocks: Mapping[str, float] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse depth and object numbers at grid time `index`; arguments as for `shoot`.
+
+        A pixel is one object's: of the object that covers most of its samples, the nearest of those that
+        cover as many. So no depth lies between a figure and what is behind it.
+
+        Returns:
+          float32 [C, H, W], 1 over metres along the camera's z axis, 0 in the sky: the mean of the object's
+          samples, which is exact on planes.
+          uint8 [C, H, W], the object: SKY, GROUND, 2 + the place in the scene's `things`.
+        """
+        self._show(index, clocks)
+        objects, inverse_depth, ids = self._objects(), [], []
+        for cameras, colours, buffer in self._segment(c2w, intrinsics, stride):
+            number = colours[..., 0].astype(np.uint16) + 256 * colours[..., 1].astype(np.uint16)
+            inverse = 1 / NEAR - buffer * np.float32(1 / NEAR - 1 / FAR)
+            inverse[number == 0] = 0
+            winner, mean = _by_object(_samples(objects[number]), _samples(inverse))
+            inverse_depth.append(_cut(mean, cameras))
+            ids.append(_cut(winner, cameras))
+        return np.concatenate(inverse_depth), np.concatenate(ids)
+
+    def strips(self) -> list[slice]:
+        """The rig's cameras as they are drawn side by side: taken by these, `shoot` has the same bytes."""
+        count = len(self._scene.rig.c2w)
+        return [slice(c, min(c + self._abreast, count)) for c in range(0, count, self._abreast)]
+
+    def _show(self, index: int, clocks: Mapping[str, float] | None = None) -> None:
         model, data = self._scene.model, self._scene.data
         # Another film may have drawn, been opened or been closed in between.
         self._gl.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene.show(index)
+        self._scene.show(index, clocks)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._geoms)
         # The flat ground shades nothing; left out of the shadow map, it gets no specks of its own shadow.
@@ -120,6 +152,30 @@ class Film:
         for geom in self._geoms.geoms[: self._geoms.ngeom]:
             moves[1 + geom.segid] = bodies[model.geom_bodyid[geom.objid]]
         return moves
+
+    def _objects(self) -> np.ndarray:
+        """uint8 [1 + geoms]: object numbers, by the number of a geom's pixels in a segmented picture."""
+        scene = self._scene
+        of_geom = np.full(scene.model.ngeom, GROUND, np.uint8)
+        for number, thing in enumerate(scene.things, GROUND + 1):
+            of_geom[list(thing.geoms)] = number
+            of_geom[np.isin(scene.model.geom_bodyid, thing.bodies)] = number
+        objects = np.full(1 + self._geoms.ngeom, SKY, np.uint8)
+        for geom in self._geoms.geoms[: self._geoms.ngeom]:
+            objects[1 + geom.segid] = of_geom[geom.objid]
+        return objects
+
+    def _segment(
+        self, c2w: np.ndarray | None, intrinsics: np.ndarray | None, stride: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Strips in which colours are numbers of geoms: how many cameras, all samples' colours and depths."""
+        flags = [mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR]
+        for flag in flags:
+            self._geoms.flags[flag] = 1
+        for strip in self._strips(c2w, intrinsics):
+            yield len(strip[0]), *self._read(*strip, stride, depth=True)
+        for flag in flags:
+            self._geoms.flags[flag] = 0
 
     def _strips(
         self, c2w: np.ndarray | None, intrinsics: np.ndarray | None
@@ -160,6 +216,21 @@ class Film:
     def __exit__(self, *_) -> None:
         self._gl.make_current()  # what is freed has its numbers in this context alone
         self._context.free()
+
+
+def _by_object(ids: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[samples, H, W] twice -> of each pixel its object, uint8 [H, W], and that object's mean, float32."""
+    winner, mean = ids[0].copy(), inverse.mean(0)
+    edges = np.nonzero((ids != winner).any(0))
+    rows, columns = edges
+    ids, inverse = ids[:, rows, columns], inverse[:, rows, columns]  # [samples, edges]
+    votes = sum((ids == one).astype(np.float32) for one in ids)
+    # The inverse of a depth from NEAR on, times NEAR, is at most 1: it decides only between equal votes.
+    first = np.argmax(votes + 0.9 * NEAR * inverse, 0)
+    winner[edges] = np.take_along_axis(ids, first[None], 0)[0]
+    its = ids == winner[edges]
+    mean[edges] = (inverse * its).sum(0) / its.sum(0)
+    return winner, mean
 
 
 def _samples(strip: np.ndarray) -> np.ndarray:

@@ -3,33 +3,40 @@
     python -m input_pipeline.render --out data/scenes --seeds 0:2000
 
 writes data/scenes/scene_000000/ ... scene_001999/, as `input_pipeline.datasets.cam_x_time` reads them. It
-uses all cores, and started again it continues with the missing scenes. Seeds from 1000000 on are the
-test split.
+uses all cores and all GPUs, and started again it continues with the missing scenes. Seeds from 1000000 on are
+the test split. Depth, object numbers and clips with a clock for each object: docs/rendering.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.render.opengl import choose_backend
+from input_pipeline.render import clocks, layers
+from input_pipeline.render.opengl import choose_backend, gpus_to_draw_with
 from input_pipeline.render.rig import Rig
 from stp_jax import media
 from stp_jax.command_line import Parser
 from stp_jax.controls.camera_files import GRID_CONVENTION
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.files import read_json, replace_file
+
+if TYPE_CHECKING:  # they import mujoco, which must not be before the choice of a backend
+    from input_pipeline.render.film import Film
+    from input_pipeline.render.scene import Scene
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s
 
@@ -40,6 +47,24 @@ class GridSettings:
     times: int = 33  # half source frames apart
     size: int = 128
     crf: int = 12
+    depth: bool = False
+    ids: bool = False  # of objects
+    object_clocks: int | tuple[clocks.Clip, ...] = 0  # clips with a clock for each object: how many, or which
+
+
+class Strip(NamedTuple):
+    """Videos that are drawn together: cameras side by side, time by time.
+
+    Attributes:
+      folder: of the clip in its scene's folder; empty for the plain grid.
+      cameras: which of the rig's.
+      moments: at each time, the frames of all cameras by the folder of their videos: `videos`, uint8
+        [C, H, W, 3]; `depth`, uint16 [C, H, W] as in `layers`; `ids`, uint8 [C, H, W].
+    """
+
+    folder: str
+    cameras: range
+    moments: Iterator[dict[str, np.ndarray]]
 
 
 def render_grid(seed: int, settings: GridSettings) -> tuple[np.ndarray, dict[str, Any]]:
@@ -54,6 +79,49 @@ def render_grid(seed: int, settings: GridSettings) -> tuple[np.ndarray, dict[str
     drawn = scene.draw(seed, settings.cameras, settings.times)
     with film.Film(drawn, settings.size, settings.size) as camera:
         pictures = np.stack([camera.shoot(t) for t in range(settings.times)], 1)
+    return pictures, describe(drawn, seed, settings)
+
+
+@contextlib.contextmanager
+def open_scene(seed: int, settings: GridSettings) -> Iterator[tuple[dict[str, Any], Iterator[Strip]]]:
+    """What camera_data.json of a seed holds, and its videos strip by strip, each to be used before the next.
+
+    `opengl.choose_backend` must have been called.
+    """
+    from input_pipeline.render import film, scene  # not before the choice of a backend
+
+    drawn = scene.draw(seed, settings.cameras, settings.times)
+    data = describe(drawn, seed, settings)
+    with film.Film(drawn, settings.size, settings.size) as camera:
+        yield data, _strips(drawn, camera, data, settings)
+
+
+def _strips(drawn: Scene, camera: Film, data: dict[str, Any], settings: GridSettings) -> Iterator[Strip]:
+    plain: dict[str, Any] = {"folder": "", "animation_time": {}}
+    for clip in [plain, *data.get("object_clocks", [])]:
+        for part in camera.strips():
+            moments = _moments(drawn, camera, part, clip["animation_time"], settings)
+            yield Strip(clip["folder"], range(part.start, part.stop), moments)
+
+
+def _moments(
+    drawn: Scene, camera: Film, part: slice, curves: clocks.Clip, settings: GridSettings
+) -> Iterator[dict[str, np.ndarray]]:
+    poses = drawn.rig.c2w[part], drawn.rig.intrinsics[part]
+    for t in range(settings.times):
+        now = {name: curve[t] for name, curve in curves.items()}
+        frames = {"videos": camera.shoot(t, *poses, clocks=now)}
+        if settings.depth or settings.ids:
+            inverse_depth, ids = camera.survey(t, *poses, clocks=now)
+            if settings.depth:
+                frames["depth"] = layers.to_code(inverse_depth)
+            if settings.ids:
+                frames["ids"] = ids
+        yield frames
+
+
+def describe(drawn: Scene, seed: int, settings: GridSettings) -> dict[str, Any]:
+    """What camera_data.json of a scene holds."""
     data = {
         "convention": GRID_CONVENTION,
         "width": settings.size,
@@ -64,7 +132,32 @@ def render_grid(seed: int, settings: GridSettings) -> tuple[np.ndarray, dict[str
         "animation_time": [t / 2 for t in range(settings.times)],
         "cameras": camera_data(drawn.rig),
     }
-    return pictures, data
+    if settings.depth:
+        data["depth"] = {"folder": "depth", "form": layers.FORM, "nearest": layers.NEAREST}
+    if settings.ids:
+        data["ids"] = {"folder": "ids"}
+    if settings.ids or settings.object_clocks:
+        data["objects"] = objects(drawn)
+    if settings.object_clocks:
+        clips = clocks.of_scene(settings.object_clocks, seed, _moving(data), settings.times)
+        data["object_clocks"] = [
+            {"folder": f"clocks_{number:03d}", "animation_time": clip} for number, clip in enumerate(clips)
+        ]
+    return data
+
+
+def objects(drawn: Scene) -> list[dict[str, Any]]:
+    """The scene's objects: number in pictures of ids, name, kind, and whether it moves, so has a clock."""
+    things = [("sky", "sky", False), ("ground", "ground", False)]
+    things += [(thing.name, thing.kind, drawn.moves(thing)) for thing in drawn.things]
+    return [
+        {"id": number, "name": name, "kind": kind, "moves": moves}
+        for number, (name, kind, moves) in enumerate(things)
+    ]
+
+
+def _moving(data: dict[str, Any]) -> list[str]:
+    return [thing["name"] for thing in data["objects"] if thing["moves"]]
 
 
 def camera_data(rig: Rig) -> dict[str, Any]:
@@ -90,12 +183,10 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
     partial = folder.with_suffix(".tmp")
     if partial.exists():
         shutil.rmtree(partial)
-    pictures, data = render_grid(seed, settings)
     try:
-        (partial / "videos").mkdir(parents=True)
-        for c, video in enumerate(pictures):
-            path = partial / "videos" / f"camera_{c:03d}.mp4"
-            media.write_video(path, video, FPS, crf=settings.crf, pixel_format="yuv444p")
+        with open_scene(seed, settings) as (data, strips):
+            for strip in strips:
+                _write_strip(partial / strip.folder, strip, settings)
         with replace_file(partial / "camera_data.json") as file:
             file.write_text(json.dumps(data))
         os.replace(partial, folder)
@@ -105,24 +196,60 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
         raise InputError(f"scene {folder} is not written: {reason}") from None
 
 
+def _write_strip(folder: Path, strip: Strip, settings: GridSettings) -> None:
+    """Writes the videos of a strip side by side: only what the encoders look ahead is held in memory."""
+    with contextlib.ExitStack() as files:
+        writers: dict[str, list] = {}
+        for frames in strip.moments:
+            for name in frames if not writers else ():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                writers[name] = [
+                    files.enter_context(_writer(folder / name, c, settings)) for c in strip.cameras
+                ]
+            for name, of_cameras in frames.items():
+                for put, frame in zip(writers[name], of_cameras, strict=True):
+                    put(frame)
+
+
+def _writer(folder: Path, camera: int, settings: GridSettings):
+    """What opens the file of one camera for frames of the folder's kind."""
+    path, size = folder / f"camera_{camera:03d}", settings.size
+    if folder.name == "videos":
+        return media.video_writer(path.with_suffix(".mp4"), size, size, FPS, crf=settings.crf)
+    kind = np.uint16 if folder.name == "depth" else np.uint8
+    return layers.writer(path.with_suffix(".mkv"), size, size, FPS, kind)
+
+
 def check_scene(folder: Path, settings: GridSettings) -> None:
-    """Raises `InputError` unless the scene in `folder` is a grid of these cameras, times and pixels."""
+    """Raises `InputError` unless the scene in `folder` was rendered with these settings, but for `crf`."""
     try:
         data = read_json(folder / "camera_data.json", dict)
         found = (len(data["cameras"]["extrinsic"]), len(data["animation_time"]), data["width"])
+        clips = [clip["animation_time"] for clip in data.get("object_clocks", [])]
+        wanted = clips
+        if settings.object_clocks and clips:
+            wanted = clocks.of_scene(settings.object_clocks, data["seed"], _moving(data), settings.times)
     except (InputError, KeyError, TypeError) as error:
         reason = error if isinstance(error, InputError) else f"{folder}/camera_data.json: lacks {error}"
         raise InputError(f"{reason}; remove the folder.") from None
-    if found != (settings.cameras, settings.times, settings.size):
+    extras = ("depth" in data, "ids" in data, bool(clips))
+    same = extras == (settings.depth, settings.ids, bool(settings.object_clocks)) and clips == wanted
+    if found != (settings.cameras, settings.times, settings.size) or not same:
         cameras, times, size = found
-        raise InputError(
-            f"{folder} was rendered with --cameras {cameras} --times {times} --size {size}; "
-            "give the same, or another --out."
-        )
+        given = f"--cameras {cameras} --times {times} --size {size}"
+        given += " --depth" * extras[0] + " --ids" * extras[1]
+        given += f" --object_clocks, {len(clips)} clips" * extras[2]
+        raise InputError(f"{folder} was rendered with {given}; give the same, or another --out.")
 
 
-def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -> int:
+def write_grids(
+    out: Path, seeds: range, settings: GridSettings, workers: int, gpus: int | None = None
+) -> int:
     """Renders the seeds whose folders are not there yet; returns how many.
+
+    Args:
+      workers: processes; they take the scenes in order, and the GPUs in turn.
+      gpus: how many of them to use; by default all that this process may use.
 
     Raises:
       InputError: a scene that is there has another size, or `out` cannot be written.
@@ -133,6 +260,7 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
     if not missing:
         return 0
     choose_backend()
+    numbers = gpus_to_draw_with(gpus)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,10 +268,15 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
     # One thread in each process, for the software renderer, too: the processes share the cores.
     os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
-    with ProcessPoolExecutor(min(workers, len(missing)), context, _ignore_interrupts) as pool:
+    workers = min(workers, len(missing))
+    turns = context.SimpleQueue()
+    for worker in range(workers):
+        turns.put(numbers[worker % len(numbers)] if numbers else None)
+    with ProcessPoolExecutor(workers, context, _start_worker, (turns,)) as pool:
         jobs = [pool.submit(write_grid, out, seed, settings) for seed in missing]
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), unit="scene", smoothing=0.05):
+            on = f"{len(numbers)} GPUs" if numbers else os.environ["MUJOCO_GL"]
+            for job in tqdm(as_completed(jobs), on, len(jobs), unit="scene", smoothing=0.05):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # scenes in progress are finished
@@ -151,9 +284,12 @@ def write_grids(out: Path, seeds: range, settings: GridSettings, workers: int) -
     return len(missing)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process; the first one decides."""
+def _start_worker(gpus) -> None:
+    """Takes the next GPU of a queue. Ctrl-C reaches every process; the first one decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    number = gpus.get()
+    if number is not None:
+        os.environ["MUJOCO_EGL_DEVICE_ID"] = str(number)  # MuJoCo reads it when it opens its first context
 
 
 def parse_seeds(text: str) -> range:
@@ -168,8 +304,7 @@ def parse_seeds(text: str) -> range:
     return seeds
 
 
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> None:
+def _parser() -> Parser:
     defaults = GridSettings()
     parser = Parser("python -m input_pipeline.render", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the scene folders")
@@ -181,13 +316,27 @@ def main(argv: list[str] | None = None) -> None:
         "--cameras", type=int, default=defaults.cameras, help="on the rig (default: %(default)s)"
     )
     parser.add_argument(
-        "--times", type=int, default=defaults.times, help="half source frames, odd (default: %(default)s)"
+        "--times", type=int, default=defaults.times, help="half source frames apart (default: %(default)s)"
     )
     parser.add_argument("--size", type=int, default=defaults.size, help="pixels (default: %(default)s)")
     parser.add_argument(
         "--crf", type=int, default=defaults.crf, help="x264 quality, lower is better (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument("--depth", action="store_true", help="write depth, too")
+    parser.add_argument("--ids", action="store_true", help="write which pixel is which object's, too")
+    parser.add_argument(
+        "--object_clocks",
+        default="0",
+        metavar="N or JSON",
+        help="write clips in which each object has its own clock: how many, drawn, or a file of clocks",
+    )
+    parser.add_argument("--gpus", type=int, help="to draw with (default: all that EGL finds)")
+    return parser
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
     for flag, least, most in (
         ("workers", 1, 1024),
         ("cameras", 1, 1000),
@@ -197,12 +346,13 @@ def main(argv: list[str] | None = None) -> None:
     ):
         if not least <= getattr(args, flag) <= most:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be from {least} to {most}.")
-    if args.times % 2 == 0:
-        raise InputError(f"--times {args.times}: must be odd, to end on a whole source frame.")
-    settings = GridSettings(args.cameras, args.times, args.size, args.crf)
+    object_clocks = clocks.parse(args.object_clocks, args.times)
+    settings = GridSettings(
+        args.cameras, args.times, args.size, args.crf, args.depth, args.ids, object_clocks
+    )
     seeds = parse_seeds(args.seeds)
     try:
-        written = write_grids(args.out, seeds, settings, args.workers)
+        written = write_grids(args.out, seeds, settings, args.workers, args.gpus)
     except KeyboardInterrupt:
         print("interrupted: the same command continues with the missing scenes", file=sys.stderr)
         sys.exit(130)

@@ -14,6 +14,54 @@ INSTALL = "apt-get install -y libegl1 libgl1-mesa-dri libosmesa6"
 _TRY = "import mujoco; context = mujoco.GLContext(16, 16); context.make_current(); context.free()"
 
 
+_COUNT = """
+from mujoco.egl import egl_ext
+from OpenGL.EGL.EXT.device_query import eglQueryDeviceStringEXT
+extensions = [eglQueryDeviceStringEXT(device, 0x3055) for device in egl_ext.eglQueryDevicesEXT(64)]
+print(sum(b"EGL_MESA_device_software" not in (names or b"") for names in extensions))
+"""
+
+
+@functools.cache
+def _hardware_devices() -> int:
+    """How many devices EGL lists that are not the software renderer; asked in another process, as above."""
+    answer = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=False)
+    return int(answer.stdout) if answer.stdout.strip().isdigit() else 0
+
+
+def gpus_to_draw_with(count: int | None = None) -> list[int]:
+    """Values of MUJOCO_EGL_DEVICE_ID: the GPUs that a context opens on, of those in CUDA_VISIBLE_DEVICES.
+
+    Empty where a variable MUJOCO_EGL_DEVICE_ID chooses already, or the backend, which `choose_backend` must
+    have set, draws in software.
+
+    Args:
+      count: how many to use; by default all.
+
+    Raises:
+      InputError: there are fewer than `count`.
+    """
+    found: list[int] = []
+    if os.environ.get("MUJOCO_GL") == "egl" and "MUJOCO_EGL_DEVICE_ID" not in os.environ:
+        hardware = _hardware_devices()
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+        numbers = range(min(hardware, len(visible)) if visible else hardware)
+        # A container may list GPUs that it may not open.
+        trials = [
+            subprocess.Popen(
+                [sys.executable, "-c", _TRY],
+                env=os.environ | {"MUJOCO_EGL_DEVICE_ID": str(number)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for number in numbers
+        ]
+        found = [number for number, trial in zip(numbers, trials, strict=True) if trial.wait() == 0]
+    if count is not None and not 0 <= count <= len(found):
+        raise InputError(f"--gpus {count}: EGL finds {len(found)}.")
+    return found[:count]
+
+
 @functools.cache
 def choose_backend() -> str:
     """Sets MUJOCO_GL to a backend that works, for this process and those that it starts, and returns it.

@@ -7,7 +7,8 @@ does not fit, are rejected and drawn again from the same seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
@@ -15,10 +16,11 @@ import numpy as np
 from input_pipeline.render import bodies, figures, rig, structures
 from input_pipeline.render.gait import LONG
 from input_pipeline.render.geometry import about, unit
-from input_pipeline.render.world import BODIES, FIGURES, SCENERY, STEP, World
+from input_pipeline.render.world import BODIES, FIGURES, SCENERY, STEP, Thing, World
 
 SECONDS_PER_SOURCE_FRAME = 0.1
 POSE_STEP = 2 * STEP  # of the figures' poses, seconds
+POSES_PER_SOURCE_FRAME = round(SECONDS_PER_SOURCE_FRAME / POSE_STEP)
 MAX_DRAWS = 300
 
 
@@ -28,7 +30,7 @@ class _Rejected(Exception):
 
 @dataclass
 class State:
-    """The parts of a scene's state that change, at one grid time."""
+    """The parts of a scene's state that change, at one moment."""
 
     qpos: np.ndarray
     part_positions: np.ndarray  # [parts of all figures, 3]
@@ -43,15 +45,58 @@ class Scene:
     rig: rig.Rig
     figures: list[figures.Figure]
     rejections: list[str]  # why earlier draws were rejected
+    things: list[Thing] = field(default_factory=list)  # number 2 on; 0 is the sky, 1 the ground
+    poses: list[State] = field(default_factory=list)  # POSE_STEP apart; `states` are some of them
 
-    def show(self, index: int) -> None:
-        """Puts `data` into the state of grid time `index`, as far as pictures and lines of sight need it."""
+    def show(self, index: int, clocks: Mapping[str, float] | None = None) -> None:
+        """Puts `data` into the state of grid time `index`, as far as pictures and lines of sight need it.
+
+        Args:
+          clocks: animation times, in source frames, of the objects (by name) that show another one. Each is
+            rounded to the nearest of the simulation, 1/20 source frame apart.
+
+        Raises:
+          ValueError: no such object, or a time that is not in the clip.
+        """
         state = self.states[index]
         self.data.qpos[:] = state.qpos
         self.data.mocap_pos[:] = state.part_positions
         self.data.mocap_quat[:] = state.part_quaternions
+        for name, time in (clocks or {}).items():
+            thing = next((thing for thing in self.things if thing.name == name), None)
+            if thing is None:
+                raise ValueError(f"the scene has no object {name}")
+            self._set(thing, self._pose(time))
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
+
+    def moves(self, thing: Thing) -> bool:
+        """Whether the object has a clock: it is a figure, or moves by physics."""
+        return bool(len(self._qpos(thing)) or len(self._mocap(thing)))
+
+    def _pose(self, time: float) -> State:
+        step = round(time * POSES_PER_SOURCE_FRAME)
+        if not 0 <= step < len(self.poses):
+            last = (len(self.poses) - 1) / POSES_PER_SOURCE_FRAME
+            raise ValueError(f"the animation time {time} is not from 0 to {last:g}")
+        return self.poses[step]
+
+    def _set(self, thing: Thing, state: State) -> None:
+        qpos, mocap = self._qpos(thing), self._mocap(thing)
+        self.data.qpos[qpos] = state.qpos[qpos]
+        self.data.mocap_pos[mocap] = state.part_positions[mocap]
+        self.data.mocap_quat[mocap] = state.part_quaternions[mocap]
+
+    def _qpos(self, thing: Thing) -> np.ndarray:
+        """The object's places in qpos."""
+        ends = [*self.model.jnt_qposadr, self.model.nq]
+        joints = np.flatnonzero(np.isin(self.model.jnt_bodyid, thing.bodies))
+        return np.array([i for joint in joints for i in range(ends[joint], ends[joint + 1])], int)
+
+    def _mocap(self, thing: Thing) -> np.ndarray:
+        """The object's figure parts, by number."""
+        numbers = self.model.body_mocapid[list(thing.bodies)]
+        return numbers[numbers >= 0]
 
 
 def draw(seed: int, cameras: int, times: int) -> Scene:
@@ -81,23 +126,29 @@ def _draw(rng: np.random.Generator, cameras: int, times: int) -> Scene:
     _check_framing(cast, path)
 
     world = World(rng)
-    for figure in cast:
+    for number, figure in enumerate(cast):
         for part in figure.parts:
             body = world.spec.worldbody.add_body(mocap=True, pos=part.position[0])
             for shape in part.shapes:
                 world.add(body, shape, FIGURES)
+        world.name_new(f"figure_{number}", figure.kind)
     plan = _Plan(rng, cast, path)
     velocities: bodies.Velocity = {}
-    for _ in range(rng.integers(2, 4)):
-        velocities |= _add_body(world, rng, plan)
-    for _ in range(rng.integers(1, 3)):
-        _add_structure(world, rng, plan, near=True)
-    for _ in range(rng.integers(2, 5)):
-        _add_structure(world, rng, plan, near=False)
+    for number in range(rng.integers(2, 4)):
+        kind = _draw_body(rng)
+        velocities |= _add_body(world, rng, plan, kind)
+        world.name_new(f"body_{number}", kind.__name__)
+    near = int(rng.integers(1, 3))
+    for number in range(near):
+        world.name_new(f"structure_{number}", _add_structure(world, rng, plan, near=True))
+    for number in range(near, near + int(rng.integers(2, 5))):
+        world.name_new(f"structure_{number}", _add_structure(world, rng, plan, near=False))
 
     model = world.spec.compile()
     data = mujoco.MjData(model)
-    scene = Scene(model, data, _simulate(model, data, velocities, cast, times), path, cast, [])
+    poses = _simulate(model, data, velocities, cast)
+    states = poses[:: (len(poses) - 1) // (times - 1)]
+    scene = Scene(model, data, states, path, cast, [], world.things, poses)
     _check_visible(scene)
     return scene
 
@@ -191,9 +242,14 @@ class _Plan:
         return bool(np.linalg.norm(place - eyes - along * sight, axis=-1).min() > radius)
 
 
-def _add_body(world: World, rng: np.random.Generator, plan: _Plan) -> bodies.Velocity:
+def _draw_body(rng: np.random.Generator) -> Callable[..., bodies.Velocity]:
     kinds = list(bodies.KINDS)
-    kind = kinds[rng.choice(len(kinds), p=[share for share, _ in bodies.KINDS.values()])]
+    return kinds[rng.choice(len(kinds), p=[share for share, _ in bodies.KINDS.values()])]
+
+
+def _add_body(
+    world: World, rng: np.random.Generator, plan: _Plan, kind: Callable[..., bodies.Velocity]
+) -> bodies.Velocity:
     radius = bodies.KINDS[kind][1]
     tethered = kind in bodies.TETHERED
     place = plan.find(radius, *((1.2, 3.0) if tethered else (0.9, 2.0)), stands=tethered)
@@ -201,13 +257,14 @@ def _add_body(world: World, rng: np.random.Generator, plan: _Plan) -> bodies.Vel
     return kind(world, rng, place, inwards)
 
 
-def _add_structure(world: World, rng: np.random.Generator, plan: _Plan, near: bool) -> None:
+def _add_structure(world: World, rng: np.random.Generator, plan: _Plan, near: bool) -> str:
     radius = rng.uniform(0.25, 0.5) if near else rng.uniform(0.5, 1.1)
     place = plan.find(radius, *((1.2, 3.0) if near else (3.0, 7.0)), stands=True)
     kind = str(rng.choice(structures.NEAR if near else structures.FAR))
     body = world.spec.worldbody.add_body(pos=[*place, 0], quat=about("z", rng.uniform(0, 2 * np.pi)))
     for shape in structures.draw(rng, kind, radius):
         world.add(body, shape, SCENERY)
+    return kind
 
 
 # ---------------------------------------------------------------- motion
@@ -218,9 +275,8 @@ def _simulate(
     data: mujoco.MjData,
     velocities: bodies.Velocity,
     cast: list[figures.Figure],
-    times: int,
 ) -> list[State]:
-    """Lets the bodies move among the figures, whose motion is given."""
+    """Lets the bodies move among the figures, whose motion is given; the states are POSE_STEP apart."""
     parts = [part for figure in cast for part in figure.parts]
     positions = np.stack([part.position for part in parts], 1)  # [S, parts, 3]
     quaternions = np.stack([part.quaternion for part in parts], 1)
@@ -228,10 +284,8 @@ def _simulate(
         address = model.joint(name).dofadr[0]
         data.qvel[address : address + len(velocity)] = velocity
     states = []
-    poses_per_state = (len(positions) - 1) // (times - 1)
     for s in range(len(positions)):
-        if s % poses_per_state == 0:
-            states.append(State(data.qpos.copy(), positions[s], quaternions[s]))
+        states.append(State(data.qpos.copy(), positions[s], quaternions[s]))
         data.mocap_pos[:], data.mocap_quat[:] = positions[s], quaternions[s]
         mujoco.mj_step(model, data, nstep=round(POSE_STEP / STEP))
     if data.warning.number.any():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.render.grid import GridSettings
+from input_pipeline.render.grid import GridSettings, objects
 from input_pipeline.render.opengl import choose_backend
 from stp_jax.errors import InputError
 
@@ -31,6 +33,20 @@ def in_world(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.asarray(reference, np.float64) @ np.asarray(c2w, np.float64)
 
 
+class Views(NamedTuple):
+    """What N cameras see.
+
+    Attributes:
+      pictures: uint8 [N, H, W, 3].
+      depth: float32 [N, H, W], metres along the cameras' z axes, infinite in the sky.
+      ids: uint8 [N, H, W], numbers of `SceneViews.objects`.
+    """
+
+    pictures: np.ndarray
+    depth: np.ndarray
+    ids: np.ndarray
+
+
 class SceneViews:
     """The scene of a seed, ready to be drawn. A context manager, see `film.Film`.
 
@@ -44,6 +60,7 @@ class SceneViews:
       c2w, intrinsics: float64 [C, 4, 4] and [C, 4], of the rig's cameras, in order.
       times: number of grid times, half source frames apart.
       size: height and width of the pictures.
+      objects: number, name, kind, and whether it moves, of each, as in camera_data.json.
 
     Raises:
       InputError: MuJoCo (extra `render`) or an OpenGL library is missing; says what to install.
@@ -57,6 +74,7 @@ class SceneViews:
         drawn = scene.draw(seed, settings.cameras, settings.times)
         self.c2w, self.intrinsics = drawn.rig.c2w, drawn.rig.intrinsics
         self.times, self.size = settings.times, settings.size
+        self.objects: list[dict[str, Any]] = objects(drawn)
         self._film = film.Film(drawn, settings.size, settings.size)
 
     def pictures(
@@ -78,6 +96,35 @@ class SceneViews:
         """uint8 [N, times, H, W, 3]: the whole motion, from each of N cameras."""
         pictures = [self._film.shoot(time, c2w, intrinsics) for time in range(self.times)]
         return np.stack(pictures, 1)
+
+    def at(
+        self,
+        c2w: np.ndarray,
+        intrinsics: np.ndarray,
+        animation_time: float | Mapping[str, float],
+        *,
+        stride: int = 1,
+    ) -> Views:
+        """Cameras at one animation time, or at one for each object: pictures, depth and object numbers.
+
+        A pixel's depth is that of its object: of the one that covers most of the pixel.
+
+        Args:
+          c2w, intrinsics: [N, 4, 4] in the scene's world, and [N, 4].
+          animation_time: in source frames, of everything that moves, or by the object's name; objects without
+            one show the time 0. Rounded to 1/20, the step of the simulation.
+          stride: divides height and width.
+
+        Raises:
+          ValueError: no such object, or a time that is not from 0 to (times - 1) / 2.
+        """
+        if not isinstance(animation_time, Mapping):
+            moving = (thing["name"] for thing in self.objects if thing["moves"])
+            animation_time = dict.fromkeys(moving, float(animation_time))
+        pictures = self._film.shoot(0, c2w, intrinsics, stride=stride, clocks=animation_time)
+        inverse, ids = self._film.survey(0, c2w, intrinsics, stride=stride, clocks=animation_time)
+        with np.errstate(divide="ignore"):
+            return Views(pictures, 1 / inverse, ids)
 
     def geometry(
         self, grid_times: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray, *, stride: int = 1

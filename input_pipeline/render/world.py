@@ -41,6 +41,23 @@ class Shape:
     quaternion: tuple[float, ...] = (1, 0, 0, 0)
 
 
+@dataclass
+class Thing:
+    """An object of a scene: what moves as one by the scene's story, and has one number in pictures of ids.
+
+    Attributes:
+      name: figure_0, body_1, structure_2, ...: unique in its scene.
+      kind: what it is, such as biped, rolling or house.
+      bodies: MuJoCo's bodies of it, by number.
+      geoms: MuJoCo's geoms of it that stand still in the world, by number: a windmill's post.
+    """
+
+    name: str
+    kind: str
+    bodies: range
+    geoms: range
+
+
 class World:
     """A random sun, sky and ground, to which shapes are added."""
 
@@ -57,6 +74,19 @@ class World:
         visual.headlight.ambient, visual.headlight.diffuse = AMBIENT, [0.15] * 3
         visual.headlight.specular = [0.0] * 3
         self._ground_and_sky(rng, self._light(rng))
+        self.things: list[Thing] = []
+        self._counted = self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        """Bodies, and geoms of the world's own body; both are numbered as they are added."""
+        return len(self.spec.bodies), len(self.spec.worldbody.geoms)
+
+    def name_new(self, name: str, kind: str) -> None:
+        """All that was added since the last call, or since the ground, is an object."""
+        bodies, geoms = self._counts()
+        first_body, first_geom = self._counted
+        self.things.append(Thing(name, kind, range(first_body, bodies), range(first_geom, geoms)))
+        self._counted = bodies, geoms
 
     def _light(self, rng: np.random.Generator) -> np.ndarray:
         """Adds the sun; returns how brightly it lights the ground, RGB [3]."""

@@ -41,12 +41,6 @@ def plan(seeds: range, validation: range, long_scenes: int, scenes_of_part: int)
     return parts
 
 
-def shares(seeds: range, count: int) -> list[range]:
-    """A range in `count` parts of nearly equal length, without the empty ones."""
-    bounds = [seeds.start + len(seeds) * i // count for i in range(count + 1)]
-    return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
-
-
 class Data:
     """Renders and encodes; `args` is of `arguments.parse`."""
 
@@ -103,24 +97,18 @@ class Data:
         return True
 
     def _render(self, part: Part) -> None:
-        """Renders a part on all GPUs, a process group for each."""
+        """Renders a part on all GPUs, which the renderer finds in CUDA_VISIBLE_DEVICES."""
         args, folder = self._args, self._folder(part)
         if (folder / "built" / "cam_x_time").is_dir() or self._encoded(part):
             return
         before = self._clock.elapsed()
-        of_gpus = shares(part.seeds, max(1, args.gpus))
         windows = LONG_WINDOWS if part.kind == "long" else 1
         times = 2 * windows * (args.config.data.frames - 1) + 1
         command = ["-m", "input_pipeline.render", "--out", str(folder / "scenes"), "--times", str(times)]
         command += ["--size", str(args.config.data.width), "--cameras", str(args.cameras)]
-        command += ["--workers", str(args.render_workers)]
-        numbers = [name if name.isdigit() else str(i) for i, name in enumerate(args.devices)]
-        environments = [{"MUJOCO_EGL_DEVICE_ID": number} for number in numbers[: len(of_gpus)]] or [{}]
-        self._processes.run(
-            [[*command, "--seeds", f"{seeds.start}:{seeds.stop}"] for seeds in of_gpus],
-            f"render_{part.name}",
-            environments=environments,
-        )
+        command += ["--workers", str(args.render_workers * max(1, args.gpus))]
+        command += ["--seeds", f"{part.seeds.start}:{part.seeds.stop}"]
+        self._processes.run([command], f"render_{part.name}")
         seconds = self._clock.elapsed() - before
         self._clock.log(f"{part.name}: {len(part.seeds)} scenes rendered in {seconds:.0f} s")
 

@@ -10,7 +10,7 @@ from stp_jax.media.video import (
     read_frames,
     read_video,
 )
-from stp_jax.media.writing import write_video
+from stp_jax.media.writing import video_writer, write_video
 
 __all__ = [
     "Clip",
@@ -21,5 +21,6 @@ __all__ = [
     "read_clip",
     "read_frames",
     "read_video",
+    "video_writer",
     "write_video",
 ]

@@ -6,9 +6,10 @@ which players without tags take: of BT.709 from 720 lines on, of BT.601 for less
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,16 +108,25 @@ def write_video(
     _check(frames, (np.uint8,))
     if pixel_format == "yuv420p":
         frames = _padded(frames, 2, 2)
-    hd = frames.shape[1] >= 720
-    yuv = (
-        _rgb_frame(frame).reformat(
-            format=pixel_format,
-            dst_colorspace=Colorspace.ITU709 if hd else Colorspace.ITU601,
-            dst_color_range=ColorRange.MPEG,
-        )
-        for frame in frames
-    )
+    yuv = (_yuv_frame(frame, pixel_format) for frame in frames)
     _encode(path, yuv, fps, "libx264", pixel_format, frames.shape, {"crf": str(crf)}, sound, "aac")
+
+
+@contextlib.contextmanager
+def video_writer(
+    path: str | os.PathLike, height: int, width: int, fps: float, *, crf: int = 12
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """As `write_video` in yuv444p, the same bytes, for frames that come one by one.
+
+    Yields what takes a frame, uint8 [H, W, 3], after the other; the file appears when the block ends well.
+
+    Raises:
+      InputError: `path` exists or cannot be written.
+    """
+    options, shape = {"crf": str(crf)}, (1, height, width)
+    with _opened(path, fps, "libx264", "yuv444p", shape, options) as (container, stream):
+        yield lambda frame: container.mux(stream.encode(_yuv_frame(frame, "yuv444p")))
+        container.mux(stream.encode())
 
 
 def _check(frames: np.ndarray, dtypes: tuple[type, ...]) -> None:
@@ -136,6 +146,39 @@ def _rgb_frame(frame: np.ndarray) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
 
 
+def _yuv_frame(frame: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    return _rgb_frame(frame).reformat(
+        format=pixel_format,
+        dst_colorspace=Colorspace.ITU709 if len(frame) >= 720 else Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+    )
+
+
+@contextlib.contextmanager
+def _opened(
+    path: str | os.PathLike,
+    fps: float,
+    codec: str,
+    pixel_format: str,
+    shape: tuple[int, ...],
+    options: dict[str, str],
+    tag: str | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """A new file with one stream of pictures: container and stream."""
+    with new_file(path) as partial, av.open(str(partial), "w") as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000))
+        stream.height, stream.width = shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.options = options
+        context = stream.codec_context
+        if tag is not None:
+            context.codec_tag = tag
+        if pixel_format != "bgr0":  # RGB has no matrix
+            context.color_range, context.colorspace = ColorRange.MPEG, 1 if shape[1] >= 720 else 6
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        yield container, stream
+
+
 def _encode(
     path: str | os.PathLike,
     pictures: Iterable[av.VideoFrame],
@@ -149,17 +192,7 @@ def _encode(
     *,
     tag: str | None = None,
 ) -> None:
-    with new_file(path) as partial, av.open(str(partial), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000))
-        stream.height, stream.width = shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.options = options
-        context = stream.codec_context
-        if tag is not None:
-            context.codec_tag = tag
-        if pixel_format != "bgr0":  # RGB has no matrix
-            context.color_range, context.colorspace = ColorRange.MPEG, 1 if shape[1] >= 720 else 6
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    with _opened(path, fps, codec, pixel_format, shape, options, tag) as (container, stream):
         track = None if sound is None else sounds.encode(container, sound, sound_codec)
         if track is None:
             for picture in pictures:
