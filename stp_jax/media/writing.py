@@ -6,9 +6,10 @@ which players without tags take: of BT.709 from 720 lines on, of BT.601 for less
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,16 +108,55 @@ def write_video(
     _check(frames, (np.uint8,))
     if pixel_format == "yuv420p":
         frames = _padded(frames, 2, 2)
-    hd = frames.shape[1] >= 720
-    yuv = (
-        _rgb_frame(frame).reformat(
+    yuv = _in_yuv(frames, frames.shape[1], pixel_format)
+    _encode(path, yuv, fps, "libx264", pixel_format, frames.shape, {"crf": str(crf)}, sound, "aac")
+
+
+def write_pictures(
+    path: str | os.PathLike,
+    pictures: Iterable[np.ndarray],
+    fps: float,
+    *,
+    crf: int = 16,
+    key_frame_every: int = 16,
+) -> None:
+    """Writes pictures, as they come, as an H.264 video of data: one thread, and key frames at short steps.
+
+    Only a few pictures are in memory at a time. One thread writes the same bytes on every machine, and leaves
+    the other cores to other videos.
+
+    Args:
+      path: a new file; its suffix names the container.
+      pictures: uint8 RGB [H, W, 3], H and W even; at least one.
+      crf: x264's quality, 0 to 51.
+      key_frame_every: frames from one key frame to the next, at most.
+
+    Raises:
+      InputError: `path` exists or cannot be written; what making a picture raises.
+    """
+    coming = iter(pictures)
+    first = next(coming)
+    shape = (1, *first.shape)
+    if (
+        first.dtype != np.uint8
+        or first.ndim != 3
+        or first.shape[2] != 3
+        or any(n % 2 for n in first.shape[:2])
+    ):
+        raise ValueError(f"pictures must be uint8 [H, W, 3] of even size, not {first.dtype} {first.shape}")
+    yuv = _in_yuv(itertools.chain([first], coming), first.shape[0], "yuv420p")
+    options = {"crf": str(crf), "g": str(key_frame_every), "threads": "1"}
+    _encode(path, yuv, fps, "libx264", "yuv420p", shape, options, None, "aac")
+
+
+def _in_yuv(frames: Iterable[np.ndarray], height: int, pixel_format: str) -> Iterator[av.VideoFrame]:
+    hd = height >= 720
+    for frame in frames:
+        yield _rgb_frame(frame).reformat(
             format=pixel_format,
             dst_colorspace=Colorspace.ITU709 if hd else Colorspace.ITU601,
             dst_color_range=ColorRange.MPEG,
         )
-        for frame in frames
-    )
-    _encode(path, yuv, fps, "libx264", pixel_format, frames.shape, {"crf": str(crf)}, sound, "aac")
 
 
 def _check(frames: np.ndarray, dtypes: tuple[type, ...]) -> None:
