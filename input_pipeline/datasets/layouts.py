@@ -31,6 +31,7 @@ from stp_jax.media.writing import write_pictures
 MOST_BYTES = 1 << 31  # of a video file: a record holds all videos of a scene
 _UNEVEN = 1.5  # times the median distance of frames: a rate that varies
 _SQUARE = 0.02  # by which pixels may differ from squares: sizes of pictures are rounded
+_GUESSED = "twice the principal point"  # how `lenses.read` finds a size that no file states
 _CAPTION_BYTES = 1 << 28
 _DEPTH = 4  # of scene folders below the one that is given
 _HELD_OUT = {"test": "test", "val": "validation", "validation": "validation"}
@@ -166,7 +167,8 @@ def read_cameras(
       of each, where the file has one.
 
     Raises:
-      InputError: as `cameras.load`; another number of poses.
+      InputError: as `cameras.load`; another number of poses; a lens in pixels of a picture whose size is not
+        known.
     """
     known = (reading or Reading())._replace(video=size, video_frames=frames)
     read = cameras.load(path, reading=known)
@@ -175,6 +177,11 @@ def read_cameras(
         raise InputError(f"{read.where}: {poses} poses, but its video has {frames} frames")
     if read.frame_numbers is not None and poses > 1 and not np.array_equal(read.frame_numbers, range(frames)):
         raise InputError(f"{read.where}: its poses are not of the frames 0 to {frames - 1} of the video")
+    if _GUESSED in (read.lens or "") and not _fits(read.cameras.intrinsics, size):
+        raise InputError(
+            f"{read.where}: {read.lens} do not fit pictures of {size[1]} x {size[0]}: add to the file the "
+            "width and height of the picture that they are of"
+        )
     return read
 
 
@@ -183,12 +190,17 @@ def check_square_pixels(path: str | Path, intrinsics: np.ndarray, size: tuple[in
 
     So pictures are noticed that were cropped or squeezed after their cameras were found.
     """
-    shape = intrinsics[0, 1] / intrinsics[0, 0]
-    if abs(shape / (size[1] / size[0]) - 1) > _SQUARE:
+    if not _fits(intrinsics, size):
+        shape = intrinsics[0, 1] / intrinsics[0, 0]
         raise InputError(
             f"{path}: its lens is of pictures {shape:.4g} times as wide as high, but they are {size[1]} x "
             f"{size[0]}: take the pictures whole, neither cropped nor squeezed"
         )
+
+
+def _fits(intrinsics: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether pixels are squares with a lens [F, 4] and pictures of `size`."""
+    return abs(float(intrinsics[0, 1] / intrinsics[0, 0]) / (size[1] / size[0]) - 1) <= _SQUARE
 
 
 # Records ----------------------------------------------------------------------------------------------------
