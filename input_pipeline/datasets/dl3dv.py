@@ -122,7 +122,8 @@ def _pictures_of(root: Path, names: Sequence[str], settings: Settings) -> list[P
     folder = next((root / name for name in wanted if (root / name).is_dir()), None)
     if folder is None:
         raise InputError(f"{root}: has no folder {' or '.join(wanted)} of pictures")
-    missing = [name for name in names if not (folder / name).is_file()]
+    there = {file.name for file in folder.iterdir()}
+    missing = [name for name in names if name not in there]
     if missing:
         others = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(f"{folder}: {user_input.short(missing[0])} is not there{others}")

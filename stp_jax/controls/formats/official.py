@@ -95,7 +95,7 @@ def _read_grid_path(content: Content, reading: Reading) -> CameraFile:
             raise InputError(f'{where}: trajectory {number}: has no "c2w"')
     lens = content.data.get("intrinsics")
     lens = lens if isinstance(lens, dict) else {}
-    form = "Cam x Time's camera.json: camera-to-world, Blender's (OpenGL) axes"
+    form = "Cam x Time's camera.json: camera-to-world, OpenGL axes (Blender's)"
     size = lenses.stated_size(lens, where) or lenses.stated_size(content.data, where)
     poses = [entry["c2w"] for _, entry in entries]
     return stated(CameraFile(where, poses, form, lens.get("K"), size, of_opengl), reading)
@@ -146,7 +146,7 @@ BLENDER_RIG = Format(
 )
 GRID_PATH = Format(
     "camera-trajectory-NN-camera.json",
-    "Cam x Time's: the cameras of a grid in their order; camera-to-world, Blender's (OpenGL) axes",
+    "Cam x Time's: the cameras of a grid in their order; camera-to-world, OpenGL axes (Blender's)",
     _is_grid_path,
     _read_grid_path,
 )
