@@ -123,7 +123,12 @@ class Pinhole:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [H, W, 3]."""
-        pixels = image.reshape(-1, 3)
-        parts = zip(self._corners, self._weights, strict=True)
-        made = sum(pixels[corner] * share for corner, share in parts)
-        return np.rint(made).astype(np.uint8).reshape(image.shape)
+        # Four bytes in a row are one number, which is gathered several times as fast as three.
+        padded = np.zeros((image.shape[0] * image.shape[1], 4), np.uint8)
+        padded[:, :3] = image.reshape(-1, 3)
+        numbers = padded.view(np.uint32)[:, 0]
+        made = np.zeros(padded.shape, np.float32)
+        for corner, share in zip(self._corners, self._weights, strict=True):
+            made += numbers.take(corner).view(np.uint8).reshape(-1, 4) * share
+        made += 0.5
+        return made[:, :3].astype(np.uint8).reshape(image.shape)
