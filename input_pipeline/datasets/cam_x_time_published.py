@@ -6,14 +6,18 @@ Full grids: 120 cameras along a trajectory, each standing still, film the same 1
         cam001_full_motion.mp4 ... cam120_full_motion.mp4      120 frames of 512 x 512
         camera-trajectory-01-camera.json
             {"trajectory": {"0": {"c2w": 4 x 4}, ...}, "intrinsics": {"K": 3 x 3}}
+    CamxTime_eval/full_grid_renders/scene_1/
+        camera_000.mp4 ... camera_119.mp4                      120 frames of 1080 x 1080
+        camera_data.json    the same with "cameras" for "trajectory"
 
-Poses are camera-to-world in Blender's axes (x right, y up, z back), K is in pixels. The cameras' entries in
-order of their numbers are those of cam001, cam002, ... A scene is named `Scene001_camera-trajectory-01`; its
-kind is "grid". Trajectories of one scene are never in two splits. --cameras_every 3 takes every third camera:
-a whole grid decodes to 11 GB.
+Poses are camera-to-world in Blender's axes (x right, y up, z back), K is in pixels. The entries in the order
+of their numbers are those of the videos in the order of theirs. A scene is named
+`Scene001_camera-trajectory-01`, or `scene_1`; its kind is "grid", its unit Blender's, which is taken for the
+metre. Trajectories of one scene are never in two splits; scenes of the evaluation set are the test split.
+--cameras_every 3 takes every third camera: a whole grid of 512 x 512 decodes to 11 GB.
 
-The evaluation set (--evaluation): of each scene the source, filmed by one moving camera, its kind is
-"single". The files do not state a lens: --fov says it. What the ground truths measure is `python -m
+The evaluation set has a source for each scene, too, filmed by one moving camera (--evaluation): kind
+"single". Its files do not state a lens: --fov says it. What the ground truths measure is `python -m
 stp_jax.evaluate --cam_x_time`.
 
 Not tried on the real files. That cameras and poses go together in this order, and the axes, others have found
@@ -43,7 +47,9 @@ with starting(__name__ == "__main__"):
     from stp_jax.controls.cameras import Cameras, Reading
 
 _VIDEO = re.compile(r"cam(\d{3,4})_full_motion\.mp4")
+_VIDEO_OF_EVALUATION = re.compile(r"camera_(\d{3,4})\.mp4")
 _TRAJECTORY = re.compile(r"camera-trajectory-\d+")
+_GRIDS_OF_EVALUATION = "full_grid_renders"
 
 
 class Settings(NamedTuple):
@@ -74,14 +80,15 @@ class CamXTimePublished(records.SceneBuilder):
 
 
 def read_grid(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)
-    """The record of a folder `camera-trajectory-NN`.
+    """The record of a folder `camera-trajectory-NN`, or of one in `full_grid_renders`.
 
     Raises:
       InputError: the folder has another layout; a video or a pose is missing, damaged or does not fit the
         others; the file has no lens.
     """
     files = _videos_of(folder)
-    path = folder / f"{folder.name}-camera.json"
+    published = _TRAJECTORY.fullmatch(folder.name) is not None
+    path = folder / (f"{folder.name}-camera.json" if published else "camera_data.json")
     chosen = files[:: settings.cameras_every]
     videos = layouts.read_videos(chosen)
     read = cameras.load(path, reading=Reading(video=videos[0].size, video_frames=len(files)))
@@ -91,7 +98,7 @@ def read_grid(folder: Path, settings: Settings = Settings()) -> dict[str, Any]: 
         raise InputError(f'{path}: has no lens, "intrinsics": {{"K": 3 x 3}}')
     every = slice(None, None, settings.cameras_every)
     c2w, lenses = read.cameras.c2w[every], read.cameras.intrinsics[every]
-    scene = f"{folder.parent.name}_{folder.name}"
+    scene = f"{folder.parent.name}_{folder.name}" if published else folder.name
     return layouts.record(
         scene,
         "grid",
@@ -106,16 +113,23 @@ def read_grid(folder: Path, settings: Settings = Settings()) -> dict[str, Any]: 
 
 
 def _videos_of(folder: Path) -> list[Path]:
-    """cam001_full_motion.mp4 and its followers; none may be missing."""
-    matches = [(match, file) for file in folder.iterdir() if (match := _VIDEO.fullmatch(file.name))]
+    """The videos of the cameras, from number 1 or 0 on; none may be missing."""
+    pattern = _VIDEO if _TRAJECTORY.fullmatch(folder.name) else _VIDEO_OF_EVALUATION
+    matches = [(match, file) for file in folder.iterdir() if (match := pattern.fullmatch(file.name))]
     by_number = {int(match[1]): file for match, file in matches}
-    missing = sorted(set(range(1, max(by_number, default=1) + 1)) - set(by_number))
+    first = int(pattern is _VIDEO)
+    missing = sorted(set(range(first, max(by_number, default=first) + 1)) - set(by_number))
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise InputError(f"{folder}: cam{missing[0]:03d}_full_motion.mp4 is missing{more}")
+        name = f"cam{missing[0]:03d}_full_motion.mp4" if first else f"camera_{missing[0]:03d}.mp4"
+        raise InputError(f"{folder}: {name} is missing{more}")
     if len(by_number) < 2:
         raise InputError(f"{folder}: one camera is no grid")
     return [by_number[number] for number in sorted(by_number)]
+
+
+def _is_grid(folder: Path, names: set[str]) -> bool:
+    return bool(_TRAJECTORY.fullmatch(folder.name)) or folder.parent.name == _GRIDS_OF_EVALUATION
 
 
 def read_source(video: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)
@@ -152,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = records.arguments(__doc__)
     layouts.add_flags(parser)
     parser.add_argument("--cameras_every", type=count, default=1, help="take every n-th camera of a grid")
-    parser.add_argument("--evaluation", action="store_true", help="--scenes is the evaluation set")
+    parser.add_argument(
+        "--evaluation", action="store_true", help="the sources of the evaluation set, --scenes"
+    )
     parser.add_argument("--fov", type=number(1, 170), help="of the evaluation set, degrees across the height")
     args = parser.parse_args(argv)
     captions = layouts.read_captions(args.captions)
@@ -164,10 +180,13 @@ def main(argv: list[str] | None = None) -> None:
         scenes = layouts.find(
             args.scenes,
             "--scenes",
-            lambda folder, names: _TRAJECTORY.fullmatch(folder.name) is not None,
+            _is_grid,
             "expected Scene001/camera-trajectory-01/cam001_full_motion.mp4",
         )
         splits = layouts.split(scenes, args.scenes, args.test_scenes, lambda path: path.parent.name)
+        held_out = [path for path in splits["train"] if path.parent.name == _GRIDS_OF_EVALUATION]
+        splits["train"] = [path for path in splits["train"] if path not in held_out]
+        splits["test"] += held_out
     settings = Settings(captions, args.cameras_every, args.fov)
     records.build(CamXTimePublished, args.out, splits, settings=settings)
 

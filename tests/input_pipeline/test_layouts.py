@@ -182,6 +182,23 @@ def test_cam_x_time_as_published(tmp_path):
     assert "cam003_full_motion.mp4 is missing" in refused(cam_x_time_published.read_grid, folder)
 
 
+def test_grids_of_the_evaluation_set(tmp_path):
+    path, lens = dots.path(3), np.array([0.9, 0.9, 0.5, 0.5])
+    folder = tmp_path / "CamxTime_eval" / "full_grid_renders" / "scene_4"
+    for c, pose in enumerate(path):
+        write(folder / f"camera_{c:03d}.mp4", dots.film(np.tile(pose, (2, 1, 1)), lens, SQUARE))
+    blender = path @ np.diag([1.0, -1, -1, 1])
+    cameras = {
+        str(c): {"c2w": pose.tolist(), "w2c": np.linalg.inv(pose).tolist()} for c, pose in enumerate(blender)
+    }
+    data = {"n_cameras": 3, "cameras": cameras}
+    data["intrinsics"] = {"fx": 972, "fy": 972, "cx": 540, "cy": 540, "width": 1080, "height": 1080}
+    (folder / "camera_data.json").write_text(json.dumps(data))
+    dots.check(cam_x_time_published.read_grid(folder), np.repeat(path[:, None], 2, 1), np.tile(lens, (3, 1)))
+    cam_x_time_published.main(["--scenes", str(tmp_path), "--out", str(tmp_path / "built")])
+    assert len(open_records(tmp_path / "built", "cam_x_time_published", "test")) == 1
+
+
 def test_sources_of_the_evaluation_set(tmp_path):
     """Its camera_data.json: world-to-camera, Blender's axes. The mirror of that release cancels."""
     path = dots.path(5)

@@ -115,7 +115,7 @@ def test_a_webp_loops_at_the_speed_of_the_video(tmp_path):
             shown.append(np.asarray(image.convert("RGB"), float))
             lengths.append(image.info["duration"])
     assert sum(lengths) == round(7000 / 24) and max(lengths) - min(lengths) <= 1
-    assert np.abs(shown - frames.astype(float)).mean() < 3
+    assert np.abs(shown - frames.astype(float)).mean() < 4  # colours are halved
     with pytest.raises(InputError, match="exists already"):
         writing.write_form("webp", tmp_path, frames, 24)
 
@@ -137,7 +137,7 @@ def test_pictures_become_a_video_one_by_one_with_key_frames_at_short_steps(tmp_p
     writing.write_pictures(tmp_path / "a.mp4", pictures(), 12, crf=4, key_frame_every=8)
     assert asked == list(range(20))
     video, fps = media.read_video(tmp_path / "a.mp4")
-    assert fps == pytest.approx(12) and np.abs(video.astype(int) - written).mean() < 3
+    assert fps == pytest.approx(12) and np.abs(video.astype(int) - written).mean() < 4  # colours are halved
     with av.open(str(tmp_path / "a.mp4")) as container:
         keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
     assert keys[0] == 0 and max(np.diff([*keys, 20])) <= 8

@@ -73,8 +73,8 @@ def _blender_to_c2w(w2c: np.ndarray) -> np.ndarray:
 
 
 def _entries(data: Any) -> list[tuple[int, Any]]:
-    """The numbered entries of a Cam x Time trajectory, in their order; none in other files."""
-    listed = data.get("trajectory") if isinstance(data, dict) else None
+    """The numbered cameras of a Cam x Time grid, in their order; none in other files."""
+    listed = data.get("trajectory", data.get("cameras")) if isinstance(data, dict) else None
     if isinstance(listed, list):
         listed = {str(number): entry for number, entry in enumerate(listed)}
     if not isinstance(listed, dict) or not all(re.fullmatch(r"\d{1,9}", name) for name in listed):
@@ -88,17 +88,22 @@ def _is_grid_path(content: Content) -> bool:
 
 
 def _read_grid_path(content: Content, reading: Reading) -> CameraFile:
-    """{"trajectory": {"0": {"c2w": 4 x 4}, ...}, "intrinsics": {"K": 3 x 3}}, the cameras of one grid."""
+    """The cameras of one grid: {"trajectory": {"0": {"c2w": 4 x 4}, ...}, "intrinsics": {"K": 3 x 3}}.
+
+    The evaluation set's have "cameras" for "trajectory". A lens may be fx, fy, cx and cy, too.
+    """
     where, entries = content.where, _entries(content.data)
     for number, entry in entries:
         if not isinstance(entry, dict) or "c2w" not in entry:
-            raise InputError(f'{where}: trajectory {number}: has no "c2w"')
-    lens = content.data.get("intrinsics")
-    lens = lens if isinstance(lens, dict) else {}
+            raise InputError(f'{where}: camera {number}: has no "c2w"')
+    given = content.data.get("intrinsics")
+    given = given if isinstance(given, dict) else {}
+    numbers = [given.get(name) for name in ("fx", "fy", "cx", "cy")]
+    lens = given["K"] if "K" in given else None if None in numbers else numbers
     form = "Cam x Time's camera.json: camera-to-world, OpenGL axes (Blender's)"
-    size = lenses.stated_size(lens, where) or lenses.stated_size(content.data, where)
+    size = lenses.stated_size(given, where) or lenses.stated_size(content.data, where)
     poses = [entry["c2w"] for _, entry in entries]
-    return stated(CameraFile(where, poses, form, lens.get("K"), size, of_opengl), reading)
+    return stated(CameraFile(where, poses, form, lens, size, of_opengl), reading)
 
 
 def _is_multicam(content: Content) -> bool:
@@ -145,8 +150,8 @@ BLENDER_RIG = Format(
     _read_blender_rig,
 )
 GRID_PATH = Format(
-    "camera-trajectory-NN-camera.json",
-    "Cam x Time's: the cameras of a grid in their order; camera-to-world, OpenGL axes (Blender's)",
+    "Cam x Time's grids",
+    "the cameras of a grid by their numbers: camera-to-world, OpenGL axes (Blender's)",
     _is_grid_path,
     _read_grid_path,
 )
