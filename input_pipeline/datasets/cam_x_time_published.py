@@ -41,7 +41,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
-    from input_pipeline.datasets import cam_x_time_evaluation, layouts, records
+    from input_pipeline.datasets import cam_x_time_evaluation, captions, layouts, records
     from stp_jax.command_line import count, number
     from stp_jax.controls import cameras
     from stp_jax.controls.cameras import Cameras, Reading
@@ -107,7 +107,7 @@ def read_grid(folder: Path, settings: Settings = Settings()) -> dict[str, Any]: 
         videos[0].frames,
         videos[0].fps,
         metric=True,
-        captions=layouts.captions_of(scene, settings.captions, other_names=[folder.parent.name]),
+        captions=captions.of_scene(scene, settings.captions, other_names=[folder.parent.name]),
         where=path,
     )
 
@@ -156,7 +156,7 @@ def read_source(video: Path, settings: Settings = Settings()) -> dict[str, Any]:
         read.frames,
         read.fps,
         metric=True,
-        captions=layouts.captions_of(scene, settings.captions),
+        captions=captions.of_scene(scene, settings.captions),
         where=path,
     )
 
@@ -171,10 +171,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--fov", type=number(1, 170), help="of the evaluation set, degrees across the height")
     args = parser.parse_args(argv)
-    captions = layouts.read_captions(args.captions)
+    listed = captions.read(args.captions)
     if args.evaluation:
         found = cam_x_time_evaluation.read_folder(args.scenes, modes=())
-        captions = {one.name: [one.prompt] for one in found if one.prompt.strip()} | captions
+        listed = {one.name: [one.prompt] for one in found if one.prompt.strip()} | listed
         splits = {"test": [one.video for one in found]}
     else:
         scenes = layouts.find(
@@ -187,8 +187,8 @@ def main(argv: list[str] | None = None) -> None:
         held_out = [path for path in splits["train"] if path.parent.name == _GRIDS_OF_EVALUATION]
         splits["train"] = [path for path in splits["train"] if path not in held_out]
         splits["test"] += held_out
-    settings = Settings(captions, args.cameras_every, args.fov)
-    records.build(CamXTimePublished, args.out, splits, settings=settings)
+    settings = Settings(listed, args.cameras_every, args.fov)
+    records.build(CamXTimePublished, args.out, splits, records.options(args), settings=settings)
 
 
 if __name__ == "__main__":

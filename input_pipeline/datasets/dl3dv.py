@@ -31,7 +31,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
-    from input_pipeline.datasets import layouts, records, undistort
+    from input_pipeline.datasets import captions, layouts, records, undistort
     from stp_jax import user_input
     from stp_jax.command_line import number
     from stp_jax.controls.cameras import Cameras
@@ -98,7 +98,7 @@ def read_scene(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:
         len(files),
         settings.fps,
         metric=False,
-        captions=layouts.captions_of(folder.name, settings.captions, [folder / "caption.txt"]),
+        captions=captions.of_scene(folder.name, settings.captions, [folder / "caption.txt"]),
         where=path,
     )
 
@@ -178,12 +178,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.images is not None and Path(args.images).name != args.images:
         raise InputError(f"--images {args.images}: give the name of a folder in the scenes, as images_4")
-    settings = Settings(layouts.read_captions(args.captions), args.images, args.fps)
+    settings = Settings(captions.read(args.captions), args.images, args.fps)
     scenes = layouts.find(
         args.scenes, "--scenes", _is_scene, "expected <hash>/transforms.json and <hash>/images_4/"
     )
     splits = layouts.split(scenes, args.scenes, args.test_scenes)
-    records.build(Dl3dv, args.out, splits, settings=settings)
+    records.build(Dl3dv, args.out, splits, records.options(args), settings=settings)
 
 
 def _is_scene(folder: Path, names: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What the readers of other data sets' layouts share: videos, camera files, pictures, captions, records.
+"""What the readers of other data sets' layouts share: videos, camera files, pictures, records, folders.
 
 A record's world is its first camera at its first frame. So the mirrored worlds of some files become
 right-handed, and worlds far from their origin keep their digits as float32. Lengths keep the file's unit.
@@ -7,35 +7,32 @@ right-handed, and worlds far from their origin keep their digits as float32. Len
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from input_pipeline.datasets.checking import MOST_BYTES
+from input_pipeline.datasets.probing import probe
+from input_pipeline.shots import ffmpeg, opened
 from stp_jax.command_line import Parser, number
 from stp_jax.controls import cameras
 from stp_jax.controls.cameras import Cameras, Reading
 from stp_jax.controls.formats.base import by_numbers
 from stp_jax.errors import InputError
-from stp_jax.files import file_size, read_json
+from stp_jax.files import file_size
 from stp_jax.media import decode
 from stp_jax.media.colour import Notes
 from stp_jax.media.writing import write_pictures
 
-MOST_BYTES = 1 << 31  # of a video file: a record holds all videos of a scene
-_UNEVEN = 1.5  # times the median distance of frames: a rate that varies
 _SQUARE = 0.02  # by which pixels may differ from squares: sizes of pictures are rounded
 _GUESSED = "twice the principal point"  # how `lenses.read` finds a size that no file states
-_CAPTION_BYTES = 1 << 28
 _DEPTH = 4  # of scene folders below the one that is given
 _HELD_OUT = {"test": "test", "val": "validation", "validation": "validation"}
-_SCENE_COLUMNS, _TEXT_COLUMNS = ("scene", "file_name", "name"), ("caption", "text", "prompt")
 
 
 class Video(NamedTuple):
@@ -45,14 +42,12 @@ class Video(NamedTuple):
       data: its bytes.
       frames: how many it has.
       fps: frames in a second.
-      even: whether its rate is constant.
-      size: height and width of its upright pictures.
+      size: height and width of its pictures.
     """
 
     data: bytes
     frames: int
     fps: float
-    even: bool
     size: tuple[int, int]
 
 
@@ -66,33 +61,36 @@ def read_video(path: Path, *, moving: bool = True) -> Video:
       moving: whether its world moves, so that it needs a constant frame rate.
 
     Raises:
-      InputError: no such file, not a video, too large; fewer than two frames; interlaced; a frame rate that
-        varies, where the world moves.
+      InputError: no such file, not a video, too large; fewer than two frames; turned by a display matrix; a
+        frame rate that varies, where the world moves.
     """
-    notes: Notes = {}
     try:
         size = file_size(path)
         if size > MOST_BYTES:
             raise InputError(f"{path}: {size:,} bytes; a video of a data set may have {MOST_BYTES:,}")
-        stamps = decode.stamps(path)
-        with contextlib.closing(decode.frames(path, notes=notes)) as timed:
-            picture = next(timed)[1]()
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(stamps) < 2:
-        raise InputError(f"{path}: {len(stamps)} frame; a video of a data set needs two at least")
+    found = probe(data, str(path), even=moving)
+    if found.frames < 2:
+        raise InputError(f"{path}: {found.frames} frame; a video of a data set needs two at least")
+    return Video(data, found.frames, ffmpeg(str(path), lambda: _rate(data)), found.size)
+
+
+def _rate(data: bytes) -> float:
+    with opened(data) as (_, stream):
+        if not stream.average_rate:
+            raise InputError("does not say how many frames a second it has")
+        return float(stream.average_rate)
+
+
+def check_whole_frames(path: Path) -> None:
+    """Raises `InputError` for an interlaced video: data sets are decoded as they are stored."""
+    notes: Notes = {}
+    with contextlib.closing(decode.frames(path, notes=notes)) as timed:
+        next(timed)
     if any(note.startswith("interlaced") for note in notes):
         raise InputError(f"{path}: is interlaced: convert it to whole frames")
-    steps = np.diff(stamps)
-    even = bool(steps.max() <= _UNEVEN * np.median(steps))
-    if moving and not even:
-        at = int(np.argmax(steps))
-        raise InputError(
-            f"{path}: its frame rate varies (frame {at + 1} comes after {steps[at]:.3g} s, most after "
-            f"{np.median(steps):.3g} s): convert it to a constant one"
-        )
-    return Video(data, len(stamps), (len(stamps) - 1) / float(stamps[-1]), even, picture.shape[:2])
 
 
 def read_videos(paths: Sequence[Path], *, moving: bool = True) -> list[Video]:
@@ -249,81 +247,6 @@ def record(
         "captions": list(captions),
         "metric": metric,
     }
-
-
-# Captions ---------------------------------------------------------------------------------------------------
-
-
-def read_captions(path: Path | None) -> dict[str, list[str]]:
-    """The captions of scenes by name, from a JSON or a CSV.
-
-    JSON: {"scene": "a caption", ...} or {"scene": ["one", "another"], ...}. CSV: a line of titles, a column
-    `scene` (or `file_name`, `name`) and a column `caption` (or `text`, `prompt`); several lines of a scene
-    are several captions. Empty captions are left out. None: no captions.
-
-    Raises:
-      InputError: the file cannot be read or has another form.
-    """
-    if path is None:
-        return {}
-    pairs = _of_csv(path) if path.suffix.lower() == ".csv" else _of_json(path)
-    found: dict[str, list[str]] = {}
-    for scene, text in pairs:
-        if text.strip():
-            found.setdefault(scene, []).append(" ".join(text.split()))
-    return found
-
-
-def _of_json(path: Path) -> Iterator[tuple[str, str]]:
-    for scene, value in read_json(path, dict, most=_CAPTION_BYTES).items():
-        texts = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{path}: {scene[:80]!r}: expected a caption or a list of captions")
-        yield from ((scene, text) for text in texts)
-
-
-def _of_csv(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        if file_size(path) > _CAPTION_BYTES:
-            raise InputError(f"{path}: a file of captions may have {_CAPTION_BYTES:,} bytes")
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    columns = rows[0].keys() if rows else ()
-    scene = next((name for name in _SCENE_COLUMNS if name in columns), None)
-    text = next((name for name in _TEXT_COLUMNS if name in columns), None)
-    if scene is None or text is None:
-        raise InputError(f"{path}: expected a line of titles with the columns scene and caption")
-    yield from ((row[scene] or "", row[text] or "") for row in rows)
-
-
-def captions_of(
-    scene: str,
-    listed: Mapping[str, Sequence[str]],
-    beside: Sequence[Path] = (),
-    other_names: Sequence[str] = (),
-) -> list[str]:
-    """The captions of a scene: of the list, else of the first text file that there is, one in each line.
-
-    Args:
-      other_names: names that a scene may have in the list, too.
-
-    Raises:
-      InputError: a text file cannot be read.
-    """
-    for name in (scene, *other_names):
-        if listed.get(name):
-            return list(listed[name])
-    for path in beside:
-        if path.is_file():
-            try:
-                if file_size(path) > 1 << 20:
-                    raise InputError(f"{path}: a file of captions of a scene may have {1 << 20:,} bytes")
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError):
-                raise InputError(f"{path}: is not a text in UTF-8") from None
-            return [" ".join(line.split()) for line in lines if line.strip()]
-    return []
 
 
 # Folders ----------------------------------------------------------------------------------------------------

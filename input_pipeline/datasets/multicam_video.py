@@ -27,7 +27,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
-    from input_pipeline.datasets import layouts, records
+    from input_pipeline.datasets import captions, layouts, records
     from stp_jax.command_line import number
     from stp_jax.controls.cameras import Cameras
     from stp_jax.files import read_json
@@ -86,7 +86,7 @@ def read_scene(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:
         frames,
         videos[0].fps,
         metric=True,
-        captions=layouts.captions_of(scene, settings.captions),
+        captions=captions.of_scene(scene, settings.captions),
         where=folder,
     )
 
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         "--focal_length", type=number(1, 700), help="mm, of scenes whose folder does not have it in its name"
     )
     args = parser.parse_args(argv)
-    settings = Settings(layouts.read_captions(args.captions), args.focal_length)
+    settings = Settings(captions.read(args.captions), args.focal_length)
     scenes = layouts.find(
         args.scenes,
         "--scenes",
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     splits = layouts.split(
         scenes, args.scenes, args.test_scenes, lambda path: f"{path.parent.name}_{path.name}"
     )
-    records.build(MulticamVideo, args.out, splits, settings=settings)
+    records.build(MulticamVideo, args.out, splits, records.options(args), settings=settings)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
-    from input_pipeline.datasets import layouts, records
+    from input_pipeline.datasets import captions, layouts, records
     from stp_jax.controls import camera_files
     from stp_jax.controls.cameras import Cameras
     from stp_jax.media import decode
@@ -98,7 +98,7 @@ def read_scene(text: Path, settings: Settings = Settings()) -> dict[str, Any]:  
         len(stamps),
         fps,
         metric=False,
-        captions=layouts.captions_of(text.stem, settings.captions),
+        captions=captions.of_scene(text.stem, settings.captions),
         where=text,
     )
 
@@ -154,6 +154,7 @@ def _of_video(
     """A cut clip as it is; of a whole video the frames at the time stamps."""
     read = layouts.read_video(path, moving=False)
     if read.frames == len(stamps):
+        layouts.check_whole_frames(path)
         return read.data, read.size
     times = decode.stamps(path)
     seconds = stamps / 1e6
@@ -204,11 +205,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--videos", type=Path, help="folder of videos (default: videos in --scenes)")
     args = parser.parse_args(argv)
-    settings = Settings(layouts.read_captions(args.captions), args.frames, args.videos)
+    settings = Settings(captions.read(args.captions), args.frames, args.videos)
     texts = find_texts(args.scenes)
     top = args.scenes / "cameras" if (args.scenes / "cameras").is_dir() else args.scenes
     splits = layouts.split(texts, top, args.test_scenes)
-    records.build(Realestate10k, args.out, splits, settings=settings)
+    records.build(Realestate10k, args.out, splits, records.options(args), settings=settings)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
-    from input_pipeline.datasets import layouts, records
+    from input_pipeline.datasets import captions, layouts, records
     from stp_jax import user_input
     from stp_jax.command_line import number
     from stp_jax.controls import camera_files, cameras
@@ -98,9 +98,11 @@ def read_scene(path: Path, settings: Settings = Settings()) -> dict[str, Any]:  
     scene = path.stem if alone else path.name
     files = [path] if alone else _videos_in(path)
     note = path.with_name(f"{path.stem}.shot.json") if alone else path / NOTE
-    settings, captions = _with_note(settings, note)
+    settings, texts = _with_note(settings, note)
     kind = _kind(settings, len(files), path)
     videos = layouts.read_videos(files, moving=kind != "static")
+    for file in files:
+        layouts.check_whole_frames(file)
     frames, size = videos[0].frames, videos[0].size
     paths = [_cameras_of(file, frames, size, settings) for file in files]
     if kind == "grid":
@@ -114,7 +116,7 @@ def read_scene(path: Path, settings: Settings = Settings()) -> dict[str, Any]:  
         frames,
         videos[0].fps,
         metric=settings.metric,
-        captions=captions or layouts.captions_of(scene, settings.captions, beside),
+        captions=texts or captions.of_scene(scene, settings.captions, beside),
         where=path,
     )
 
@@ -151,8 +153,8 @@ def _with_note(settings: Settings, path: Path) -> tuple[Settings, list[str]]:
             raise InputError(f"{path}: {user_input.unknown('field', name, known)}")
         if not known[name](value):
             raise InputError(f'{path}: "{name}" cannot be {user_input.short(repr(value), 60)}')
-    captions = [" ".join(text.split()) for text in data.pop("captions", []) if text.strip()]
-    return settings._replace(**data), captions
+    texts = [" ".join(text.split()) for text in data.pop("captions", []) if text.strip()]
+    return settings._replace(**data), texts
 
 
 def _is_number(value: Any, above: float, most: float) -> bool:
@@ -239,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--fov", type=number(1, 170), help="degrees across the height, where a file has no lens")
     args = parser.parse_args(argv)
     settings = Settings(
-        layouts.read_captions(args.captions),
+        captions.read(args.captions),
         args.kind,
         args.metric,
         args.camera_axes,
@@ -248,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
         args.fov,
     )
     splits = layouts.split(find_scenes(args.scenes), args.scenes, args.test_scenes, lambda path: path.stem)
-    records.build(Shots, args.out, splits, settings=settings)
+    records.build(Shots, args.out, splits, records.options(args), settings=settings)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 
 from input_pipeline.datasets import (
     cam_x_time_published,
+    captions,
     dl3dv,
     layouts,
     multicam_video,
@@ -81,8 +82,8 @@ def multicam(tmp_path_factory):
 
 def test_multicam_video(multicam, tmp_path):
     folder, paths = multicam
-    captions = {"f24_aperture5_scene7": ["a dancer"]}
-    record = multicam_video.read_scene(folder, multicam_video.Settings(captions))
+    listed = {"f24_aperture5_scene7": ["a dancer"]}
+    record = multicam_video.read_scene(folder, multicam_video.Settings(listed))
     dots.check(record, paths, np.tile(FOCAL, (3, 1)))
     assert record["kind"] == "synchronised" and record["metric"] and record["captions"] == ["a dancer"]
     assert record["scene"] == "f24_aperture5_scene7" and abs(record["fps"] - 15) < 1e-3
@@ -453,17 +454,17 @@ def test_a_rate_that_varies_is_refused_where_the_world_moves(tmp_path):
     assert layouts.read_video(path, moving=False).frames == 5
 
 
-def test_captions(tmp_path):
+def test_captions_of_scenes(tmp_path):
     file = tmp_path / "captions.json"
     file.write_text(json.dumps({"a": "one", "b": ["two", " ", "three\nlines"]}))
-    assert layouts.read_captions(file) == {"a": ["one"], "b": ["two", "three lines"]}
+    assert captions.read(file) == {"a": ["one"], "b": ["two", "three lines"]}
     table = tmp_path / "captions.csv"
     table.write_text("file_name,text\na,one\nb,two\nb,three\n")
-    assert layouts.read_captions(table) == {"a": ["one"], "b": ["two", "three"]}
+    assert captions.read(table) == {"a": ["one"], "b": ["two", "three"]}
     file.write_text('{"a": 3}')
-    assert "expected a caption" in refused(layouts.read_captions, file)
+    assert "expected a caption" in refused(captions.read, file)
     table.write_text("x,y\n1,2\n")
-    assert "columns scene and caption" in refused(layouts.read_captions, table)
+    assert "columns scene and caption" in refused(captions.read, table)
 
 
 def test_scenes_are_held_out_by_name_and_never_in_two_splits(tmp_path):

@@ -152,10 +152,10 @@ def _caption_seeds(work: Path) -> list[Seed]:
 
 
 def _read_captions(folder: Path) -> None:
-    from input_pipeline.datasets import layouts
+    from input_pipeline.datasets import captions
 
     for name in ("a.json", "b.csv"):
-        for texts in layouts.read_captions(folder / name).values():
+        for texts in captions.read(folder / name).values():
             assert texts and all(text == " ".join(text.split()) for text in texts)
 
 
