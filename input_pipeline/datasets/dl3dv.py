@@ -88,7 +88,7 @@ def read_scene(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:
         raise InputError(f'{path}: has no lens: "fl_x", "fl_y", "cx", "cy", "w" and "h"')
     layouts.check_square_pixels(path, read.cameras.intrinsics, size)
     made, lens = _undistorted(files, frames, read.cameras.intrinsics, size, path)
-    even, lens = layouts.even_part(size, lens)
+    even, lens = layouts.even_part(size, lens, path)
     data = layouts.encoded((image[: even[0], : even[1]] for image in made), settings.fps)
     return layouts.record(
         folder.name,

@@ -121,12 +121,19 @@ def encoded(pictures: Iterable[np.ndarray], fps: float) -> bytes:
         return path.read_bytes()
 
 
-def even_part(size: tuple[int, int], intrinsics: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
+def even_part(
+    size: tuple[int, int], intrinsics: np.ndarray, where: str | Path
+) -> tuple[tuple[int, int], np.ndarray]:
     """The largest even size (height, width) in a picture of `size`, and the lens [F, 4] of that part.
 
     H.264 needs even sizes: an odd picture loses its last row or column.
+
+    Raises:
+      InputError: nothing of it is left.
     """
     height, width = (length - length % 2 for length in size)
+    if not height or not width:
+        raise InputError(f"{where}: pictures of {size[1]} x {size[0]} are too small")
     return (height, width), intrinsics * np.array([size[1] / width, size[0] / height] * 2)
 
 

@@ -88,7 +88,7 @@ def read_scene(text: Path, settings: Settings = Settings()) -> dict[str, Any]:  
     if isinstance(video, bytes):
         data = video
     else:
-        even, lens = layouts.even_part(size, lens)
+        even, lens = layouts.even_part(size, lens, text)
         data = layouts.encoded((image[: even[0], : even[1]] for image in video), fps)
     return layouts.record(
         text.stem,
@@ -169,17 +169,21 @@ def _of_video(
             f"{path}: has no frame at {seconds[i]:.3f} s, as {text.name} asks; it has {len(times)} frames in "
             f"{times[-1]:.3f} s, and the text {len(stamps)} lines"
         )
-    return _frames(path, nearest), read.size
+    size = layouts.picture(path).shape[:2]
+    return _frames(path, nearest, size), size
 
 
-def _frames(path: Path, numbers: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames of these ascending numbers."""
+def _frames(path: Path, numbers: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The frames of these ascending numbers, all of one size (height, width)."""
     wanted = set(numbers.tolist())
     with contextlib.closing(decode.frames(path)) as timed:
         for number, (_, picture) in enumerate(timed):
             if number in wanted:
                 wanted.remove(number)
-                yield picture()
+                image = picture()
+                if image.shape[:2] != size:
+                    raise InputError(f"{path}: its pictures change their size on the way")
+                yield image
             if not wanted:
                 return
     raise InputError(f"{path}: frame {min(wanted)} cannot be decoded; is it damaged?")
