@@ -26,8 +26,8 @@ from input_pipeline.datasets import (
 )
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene
-from stp_jax import media
 from stp_jax.errors import InputError
+from stp_jax.media.writing import write_pictures
 
 SIZE = (96, 160)  # height, width
 SQUARE = (128, 128)
@@ -36,7 +36,7 @@ LENS = np.array([0.8, 0.8 * 160 / 96, 0.52, 0.47])  # square pixels
 
 def write(path, video, fps=15):
     path.parent.mkdir(parents=True, exist_ok=True)
-    media.write_video(path, video, fps, crf=8, pixel_format="yuv444p")
+    write_pictures(path, iter(video), fps, crf=8)
 
 
 def refused(read, *args):
