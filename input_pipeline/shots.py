@@ -23,6 +23,12 @@ from stp_jax.media.orientation import frame_picture
 
 Clip = dict[str, np.ndarray]
 
+# What a scene's cameras and world do. `grid`: cameras stand still, and each of them shows all grid times, so
+# that camera and time may be mixed freely. `synchronised`: several moving cameras film one motion; each
+# shows a time only from where it was then. `static`: nothing moves in the world, one or more moving cameras.
+# `single`: one moving camera in a moving world.
+KINDS = ("grid", "synchronised", "static", "single")
+
 
 class Scene(NamedTuple):
     """One decoded scene of C cameras and T grid times."""
@@ -32,7 +38,9 @@ class Scene(NamedTuple):
     c2w: np.ndarray  # float32 [C, T, 4, 4], OpenCV axes, in the scene's own world frame
     intrinsics: np.ndarray  # float32 [C, T, 4]: (fx, fy, cx, cy) / (width, height, width, height)
     animation_time: np.ndarray  # float32 [T], evenly spaced, in source frames
-    full_grid: bool  # cameras stand still and may be mixed freely; otherwise each camera is one moving video
+    kind: str  # one of KINDS
+    captions: tuple[str, ...] = ()  # none, or several of which each describes the scene
+    metric: bool = True  # whether poses are in metres; otherwise their unit differs from scene to scene
 
     @property
     def steps_per_frame(self) -> int:
@@ -110,42 +118,71 @@ def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarr
 
 
 def decode_scene(record: Mapping[str, Any]) -> Scene:
-    """Decodes a record of a data set builder.
+    """Decodes a record of a data set, of the form in `input_pipeline.datasets.form`.
 
-    A record with c2w [C, 4, 4] is a full camera x time grid; one with c2w [C, T, 4, 4] is a set of
-    synchronised videos with moving cameras.
+    Raises:
+      InputError: a video cannot be decoded, or the record's parts do not fit each other.
     """
-    name = record["scene"].decode() if isinstance(record["scene"], bytes) else str(record["scene"])
-    videos = None
-    for camera, data in enumerate(record["videos"]):
-        video = decode_video(data, f"scene {name}, camera {camera}")
-        if videos is None:
-            videos = np.empty((len(record["videos"]), *video.shape), np.uint8)
-        if video.shape != videos.shape[1:]:
-            raise InputError(f"scene {name}: camera {camera} has shape {video.shape}, not {videos.shape[1:]}")
-        videos[camera] = video
-    if videos is None:
-        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    name = _text(record["scene"])
+    kind = _text(record["kind"])
+    if kind not in KINDS:
+        raise InputError(f"scene {name}: of kind {kind[:100]!r}, which is none of {', '.join(KINDS)}")
+    videos = _decode_videos(record["videos"], name)
     cameras, times = videos.shape[:2]
     c2w, intrinsics = record["c2w"], record["intrinsics"]
-    full_grid = c2w.ndim == 3
-    if full_grid:
-        c2w, intrinsics = c2w[:, None], intrinsics[:, None]
-    shape = (cameras, 1 if full_grid else times)
-    if c2w.shape[:2] != shape or intrinsics.shape[:2] != shape:
-        raise InputError(
-            f"scene {name}: {cameras} videos of {times} frames, but poses {list(c2w.shape)} and intrinsics "
-            f"{list(intrinsics.shape)}"
-        )
-    check(c2w.reshape(-1, 4, 4), intrinsics.reshape(-1, 4), shape[0] * shape[1], f"scene {name}, cameras")
+    check_cameras(c2w, intrinsics, kind, cameras, times, f"scene {name}")
     return Scene(
         name=name,
         videos=videos,
         c2w=np.broadcast_to(c2w, (cameras, times, 4, 4)),
         intrinsics=np.broadcast_to(intrinsics, (cameras, times, 4)),
         animation_time=check_animation_time(record["animation_time"], times, f"scene {name}"),
-        full_grid=full_grid,
+        kind=kind,
+        captions=tuple(_text(caption) for caption in record["captions"]),
+        metric=bool(record["metric"]),
     )
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _decode_videos(encoded: Sequence[bytes], name: str) -> np.ndarray:
+    """The videos of a scene, uint8 [C, T, H, W, 3]."""
+    videos = None
+    for camera, data in enumerate(encoded):
+        video = decode_video(data, f"scene {name}, camera {camera}")
+        if videos is None:
+            videos = np.empty((len(encoded), *video.shape), np.uint8)
+        if video.shape != videos.shape[1:]:
+            raise InputError(f"scene {name}: camera {camera} has shape {video.shape}, not {videos.shape[1:]}")
+        videos[camera] = video
+    if videos is None:
+        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    return videos
+
+
+def check_cameras(
+    c2w: np.ndarray, intrinsics: np.ndarray, kind: str, cameras: int, times: int, where: str
+) -> None:
+    """Raises `InputError` where they are no cameras of C videos of T frames.
+
+    Args:
+      c2w: [C, 1 or T, 4, 4]; of a `grid` [C, 1, 4, 4].
+      intrinsics: [C, 1 or T, 4].
+    """
+    moments = {1} if kind == "grid" else {1, times}
+    fitting = c2w.ndim == 4 and intrinsics.ndim == 3 and c2w.shape[0] == intrinsics.shape[0] == cameras
+    if not fitting or c2w.shape[1] not in moments or intrinsics.shape[1] not in {1, times}:
+        raise InputError(
+            f"{where}: {cameras} videos of {times} frames, but poses {list(c2w.shape)} and intrinsics "
+            f"{list(intrinsics.shape)}"
+        )
+    if kind == "single" and cameras != 1:
+        raise InputError(f"{where}: {cameras} videos, but a scene of kind 'single' has one")
+    shape = (cameras, max(c2w.shape[1], intrinsics.shape[1]))
+    poses, lenses = np.broadcast_to(c2w, (*shape, 4, 4)), np.broadcast_to(intrinsics, (*shape, 4))
+    check(poses.reshape(-1, 4, 4), lenses.reshape(-1, 4), shape[0] * shape[1], f"{where}, cameras")
 
 
 class SceneReader:

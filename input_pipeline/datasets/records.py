@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from input_pipeline.datasets import reading
+from input_pipeline.datasets import form
 from stp_jax.command_line import Parser
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
@@ -32,12 +32,10 @@ SCENES_OF_A_FILE = 256  # at most
 class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders: scene folders in `splits` (split name -> folders) become records.
 
-    Features: scene (folder name), fps, videos (C encoded files), c2w (OpenCV axes; [C, 4, 4], or [C, T, 4, 4]
-    where cameras move), intrinsics ([C, 4] or [C, T, 4]; by width and height), and animation_time [T] in
-    source frames.
+    The form of a record is that of `form`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(form.VERSION)
     # Nothing is downloaded, so there are no checksums; searching for their file would need
     # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
@@ -48,11 +46,14 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
 
     @abc.abstractmethod
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        """The record of a scene folder. Raises `InputError` where the folder is damaged."""
+        """The record of a scene folder, see `form`, but for its name.
+
+        Raises:
+          InputError: the folder is damaged.
+        """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        fields = reading.features(reading.CAMERA_SHAPES[self.name])
-        return tfds.core.DatasetInfo(builder=self, features=fields)
+        return tfds.core.DatasetInfo(builder=self, features=form.features())
 
     def _split_generators(self, dl_manager):
         return {name: self._generate_examples(name, folders) for name, folders in self._splits.items()}
@@ -153,7 +154,10 @@ def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, f
 def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Reads {"cameras": {"extrinsic": {name: w2c}, "intrinsic": {name: [fx, fy, cx, cy]}}}.
 
-    Returns the names in order, c2w and intrinsics; the extrinsics of one camera have `ndim` dimensions.
+    The extrinsics of one camera have `ndim` dimensions: 2 where it stands still, else 3.
+
+    Returns:
+      The names in order, c2w float32 [C, 1 or T, 4, 4] and intrinsics float32 [C, 1 or T, 4].
     """
     try:
         extrinsic, intrinsic = data["cameras"]["extrinsic"], data["cameras"]["intrinsic"]
@@ -174,12 +178,11 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
     c2w = np.linalg.inv(w2c).astype(np.float32)
-    intrinsics = np.broadcast_to(
-        intrinsics[:, None] if intrinsics.ndim < ndim else intrinsics, (*c2w.shape[:-2], 4)
-    ).astype(np.float32)
+    c2w = c2w[:, None] if ndim == 2 else c2w
+    intrinsics = (intrinsics[:, None] if intrinsics.ndim == 2 else intrinsics).astype(np.float32)
     for name, poses, lenses in zip(names, c2w, intrinsics, strict=True):
-        poses = poses.reshape(-1, 4, 4)
-        check(poses, lenses.reshape(-1, 4), len(poses), f"{path}, {name}")
+        lenses = np.broadcast_to(lenses, (len(poses), 4))
+        check(poses, lenses, len(poses), f"{path}, {name}")
     return names, c2w, intrinsics
 
 
@@ -189,6 +192,22 @@ def read_rate(data: dict[str, Any], measured: float, path: Path) -> float:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1e6:
         raise InputError(f"{path}: fps must be a number of frames in a second, found {rate!r}"[:300])
     return float(rate)
+
+
+def read_captions(data: dict[str, Any], path: Path) -> list[str]:
+    """The file's "captions", none where it has none. Raises `InputError` for what is no list of texts."""
+    captions = data.get("captions", [])
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise InputError(f"{path}: captions must be a list of texts")
+    return captions
+
+
+def read_metric(data: dict[str, Any], path: Path) -> bool:
+    """The file's "metric", whether poses are in metres: true where it does not say."""
+    metric = data.get("metric", True)
+    if not isinstance(metric, bool):
+        raise InputError(f"{path}: metric must be true or false, found {metric!r}"[:300])
+    return metric
 
 
 def arguments(description: str | None) -> Parser:
