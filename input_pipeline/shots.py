@@ -7,21 +7,24 @@ agree.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
 
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
+from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS
 from stp_jax.media.orientation import frame_picture
 
 Clip = dict[str, np.ndarray]
+T = TypeVar("T")
 
 # What a scene's cameras and world do. `grid`: cameras stand still, and each of them shows all grid times, so
 # that camera and time may be mixed freely. `synchronised`: several moving cameras film one motion; each
@@ -82,17 +85,50 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
     }
 
 
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """Yields container and first video stream of an encoded video, decoded by this thread alone.
+
+    Raises:
+      av.FFmpegError: FFmpeg cannot read it, or its pictures would be larger than MOST_PIXELS.
+      IndexError: it has no video that FFmpeg can decode.
+    """
+    limits = {"max_pixels": str(MOST_PIXELS)}
+    with av.open(io.BytesIO(data), "r", options=limits, **ANY_METADATA) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise IndexError("no video that this FFmpeg can decode")
+        stream.codec_context.options = limits
+        stream.thread_type = "NONE"  # others work on other videos
+        yield container, stream
+
+
+def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
+    """The result of `work`, which uses `opened`.
+
+    Raises:
+      InputError: `work` did, or FFmpeg failed; the message begins with `where`. FFmpeg's error is not kept: a
+        header that lies makes it refuse to allocate, which is no lack of memory.
+    """
+    try:
+        return work()
+    except InputError as error:
+        reason = str(error)
+    except av.FFmpegError as error:
+        reason = f"not a readable video ({error.strerror})"
+    except IndexError:
+        reason = "holds no video"
+    raise InputError(f"{where}: {reason}")
+
+
 def decode_video(data: bytes, where: str) -> np.ndarray:
     """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error."""
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            for stream in container.streams.video:
-                stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
-            frames = [frame_picture(frame) for frame in container.decode(video=0)]
-    except av.FFmpegError as error:
-        raise InputError(f"{where}: not a readable video ({error.strerror})") from error
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+
+    def decode() -> list[np.ndarray]:
+        with opened(data) as (container, stream):
+            return [frame_picture(frame) for frame in container.decode(stream)]
+
+    frames = ffmpeg(where, decode)
     if not frames:
         raise InputError(f"{where}: the video has no frames")
     return np.stack(frames)

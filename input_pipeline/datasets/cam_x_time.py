@@ -88,9 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folders = records.scene_folders(args.scenes, "--scenes")
     splits = split_by_seed(folders, args.test_seeds_from, args.validation_seeds_from)
-    folder = records.build(CamXTime, args.out, splits)
-    counts = ", ".join(f"{len(folders)} {name}" for name, folders in splits.items() if folders)
-    print(f"Scenes in {folder}: {counts}")
+    records.build(CamXTime, args.out, splits, records.options(args))
 
 
 if __name__ == "__main__":

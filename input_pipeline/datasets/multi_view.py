@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     splits = split_by_name(records.scene_folders(args.scenes, "--scenes"), args.test_scenes)
-    folder = records.build(MultiView, args.out, splits)
-    print(f"{len(splits['train'])} train and {len(splits['test'])} test scenes in {folder}")
+    records.build(MultiView, args.out, splits, records.options(args))
 
 
 if __name__ == "__main__":

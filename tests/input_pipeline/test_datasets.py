@@ -8,7 +8,7 @@ import pytest
 import synthetic
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import cam_x_time, form, multi_view, records
+from input_pipeline.datasets import building, cam_x_time, form, multi_view
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene, decode_video
 from stp_jax.errors import InputError
@@ -197,7 +197,7 @@ def test_bytes_that_are_no_video():
 
 
 def test_many_scenes_are_in_several_files_which_others_read_too(built, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SCENES_OF_A_FILE", 1)
+    monkeypatch.setattr(building, "SCENES_OF_A_FILE", (1, 1))
     cam_x_time.main(["--scenes", str(built / "grids"), "--out", str(tmp_path)])
     opened = open_records(tmp_path, "cam_x_time", "train")
     names = [record["scene"] for record in opened]
