@@ -24,7 +24,7 @@ class ModesConfig:
 class DataConfig:
     """The pipeline's settings; `kind` and `path` must be given. `pipeline.check_config` checks them."""
 
-    kind: str = "cam_x_time"  # or "multi_view" or "latents"
+    kind: str = "cam_x_time"  # the name of a data set, as of the builder that made it; or "latents"
     path: str = ""  # folder of the built data set, or of the latent caches of its splits
     # A latent cache of the built data set, or none: sources come from it, so that only targets are decoded
     # and encoded, with new camera paths and warps each time.

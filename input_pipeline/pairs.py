@@ -56,7 +56,7 @@ def random_camera_path(rng: np.random.Generator, cameras: int, frames: int) -> n
 def random_camera(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
     """Draws the camera index of each frame, int [F]: a path over the rig, or one of the moving cameras."""
     cameras = scene.videos.shape[0]
-    if scene.full_grid:
+    if scene.kind == "grid":
         return random_camera_path(rng, cameras, frames)
     return np.full(frames, rng.integers(cameras))
 

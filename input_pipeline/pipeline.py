@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
 from input_pipeline.augment import augment
-from input_pipeline.datasets.reading import open_records
+from input_pipeline.datasets.reading import check_name, open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import (
@@ -48,8 +48,6 @@ from input_pipeline.pairs import (
 )
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
-
-KINDS = ("cam_x_time", "multi_view", "latents")
 
 
 def make_dataset(
@@ -146,6 +144,7 @@ def make_clips(
     """
     check_config(config)
     scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
+    _check_scene(scenes[0], config)
     if rows is None:
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
@@ -204,16 +203,13 @@ def count_scenes(config: ConfigDict, split: str) -> int:
 
 def check_config(config: ConfigDict) -> None:
     """Raises `InputError` where a setting makes no sense by itself."""
-    if config.kind not in KINDS:
-        raise InputError(f"data.kind = {config.kind!r}: must be one of {', '.join(KINDS)}")
+    check_name(config.kind)
     if not config.path:
         raise InputError("data.path: give the folder of the data set")
     if set(config.modes) != set(MODES) or min(config.modes.values()) < 0 or sum(config.modes.values()) <= 0:
         raise InputError(f"data.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
     if config.rules not in RULES:
         raise InputError(f"data.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
-    if config.rules == "static" and config.kind == "multi_view":
-        raise InputError("data.rules = 'static': moving cameras see each time from one place only")
     if config.rules != "grid" and config.source_latents:
         raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
     latent_batches.check_memory(config)
@@ -360,7 +356,19 @@ def _draw_clips(
     return {"row": row} | drawn
 
 
+def _check_kind(kind: str, config: ConfigDict) -> None:
+    """Raises `InputError` where no pairs are drawn of scenes of this kind, see `shots.KINDS`."""
+    if kind not in ("grid", "synchronised"):
+        raise InputError(
+            f"data set {config.path}: pairs of scenes of kind {kind!r} are not drawn yet; such a data set "
+            "can be opened, but not trained on"
+        )
+    if config.rules == "static" and kind != "grid":
+        raise InputError("data.rules = 'static': moving cameras see each time from one place only")
+
+
 def _check_scene(scene: Scene, config: ConfigDict) -> None:
+    _check_kind(scene.kind, config)
     height, width = scene.videos.shape[2:4]
     if (height, width) != (config.height, config.width):
         raise InputError(

@@ -7,21 +7,30 @@ agree.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
 
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
+from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS
 from stp_jax.media.orientation import frame_picture
 
 Clip = dict[str, np.ndarray]
+T = TypeVar("T")
+
+# What a scene's cameras and world do. `grid`: cameras stand still, and each of them shows all grid times, so
+# that camera and time may be mixed freely. `synchronised`: several moving cameras film one motion; each
+# shows a time only from where it was then. `static`: nothing moves in the world, one or more moving cameras.
+# `single`: one moving camera in a moving world.
+KINDS = ("grid", "synchronised", "static", "single")
 
 
 class Scene(NamedTuple):
@@ -32,7 +41,9 @@ class Scene(NamedTuple):
     c2w: np.ndarray  # float32 [C, T, 4, 4], OpenCV axes, in the scene's own world frame
     intrinsics: np.ndarray  # float32 [C, T, 4]: (fx, fy, cx, cy) / (width, height, width, height)
     animation_time: np.ndarray  # float32 [T], evenly spaced, in source frames
-    full_grid: bool  # cameras stand still and may be mixed freely; otherwise each camera is one moving video
+    kind: str  # one of KINDS
+    captions: tuple[str, ...] = ()  # none, or several of which each describes the scene
+    metric: bool = True  # whether poses are in metres; otherwise their unit differs from scene to scene
 
     @property
     def steps_per_frame(self) -> int:
@@ -74,17 +85,50 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
     }
 
 
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """Yields container and first video stream of an encoded video, decoded by this thread alone.
+
+    Raises:
+      av.FFmpegError: FFmpeg cannot read it, or its pictures would be larger than MOST_PIXELS.
+      IndexError: it has no video that FFmpeg can decode.
+    """
+    limits = {"max_pixels": str(MOST_PIXELS)}
+    with av.open(io.BytesIO(data), "r", options=limits, **ANY_METADATA) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise IndexError("no video that this FFmpeg can decode")
+        stream.codec_context.options = limits
+        stream.thread_type = "NONE"  # others work on other videos
+        yield container, stream
+
+
+def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
+    """The result of `work`, which uses `opened`.
+
+    Raises:
+      InputError: `work` did, or FFmpeg failed; the message begins with `where`. FFmpeg's error is not kept: a
+        header that lies makes it refuse to allocate, which is no lack of memory.
+    """
+    try:
+        return work()
+    except InputError as error:
+        reason = str(error)
+    except av.FFmpegError as error:
+        reason = f"not a readable video ({error.strerror})"
+    except IndexError:
+        reason = "holds no video"
+    raise InputError(f"{where}: {reason}")
+
+
 def decode_video(data: bytes, where: str) -> np.ndarray:
     """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error."""
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            for stream in container.streams.video:
-                stream.thread_type = "NONE"  # the pipeline already runs one scene per thread
-            frames = [frame_picture(frame) for frame in container.decode(video=0)]
-    except av.FFmpegError as error:
-        raise InputError(f"{where}: not a readable video ({error.strerror})") from error
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+
+    def decode() -> list[np.ndarray]:
+        with opened(data) as (container, stream):
+            return [frame_picture(frame) for frame in container.decode(stream)]
+
+    frames = ffmpeg(where, decode)
     if not frames:
         raise InputError(f"{where}: the video has no frames")
     return np.stack(frames)
@@ -110,42 +154,71 @@ def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarr
 
 
 def decode_scene(record: Mapping[str, Any]) -> Scene:
-    """Decodes a record of a data set builder.
+    """Decodes a record of a data set, of the form in `input_pipeline.datasets.form`.
 
-    A record with c2w [C, 4, 4] is a full camera x time grid; one with c2w [C, T, 4, 4] is a set of
-    synchronised videos with moving cameras.
+    Raises:
+      InputError: a video cannot be decoded, or the record's parts do not fit each other.
     """
-    name = record["scene"].decode() if isinstance(record["scene"], bytes) else str(record["scene"])
-    videos = None
-    for camera, data in enumerate(record["videos"]):
-        video = decode_video(data, f"scene {name}, camera {camera}")
-        if videos is None:
-            videos = np.empty((len(record["videos"]), *video.shape), np.uint8)
-        if video.shape != videos.shape[1:]:
-            raise InputError(f"scene {name}: camera {camera} has shape {video.shape}, not {videos.shape[1:]}")
-        videos[camera] = video
-    if videos is None:
-        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    name = _text(record["scene"])
+    kind = _text(record["kind"])
+    if kind not in KINDS:
+        raise InputError(f"scene {name}: of kind {kind[:100]!r}, which is none of {', '.join(KINDS)}")
+    videos = _decode_videos(record["videos"], name)
     cameras, times = videos.shape[:2]
     c2w, intrinsics = record["c2w"], record["intrinsics"]
-    full_grid = c2w.ndim == 3
-    if full_grid:
-        c2w, intrinsics = c2w[:, None], intrinsics[:, None]
-    shape = (cameras, 1 if full_grid else times)
-    if c2w.shape[:2] != shape or intrinsics.shape[:2] != shape:
-        raise InputError(
-            f"scene {name}: {cameras} videos of {times} frames, but poses {list(c2w.shape)} and intrinsics "
-            f"{list(intrinsics.shape)}"
-        )
-    check(c2w.reshape(-1, 4, 4), intrinsics.reshape(-1, 4), shape[0] * shape[1], f"scene {name}, cameras")
+    check_cameras(c2w, intrinsics, kind, cameras, times, f"scene {name}")
     return Scene(
         name=name,
         videos=videos,
         c2w=np.broadcast_to(c2w, (cameras, times, 4, 4)),
         intrinsics=np.broadcast_to(intrinsics, (cameras, times, 4)),
         animation_time=check_animation_time(record["animation_time"], times, f"scene {name}"),
-        full_grid=full_grid,
+        kind=kind,
+        captions=tuple(_text(caption) for caption in record["captions"]),
+        metric=bool(record["metric"]),
     )
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _decode_videos(encoded: Sequence[bytes], name: str) -> np.ndarray:
+    """The videos of a scene, uint8 [C, T, H, W, 3]."""
+    videos = None
+    for camera, data in enumerate(encoded):
+        video = decode_video(data, f"scene {name}, camera {camera}")
+        if videos is None:
+            videos = np.empty((len(encoded), *video.shape), np.uint8)
+        if video.shape != videos.shape[1:]:
+            raise InputError(f"scene {name}: camera {camera} has shape {video.shape}, not {videos.shape[1:]}")
+        videos[camera] = video
+    if videos is None:
+        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    return videos
+
+
+def check_cameras(
+    c2w: np.ndarray, intrinsics: np.ndarray, kind: str, cameras: int, times: int, where: str
+) -> None:
+    """Raises `InputError` where they are no cameras of C videos of T frames.
+
+    Args:
+      c2w: [C, 1 or T, 4, 4]; of a `grid` [C, 1, 4, 4].
+      intrinsics: [C, 1 or T, 4].
+    """
+    moments = {1} if kind == "grid" else {1, times}
+    fitting = c2w.ndim == 4 and intrinsics.ndim == 3 and c2w.shape[0] == intrinsics.shape[0] == cameras
+    if not fitting or c2w.shape[1] not in moments or intrinsics.shape[1] not in {1, times}:
+        raise InputError(
+            f"{where}: {cameras} videos of {times} frames, but poses {list(c2w.shape)} and intrinsics "
+            f"{list(intrinsics.shape)}"
+        )
+    if kind == "single" and cameras != 1:
+        raise InputError(f"{where}: {cameras} videos, but a scene of kind 'single' has one")
+    shape = (cameras, max(c2w.shape[1], intrinsics.shape[1]))
+    poses, lenses = np.broadcast_to(c2w, (*shape, 4, 4)), np.broadcast_to(intrinsics, (*shape, 4))
+    check(poses.reshape(-1, 4, 4), lenses.reshape(-1, 4), shape[0] * shape[1], f"{where}, cameras")
 
 
 class SceneReader:

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from input_pipeline.datasets.cam_x_time_evaluation import _read_metadata
 from input_pipeline.datasets.records import read_videos
 from stp_jax.command_line import read_config
 from stp_jax.errors import InputError
-from stp_jax.evaluate.cam_x_time_folder import _read_metadata
 from stp_jax.files import array_header, read_json, read_json_lines
 from stp_jax.media import sources
 from stp_jax.rerender import jobs

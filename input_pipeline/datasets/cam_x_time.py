@@ -7,6 +7,9 @@ with all grid times, and camera_data.json:
      "cameras": {"extrinsic": {"camera_000": 4 x 4 world-to-camera, OpenCV axes, ...},
                  "intrinsic": {"camera_000": [fx, fy, cx, cy] by width and height, ...}}}
 
+and, if wanted, "captions": texts of which each describes the scene, and "metric": false where poses are not
+in metres.
+
 Build the data set from rendered scenes:
 
     python -m input_pipeline.datasets.cam_x_time --scenes data/scenes --out data/built
@@ -37,11 +40,14 @@ class CamXTime(records.SceneBuilder):
         names, c2w, intrinsics = records.read_cameras(data, path, ndim=2)
         videos, frames, rate = records.read_videos(folder / "videos", names)
         return {
+            "kind": "grid",
             "fps": records.read_rate(data, rate, path),
             "videos": videos,
             "c2w": c2w,
             "intrinsics": intrinsics,
             "animation_time": check_animation_time(data.get("animation_time"), frames, path),
+            "captions": records.read_captions(data, path),
+            "metric": records.read_metric(data, path),
         }
 
 
@@ -82,9 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folders = records.scene_folders(args.scenes, "--scenes")
     splits = split_by_seed(folders, args.test_seeds_from, args.validation_seeds_from)
-    folder = records.build(CamXTime, args.out, splits)
-    counts = ", ".join(f"{len(folders)} {name}" for name, folders in splits.items() if folders)
-    print(f"Scenes in {folder}: {counts}")
+    records.build(CamXTime, args.out, splits, records.options(args))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ of T frames, and cameras.json:
      "cameras": {"extrinsic": {"<name>": T x 4 x 4 world-to-camera, OpenCV axes, ...},
                  "intrinsic": {"<name>": [fx, fy, cx, cy] by width and height, or T of these, ...}}}
 
+and, if wanted, "captions": texts of which each describes the scene, and "metric": false where poses are not
+in metres.
+
     python -m input_pipeline.datasets.multi_view --scenes data/multi_view --out data/built
 """
 
@@ -37,11 +40,14 @@ class MultiView(records.SceneBuilder):
         if c2w.shape[1] != frames:
             raise InputError(f"{path}: {c2w.shape[1]} poses per camera, but the videos have {frames} frames")
         return {
+            "kind": "synchronised",
             "fps": records.read_rate(data, rate, path),
             "videos": videos,
             "c2w": c2w,
             "intrinsics": intrinsics,
             "animation_time": check_animation_time(np.arange(frames), frames, path),
+            "captions": records.read_captions(data, path),
+            "metric": records.read_metric(data, path),
         }
 
 
@@ -63,8 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     splits = split_by_name(records.scene_folders(args.scenes, "--scenes"), args.test_scenes)
-    folder = records.build(MultiView, args.out, splits)
-    print(f"{len(splits['train'])} train and {len(splits['test'])} test scenes in {folder}")
+    records.build(MultiView, args.out, splits, records.options(args))
 
 
 if __name__ == "__main__":

@@ -6,61 +6,44 @@ and trust the numbers of records in a dataset_info.json. ArrayRecord has checksu
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf import json_format
 
+from input_pipeline.datasets import form
 from stp_jax.errors import InputError
 from stp_jax.files import read_json
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
-
-CAMERA_SHAPES: dict[str, tuple[int | None, ...]] = {"cam_x_time": (None,), "multi_view": (None, None)}
 INFO, FEATURES = "dataset_info.json", "features.json"
 # What tensorflow-datasets calls files that are written together, and one after the other.
 _TOGETHER, _IN_TURN = (
     f"{{DATASET}}-{{SPLIT}}.{{FILEFORMAT}}-{{{end}}}" for end in ("SHARD_X_OF_Y", "SHARD_INDEX")
 )
-_BUILDERS = "python -m input_pipeline.datasets."
+_BUILDERS = "input_pipeline.datasets."
 _MOST = 2**24  # bytes of either JSON file
 
 
-def features(camera_shape: tuple[int | None, ...]) -> tfds.features.FeaturesDict:
-    """The fields of a record, see `records.SceneBuilder`; the cameras of a scene have this shape."""
-    import tensorflow_datasets as tfds  # takes half a second, and not all batches are of such records
-
-    # encoding="bytes" is the fastest, and several unknown dimensions need it.
-    return tfds.features.FeaturesDict(
-        {
-            "scene": tfds.features.Text(),
-            "fps": np.float32,
-            "videos": tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_)),
-            "c2w": tfds.features.Tensor(shape=(*camera_shape, 4, 4), dtype=np.float32, encoding="bytes"),
-            "intrinsics": tfds.features.Tensor(shape=(*camera_shape, 4), dtype=np.float32, encoding="bytes"),
-            "animation_time": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-        }
-    )
-
-
 class Records(Sequence):
-    """The decoded records of ArrayRecord files, in order.
+    """The decoded records of ArrayRecord files, in order, all in the form of `form`.
 
     Args:
       files: of which each has as many records as `lengths` says.
-      kind: of the data set.
+      old_kind: None for records of today's form; else they are of version 1.0.0 and this kind of scene, see
+        `form.OLD_CAMERAS`.
 
     Raises:
       InputError: a file is missing, damaged or has another number of records; on access, for a record that is
         damaged.
     """
 
-    def __init__(self, files: Sequence[Path], lengths: Sequence[int], kind: str):
-        self._files, self._lengths, self._kind = list(files), list(lengths), kind
+    def __init__(self, files: Sequence[Path], lengths: Sequence[int], old_kind: str | None = None):
+        self._files, self._lengths, self._old_kind = list(files), list(lengths), old_kind
         self._open()
         for file, length in zip(self._files, self._lengths, strict=True):
             found = _guarded(file, lambda file=file: len(ArrayRecordDataSource(str(file))))
@@ -71,13 +54,13 @@ class Records(Sequence):
         missing = [file for file in self._files if not file.is_file()]
         if missing:
             raise InputError(f"{missing[0]}: no such file; build the data set again")
-        self._features = features(CAMERA_SHAPES[self._kind])
+        self._features = form.old_features(self._old_kind) if self._old_kind else form.features()
         self._source = _guarded(
             self._files[0], lambda: ArrayRecordDataSource([str(file) for file in self._files])
         )
 
     def __getstate__(self):
-        return {"_files": self._files, "_lengths": self._lengths, "_kind": self._kind}
+        return {"_files": self._files, "_lengths": self._lengths, "_old_kind": self._old_kind}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -92,10 +75,11 @@ class Records(Sequence):
         ends = np.cumsum(self._lengths)
         file = int(np.searchsorted(ends, index, side="right"))
         place = index - (int(ends[file - 1]) if file else 0)
-        return _guarded(
-            f"{self._files[file]}: record {place}",
-            lambda: self._features.deserialize_example_np(self._source[index]),
-        )
+        return _guarded(f"{self._files[file]}: record {place}", lambda: self._decoded(index))
+
+    def _decoded(self, index: int) -> dict[str, Any]:
+        record = self._features.deserialize_example_np(self._source[index])
+        return form.from_old(record, self._old_kind) if self._old_kind else record
 
 
 def _guarded(where: str | Path, work):
@@ -112,28 +96,57 @@ def _guarded(where: str | Path, work):
 def open_records(path: str | Path, kind: str, split: str) -> Records:
     """Opens a split of a built data set for random access.
 
-    `path` is the folder given as --out when it was built, or the data set's own folder.
+    `path` is the folder given as --out when it was built, or the data set's own folder; `kind` is the name of
+    the data set, as of its builder. Data sets of version 1.0.0 are read, too.
 
     Raises:
-      InputError: no data set of this kind is there, it is damaged, or the split is missing or empty.
+      InputError: no data set of this name is there, it is damaged, its version is another than its records',
+        or the split is missing or empty.
     """
+    check_name(kind)
     folder = _find(Path(path), kind)
-    name, splits = _read_info(folder / INFO)
+    name, version, splits = _read_info(folder / INFO)
     if name != kind:
         raise InputError(f"data set {folder}: of kind {name[:100]!r}, but data.kind = {kind!r}")
     if split not in splits or not sum(splits[split].lengths):
         available = ", ".join(splits)[:500] or "none"
         raise InputError(f"data set {folder}: no split {split!r} with scenes in it; there is: {available}")
-    wanted = json_format.MessageToDict(features(CAMERA_SHAPES[kind]).to_proto())
-    if read_json(folder / FEATURES, dict, most=_MOST) != wanted:
-        raise InputError(
-            f"{folder / FEATURES}: not the fields of a data set of kind {kind!r}; build the data set again"
-        )
+    old_kind = _old_kind(folder, version)
     lengths = splits[split].lengths
     end = f"-of-{len(lengths):05d}" if splits[split].template == _TOGETHER else ""
     files = [folder / f"{kind}-{split}.array_record-{number:05d}{end}" for number in range(len(lengths))]
     used = [place for place, length in enumerate(lengths) if length]  # empty files are not written
-    return Records([files[place] for place in used], [lengths[place] for place in used], kind)
+    return Records([files[place] for place in used], [lengths[place] for place in used], old_kind)
+
+
+def check_name(kind: str) -> None:
+    """Raises `InputError` where `data.kind` cannot be the name of a data set."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", kind):
+        raise InputError(f"data.kind = {kind[:100]!r}: must be the name of a data set, such as cam_x_time")
+
+
+def _old_kind(folder: Path, version: str) -> str | None:
+    """The kind of the scenes of a data set of version 1.0.0, by its features.json. None: of today's version.
+
+    Raises:
+      InputError: the fields are not those of this version, or the version is not known.
+    """
+    if version == form.VERSION:
+        known: dict[str | None, Any] = {None: form.features()}
+    elif version == form.OLD_VERSION:
+        known = {kind: form.old_features(kind) for kind in form.OLD_CAMERAS}
+    else:
+        raise InputError(
+            f"data set {folder}: of version {version[:100]!r}; this program reads {form.VERSION} and "
+            f"{form.OLD_VERSION}"
+        )
+    found = read_json(folder / FEATURES, dict, most=_MOST)
+    for kind, fields in known.items():
+        if found == json_format.MessageToDict(fields.to_proto()):
+            return kind
+    raise InputError(
+        f"{folder / FEATURES}: not the fields of a data set of version {version}; build the data set again"
+    )
 
 
 def _find(path: Path, kind: str) -> Path:
@@ -144,7 +157,12 @@ def _find(path: Path, kind: str) -> Path:
     if folders:
         return folders[0]
     others = sorted(f.parent.parent.name for f in path.glob(f"*/*/{INFO}"))
-    found = f"it holds {', '.join(others)}" if others else f"build it with {_BUILDERS}{kind}"
+    if others:
+        found = f"it holds {', '.join(others)}"
+    elif importlib.util.find_spec(_BUILDERS + kind):
+        found = f"build it with python -m {_BUILDERS}{kind}"
+    else:
+        found = "docs/data.md has the commands that build one"
     raise InputError(f"data set {path}: no data set of kind {kind!r} there; {found}")
 
 
@@ -153,11 +171,12 @@ class _Split(NamedTuple):
     template: str  # of their names
 
 
-def _read_info(path: Path) -> tuple[str, dict[str, _Split]]:
-    """The data set's name, and its splits by name."""
+def _read_info(path: Path) -> tuple[str, str, dict[str, _Split]]:
+    """The data set's name, its version, and its splits by name."""
     info = read_json(path, dict, most=_MOST)
-    name, listed = info.get("name"), info.get("splits", [])
-    if info.get("fileFormat") != "array_record" or not isinstance(name, str) or not isinstance(listed, list):
+    name, version, listed = info.get("name"), info.get("version"), info.get("splits", [])
+    texts = isinstance(name, str) and isinstance(version, str)
+    if info.get("fileFormat") != "array_record" or not texts or not isinstance(listed, list):
         raise InputError(f"{path}: describes no data set of ArrayRecord files")
     splits: dict[str, _Split] = {}
     for one in listed:
@@ -170,4 +189,4 @@ def _read_info(path: Path) -> tuple[str, dict[str, _Split]]:
         ):
             raise InputError(f"{path}: the entry of a split is damaged; build the data set again")
         splits[one["name"]] = _Split([int(n) for n in lengths], one.get("filepathTemplate", _TOGETHER))
-    return name, splits
+    return name, version, splits

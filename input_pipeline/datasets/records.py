@@ -1,115 +1,83 @@
-"""Shared by the builders of this folder: reads scene folders, writes a data set; `reading` opens it.
+"""Shared by the builders of this folder: their base, their flags, and how our own scene folders are read.
 
 A record is one scene: its encoded videos, one per camera, with cameras and animation times as arrays. The
-videos are stored as they are on disk; nothing is decoded or encoded here.
+videos are stored as they are on disk. `building` writes a data set, `reading` opens it.
 """
 
 from __future__ import annotations
 
 import abc
-import errno
-import io
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+import argparse
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
-from input_pipeline.datasets import reading
-from stp_jax.command_line import Parser
+from input_pipeline.datasets import form
+from input_pipeline.datasets.building import Build, Options
+from input_pipeline.datasets.checking import Checks
+from input_pipeline.shots import ffmpeg, opened
+from stp_jax.command_line import Parser, count
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
 from stp_jax.files import file_size
 
-SCENES_OF_A_FILE = 256  # at most
-
 
 class SceneBuilder(tfds.core.GeneratorBasedBuilder):
-    """Base of the builders: scene folders in `splits` (split name -> folders) become records.
+    """Base of the builders: each scene becomes a record of the form in `form`.
 
-    Features: scene (folder name), fps, videos (C encoded files), c2w (OpenCV axes; [C, 4, 4], or [C, T, 4, 4]
-    where cameras move), intrinsics ([C, 4] or [C, T, 4]; by width and height), and animation_time [T] in
-    source frames.
+    A builder has a `name`, by which its data sets are opened, reads its scenes, and does so the same each
+    time; `build` calls it in several processes. Arguments of its own it takes by keyword.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(form.VERSION)
     # Nothing is downloaded, so there are no checksums; searching for their file would need
     # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
 
-    def __init__(self, *, splits: dict[str, list[Path]] | None = None, **kwargs: Any):
-        self._splits = splits or {}
-        super().__init__(**kwargs)
-
     @abc.abstractmethod
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        """The record of a scene folder. Raises `InputError` where the folder is damaged."""
+        """The record of a scene, see `form`; without "scene" it is named as its folder.
+
+        Raises:
+          InputError: the scene is broken.
+        """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        fields = reading.features(reading.CAMERA_SHAPES[self.name])
-        return tfds.core.DatasetInfo(builder=self, features=fields)
+        return tfds.core.DatasetInfo(builder=self, features=form.features())
 
     def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(name, folders) for name, folders in self._splits.items()}
+        raise NotImplementedError("`records.build` writes data sets, in parallel and without TensorFlow")
 
-    def _generate_examples(self, split: str, folders: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in tqdm(folders, desc=f"{split} scenes", unit="scene"):
-            yield folder.name, {"scene": folder.name} | self.read_scene(folder)
+    def _generate_examples(self):
+        raise NotImplementedError("see _split_generators")
 
 
-def build(builder_class: type[SceneBuilder], out: Path, splits: dict[str, list[Path]]) -> Path:
+def build(
+    builder_class: type[SceneBuilder],
+    out: Path,
+    splits: Mapping[str, Sequence[Path]],
+    options: Options = Options(),  # noqa: B008 (immutable)
+    **settings: Any,
+) -> Path:
     """Writes the data set below `out` and returns its folder; splits without scenes are left out.
 
-    Scenes are written one after the other, in their order: the builder's own `download_and_prepare` would
-    shuffle them, and needs TensorFlow for more than 1 GB. An interrupted build leaves no data set behind and
-    starts again; a complete one is never replaced.
+    Scenes are in their order; the files are the same for any number of processes. Broken scenes are left out
+    and listed, see `building.Options`. An interrupted build leaves no data set behind; the same call goes on
+    with it. A complete data set is never replaced.
+
+    Args:
+      splits: name of a split -> paths of its scenes.
+      settings: arguments of the builder.
 
     Raises:
-      InputError: there is no scene, a scene is damaged, the data set exists, or the disk is full.
+      InputError: there is no scene, all of a split are broken, the data set exists, a build of other scenes
+        or settings was begun there, or the disk is full.
     """
-    splits = {name: folders for name, folders in splits.items() if folders}
-    partial = out / f".{builder_class.__name__}.partial"
-    builder = builder_class(splits=splits, data_dir=str(partial), file_format="array_record")
-    written = Path(builder.data_path)
-    folder = out / written.relative_to(partial)
-    if folder.exists():
-        raise InputError(f"{folder}: the data set exists; choose another --out or delete that folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        written.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
-    try:
-        _write(builder)
-        folder.parent.mkdir(exist_ok=True)
-        os.replace(written, folder)
-    except Exception as error:  # of the libraries between
-        reasons = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-        found = next((reason for reason in reasons if reason in str(error)), None)
-        if found is None:
-            raise
-        raise InputError(f"--out {out}: cannot be written to ({found}). Free some space there.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _write(builder: SceneBuilder) -> None:
-    writer = tfds.core.SequentialWriter(
-        builder.info, SCENES_OF_A_FILE, overwrite=True, file_format="array_record"
-    )
-    splits = builder._split_generators(None)
-    writer.initialize_splits(list(splits))
-    for split, examples in splits.items():
-        for _, example in examples:
-            writer.add_examples({split: [example]})
-    writer.close_all()
+    return Build(builder_class, out, splits, options, settings).run()
 
 
 def scene_folders(parent: Path, flag: str) -> list[Path]:
@@ -137,23 +105,28 @@ def read_videos(folder: Path, names: Sequence[str]) -> tuple[list[bytes], int, f
         try:
             file_size(path)
             videos.append(path.read_bytes())
-            with av.open(io.BytesIO(videos[-1]), "r") as container:
-                stream = container.streams.video[0]
-                rates.add(float(stream.average_rate or 0))
-                counts[name] = sum(packet.size > 0 for packet in container.demux(stream))
-        except (OSError, av.FFmpegError) as error:
-            raise InputError(f"{path}: not a readable video ({error.strerror})") from error
-        except IndexError as error:
-            raise InputError(f"{path}: holds no video") from error
+        except OSError as error:
+            raise InputError(f"{path}: not a readable video ({error.strerror})") from None
+        counts[name], rate = ffmpeg(path, functools.partial(_count_frames, videos[-1]))
+        rates.add(rate)
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"{folder}: the videos must have the same number of frames; they have {counts}")
     return videos, counts[names[0]], rates.pop()
 
 
+def _count_frames(data: bytes) -> tuple[int, float]:
+    """The number of a video's packets, and its rate."""
+    with opened(data) as (container, stream):
+        return sum(packet.size > 0 for packet in container.demux(stream)), float(stream.average_rate or 0)
+
+
 def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Reads {"cameras": {"extrinsic": {name: w2c}, "intrinsic": {name: [fx, fy, cx, cy]}}}.
 
-    Returns the names in order, c2w and intrinsics; the extrinsics of one camera have `ndim` dimensions.
+    The extrinsics of one camera have `ndim` dimensions: 2 where it stands still, else 3.
+
+    Returns:
+      The names in order, c2w float32 [C, 1 or T, 4, 4] and intrinsics float32 [C, 1 or T, 4].
     """
     try:
         extrinsic, intrinsic = data["cameras"]["extrinsic"], data["cameras"]["intrinsic"]
@@ -174,12 +147,11 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
     c2w = np.linalg.inv(w2c).astype(np.float32)
-    intrinsics = np.broadcast_to(
-        intrinsics[:, None] if intrinsics.ndim < ndim else intrinsics, (*c2w.shape[:-2], 4)
-    ).astype(np.float32)
+    c2w = c2w[:, None] if ndim == 2 else c2w
+    intrinsics = (intrinsics[:, None] if intrinsics.ndim == 2 else intrinsics).astype(np.float32)
     for name, poses, lenses in zip(names, c2w, intrinsics, strict=True):
-        poses = poses.reshape(-1, 4, 4)
-        check(poses, lenses.reshape(-1, 4), len(poses), f"{path}, {name}")
+        lenses = np.broadcast_to(lenses, (len(poses), 4))
+        check(poses, lenses, len(poses), f"{path}, {name}")
     return names, c2w, intrinsics
 
 
@@ -191,9 +163,35 @@ def read_rate(data: dict[str, Any], measured: float, path: Path) -> float:
     return float(rate)
 
 
+def read_captions(data: dict[str, Any], path: Path) -> list[str]:
+    """The file's "captions", none where it has none. Raises `InputError` for what is no list of texts."""
+    captions = data.get("captions", [])
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise InputError(f"{path}: captions must be a list of texts")
+    return captions
+
+
+def read_metric(data: dict[str, Any], path: Path) -> bool:
+    """The file's "metric", whether poses are in metres: true where it does not say."""
+    metric = data.get("metric", True)
+    if not isinstance(metric, bool):
+        raise InputError(f"{path}: metric must be true or false, found {metric!r}"[:300])
+    return metric
+
+
 def arguments(description: str | None) -> Parser:
-    """The command line that the builders share."""
+    """The command line that the builders share; `options` reads it."""
     parser = Parser(description=description)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder that holds the scene folders")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the data set below")
+    add = parser.add_argument
+    add("--scenes", type=Path, required=True, help="folder that holds the scene folders")
+    add("--out", type=Path, required=True, help="folder to write the data set below")
+    add("--workers", type=count, help="processes (default: one for each core, fewer for few scenes)")
+    add("--strict", action="store_true", help="stop at the first broken scene (default: it is left out)")
+    add("--decode", action="store_true", help="decode every frame to find damage within videos")
+    add("--keep_jumps", action="store_true", help="take scenes whose poses jump, too")
     return parser
+
+
+def options(args: argparse.Namespace) -> Options:
+    """What the flags of `arguments` say of how to build."""
+    return Options(Checks(args.decode, args.keep_jumps), args.strict, args.workers)

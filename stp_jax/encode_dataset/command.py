@@ -214,7 +214,7 @@ def make_parser() -> Parser:
     add("--data", required=True, help="folder of the built data set")
     add("--vae", required=True, help="weights of the VAE, in any layout that can be read")
     add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
-    add("--kind", default="cam_x_time", help="kind of the data set: cam_x_time or multi_view")
+    add("--kind", default="cam_x_time", help="name of the data set, as of its builder (default: %(default)s)")
     add("--split", default="train")
     add("--seed", type=number(0, 2**31 - 1, int), default=0, help="of the clips that are drawn")
     add("--passes", type=count, default=1, help="times every scene is used, with other clips each time")

@@ -118,7 +118,7 @@ def scene_of(files: SceneFiles, source: Source) -> Scene:
         source.view.c2w[:, None],
         source.view.intrinsics[:, None],
         source.view.animation_time[:1],
-        full_grid=False,
+        kind="single",
     )
 
 

@@ -97,7 +97,7 @@ def check_scene(scene: Scene, frames: int) -> None:
     """Raises `InputError` where a scene's grid lacks cells that the cases need."""
     scene.check_length(frames)
     cameras, steps = len(scene.videos), scene.steps_per_frame
-    if not scene.full_grid or cameras < MIN_CAMERAS or steps % 2:
+    if scene.kind != "grid" or cameras < MIN_CAMERAS or steps % 2:
         raise InputError(
             f"scene {scene.name} cannot be evaluated: it must be a full grid of at least {MIN_CAMERAS} "
             f"cameras (it has {cameras}) with 2 grid times per source frame (it has {steps})."

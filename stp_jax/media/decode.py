@@ -166,7 +166,7 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
             for packet in video.container.demux(video.stream):
                 if first is None:
                     first = next(iter(video.decode(packet)), None)
-                if not packet.size or packet.is_discard or not _is_shown(packet, video.stream):
+                if not packet.size or packet.is_discard or not is_shown(packet, video.stream):
                     continue
                 all_have_pts = all_have_pts and packet.pts is not None
                 stamp = packet.dts if packet.pts is None else packet.pts
@@ -185,8 +185,8 @@ def _packets(path: str | os.PathLike) -> np.ndarray | None:
         return (ticks - ticks[:1]) * float(video.stream.time_base)
 
 
-def _is_shown(packet: Any, stream: Any) -> bool:
-    """False for VP8's frames that only others refer to (RFC 6386, 9.1: bit 4 of the frame tag)."""
+def is_shown(packet: Any, stream: Any) -> bool:
+    """Whether a packet's frame is shown: not VP8's that only others refer to (RFC 6386, 9.1: tag, bit 4)."""
     return stream.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] & 16)
 
 

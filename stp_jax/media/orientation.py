@@ -41,6 +41,12 @@ def upright(image: np.ndarray, frame: av.VideoFrame, notes: Notes) -> np.ndarray
     return image[::-1] if down < 0 else image
 
 
+def is_turned(frame: av.VideoFrame) -> bool:
+    """Whether the frame's display matrix turns or mirrors it, see `upright`."""
+    a, b, c, d = _matrix(frame)
+    return max(abs(b), abs(c)) > max(abs(a), abs(d)) or a < 0 or d < 0
+
+
 def _matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     """(a, b, c, d) of the frame's display matrix, else those of no change."""
     try:

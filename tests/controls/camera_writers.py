@@ -101,6 +101,21 @@ def camera_path(folder, c2w, lens, size):
     return as_json(folder / "camera_path.json", data | {"fps": 24, "seconds": 2, "keyframes": []})
 
 
+def cam_x_time(folder, c2w, lens, size):
+    poses = {str(i): {"frame": i, "c2w": pose.tolist()} for i, pose in enumerate(c2w @ GL)}
+    data = {"intrinsics": {"K": matrix(lens).tolist(), "width": size[0], "height": size[1]}}
+    return as_json(folder / "camera-trajectory-01-camera.json", data | {"trajectory": poses})
+
+
+def cam_x_time_evaluation(folder, c2w, lens, size):
+    cameras = {
+        str(i): {"c2w": pose.tolist(), "w2c": np.linalg.inv(pose).tolist()} for i, pose in enumerate(c2w @ GL)
+    }
+    lens = {"fx": lens[0], "fy": lens[0], "cx": lens[1], "cy": lens[2], "width": size[0], "height": size[1]}
+    data = {"n_cameras": len(c2w), "intrinsics": lens, "cameras": cameras}
+    return as_json(folder / "camera_data.json", data)
+
+
 def realestate(folder, c2w, lens, size):
     w2c = np.linalg.inv(c2w)[:, :3].reshape(-1, 12)
     f, cx, cy = lens
@@ -187,7 +202,8 @@ def colmap_binary(folder, c2w, lens, size):
 
 
 # Writers, and whether their files have a lens.
-WITH_LENS = (ours, ours_npz, nerfstudio, nerfstudio_by_frame, blender, camera_path, realestate)
+WITH_LENS = (ours, ours_npz, nerfstudio, nerfstudio_by_frame, blender, camera_path, cam_x_time)
+WITH_LENS += (cam_x_time_evaluation, realestate)
 WITH_LENS += (megasam, vggt, vipe, uni3c, colmap_text, colmap_binary)
 WITHOUT_LENS = (matrix_list, matrix_list_3x4, array_3x4, array_of_a_batch, lines_of_16, tum, kitti)
 ALL = (*WITH_LENS, *WITHOUT_LENS)

@@ -49,7 +49,14 @@ def test_every_form_gives_the_same_cameras(tmp_path, poses, writer):
 
 
 W2C = {"realestate", "vggt", "uni3c", "colmap_text", "colmap_binary"}
-OPENGL = {"nerfstudio", "nerfstudio_by_frame", "blender", "camera_path"}
+OPENGL = {
+    "nerfstudio",
+    "nerfstudio_by_frame",
+    "blender",
+    "camera_path",
+    "cam_x_time",
+    "cam_x_time_evaluation",
+}
 
 
 def test_all_forms_of_the_table_are_written_here_or_tested_elsewhere(tmp_path, poses):

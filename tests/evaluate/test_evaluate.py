@@ -30,7 +30,7 @@ OURS = "ours"
 METHODS = (OURS, NEAREST, SOURCE, CEILING)
 
 
-def grid_scene(cameras=CAMERAS, frames=FRAMES, step=0.5, full_grid=True) -> Scene:
+def grid_scene(cameras=CAMERAS, frames=FRAMES, step=0.5, kind="grid") -> Scene:
     """Every frame of one colour: red tells the camera, green the grid time. Camera c stands at x = c."""
     times = round((frames - 1) / step) + 1
     videos = np.zeros((cameras, times, 8, 8, 3), np.uint8)
@@ -44,7 +44,7 @@ def grid_scene(cameras=CAMERAS, frames=FRAMES, step=0.5, full_grid=True) -> Scen
         c2w=c2w,
         intrinsics=np.full((cameras, times, 4), 0.5, np.float32),
         animation_time=np.arange(times, dtype=np.float32) * step,
-        full_grid=full_grid,
+        kind=kind,
     )
 
 
@@ -97,7 +97,7 @@ def test_no_target_frame_is_a_source_frame_on_any_rig(cameras, frames):
             assert both.min() >= 0 and both.max() < cameras
 
 
-@pytest.mark.parametrize("wrong", [{"cameras": 6}, {"step": 1.0}, {"full_grid": False}, {"frames": 8}])
+@pytest.mark.parametrize("wrong", [{"cameras": 6}, {"step": 1.0}, {"kind": "synchronised"}, {"frames": 8}])
 def test_scenes_without_the_cells_are_refused(wrong):
     with pytest.raises(InputError, match="scene grid"):
         check_scene(grid_scene(**wrong), FRAMES)

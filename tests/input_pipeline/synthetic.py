@@ -33,19 +33,17 @@ def rig_intrinsics(camera: int) -> np.ndarray:
     return np.array([1 + 0.1 * camera, 1.2, 0.45, 0.5])
 
 
-def scene(
-    index: int = 0, cameras: int = 5, times: int = 9, step: float = 0.5, full_grid: bool = True
-) -> Scene:
+def scene(index: int = 0, cameras: int = 5, times: int = 9, step: float = 0.5, kind: str = "grid") -> Scene:
     """The decoded scene, without files."""
     videos = np.array([[colour(index, c, t) for t in range(times)] for c in range(cameras)])
-    when = np.zeros(times) if full_grid else np.arange(times)
+    when = np.zeros(times) if kind == "grid" else np.arange(times)
     return Scene(
         name=f"scene_{index}",
         videos=np.tile(videos[:, :, None, None], (1, 1, 8, 16, 1)),
         c2w=np.array([[rig_pose(c, t) for t in when] for c in range(cameras)], np.float32),
         intrinsics=np.array([[rig_intrinsics(c)] * times for c in range(cameras)], np.float32),
         animation_time=np.arange(times, dtype=np.float32) * step,
-        full_grid=full_grid,
+        kind=kind,
     )
 
 
@@ -59,15 +57,15 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def write_scene(parent: Path, name: str, index: int, full_grid: bool = True, **kwargs) -> Path:
+def write_scene(parent: Path, name: str, index: int, kind: str = "grid", **kwargs) -> Path:
     """Writes the scene as a folder, as a renderer or a set of recordings would be."""
-    data = scene(index, full_grid=full_grid, **kwargs)
+    data = scene(index, kind=kind, **kwargs)
     folder = parent / name
     names = [f"camera_{c:03d}" for c in range(len(data.videos))]
     for camera, video in zip(names, data.videos, strict=True):
         write_video(folder / "videos" / f"{camera}.mp4", video)
     w2c = np.linalg.inv(data.c2w.astype(np.float64))
-    extrinsic = w2c[:, 0] if full_grid else w2c
+    extrinsic = w2c[:, 0] if kind == "grid" else w2c
     cameras = {
         "fps": 30,
         "cameras": {
@@ -75,7 +73,7 @@ def write_scene(parent: Path, name: str, index: int, full_grid: bool = True, **k
             "intrinsic": {n: i.tolist() for n, i in zip(names, data.intrinsics[:, 0], strict=True)},
         },
     }
-    if full_grid:
+    if kind == "grid":
         cameras["animation_time"] = data.animation_time.tolist()
-    (folder / ("camera_data.json" if full_grid else "cameras.json")).write_text(json.dumps(cameras))
+    (folder / ("camera_data.json" if kind == "grid" else "cameras.json")).write_text(json.dumps(cameras))
     return folder

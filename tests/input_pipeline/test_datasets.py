@@ -8,7 +8,7 @@ import pytest
 import synthetic
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import cam_x_time, multi_view, records
+from input_pipeline.datasets import building, cam_x_time, form, multi_view
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.shots import decode_scene, decode_video
 from stp_jax.errors import InputError
@@ -20,18 +20,17 @@ def built(tmp_path_factory):
     parent = tmp_path_factory.mktemp("data")
     for index, seed in enumerate((0, 1, 1_000_000)):
         synthetic.write_scene(parent / "grids", f"scene_{seed:06d}", index)
-        synthetic.write_scene(parent / "takes", f"take_{index}", index, full_grid=False, cameras=3)
+        synthetic.write_scene(parent / "takes", f"take_{index}", index, kind="synchronised", cameras=3)
     (parent / "grids" / "scene_000005.tmp").mkdir()  # one that is being rendered
     cam_x_time.main(["--scenes", str(parent / "grids"), "--out", str(parent / "built")])
     multi_view.main(["--scenes", str(parent / "takes"), "--out", str(parent / "built"), "--test_scenes", "1"])
     return parent
 
 
-@pytest.mark.parametrize("kind", ["cam_x_time", "multi_view"])
-def test_built_scenes_are_what_was_written(built, kind):
-    full_grid = kind == "cam_x_time"
+@pytest.mark.parametrize(("name", "kind"), [("cam_x_time", "grid"), ("multi_view", "synchronised")])
+def test_built_scenes_are_what_was_written(built, name, kind):
     for split, indices in (("train", {0, 1}), ("test", {2})):
-        records = open_records(built / "built", kind, split)
+        records = open_records(built / "built", name, split)
         assert len(records) == len(indices)
         seen = set()
         for record in records:
@@ -39,12 +38,12 @@ def test_built_scenes_are_what_was_written(built, kind):
             colours = synthetic.read_colour(scene.videos)
             index = colours[0, 0, 0]
             seen.add(index)
-            wanted = synthetic.scene(index, full_grid=full_grid, cameras=5 if full_grid else 3)
-            assert scene.full_grid == full_grid
+            wanted = synthetic.scene(index, kind=kind, cameras=5 if kind == "grid" else 3)
+            assert (scene.kind, scene.captions, scene.metric) == (kind, (), True)
             assert np.abs(scene.videos.astype(int) - wanted.videos).max() <= 4
             np.testing.assert_allclose(scene.c2w, wanted.c2w, atol=1e-6)
             np.testing.assert_allclose(scene.intrinsics, wanted.intrinsics, atol=1e-6)
-            np.testing.assert_allclose(scene.animation_time, np.arange(9) * (0.5 if full_grid else 1))
+            np.testing.assert_allclose(scene.animation_time, np.arange(9) * (0.5 if kind == "grid" else 1))
             assert record["fps"] == 30
         assert seen == indices
 
@@ -132,7 +131,45 @@ def test_a_damaged_scene_folder_is_named(built, tmp_path, capsys, mistake):
     error = capsys.readouterr().err.splitlines()[-1]
     assert exit_info.value.code == 2
     assert error.startswith("error: ") and named in error
-    assert not (tmp_path / "out" / "cam_x_time" / "1.0.0").exists()
+    assert not (tmp_path / "out" / "cam_x_time" / "2.0.0").exists()
+
+
+@pytest.mark.parametrize("kind", ["grid", "synchronised"])
+def test_data_sets_of_version_1_are_read_in_todays_form(tmp_path, kind):
+    """They were written by this builder of tensorflow-datasets, with cameras of these shapes."""
+    wanted = synthetic.scene(3, kind=kind, cameras=1)
+    synthetic.write_video(tmp_path / "0.mp4", wanted.videos[0])
+    still = kind == "grid"
+    record = {
+        "scene": wanted.name,
+        "fps": 30.0,
+        "videos": [(tmp_path / "0.mp4").read_bytes()],
+        "c2w": wanted.c2w[:, 0] if still else wanted.c2w,
+        "intrinsics": wanted.intrinsics[:, 0] if still else wanted.intrinsics,
+        "animation_time": wanted.animation_time,
+    }
+    identity = tfds.core.dataset_info.DatasetIdentity("old", tfds.core.Version("1.0.0"), tmp_path, "old")
+    info = tfds.core.DatasetInfo(builder=identity, features=form.old_features(kind))
+    writer = tfds.core.SequentialWriter(info, 9, file_format="array_record")
+    writer.initialize_splits(["train"])
+    writer.add_examples({"train": [record]})
+    writer.close_all()
+    (opened,) = open_records(tmp_path, "old", "train")
+    assert set(opened) == form.FIELDS
+    scene = decode_scene(opened)
+    assert (scene.kind, scene.captions, scene.metric) == (kind, (), True)
+    np.testing.assert_array_equal(scene.c2w, wanted.c2w)
+    np.testing.assert_array_equal(scene.intrinsics, wanted.intrinsics)
+
+
+def test_a_version_that_does_not_match_its_records(built, tmp_path):
+    folder = tmp_path / "2.0.0"
+    shutil.copytree(built / "built" / "cam_x_time" / "2.0.0", folder)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    for version, message in (("1.0.0", "not the fields of a data set of version 1.0.0"), ("3.0.0", "3.0.0")):
+        (folder / "dataset_info.json").write_text(json.dumps(info | {"version": version}))
+        with pytest.raises(InputError, match=message):
+            open_records(folder, "cam_x_time", "train")
 
 
 def test_no_scenes_at_all(tmp_path, capsys):
@@ -147,7 +184,7 @@ def test_opening_what_is_not_there(built, tmp_path):
         open_records(tmp_path / "missing", "cam_x_time", "train")
     with pytest.raises(InputError, match="python -m input_pipeline.datasets.cam_x_time"):
         open_records(tmp_path, "cam_x_time", "train")
-    folder = built / "built" / "multi_view" / "1.0.0"
+    folder = built / "built" / "multi_view" / "2.0.0"
     with pytest.raises(InputError, match="of kind 'multi_view', but data.kind = 'cam_x_time'"):
         open_records(folder, "cam_x_time", "train")
     with pytest.raises(InputError, match="no split 'validation'.*train, test"):
@@ -160,12 +197,12 @@ def test_bytes_that_are_no_video():
 
 
 def test_many_scenes_are_in_several_files_which_others_read_too(built, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SCENES_OF_A_FILE", 1)
+    monkeypatch.setattr(building, "SCENES_OF_A_FILE", (1, 1))
     cam_x_time.main(["--scenes", str(built / "grids"), "--out", str(tmp_path)])
     opened = open_records(tmp_path, "cam_x_time", "train")
     names = [record["scene"] for record in opened]
     assert names == [b"scene_000000", b"scene_000001"]
-    folder = tmp_path / "cam_x_time" / "1.0.0"
+    folder = tmp_path / "cam_x_time" / "2.0.0"
     assert len(list(folder.glob("*train*"))) == 2 and not list(tmp_path.glob(".*"))
     theirs = tfds.builder_from_directory(folder).as_data_source("train")
     for one, other in zip(opened, theirs, strict=True):

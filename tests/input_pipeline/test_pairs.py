@@ -14,11 +14,11 @@ EQUAL = (1 / 3, 1 / 3, 1 / 3)
 def check_clip(clip, scene, first_grid_time=0):
     """Reads camera and grid time back from the pictures; compares all else with the scene's definition."""
     _, cameras, grid_times = np.moveaxis(synthetic.read_colour(clip["video"]), -1, 0)
-    times = np.zeros(FRAMES) if scene.full_grid else grid_times
+    times = np.zeros(FRAMES) if scene.kind == "grid" else grid_times
     poses = [synthetic.rig_pose(c, t) for c, t in zip(cameras, times, strict=True)]
     np.testing.assert_allclose(clip["c2w"], poses, atol=1e-6)
     np.testing.assert_allclose(clip["intrinsics"], [synthetic.rig_intrinsics(c) for c in cameras], atol=1e-6)
-    per_frame = 2 if scene.full_grid else 1
+    per_frame = 2 if scene.kind == "grid" else 1
     np.testing.assert_allclose(clip["animation_time"] * per_frame, grid_times - first_grid_time)
     return cameras, grid_times
 
@@ -37,9 +37,9 @@ def test_camera_paths_are_smooth_and_stay_on_the_rig(cameras):
         assert np.ptp(paths, axis=1).max() == 16
 
 
-@pytest.mark.parametrize("full_grid", [True, False])
-def test_frames_poses_and_times_of_random_pairs_agree(full_grid):
-    scene = synthetic.scene(full_grid=full_grid, step=0.5 if full_grid else 1.0, times=11)
+@pytest.mark.parametrize("kind", ["grid", "synchronised"])
+def test_frames_poses_and_times_of_random_pairs_agree(kind):
+    scene = synthetic.scene(kind=kind, step=0.5 if kind == "grid" else 1.0, times=11)
     rng = np.random.default_rng(1)
     firsts = set()
     for _ in range(60):
@@ -50,9 +50,9 @@ def test_frames_poses_and_times_of_random_pairs_agree(full_grid):
         firsts.add(first)
         for clip in pair:
             cameras, _ = check_clip(clip, scene, first)
-            if not full_grid:
+            if kind != "grid":
                 assert len(set(cameras)) == 1
-    assert firsts == set(range(3 if full_grid else 7))
+    assert firsts == set(range(3 if kind == "grid" else 7))
 
 
 def test_by_synchronised_rules_the_camera_is_where_it_was_at_that_moment():
@@ -90,10 +90,10 @@ def test_by_static_rules_all_frames_show_one_moment_from_two_paths():
     assert len({time for _, curve in shots for time in curve}) == 1
 
 
-@pytest.mark.parametrize("full_grid", [True, False])
+@pytest.mark.parametrize("kind", ["grid", "synchronised"])
 @pytest.mark.parametrize("mode", pairs.MODES)
-def test_each_mode_changes_what_it_says_and_nothing_else(mode, full_grid):
-    scene = synthetic.scene(full_grid=full_grid, step=0.5 if full_grid else 1.0, times=9 if full_grid else 5)
+def test_each_mode_changes_what_it_says_and_nothing_else(mode, kind):
+    scene = synthetic.scene(kind=kind, step=0.5 if kind == "grid" else 1.0, times=9 if kind == "grid" else 5)
     rng = np.random.default_rng(2)
     for _ in range(30):
         only = [float(mode == other) for other in pairs.MODES]
@@ -120,9 +120,9 @@ def test_a_warped_source_tells_its_own_animation_time():
     check_clip(source, synthetic.scene())
 
 
-@pytest.mark.parametrize("full_grid", [True, False])
-def test_clips_to_encode_share_a_path_by_groups_and_a_first_moment_by_scene(full_grid):
-    scene = synthetic.scene(full_grid=full_grid, step=0.5 if full_grid else 1.0)
+@pytest.mark.parametrize("kind", ["grid", "synchronised"])
+def test_clips_to_encode_share_a_path_by_groups_and_a_first_moment_by_scene(kind):
+    scene = synthetic.scene(kind=kind, step=0.5 if kind == "grid" else 1.0)
     clips = pairs.random_clips(scene, np.random.default_rng(5), FRAMES, count=11, clips_per_path=3)
     assert clips["video"].shape == (11, FRAMES, 8, 16, 3)
     first = int(synthetic.read_colour(clips["video"])[0, 0, 2])
@@ -137,7 +137,7 @@ def test_clips_to_encode_share_a_path_by_groups_and_a_first_moment_by_scene(full
 
 
 def test_more_clips_than_camera_paths_is_the_users_mistake():
-    scene = synthetic.scene(cameras=2, full_grid=False, step=1.0)
+    scene = synthetic.scene(cameras=2, kind="synchronised", step=1.0)
     with pytest.raises(InputError, match="fewer than 3 camera paths"):
         pairs.random_clips(scene, np.random.default_rng(0), FRAMES, count=6, clips_per_path=2)
 

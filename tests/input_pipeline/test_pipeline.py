@@ -392,7 +392,7 @@ def test_a_scene_is_decoded_once_while_it_is_kept(folder, monkeypatch):
 def test_mistakes_in_the_config_and_the_data(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     for kind, changes, message in (
-        ("video", {}, "data.kind = 'video'"),
+        ("../video", {}, "data.kind = '../video'"),
         ("cam_x_time", dict(path=""), "data.path"),
         ("cam_x_time", dict(path=str(tmp_path / "none")), "no such folder"),
         ("cam_x_time", dict(path=str(tmp_path / "empty")), "no data set of kind 'cam_x_time'"),

@@ -1,12 +1,14 @@
-"""Camera files of the official releases: SpaceTimePilot's and MultiCamVideo's."""
+"""Camera files of the official releases: SpaceTimePilot's, Cam x Time's and MultiCamVideo's."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from stp_jax.controls import lenses
 from stp_jax.controls.formats.base import (
     FLIP_CAMERA,
     CameraFile,
@@ -14,6 +16,7 @@ from stp_jax.controls.formats.base import (
     Format,
     Reading,
     by_numbers,
+    of_opengl,
     plain,
     stated,
 )
@@ -69,6 +72,40 @@ def _blender_to_c2w(w2c: np.ndarray) -> np.ndarray:
     return _MIRROR_WORLD @ np.linalg.inv(w2c) @ FLIP_CAMERA
 
 
+def _entries(data: Any) -> list[tuple[int, Any]]:
+    """The numbered cameras of a Cam x Time grid, in their order; none in other files."""
+    listed = data.get("trajectory", data.get("cameras")) if isinstance(data, dict) else None
+    if isinstance(listed, list):
+        listed = {str(number): entry for number, entry in enumerate(listed)}
+    if not isinstance(listed, dict) or not all(re.fullmatch(r"\d{1,9}", name) for name in listed):
+        return []
+    entries = sorted(((int(name), entry) for name, entry in listed.items()), key=lambda one: one[0])
+    return entries if any(isinstance(entry, dict) and "c2w" in entry for _, entry in entries) else []
+
+
+def _is_grid_path(content: Content) -> bool:
+    return bool(_entries(content.data))
+
+
+def _read_grid_path(content: Content, reading: Reading) -> CameraFile:
+    """The cameras of one grid: {"trajectory": {"0": {"c2w": 4 x 4}, ...}, "intrinsics": {"K": 3 x 3}}.
+
+    The evaluation set's have "cameras" for "trajectory". A lens may be fx, fy, cx and cy, too.
+    """
+    where, entries = content.where, _entries(content.data)
+    for number, entry in entries:
+        if not isinstance(entry, dict) or "c2w" not in entry:
+            raise InputError(f'{where}: camera {number}: has no "c2w"')
+    given = content.data.get("intrinsics")
+    given = given if isinstance(given, dict) else {}
+    numbers = [given.get(name) for name in ("fx", "fy", "cx", "cy")]
+    lens = given["K"] if "K" in given else None if None in numbers else numbers
+    form = "Cam x Time's camera.json: camera-to-world, OpenGL axes (Blender's)"
+    size = lenses.stated_size(given, where) or lenses.stated_size(content.data, where)
+    poses = [entry["c2w"] for _, entry in entries]
+    return stated(CameraFile(where, poses, form, lens, size, of_opengl), reading)
+
+
 def _is_multicam(content: Content) -> bool:
     return isinstance(content.data, dict) and isinstance(content.data.get("frame0"), dict)
 
@@ -111,6 +148,12 @@ BLENDER_RIG = Format(
     "SpaceTimePilot's: Blender's axes, a mirrored world; with its weights also <video>_extrinsics.npy (w2c)",
     _is_blender_rig,
     _read_blender_rig,
+)
+GRID_PATH = Format(
+    "Cam x Time's grids",
+    "the cameras of a grid by their numbers: camera-to-world, OpenGL axes (Blender's)",
+    _is_grid_path,
+    _read_grid_path,
 )
 MULTICAM = Format(
     "camera_extrinsics.json",

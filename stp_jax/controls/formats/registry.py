@@ -9,6 +9,7 @@ from stp_jax.controls.formats.base import Format
 FORMATS: tuple[Format, ...] = (
     own.C2W,
     official.MULTICAM,
+    official.GRID_PATH,
     own.RIG,
     nerf.TRANSFORMS,
     nerf.CAMERA_PATH,

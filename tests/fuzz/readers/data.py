@@ -90,6 +90,43 @@ def _data_set_seeds(work: Path) -> list[Seed]:
     ]
 
 
+def _begun_seeds(work: Path) -> list[Seed]:
+    """A build that was stopped when all files were there."""
+    from input_pipeline.datasets import records
+    from input_pipeline.datasets.building import Build
+    from input_pipeline.datasets.cam_x_time import CamXTime
+
+    scene = _scenes(work)
+    build = Build(CamXTime, work / "out", {"train": [scene]}, records.Options(workers=1), {})
+    build._finish = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    try:
+        build.run()
+    except KeyboardInterrupt:
+        pass
+    return _one_of_each(work, lambda name: ".partial/" in name and not name.endswith("lock"))
+
+
+def _go_on(folder: Path) -> None:
+    from input_pipeline.datasets import records
+    from input_pipeline.datasets.cam_x_time import CamXTime
+    from input_pipeline.datasets.reading import open_records
+
+    scenes = [folder / "scenes" / "scene_000000"]
+    built = records.build(CamXTime, folder / "out", {"train": scenes}, records.Options(workers=1))
+    assert len(open_records(built, "cam_x_time", "train")) == 1
+
+
+def _video_seeds(work: Path) -> list[Seed]:
+    return _one_of_each(_scenes(work) / "videos", lambda name: name == "camera_001.mp4")
+
+
+def _probe_video(folder: Path) -> None:
+    from input_pipeline.datasets.probing import probe
+
+    found = probe((folder / "camera_001.mp4").read_bytes(), "video", decode=True)
+    assert found.frames > 0 and min(found.size) > 0
+
+
 def _in_the_chunks(data: bytes, draw) -> bytes:
     """Changes bytes of the records and the index, which are a small part of a padded ArrayRecord file."""
     used = [place for place, byte in enumerate(data) if byte]
@@ -234,6 +271,8 @@ def _read_embeddings(folder: Path) -> None:
 READERS = [
     Reader("camera_data.json of a scene", _scene_seeds, _read_scene, share=0.5),
     Reader("data set", _data_set_seeds, _read_data_set),
+    Reader("data set that was begun", _begun_seeds, _go_on, share=0.2, changes_files=True),
+    Reader("video of a scene", _video_seeds, _probe_video, share=0.5),
     Reader("latent cache", _cache_seeds, _read_cache, share=0.5),
     Reader(
         "latent cache to continue",
