@@ -32,6 +32,7 @@ from stp_jax.training import loop
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
+from stp_jax.training.optimizer import make_optimizer
 from stp_jax.training.run import make_task
 from stp_jax.training.state import VALIDATION, graph_of, random_key
 from stp_jax.training.vae_task import VAETask, random_crop
@@ -88,6 +89,7 @@ def vae_run(data):
     config.model.update(latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
     config.statistics_batches = 2
     config.crop = 8
+    config.optimizer.name = "adamw"  # Muon compiles an iteration for each size of kernel
     train(config, data / "vae")
     return config, data / "vae"
 
@@ -124,6 +126,13 @@ def test_trained_vae_carries_the_statistics_of_its_latents(vae_run, vae):
     mean = np.asarray(jax.jit(lambda v: vae.moments(from_pixels(v))[0])(videos), np.float64).reshape(-1, 4)
     np.testing.assert_allclose(vae.config.latent_mean, mean.mean(0), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(vae.config.latent_std, mean.std(0), rtol=1e-3)
+
+
+def test_the_demos_own_optimizer_takes_the_parameters_of_a_vae(vae):
+    params = flatten(vae)
+    optimizer = make_optimizer(demo_vae.get_config().optimizer)
+    updates = jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p)[0], params)
+    assert {n: u.shape for n, u in updates.items()} == {n: p.shape for n, p in params.items()}
 
 
 def test_a_decoder_trained_alone_keeps_the_latents(vae_run, vae):
