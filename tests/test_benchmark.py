@@ -21,7 +21,9 @@ from stp_jax.models.parameters import bind
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.state import trained
 from stp_jax.weights import kinds
+from tests.tiny_model import VAE_CONFIG
 
+WITH_TINY_VAE = dataclasses.replace(SMALL, vae=VAE_CONFIG)
 TINY = DiTConfig(
     dim=24, ffn_dim=40, layers=3, heads=2, channels=4, freq_dim=32, conditioning_dim=16, dtype="float32"
 )
@@ -112,7 +114,7 @@ def test_a_small_run_measures_everything(tmp_path, capsys):
 
 
 def test_a_video_is_measured_through_all_its_parts():
-    small = SMALL
+    small = WITH_TINY_VAE
     parts = [workloads.vae_workload(small, part, 1) for part in (workloads.encoding, workloads.decoding)]
     work = workloads.video_workload(small, chunk=1, steps=2, guidance=5.0, devices=4)
     forwards = 4 * dit_flop(small.dit, small.latent_size)
@@ -126,15 +128,17 @@ def test_a_video_is_measured_through_all_its_parts():
 @pytest.mark.parametrize("chunk", [1, None])
 def test_the_vae_is_measured_whole_and_in_chunks(part, chunk):
     make = functools.partial(workloads.vae_workload, part=part, chunk=chunk)
-    measured = measure.measure("vae", make, SMALL)
+    measured = measure.measure("vae", make, WITH_TINY_VAE)
     assert measured.seconds > 0 and measured.tflop_per_second > 0
 
 
 def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
     folder, cache = tmp_path / "models", tmp_path / "cache"
     for kind in ("dit", "vae"):
-        start.write_random_model(folder, kind, getattr(SMALL, kind))
-    _, seconds = measure.in_own_process(start.measure_start, SMALL, folder, cache, 1, 5.0, time.time())
+        start.write_random_model(folder, kind, getattr(WITH_TINY_VAE, kind))
+    _, seconds = measure.in_own_process(
+        start.measure_start, WITH_TINY_VAE, folder, cache, 1, 5.0, time.time()
+    )
     assert seconds > 0 and any(cache.iterdir())
 
 
