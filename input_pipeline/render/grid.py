@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -252,7 +253,8 @@ def write_grids(
       gpus: how many of them to use; by default all that this process may use.
 
     Raises:
-      InputError: a scene that is there has another size, or `out` cannot be written.
+      InputError: a scene that is there has another size, `out` cannot be written, or a process died before
+        any scene was done.
     """
     missing = [seed for seed in seeds if not scene_folder(out, seed).exists()]
     for seed in set(seeds) - set(missing):
@@ -267,21 +269,38 @@ def write_grids(
         raise InputError(f"--out {out}: {error.strerror}; choose a folder that can be written.") from error
     # One thread in each process, for the software renderer, too: the processes share the cores.
     os.environ.update(LP_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    rest = missing
+    while rest:
+        try:
+            _write_all(out, rest, settings, min(workers, len(rest)), numbers)
+        except BrokenProcessPool:
+            before, rest = rest, [seed for seed in rest if not scene_folder(out, seed).exists()]
+            if len(rest) == len(before):
+                raise InputError(
+                    f"--out {out}: a rendering process was killed, for want of memory perhaps, or its OpenGL "
+                    "driver failed; the same command goes on, with fewer --workers if need be."
+                ) from None
+            tqdm.write(f"A rendering process died; {len(rest)} scenes are left.", sys.stderr)
+        else:
+            break
+    return len(missing)
+
+
+def _write_all(out: Path, seeds: list[int], settings: GridSettings, workers: int, gpus: list[int]) -> None:
+    """Renders the seeds in processes. Raises `BrokenProcessPool` where one of these dies."""
     context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
-    workers = min(workers, len(missing))
     turns = context.SimpleQueue()
     for worker in range(workers):
-        turns.put(numbers[worker % len(numbers)] if numbers else None)
+        turns.put(gpus[worker % len(gpus)] if gpus else None)
     with ProcessPoolExecutor(workers, context, _start_worker, (turns,)) as pool:
-        jobs = [pool.submit(write_grid, out, seed, settings) for seed in missing]
+        jobs = [pool.submit(write_grid, out, seed, settings) for seed in seeds]
         try:
-            on = f"{len(numbers)} GPUs" if numbers else os.environ["MUJOCO_GL"]
+            on = f"{len(gpus)} GPUs" if gpus else os.environ["MUJOCO_GL"]
             for job in tqdm(as_completed(jobs), on, len(jobs), unit="scene", smoothing=0.05):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # scenes in progress are finished
             raise
-    return len(missing)
 
 
 def _start_worker(gpus) -> None:

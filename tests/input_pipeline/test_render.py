@@ -1,9 +1,13 @@
 """Rendered scenes: geometry, physics and figures, files. Nearly all need an OpenGL library."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 from input_pipeline.render import grid
 from stp_jax import media
 from stp_jax.controls import cameras
+from stp_jax.errors import InputError
 from tests.opengl import needs_opengl
 
 pytestmark = needs_opengl
@@ -287,6 +292,32 @@ def test_a_second_run_renders_only_what_is_missing(written, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["scene_000000", "scene_000001"]
     assert len(list((out / "scene_000001" / "videos").iterdir())) == 3
     assert grid.write_grids(out, range(0, 2), SMALL, 1) == 0
+
+
+@contextlib.contextmanager
+def workers_killed(when):
+    """Kills the processes that there are once `when()` is true."""
+
+    def kill():
+        while not (children := multiprocessing.active_children()) or not when():
+            time.sleep(0.005)
+        for child in children:
+            child.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_rendering_goes_on_after_a_process_that_died(tmp_path, capfd):
+    small = grid.GridSettings(2, 3, 16)
+    with workers_killed((tmp_path / "scene_000000").exists):
+        assert grid.write_grids(tmp_path, range(0, 3), small, 1) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"scene_00000{i}" for i in range(3)]
+    assert "A rendering process died; " in capfd.readouterr().err
+    with workers_killed(lambda: True), pytest.raises(InputError, match="was killed, .* fewer --workers"):
+        grid.write_grids(tmp_path / "other", range(0, 1), small, 1)
 
 
 def test_scenes_of_other_settings_are_not_taken_for_done(written, capsys):
