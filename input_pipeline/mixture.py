@@ -25,7 +25,6 @@ from stp_jax.user_input import unknown
 
 DENOMINATOR = 1000  # of weights as fractions, at most
 BLOCK = 64  # examples whose places are mixed, see `Pattern`
-_OWN = ("weight", "split")  # fields of a part alone
 _FIELDS = tuple(PartConfig.__dataclass_fields__)
 
 
@@ -191,16 +190,14 @@ def refer(config: ConfigDict) -> None:
     """
     for name in list(config.mixture):
         part = _checked(name, config.mixture[name])
+        values: dict[str, Any] = {}
         for field, definition in PartConfig.__dataclass_fields__.items():
-            if field == "path":
-                part.setdefault(field, "")
-            elif field == "modes":
+            if field == "modes":
                 modes = part.get(field, {})
-                part[field] = {mode: modes.get(mode, config.modes.get_ref(mode)) for mode in config.modes}
-            elif field in _OWN:
-                part.setdefault(field, definition.default)
-            elif field not in part:
-                part[field] = config.get_ref(field)
-            if isinstance(definition.default, float) and type(part[field]) is int:
-                part[field] = float(part[field])  # a field takes values of its type alone
-        config.mixture[name] = part
+                values[field] = {mode: modes.get(mode, config.modes.get_ref(mode)) for mode in config.modes}
+            elif field in part:  # a field takes values of the type of its first one
+                values[field] = float(part[field]) if definition.type == "float" else part[field]
+            else:
+                own = field in ("path", "weight", "split")
+                values[field] = definition.default if own else config.get_ref(field)
+        config.mixture[name] = values
