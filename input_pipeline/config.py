@@ -83,6 +83,10 @@ class DataConfig(SetConfig):
     mixture: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"parts": PartConfig})
 
 
+# Fields that are fixed when a latent cache is encoded, with their defaults; its meta.json has other values.
+FIT_FIELDS = {"fps": 0.0, "camera_extent": CAMERA_EXTENT, "static_reach": 0}
+
+
 def default_config() -> ConfigDict:
     """`DataConfig` as a `ConfigDict`."""
     return ConfigDict(dataclasses.asdict(DataConfig()))

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import mixture
+from input_pipeline.config import FIT_FIELDS
 from input_pipeline.latents import LatentCache
 from stp_jax.errors import InputError
 
@@ -64,6 +65,14 @@ def _open(config: ConfigDict, split: str) -> _Source:
         raise InputError(
             f"latent cache {cache.path}: encoded by the rules {rules!r}, but data.rules = {config.rules!r}"
         )
+    for name, default in FIT_FIELDS.items():
+        if config[name] not in (default, encoded := cache.meta.get(name, default)):
+            raise InputError(
+                f"latent cache {cache.path}: encoded with {name} = {encoded}, but data.{name} = "
+                f"{config[name]}"
+            )
+    if cache.one_path and not config.warp:
+        raise InputError(f"latent cache {cache.path}: of scenes of one camera; set data.warp to True")
     targets = target_rows(config, cache)
     other = config.modes.time_only + config.modes.both
     choose = functools.partial(

@@ -29,8 +29,8 @@ def files(tmp_path_factory):
     [
         ("--frames 6", "6 frames: the model takes 4n + 1, for instance 5 or 9"),
         ("--size 16 7", "16 x 7 pixels: the model takes multiples of 4"),
-        ("--size 64 64", "videos of 16 x 8, but data.width x data.height = 64 x 64"),
-        ("--size 8 16", "videos of 16 x 8, but data.width x data.height = 8 x 16"),
+        ("--size 64 64", "videos of 16 x 8, smaller than data.width x data.height = 64 x 64"),
+        ("--size 8 16", "videos of 16 x 8, smaller than data.width x data.height = 8 x 16"),
         ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
         ("--batch_size 0", "--batch_size: '0' is not a whole number"),
         ("--data {f}/nowhere", "nowhere: no such folder"),

@@ -235,7 +235,7 @@ def test_a_state_saved_in_mid_epoch_gives_the_same_rest(folder):
         assert [a, b, c, d] == rest[4 * i : 4 * i + 4]
 
 
-def write_cache(path, first, scenes, channels=4, vae="test"):
+def write_cache(path, first, scenes, channels=4, **meta):
     """Latents and first translations that are the number of the clip, counted from `first`."""
     cache = LatentCache.create(
         path,
@@ -243,8 +243,8 @@ def write_cache(path, first, scenes, channels=4, vae="test"):
         clips=4,
         frames=FRAMES,
         latent_shape=(2, 2, 2, channels),
-        clips_per_path=2,
-        meta={"vae": vae},
+        clips_per_path=4 if "scene_kind" in meta else 2,
+        meta={"vae": "test"} | meta,
     )
     for scene in range(scenes):
         number = first + scene * 4 + np.arange(4)
@@ -261,6 +261,7 @@ def caches(tmp_path_factory):
     write_cache(parent / "b" / "train", 100, 2)
     write_cache(parent / "wide" / "train", 0, 2, channels=8)
     write_cache(parent / "other" / "train", 0, 2, vae="another")
+    write_cache(parent / "single" / "train", 200, 2, scene_kind="single", fps=15.0)
     return parent
 
 
@@ -289,6 +290,23 @@ def test_caches_are_mixed_by_the_same_rules(caches):
     assert joined == one[32:] and mixture.reads_latents(config)
 
 
+def test_a_cache_of_single_videos_gives_other_warps_of_the_same_video(caches, tmp_path):
+    found = Counter()
+    for batch in read(config_of(caches, cached(caches, single=1.0), source_warp=0.0), count=40):
+        target, source = (
+            batch[f"{w}_latents"][:, 0, 0, 0, 0].astype(int) - 200 for w in ("target", "source")
+        )
+        assert ((target // 4 == source // 4) & (target != source)).all()
+        assert (source % 4 == 0)[target % 4 > 0].all()  # forward, unless that is the target
+        found.update(target)
+    assert set(found) == set(range(8)) and np.ptp(list(found.values())) <= 4
+    with pytest.raises(InputError, match="one camera path; give clips_per_path = 4"):
+        LatentCache.create(
+            tmp_path / "new", scenes=1, clips=4, frames=5, latent_shape=(2, 2, 2, 4), clips_per_path=2,
+            meta={"scene_kind": "single"},
+        )  # fmt: skip
+
+
 def test_what_cannot_be_mixed_is_said(folder, caches):
     grid, static = part(folder, "grid"), part(folder, "static")
     for mixed, changes, message in (
@@ -310,6 +328,9 @@ def test_what_cannot_be_mixed_is_said(folder, caches):
         ({"a": grid} | cached(caches, b=1.0), {}, "of latents alone or of videos alone"),
         (cached(caches, a=1.0, wide=1.0), {}, "clips of another size or VAE"),
         (cached(caches, a=1.0, other=1.0), {}, "clips of another size or VAE"),
+        (cached(caches, single=1.0), {"warp": False}, "of one camera; set data.warp to True"),
+        (cached(caches, single=1.0), {"fps": 10.0}, "encoded with fps = 15.0, but data.fps = 10.0"),
+        (cached(caches, a=1.0), {"static_reach": 40}, "encoded with static_reach = 0, but"),
         ({"a": static | {"rules": "static"}}, {}, "'static' says how a full grid is used"),
         ({"a": part(folder, "synchronised", rules="static")}, {}, "of kind 'synchronised'"),
         ({"a": static}, {"frames": 7}, "6 source frames"),
