@@ -46,6 +46,8 @@ class Cut(NamedTuple):
 class GridsStatic(records.SceneBuilder):
     """Builder of static scenes; see the module."""
 
+    name = "grids_static"
+
     def read_scene(self, folder: Path) -> dict[str, Any]:
         return cut_scene(folder, "static")
 
@@ -53,12 +55,16 @@ class GridsStatic(records.SceneBuilder):
 class GridsSynchronised(records.SceneBuilder):
     """Builder of synchronised videos; see the module."""
 
+    name = "grids_synchronised"
+
     def read_scene(self, folder: Path) -> dict[str, Any]:
         return cut_scene(folder, "synchronised")
 
 
 class GridsSingle(records.SceneBuilder):
     """Builder of single videos; see the module."""
+
+    name = "grids_single"
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
         return cut_scene(folder, "single")
@@ -119,9 +125,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folders = records.scene_folders(args.scenes, "--scenes")
     splits = cam_x_time.split_by_seed(folders, args.test_seeds_from, args.validation_seeds_from)
-    folder = records.build(BUILDERS[args.kind], args.out, splits)
-    counts = ", ".join(f"{len(folders)} {name}" for name, folders in splits.items() if folders)
-    print(f"Scenes of kind {args.kind} in {folder}: {counts}")
+    options = records.options(args)
+    # A path over a rig steps from camera to camera, which in a film would be a jump.
+    options = options._replace(checks=options.checks._replace(keep_jumps=True))
+    records.build(BUILDERS[args.kind], args.out, splits, options)
 
 
 if __name__ == "__main__":
