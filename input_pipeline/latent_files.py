@@ -41,7 +41,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     wrong_paths = clips < per_path or (clips == per_path and meta.get("scene_kind") != "single")
     if not whole([per_path, windows], 2) or wrong_paths or clips % windows or per_path % windows:
         raise InputError(f"{file}: damaged, clips_per_path or windows are wrong; write the cache again")
-    known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str}
+    known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str, "scene_kind": str}
     if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
         raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
     return meta

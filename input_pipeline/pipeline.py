@@ -118,13 +118,18 @@ def count_examples(config: ConfigDict, split: str) -> int:
       InputError: the data set is missing, empty, or of another kind.
     """
     if config.mixture:
-        parts = mixture.parts_of(config)
-        counts = [count_examples(part, part.split or split) for part in parts.values()]
-        return mixture.pattern_of(parts).epoch(counts)
+        counts = count_by_part(config, split)
+        return mixture.pattern_of(mixture.parts_of(config)).epoch(list(counts.values()))
     if config.kind == "latents":
         cache = LatentCache.open(Path(config.path) / split)
         return len(latent_batches.target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
+
+
+def count_by_part(config: ConfigDict, split: str) -> dict[str, int]:
+    """The number of examples in an epoch of each data set of a mixture, by name; without a mixture none."""
+    parts = mixture.parts_of(config) if config.get("mixture") else {}
+    return {name: count_examples(part, part.split or split) for name, part in parts.items()}
 
 
 def make_clips(
