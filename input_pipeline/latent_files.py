@@ -38,8 +38,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     scenes, clips, *latent_shape = shapes["latents"]
     if shapes != shapes_of(scenes, clips, shapes["c2w"][2], latent_shape):
         raise InputError(f"{file}: damaged, its shapes do not belong together; write the cache again")
-    wrong_paths = clips < per_path or (clips == per_path and meta.get("scene_kind") != "single")
-    if not whole([per_path, windows], 2) or wrong_paths or clips % windows or per_path % windows:
+    fewest = 0 if meta.get("scene_kind") == "single" else 1  # clips beyond the first camera path
+    if (
+        not whole([per_path, windows], 2)
+        or clips < per_path + fewest
+        or clips % windows
+        or per_path % windows
+    ):
         raise InputError(f"{file}: damaged, clips_per_path or windows are wrong; write the cache again")
     known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str, "scene_kind": str}
     if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
