@@ -47,6 +47,9 @@ class SetConfig:
     # Frames of a static scene's videos within which both camera paths of a pair lie; 0: all. Frames that are
     # far apart may have nothing of the scene in common.
     static_reach: int = 0
+    # What becomes of scenes that are too short for a clip. False: they are an error. True: the next scene of
+    # the data set that is long enough takes the place of each.
+    skip_short: bool = False
     pairs_per_scene: int = 8  # pairs drawn from a scene in an epoch: decoding it is the costly part
     scenes_at_once: int = 16  # scenes that alternate, so that neighbouring examples are of different scenes
     cached_scenes: int = 32  # decoded scenes kept per process: 28 MB for 17 cameras x 33 times, 128 px

@@ -37,8 +37,24 @@ def open_scenes(config: ConfigDict, split: str, cached_scenes: int) -> SceneRead
     """The scenes of a split. Raises `InputError` where they cannot be read, or the first one does not fit."""
     records = open_records(config.path, config.kind, split)
     scenes = SceneReader(records, cached_scenes, scene_fit(config))
-    check_scene(scenes[0], config)
+    scene_at(scenes, 0, config)
     return scenes
+
+
+def scene_at(scenes: SceneReader, index: int, config: ConfigDict) -> Scene:
+    """Scene `index`, checked. With `skip_short` the next one that is long enough takes its place.
+
+    Raises:
+      InputError: the scene does not fit the config, or with `skip_short` none is long enough.
+    """
+    scene = scenes[index]
+    if config.skip_short:
+        for following in range(index + 1, index + len(scenes)):
+            if scene.source_frames >= config.frames:
+                break
+            scene = scenes[following % len(scenes)]
+    check_scene(scene, config)
+    return scene
 
 
 def make_examples(config: ConfigDict, split: str, seed: int, epochs: int | None) -> grain.MapDataset:
@@ -79,9 +95,7 @@ def _scene_of_example(seed: int, scenes: int, pairs: int, together: int, index: 
 
 
 def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
-    scene = scenes[index]
-    check_scene(scene, config)
-    scene = stretch(rng, scene, config.static_reach)
+    scene = stretch(rng, scene_at(scenes, index, config), config.static_reach)
     source_warp = config.source_warp if config.warp else 0.0
     pair = random_pair(scene, rng, config.frames, _probabilities(config), source_warp, config.rules)
     return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
@@ -135,8 +149,7 @@ def _draw_target(
     scenes: SceneReader, cache: LatentCache, config: ConfigDict, index: int, rng: np.random.Generator
 ):
     """A source's latents from the cache, and a target clip for it."""
-    scene = scenes[index]
-    check_scene(scene, config)
+    scene = scene_at(scenes, index, config)
     row = index + len(scenes) * int(rng.integers(cache.scenes // len(scenes)))
     # Drawn again, as `make_clips` did: the cache does not hold which cameras of the rig a clip shows.
     again = np.random.default_rng([cache.meta["seed"], row])
@@ -170,10 +183,8 @@ def draw_clips(
     row: int,
 ) -> dict[str, Any]:
     """Row `row` of a latent cache, before it is encoded, see `pipeline.make_clips`."""
-    scene = scenes[row % len(scenes)]
-    check_scene(scene, config)
     rng = np.random.default_rng([seed, row])
-    scene = stretch(rng, scene, config.static_reach)
+    scene = stretch(rng, scene_at(scenes, row % len(scenes), config), config.static_reach)
     drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules, windows)
     (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
     return {"row": row} | drawn

@@ -101,6 +101,7 @@ def encode_dataset(
     fps: float = 0.0,
     camera_extent: float = CAMERA_EXTENT,
     static_reach: int = 0,
+    skip_short: bool = False,
     workers: int = 0,
     batch_size: int | None = None,
 ) -> None:
@@ -121,7 +122,7 @@ def encode_dataset(
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
     config.update(flip=flip, permute_channels=permute_channels)
-    config.update(fps=fps, camera_extent=camera_extent, static_reach=static_reach)
+    config.update(fps=fps, camera_extent=camera_extent, static_reach=static_reach, skip_short=skip_short)
     of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
     draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
     next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
@@ -153,7 +154,7 @@ def describe(vae: VAEConfig, seed: int, config: ConfigDict) -> dict[str, Any]:
         "flip": config.flip,
         "permute_channels": config.permute_channels,
     }
-    defaults = {"rules": "grid"} | FIT_FIELDS  # which are not noted
+    defaults = {"rules": "grid", "skip_short": False} | FIT_FIELDS  # which are not noted
     return meta | {name: config[name] for name, default in defaults.items() if config[name] != default}
 
 
@@ -276,6 +277,11 @@ def make_parser() -> Parser:
         type=number(0, 10**6, int),
         default=0,
         help="frames of a static scene's video within which all of a scene's clips lie; 0: all",
+    )
+    add(
+        "--skip_short",
+        action="store_true",
+        help="the next scene that is long enough takes the place of one that is too short; else an error",
     )
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"

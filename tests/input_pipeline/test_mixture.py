@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         scenes = parent / "scenes" / kind
         for index in range(3 * number, 3 * number + 3):
             synthetic.write_scene(scenes, f"scene_{index:06d}", index, cameras=CAMERAS, times=TIMES)
-        flags = ["--scenes", str(scenes), "--out", str(parent / kind)]
+        flags = ["--scenes", str(scenes), "--out", str(parent / kind), "--workers", "1"]
         if kind == "grid":
             cam_x_time.main(flags)
         else:
@@ -190,6 +190,20 @@ def test_both_paths_of_a_static_pair_lie_within_reach(folder):
             assert max(shown) - min(shown) < 3
             places.update(shown)
     assert set(places) == set(range(CAMERAS))
+
+
+def test_scenes_that_are_too_short_are_replaced_if_so_wanted(tmp_path):
+    for index, times in enumerate((5, 5, 11, 5)):  # 3 and 6 source frames
+        synthetic.write_scene(tmp_path / "scenes", f"scene_{index:06d}", index, cameras=2, times=times)
+    cam_x_time.main(["--scenes", str(tmp_path / "scenes"), "--out", str(tmp_path / "grid")])
+    mixed = {"a": part(tmp_path, "grid", skip_short=True)}
+    epoch = read(config_of(tmp_path, mixed), epochs=1, batch_size=8)
+    shown = synthetic.read_colour(epoch[0]["target_video"])[..., 0]
+    assert shown.shape[0] == 8 and (shown == 2).all()
+    for changes, message in (({"frames": 7}, "6 source frames|3 source frames"), ({}, "3 source frames")):
+        mixed["a"]["skip_short"] = bool(changes)
+        with pytest.raises(InputError, match=message):
+            read(config_of(tmp_path, mixed, **changes), count=1)
 
 
 def test_hosts_and_threads_share_one_order(folder):
