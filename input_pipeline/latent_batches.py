@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from input_pipeline import mixture
+from input_pipeline.config import FIT_FIELDS
 from input_pipeline.latents import LatentCache
 from stp_jax.errors import InputError
 
 
+class _Source(NamedTuple):
+    """A latent cache to draw examples from."""
+
+    cache: LatentCache
+    long: LatentCache | None  # that of examples with a memory
+    targets: np.ndarray  # rows of the clips that may be targets
+    choose: functools.partial  # (index of a target, rng) -> the rows of an example
+
+    def rows(self, seed: int, epochs: int | None) -> grain.MapDataset:
+        """The rows of the examples in the order of `seed`."""
+        targets = grain.MapDataset.range(len(self.targets))
+        return targets.seed(seed).shuffle().repeat(epochs).random_map(self.choose)
+
+
 def make_batches(config, split, seed, batch_size, share, with_memory, epochs):
-    """Batches of the latent cache `config.path`; see `pipeline.make_dataset`.
+    """Batches of the latent cache `config.path`, or of a mixture of such; see `pipeline.make_dataset`.
 
     Args:
       share: gives this host's share of a data set, see `HostShare`.
       with_memory: whether a batch of this index has a memory.
     """
+    if config.mixture:
+        rows, gather = _mixed(config, split, seed, with_memory, epochs)
+    else:
+        source = _open(config, split)
+        rows = source.rows(seed, epochs)
+        gather = functools.partial(_gather, source.cache, source.long, with_memory)
+    # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
+    # An endless stream has no remainder.
+    batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
+    return batches.map_with_index(gather)
+
+
+def _open(config: ConfigDict, split: str) -> _Source:
+    """The latent cache of a config without a mixture; raises `InputError` where it does not fit."""
     if config.flip or config.permute_channels:
         raise InputError(
             "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
@@ -34,6 +65,14 @@ def make_batches(config, split, seed, batch_size, share, with_memory, epochs):
         raise InputError(
             f"latent cache {cache.path}: encoded by the rules {rules!r}, but data.rules = {config.rules!r}"
         )
+    for name, default in FIT_FIELDS.items():
+        if config[name] not in (default, encoded := cache.meta.get(name, default)):
+            raise InputError(
+                f"latent cache {cache.path}: encoded with {name} = {encoded}, but data.{name} = "
+                f"{config[name]}"
+            )
+    if cache.one_path and not config.warp:
+        raise InputError(f"latent cache {cache.path}: of scenes of one camera; set data.warp to True")
     targets = target_rows(config, cache)
     other = config.modes.time_only + config.modes.both
     choose = functools.partial(
@@ -46,11 +85,33 @@ def make_batches(config, split, seed, batch_size, share, with_memory, epochs):
     long = _memory_cache(config, split, cache) if config.memory_frames else None
     if long is not None:
         choose = functools.partial(_choose_both, choose, long, config.memory_frames)
-    rows = grain.MapDataset.range(len(targets)).seed(seed).shuffle().repeat(epochs).random_map(choose)
-    # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
-    # An endless stream has no remainder.
-    batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
-    return batches.map_with_index(functools.partial(_gather, cache, long, with_memory))
+    return _Source(cache, long, targets, choose)
+
+
+def _mixed(config, split, seed, with_memory, epochs):
+    """The rows of a mixture's examples, (number of the cache, rows), and what gathers a batch of them."""
+    if config.memory_frames and not config.memory_path:
+        raise InputError("data.memory_path: give the latent cache of the examples with a memory")
+    parts = mixture.parts_of(config)
+    sources = {name: _open(part, part.split or split) for name, part in parts.items()}
+    first, *others = (source.cache for source in sources.values())
+    for cache in others:
+        if cache.latent_shape != first.latent_shape or cache.meta.get("vae") != first.meta.get("vae"):
+            raise InputError(
+                f"latent cache {cache.path}: clips of another size or VAE than {first.path}; the data sets "
+                "of a mixture are encoded alike"
+            )
+    pattern = mixture.pattern_of(parts)
+    examples = pattern.epoch([len(source.targets) for source in sources.values()])
+    rows = mixture.Mixed(
+        [source.rows(mixture.seed_of(name, seed), None) for name, source in sources.items()],
+        pattern,
+        None if epochs is None else epochs * examples,
+        numbered=True,
+    )
+    caches = [source.cache for source in sources.values()]
+    long = next(iter(sources.values())).long
+    return rows, functools.partial(_gather_mixed, caches, long, with_memory)
 
 
 def target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
@@ -70,6 +131,18 @@ def _gather(cache: LatentCache, long: LatentCache | None, with_memory, index: in
     if long is not None and with_memory(index):
         return long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
     return cache.pairs_at(rows[:, 0], rows[:, 1])
+
+
+def _gather_mixed(caches: list[LatentCache], long: LatentCache | None, with_memory, index: int, numbered):
+    numbers, rows = numbered
+    if long is not None and with_memory(index):
+        return long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
+    batch: dict[str, np.ndarray] = {}
+    for number in np.unique(numbers):
+        own = numbers == number
+        for name, array in caches[number].pairs_at(rows[own, 0], rows[own, 1]).items():
+            batch.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))[own] = array
+    return batch
 
 
 def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentCache:
@@ -98,7 +171,7 @@ def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentC
 
 def check_memory(config: ConfigDict) -> None:
     """Raises `InputError` where a setting of a memory makes no sense by itself."""
-    if config.memory_frames and config.kind != "latents":
+    if config.memory_frames and not mixture.reads_latents(config):
         raise InputError("data.memory_frames: a memory comes from a latent cache, data.kind = 'latents'")
     if config.memory_frames and not config.warp:
         raise InputError("data.memory_frames: not with data.warp = False")

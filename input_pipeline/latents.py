@@ -9,28 +9,34 @@ folder holds one split.
 A cache of long paths has `windows` W > 1 in its meta.json: every W clips in a row, from k = 0 on, are windows
 of one long path and curve of animation time, and each continues the one before it. The first W of each
 clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
+
+A cache of scenes of one camera has "scene_kind": "single" in its meta.json: all K = clips_per_path clips of a
+scene are on the one path that there is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from input_pipeline.latent_files import (
+    ARRAYS,
+    NAMES,
+    check_paths,
+    dtype_of,
+    read_meta,
+    shapes_of,
+    write_empty,
+)
 from input_pipeline.pairs import make_relative
 from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
-from stp_jax.files import map_array, read_json, replace_file, size_text
-
-_ARRAYS = ("latents", *View._fields)
-_NAMES = (*_ARRAYS, "complete")
+from stp_jax.files import map_array
 
 
 class LatentCache:
@@ -40,7 +46,7 @@ class LatentCache:
         self.path, self.meta, self._mode = path, meta, mode
         shapes = meta["shapes"]
         self._arrays = {
-            name: map_array(path / f"{name}.npy", shapes[name], _dtype(name), mode) for name in _NAMES
+            name: map_array(path / f"{name}.npy", shapes[name], dtype_of(name), mode) for name in NAMES
         }
         self.scenes, self.clips = shapes["latents"][:2]
         self.frames = shapes["c2w"][2]
@@ -48,6 +54,11 @@ class LatentCache:
         self.latent_size = self.latent_shape[1:3]  # height and width
         self.clips_per_path = meta["clips_per_path"]
         self.windows = meta.get("windows", 1)
+
+    @property
+    def one_path(self) -> bool:
+        """Whether all clips of a scene are on one camera path."""
+        return self.clips == self.clips_per_path
 
     def __reduce__(self):
         # A memory map pickles as all of its bytes: workers open the files themselves.
@@ -78,24 +89,20 @@ class LatentCache:
         path = Path(path)
         if clips % windows or clips_per_path % windows:
             raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
-        if clips <= clips_per_path:
-            raise InputError(
-                f"latent cache {path}: {clips} clips per scene give no second camera path; "
-                f"ask for more than clips_per_path = {clips_per_path}"
-            )
-        shapes = _shapes(scenes, clips, frames, latent_shape)
+        check_paths(path, clips, clips_per_path, windows, meta)
+        shapes = shapes_of(scenes, clips, frames, latent_shape)
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
         if (path / "meta.json").exists():
             return cls._continue(path, wanted)
-        _write_empty(path, wanted)
+        write_empty(path, wanted)
         return cls(path, wanted, "r+")
 
     @classmethod
     def _continue(cls, path: Path, wanted: dict[str, Any]) -> LatentCache:
         """The unfinished cache in a folder; raises `InputError` unless its meta.json is what is wanted."""
-        found = _read_meta(path)
+        found = read_meta(path)
         differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
         if differing:
             raise InputError(
@@ -144,10 +151,10 @@ class LatentCache:
         start = 0
         for part in parts:
             for scene in range(part.scenes):
-                for name in _ARRAYS:
+                for name in ARRAYS:
                     joined._put(name, start + scene, part._arrays[name][scene], sync=False)
             start += part.scenes
-        for name in _ARRAYS:
+        for name in ARRAYS:
             joined._arrays[name].flush()
         for scene in range(joined.scenes):
             joined._put("complete", scene, np.array(True), sync=False)
@@ -166,7 +173,7 @@ class LatentCache:
             raise InputError(
                 f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"
             )
-        cache = cls(path, _read_meta(path), "r")
+        cache = cls(path, read_meta(path), "r")
         if cache.missing():
             raise InputError(
                 f"latent cache {path}: {len(cache.missing())} of {cache.scenes} scenes are not written yet; "
@@ -216,20 +223,21 @@ class LatentCache:
 
         A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise,
         and for every forward target, the source has another path. With probability `source_warp` the source
-        is a warped clip too, where its path has one that is not the target.
+        is a warped clip too, where its path has one that is not the target. Where there is only one path, it
+        is that of the source, too, and the source of a forward target is warped.
 
         Of long paths the source is the forward window that shows most of the target's animation times.
         """
         scene, clip = divmod(target, self.clips)
         path, place = divmod(clip, self.clips_per_path)
         source_path = path
-        if place < self.windows or rng.random() >= same_path:
-            paths = -(-self.clips // self.clips_per_path)
+        paths = -(-self.clips // self.clips_per_path)
+        if not self.one_path and (place < self.windows or rng.random() >= same_path):
             source_path = (path + rng.integers(1, paths)) % paths
         source = source_path * self.clips_per_path
         if self.windows > 1:
             return scene * self.clips + source + self._best_window(scene, clip, rng)
-        if rng.random() < source_warp:
+        if source == clip or rng.random() < source_warp:
             end = min(source + self.clips_per_path, self.clips)
             others = [k for k in range(source + 1, end) if k != clip]
             source = int(rng.choice(others)) if others else source
@@ -272,7 +280,7 @@ class LatentCache:
           InputError: a clip has numbers that no encoded clip has; the files have no checksums.
         """
         clips = {
-            name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in _ARRAYS
+            name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in ARRAYS
         }  # mode="clip" copies straight into the result and without the interpreter's lock
         self._check(clips, rows // self.clips)
         return clips
@@ -326,69 +334,3 @@ class LatentCache:
     def _flat(self, name: str) -> np.ndarray:
         array = np.asarray(self._arrays[name])  # JAX does not take arrays of the type memmap as plain ones
         return array.reshape(-1, *array.shape[2:])
-
-
-def _dtype(name: str) -> type:
-    return {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """The meta.json of a cache; raises `InputError` unless it describes arrays that belong together."""
-    file = path / "meta.json"
-    meta = read_json(file, dict, most=2**24)
-    shapes, per_path, windows = meta.get("shapes"), meta.get("clips_per_path"), meta.get("windows", 1)
-
-    def whole(numbers: Any, count: int) -> bool:
-        return isinstance(numbers, list) and [type(n) is int and n > 0 for n in numbers] == [True] * count
-
-    if not isinstance(shapes, dict) or not whole(shapes.get("latents"), 6) or not whole(shapes.get("c2w"), 5):
-        raise InputError(f"{file}: damaged, its shapes are missing or wrong; write the cache again")
-    scenes, clips, *latent_shape = shapes["latents"]
-    if shapes != _shapes(scenes, clips, shapes["c2w"][2], latent_shape):
-        raise InputError(f"{file}: damaged, its shapes do not belong together; write the cache again")
-    if not whole([per_path, windows], 2) or clips <= per_path or clips % windows or per_path % windows:
-        raise InputError(f"{file}: damaged, clips_per_path or windows are wrong; write the cache again")
-    known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str}
-    if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
-        raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
-    return meta
-
-
-def _shapes(scenes: int, clips: int, frames: int, latent_shape: Sequence[int]) -> dict[str, list[int]]:
-    return {
-        "latents": [scenes, clips, *latent_shape],
-        "c2w": [scenes, clips, frames, 4, 4],
-        "intrinsics": [scenes, clips, frames, 4],
-        "animation_time": [scenes, clips, frames],
-        "complete": [scenes],
-    }
-
-
-def _write_empty(path: Path, meta: dict[str, Any]) -> None:
-    """Writes the arrays of a new cache, zeros, and its meta.json.
-
-    Raises:
-      InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
-        cache, and nothing is left of it.
-    """
-    if path.exists() and any(path.iterdir()):
-        raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-    shapes: dict[str, list[int]] = meta["shapes"]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        needed = sum(math.prod(shape) * np.dtype(_dtype(name)).itemsize for name, shape in shapes.items())
-        free = shutil.disk_usage(path).free
-        if free < needed:
-            raise InputError(
-                f"latent cache {path}: {size_text(needed)} are needed, {size_text(free)} are free there"
-            )
-        for name, shape in shapes.items():
-            np.lib.format.open_memmap(path / f"{name}.npy", "w+", _dtype(name), tuple(shape))
-        # Written last: its presence says that the arrays are there.
-        with replace_file(path / "meta.json") as partial:
-            partial.write_text(json.dumps(meta, indent=1))
-    except OSError as error:
-        for name in shapes:
-            with contextlib.suppress(OSError):
-                (path / f"{name}.npy").unlink(missing_ok=True)
-        raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None

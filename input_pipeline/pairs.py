@@ -1,8 +1,13 @@
 """Draws camera paths and temporal warps, and makes (source, target) pairs of clips out of a scene.
 
-On a full camera x time grid, camera and animation time are chosen independently. Plain synchronised videos
-have only the diagonal: the picture of a moving camera at time t. There a clip is one camera's video, and a
-warp applies to its pictures, poses and times together.
+What can be chosen depends on the kind of the scene, see `shots.KINDS`:
+
+- grid: camera path and animation time are chosen independently.
+- synchronised: only the diagonal exists, the picture of a moving camera at time t. A clip is one camera's
+  video, and a warp applies to its pictures, poses and times together.
+- static: nothing moves, so each frame of each video is a camera that stands there. A camera path is a smooth
+  path over the frames of one video, and the animation time is any curve at all: pictures do not depend on it.
+- single: the diagonal of one camera. Source and target are the same video at other animation times.
 """
 
 from __future__ import annotations
@@ -18,11 +23,13 @@ from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 
 MODES = ("time_only", "camera_only", "both")
-# How a full grid is used. `grid`: camera and animation time are chosen independently. `synchronised`: as
-# videos of moving cameras, only the diagonal: each time is seen from where the camera was at that time, so a
-# warp applies to a clip's pictures and poses together. `static`: one animation time, in all frames of both
-# clips.
+# How a full grid is used; other kinds have rules of their own, see above. `grid`: camera and animation time
+# are chosen independently. `synchronised`: as videos of moving cameras, only the diagonal: each time is seen
+# from where the camera was at that time, so a warp applies to a clip's pictures and poses together. `static`:
+# one animation time, in all frames of both clips.
 RULES = ("grid", "synchronised", "static")
+# Animation times of static scenes are multiples of this, in source frames: pictures exist for any.
+STATIC_RESOLUTION = 1 / 64
 # How camera paths over a rig are drawn: standing still, one sweep, a sweep and back.
 PATHS = {"static": 0.25, "sweep": 0.6, "there_and_back": 0.15}
 _EASINGS = (
@@ -54,16 +61,37 @@ def random_camera_path(rng: np.random.Generator, cameras: int, frames: int) -> n
 
 
 def random_camera(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
-    """Draws the camera index of each frame, int [F]: a path over the rig, or one of the moving cameras."""
-    cameras = scene.videos.shape[0]
+    """Draws the camera of each frame, int [F]: a path over the rig, or one of the moving cameras.
+
+    In a static scene each frame of each video is a camera. They are numbered camera by camera: frame t of
+    video c is c T + t. A path is over the frames of one video.
+    """
+    cameras, times = scene.videos.shape[:2]
     if scene.kind == "grid":
         return random_camera_path(rng, cameras, frames)
-    return np.full(frames, rng.integers(cameras))
+    camera = rng.integers(cameras)
+    if scene.kind == "static":
+        return camera * times + random_camera_path(rng, times, frames)
+    return np.full(frames, camera)
+
+
+def stretch(rng: np.random.Generator, scene: Scene, reach: int) -> Scene:
+    """Draws `reach` successive frames of a static scene's videos; 0, or another kind: the scene as it is."""
+    times = scene.videos.shape[1]
+    if scene.kind != "static" or not 0 < reach < times:
+        return scene
+    part = slice(first := int(rng.integers(times - reach + 1)), first + reach)
+    return scene._replace(
+        videos=scene.videos[:, part],
+        c2w=scene.c2w[:, part],
+        intrinsics=scene.intrinsics[:, part],
+        animation_time=scene.animation_time[part],
+    )
 
 
 def other_camera(rng: np.random.Generator, scene: Scene, camera: np.ndarray) -> np.ndarray:
     """Draws a camera path that differs from `camera` [F]; the same one only where the scene has no other."""
-    if scene.videos.shape[0] == 1:
+    if scene.videos.shape[0] == 1 and scene.kind != "static":
         return camera
     while True:
         other = random_camera(rng, scene, len(camera))
@@ -77,23 +105,35 @@ def forward(frames: int) -> np.ndarray:
 
 
 def warped(rng: np.random.Generator, scene: Scene, frames: int) -> np.ndarray:
-    """Draws animation times [F] other than plain forward, all of them on the scene's grid."""
+    """Draws animation times [F] other than plain forward, all of them such as the scene has pictures of."""
+    resolution = STATIC_RESOLUTION if scene.kind == "static" else 1 / scene.steps_per_frame
     while True:
-        _, animation_time = random_warp(rng, frames, resolution=1 / scene.steps_per_frame)
+        _, animation_time = random_warp(rng, frames, resolution=resolution)
         if not np.array_equal(animation_time, forward(frames)):
             return animation_time
 
 
 def random_first_grid_time(rng: np.random.Generator, scene: Scene, frames: int) -> int:
-    """Draws where animation time 0 lies in a scene that is longer than F source frames."""
+    """Draws where animation time 0 lies in a scene that is longer than F source frames.
+
+    In a static scene it lies anywhere; that is, at 0.
+    """
     scene.check_length(frames)
+    if scene.kind == "static":
+        return 0
     steps = scene.steps_per_frame
     spare = scene.videos.shape[1] - 1 - (frames - 1) * steps
     return int(rng.integers(spare + 1))
 
 
 def clip(scene: Scene, cameras: np.ndarray, animation_time: np.ndarray, first_grid_time: int = 0) -> Clip:
-    """The clip whose frame i shows camera `cameras[i]` at `animation_time[i]`; see `shots.take`."""
+    """The clip whose frame i shows camera `cameras[i]` at `animation_time[i]`; see `shots.take`.
+
+    Cameras are numbered as in `random_camera`.
+    """
+    if scene.kind == "static":
+        taken = take(scene, Shot(*np.divmod(cameras, scene.videos.shape[1])))
+        return taken | {"animation_time": animation_time.astype(np.float32)}
     grid_times = first_grid_time + np.rint(animation_time * scene.steps_per_frame).astype(np.int64)
     return take(scene, Shot(cameras, grid_times), first_grid_time)
 
@@ -199,11 +239,10 @@ def _long_shots(
 ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
     """`random_shots` of long paths: drawn as clips of that length, then cut."""
     length = windows * (frames - 1) + 1
-    available = (scene.videos.shape[1] - 1) // scene.steps_per_frame + 1
-    if available < length:
+    if scene.source_frames < length:
         raise InputError(
-            f"scene {scene.name}: {available} source frames, but {windows} windows of {frames} frames need "
-            f"{length}"
+            f"scene {scene.name}: {scene.source_frames} source frames, but {windows} windows of {frames} "
+            f"frames need {length}"
         )
     first, shots = random_shots(scene, rng, length, count // windows, clips_per_path // windows, rules)
     starts = range(0, length - 1, frames - 1)
@@ -240,10 +279,11 @@ def random_target(
     """Draws a target clip of a scene for a source on the camera path `source_camera` [F].
 
     `modes` are the probabilities of MODES: a new curve of animation time on the source's camera path, a new
-    camera path in forward time, or both. `rules` are `grid` or `synchronised`.
+    camera path in forward time, or both; of a `single` scene always the first. `rules` are `grid` or
+    `synchronised`.
     """
     frames = len(source_camera)
-    mode = rng.choice(MODES, p=modes)
+    mode = "time_only" if scene.kind == "single" else rng.choice(MODES, p=modes)
     camera = source_camera if mode == "time_only" else other_camera(rng, scene, source_camera)
     animation_time = forward(frames) if mode == "camera_only" else warped(rng, scene, frames)
     camera = diagonal(camera, animation_time) if rules == "synchronised" else camera

@@ -27,26 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from input_pipeline import latent_batches
-from input_pipeline.augment import augment
+from input_pipeline import latent_batches, mixture, video_examples
 from input_pipeline.datasets.reading import check_name, open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
-from input_pipeline.pairs import (
-    MODES,
-    RULES,
-    clip,
-    make_relative,
-    random_clips,
-    random_pair,
-    random_shots,
-    random_target,
-)
-from input_pipeline.shots import Scene, SceneReader
+from input_pipeline.pairs import MODES, RULES
 from stp_jax.errors import InputError
 
 
@@ -65,7 +53,8 @@ def make_dataset(
     """Batches of shuffled training examples of a split, endless unless `epochs` is given.
 
     With `kind = "latents"` an epoch has each clip once as the target (without `warp` each forward one);
-    otherwise each scene `pairs_per_scene` times.
+    otherwise each scene `pairs_per_scene` times. That of a mixture is as long as `mixture.Pattern.epoch`
+    says: the data sets are shuffled and repeated by themselves, and each is seen at least once.
 
     Args:
       config: as `default_config`.
@@ -89,10 +78,13 @@ def make_dataset(
     )
     if rows is not None:
         batch_size = len(rows)
-    if config.kind == "latents":
+    latents = mixture.reads_latents(config)
+    if latents:
         dataset = latent_batches.make_batches(config, split, seed, batch_size, share, with_memory, epochs)
+    elif config.mixture:
+        dataset = share(_mixed_examples(config, split, seed, epochs))
     else:
-        dataset = _video_examples(config, split, seed, share, epochs)
+        dataset = share(video_examples.make_examples(config, split, seed, epochs))
     threads = read_threads or _default_threads(num_workers)
     iter_dataset = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -100,10 +92,23 @@ def make_dataset(
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         iter_dataset = in_processes(iter_dataset, options)
-    if config.kind != "latents":
+    if not latents:
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
         iter_dataset = iter_dataset.batch(batch_size)
     return iter_dataset
+
+
+def _mixed_examples(config: ConfigDict, split: str, seed: int, epochs: int | None) -> mixture.Mixed:
+    """The examples of a mixture of videos, in order."""
+    parts = mixture.parts_of(config)
+    return mixture.Mixed(
+        [
+            video_examples.make_examples(part, part.split or split, mixture.seed_of(name, seed), None)
+            for name, part in parts.items()
+        ],
+        mixture.pattern_of(parts),
+        None if epochs is None else epochs * count_examples(config, split),
+    )
 
 
 def count_examples(config: ConfigDict, split: str) -> int:
@@ -112,10 +117,19 @@ def count_examples(config: ConfigDict, split: str) -> int:
     Raises:
       InputError: the data set is missing, empty, or of another kind.
     """
+    if config.mixture:
+        counts = count_by_part(config, split)
+        return mixture.pattern_of(mixture.parts_of(config)).epoch(list(counts.values()))
     if config.kind == "latents":
         cache = LatentCache.open(Path(config.path) / split)
         return len(latent_batches.target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
+
+
+def count_by_part(config: ConfigDict, split: str) -> dict[str, int]:
+    """The number of examples in an epoch of each data set of a mixture, by name; without a mixture none."""
+    parts = mixture.parts_of(config) if config.get("mixture") else {}
+    return {name: count_examples(part, part.split or split) for name, part in parts.items()}
 
 
 def make_clips(
@@ -143,12 +157,13 @@ def make_clips(
       read_threads: threads per process; by default one of each worker, else one per CPU.
     """
     check_config(config)
-    scenes = SceneReader(open_records(config.path, config.kind, split), cached_scenes=0)
-    _check_scene(scenes[0], config)
+    if config.mixture:
+        raise InputError("data.mixture: the data sets of a mixture are encoded one by one")
+    scenes = video_examples.open_scenes(config, split, cached_scenes=0)
     if rows is None:
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
-    draw = functools.partial(_draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
+    draw = functools.partial(video_examples.draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
     threads = read_threads or (1 if num_workers else _default_threads(0))
     dataset = (
         grain.MapDataset.source(rows)
@@ -203,183 +218,36 @@ def count_scenes(config: ConfigDict, split: str) -> int:
 
 def check_config(config: ConfigDict) -> None:
     """Raises `InputError` where a setting makes no sense by itself."""
-    check_name(config.kind)
-    if not config.path:
-        raise InputError("data.path: give the folder of the data set")
-    if set(config.modes) != set(MODES) or min(config.modes.values()) < 0 or sum(config.modes.values()) <= 0:
-        raise InputError(f"data.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
-    if config.rules not in RULES:
-        raise InputError(f"data.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
-    if config.rules != "grid" and config.source_latents:
+    if config.mixture:
+        for field in ("path", "source_latents"):
+            if config[field]:
+                raise InputError(f"data.{field} = {config[field]!r}: not with data.mixture")
+        for name, part in mixture.parts_of(config).items():
+            _check_set(part, f"data.mixture.{name}")
+    else:
+        _check_set(config, "data")
+    if config.source_latents and config.rules != "grid":
         raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
     latent_batches.check_memory(config)
-    for name in ("pairs_per_scene", "scenes_at_once", "frames"):
-        if config[name] < 1:
-            raise InputError(f"data.{name} = {config[name]}: must be at least 1")
+    if config.frames < 1:
+        raise InputError(f"data.frames = {config.frames}: must be at least 1")
+
+
+def _check_set(config: ConfigDict, where: str) -> None:
+    """`check_config` of the fields of one data set, which errors name as fields of `where`."""
+    check_name(config.kind)
+    if not config.path:
+        raise InputError(f"{where}.path: give the folder of the data set")
+    if set(config.modes) != set(MODES) or min(config.modes.values()) < 0 or sum(config.modes.values()) <= 0:
+        raise InputError(f"{where}.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
+    if config.rules not in RULES:
+        raise InputError(f"{where}.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
+    for name, least in (("pairs_per_scene", 1), ("scenes_at_once", 1), ("static_reach", 0), ("fps", 0)):
+        if not config[name] >= least:
+            raise InputError(f"{where}.{name} = {config[name]}: must be at least {least}")
+    if not 0 < config.camera_extent < 1e9:
+        raise InputError(f"{where}.camera_extent = {config.camera_extent}: give metres, above 0")
 
 
 def _default_threads(num_workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // max(1, num_workers))
-
-
-def _video_examples(config, split, seed, share, epochs):
-    scenes = SceneReader(open_records(config.path, config.kind, split), config.cached_scenes)
-    _check_scene(scenes[0], config)
-    place = functools.partial(
-        _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
-    )
-    draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
-    if config.source_latents:
-        draw = functools.partial(
-            _draw_target,
-            scenes,
-            _source_cache(config, split, len(scenes)),
-            config.copy_and_resolve_references(),
-        )
-    return share(
-        grain.MapDataset.range(len(scenes) * config.pairs_per_scene)
-        .seed(seed)
-        .repeat(epochs)
-        .map_with_index(place)
-        .random_map(draw)
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _order_of_scenes(seed: int, epoch: int, scenes: int) -> np.ndarray:
-    # Not Grain's shuffle: that takes milliseconds for each index when there are only a few.
-    return np.random.default_rng([seed, epoch]).permutation(scenes)
-
-
-def _scene_of_example(seed: int, scenes: int, pairs: int, together: int, index: int, _: Any) -> int:
-    """The scene of example `index`: groups of shuffled scenes take turns until each has given its pairs."""
-    epoch, index = divmod(index, scenes * pairs)
-    group, index = divmod(index, together * pairs)
-    group_size = min(together, scenes - group * together)
-    return int(_order_of_scenes(seed, epoch, scenes)[group * together + index % group_size])
-
-
-def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
-    scene = scenes[index]
-    _check_scene(scene, config)
-    source_warp = config.source_warp if config.warp else 0.0
-    pair = random_pair(scene, rng, config.frames, _probabilities(config), source_warp, config.rules)
-    return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
-
-
-def _probabilities(config: ConfigDict) -> list[float]:
-    weights = config.modes if config.warp else dict.fromkeys(MODES, 0) | {"camera_only": 1}
-    modes = np.array([weights[mode] for mode in MODES], np.float64)
-    return (modes / modes.sum()).tolist()
-
-
-def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
-    """The cache of `config.source_latents`.
-
-    Raises:
-      InputError: its clips cannot be those of this data.
-    """
-    if config.flip or config.permute_channels:
-        raise InputError(
-            "data.flip, data.permute_channels: targets are changed as their sources' latents were"
-        )
-    cache = LatentCache.open(Path(config.source_latents) / split)
-    if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
-        raise InputError(
-            f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
-        )
-    if "seed" not in cache.meta:
-        raise InputError(
-            f"latent cache {cache.path}: joined from others; data.source_latents takes no such one"
-        )
-    vae = cache.meta.get("vae")
-    stages = vae.get("temporal_downsample") if isinstance(vae, dict) else None
-    if not isinstance(stages, list) or not {"flip", "permute_channels"} <= cache.meta.keys():
-        raise InputError(f"{cache.path / 'meta.json'}: damaged, it lacks how its clips were encoded")
-    stride = 2 ** len(stages)
-    height, width = (stride * cells for cells in cache.latent_size)
-    if (cache.frames, height, width) != (config.frames, config.height, config.width):
-        raise InputError(
-            f"latent cache {cache.path}: clips of {cache.frames} frames, {width} x {height}; the config asks "
-            f"for {config.frames} frames, {config.width} x {config.height}"
-        )
-    if cache.scenes % scenes:
-        raise InputError(
-            f"latent cache {cache.path}: {cache.scenes} scenes, no multiple of the {scenes} of "
-            f"{config.path}; encode that data set"
-        )
-    return cache
-
-
-def _draw_target(
-    scenes: SceneReader, cache: LatentCache, config: ConfigDict, index: int, rng: np.random.Generator
-):
-    """A source's latents from the cache, and a target clip for it."""
-    scene = scenes[index]
-    _check_scene(scene, config)
-    row = index + len(scenes) * int(rng.integers(cache.scenes // len(scenes)))
-    # Drawn again, as `make_clips` did: the cache does not hold which cameras of the rig a clip shows.
-    again = np.random.default_rng([cache.meta["seed"], row])
-    first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
-    place = cache.choose_clip(rng, source_warp=config.source_warp if config.warp else 0.0)
-    camera, animation_time = shots[place]
-    unseen = scene._replace(videos=scene.videos[:, :, :0])
-    known, target = augment(
-        again,
-        clip(unseen, camera, animation_time, first),
-        random_target(scene, rng, camera, first, _probabilities(config)),
-        flip=cache.meta["flip"],
-        permute_channels=cache.meta["permute_channels"],
-    )
-    source = {name: array[0] for name, array in cache.clips_at(np.array([row * cache.clips + place])).items()}
-    if not all(np.allclose(source[name], known[name], atol=1e-5) for name in ("c2w", "animation_time")):
-        raise InputError(
-            f"latent cache {cache.path}: not of scene {scene.name} of {config.path}; encode that data set"
-        )
-    return make_relative(source, target)
-
-
-def _draw_clips(
-    scenes: SceneReader,
-    config: ConfigDict,
-    seed: int,
-    clips: int,
-    clips_per_path: int,
-    windows: int,
-    row: int,
-):
-    scene = scenes[row % len(scenes)]
-    _check_scene(scene, config)
-    rng = np.random.default_rng([seed, row])
-    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules, windows)
-    (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
-    return {"row": row} | drawn
-
-
-def _check_kind(kind: str, config: ConfigDict) -> None:
-    """Raises `InputError` where no pairs are drawn of scenes of this kind, see `shots.KINDS`."""
-    if kind not in ("grid", "synchronised"):
-        raise InputError(
-            f"data set {config.path}: pairs of scenes of kind {kind!r} are not drawn yet; such a data set "
-            "can be opened, but not trained on"
-        )
-    if config.rules == "static" and kind != "grid":
-        raise InputError("data.rules = 'static': moving cameras see each time from one place only")
-
-
-def _check_scene(scene: Scene, config: ConfigDict) -> None:
-    _check_kind(scene.kind, config)
-    height, width = scene.videos.shape[2:4]
-    if (height, width) != (config.height, config.width):
-        raise InputError(
-            f"scene {scene.name}: videos of {width} x {height}, but data.width x data.height = "
-            f"{config.width} x {config.height}; render or resize the data set to that size"
-        )
-    scene.check_length(config.frames)
-    only_one = scene.videos.shape[0] == 1
-    moving = config.modes.camera_only + config.modes.both > 0 or not config.warp or config.rules == "static"
-    if only_one and moving:
-        raise InputError(
-            f"scene {scene.name}: one camera only; set data.modes camera_only and both to 0, data.warp to "
-            "True and data.rules to another than static"
-        )

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import av
 import numpy as np
 
+from input_pipeline import fitting
+from input_pipeline.fitting import Fit
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
 from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS
@@ -50,12 +52,18 @@ class Scene(NamedTuple):
         """Grid times per source frame: 2 where the grid is twice as fine as a source video."""
         return round(1 / float(self.animation_time[1] - self.animation_time[0]))
 
+    @property
+    def source_frames(self) -> int:
+        """The number of source frames that fit into it; of a static scene the frames of each video."""
+        times = self.videos.shape[1]
+        return times if self.kind == "static" else (times - 1) // self.steps_per_frame + 1
+
     def check_length(self, frames: int) -> None:
         """Raises `InputError` where the scene is too short for a source video of `frames` frames."""
-        available = (self.videos.shape[1] - 1) // self.steps_per_frame + 1
-        if available < frames:
+        if self.source_frames < frames:
             raise InputError(
-                f"scene {self.name}: {available} source frames, but the config asks for frames = {frames}"
+                f"scene {self.name}: {self.source_frames} source frames, but the config asks for frames = "
+                f"{frames}"
             )
 
 
@@ -121,17 +129,29 @@ def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
     raise InputError(f"{where}: {reason}")
 
 
-def decode_video(data: bytes, where: str) -> np.ndarray:
-    """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error."""
+def decode_video(data: bytes, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error.
 
-    def decode() -> list[np.ndarray]:
+    With a `size` (height, width) its pictures are brought to that, see `fitting.fit_pictures`.
+    """
+    return _decode_video(data, where, size)[0]
+
+
+def _decode_video(
+    data: bytes, where: str, size: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A decoded video, and the height and width that it had in its file."""
+    source_size = (0, 0)
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal source_size
         with opened(data) as (container, stream):
-            return [frame_picture(frame) for frame in container.decode(stream)]
+            for frame in container.decode(stream):
+                picture = frame_picture(frame)
+                source_size = (picture.shape[0], picture.shape[1])
+                yield picture
 
-    frames = ffmpeg(where, decode)
-    if not frames:
-        raise InputError(f"{where}: the video has no frames")
-    return np.stack(frames)
+    return ffmpeg(where, lambda: fitting.fit_pictures(pictures(), size)), source_size
 
 
 def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarray:
@@ -153,41 +173,64 @@ def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarr
     return times
 
 
-def decode_scene(record: Mapping[str, Any]) -> Scene:
+def decode_scene(record: Mapping[str, Any], fit: Fit | None = None) -> Scene:
     """Decodes a record of a data set, of the form in `input_pipeline.datasets.form`.
 
+    Args:
+      fit: the picture size, rate and unit of length to bring it to; None: it is left as it is.
+
     Raises:
-      InputError: a video cannot be decoded, or the record's parts do not fit each other.
+      InputError: a video cannot be decoded or is too small, or the record's parts do not fit each other.
     """
     name = _text(record["scene"])
     kind = _text(record["kind"])
     if kind not in KINDS:
         raise InputError(f"scene {name}: of kind {kind[:100]!r}, which is none of {', '.join(KINDS)}")
-    videos = _decode_videos(record["videos"], name)
+    size = fit.size if fit else None
+    videos, source_sizes = _decode_videos(record["videos"], name, size)
     cameras, times = videos.shape[:2]
     c2w, intrinsics = record["c2w"], record["intrinsics"]
     check_cameras(c2w, intrinsics, kind, cameras, times, f"scene {name}")
-    return Scene(
+    lenses = [
+        fitting.fit_lenses(lens, source, size) for lens, source in zip(intrinsics, source_sizes, strict=True)
+    ]
+    scene = Scene(
         name=name,
         videos=videos,
         c2w=np.broadcast_to(c2w, (cameras, times, 4, 4)),
-        intrinsics=np.broadcast_to(intrinsics, (cameras, times, 4)),
+        intrinsics=np.broadcast_to(np.stack(lenses), (cameras, times, 4)),
         animation_time=check_animation_time(record["animation_time"], times, f"scene {name}"),
         kind=kind,
         captions=tuple(_text(caption) for caption in record["captions"]),
         metric=bool(record["metric"]),
     )
+    return _in_rate_and_unit(scene, float(record["fps"]), fit) if fit else scene
+
+
+def _in_rate_and_unit(scene: Scene, frame_rate: float, fit: Fit) -> Scene:
+    """The scene at the rate and in the unit of length of `fit`; `frame_rate` is that of its videos, 1/s."""
+    if not scene.metric:
+        factor = fitting.scale(scene.c2w, fit.camera_extent)
+        scene = scene._replace(c2w=fitting.scaled(scene.c2w, factor))
+    if scene.kind != "static":  # there no frame has a time
+        skipped = fitting.stride(frame_rate / scene.steps_per_frame, fit.fps)
+        times = scene.animation_time if skipped == 1 else scene.animation_time / np.float32(skipped)
+        scene = scene._replace(animation_time=times)
+    return scene
 
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _decode_videos(encoded: Sequence[bytes], name: str) -> np.ndarray:
-    """The videos of a scene, uint8 [C, T, H, W, 3]."""
-    videos = None
+def _decode_videos(
+    encoded: Sequence[bytes], name: str, size: tuple[int, int] | None
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The videos of a scene, uint8 [C, T, H, W, 3]; and the height and width that each had in its file."""
+    videos, source_sizes = None, []
     for camera, data in enumerate(encoded):
-        video = decode_video(data, f"scene {name}, camera {camera}")
+        video, source_size = _decode_video(data, f"scene {name}, camera {camera}", size)
+        source_sizes.append(source_size)
         if videos is None:
             videos = np.empty((len(encoded), *video.shape), np.uint8)
         if video.shape != videos.shape[1:]:
@@ -195,7 +238,7 @@ def _decode_videos(encoded: Sequence[bytes], name: str) -> np.ndarray:
         videos[camera] = video
     if videos is None:
         raise InputError(f"scene {name}: the record has no videos; build the data set again")
-    return videos
+    return videos, source_sizes
 
 
 def check_cameras(
@@ -225,12 +268,12 @@ class SceneReader:
     """Decodes scenes of a record source, keeping the last few.
 
     Each process has its own cache: it is not pickled with the reader into a worker. Threads that need the
-    same scene wait for a single decoding of it.
+    same scene wait for a single decoding of it. Scenes are brought to `fit`, see `decode_scene`.
     """
 
-    def __init__(self, records: Sequence[Any], cached_scenes: int):
+    def __init__(self, records: Sequence[Any], cached_scenes: int, fit: Fit | None = None):
         self._records = records
-        self._cached_scenes = cached_scenes
+        self._cached_scenes, self._fit = cached_scenes, fit
         self._start_cache()
 
     def _start_cache(self) -> None:
@@ -238,7 +281,7 @@ class SceneReader:
         self._cache: OrderedDict[int, _Entry] = OrderedDict()
 
     def __getstate__(self):
-        return {"_records": self._records, "_cached_scenes": self._cached_scenes}
+        return {"_records": self._records, "_cached_scenes": self._cached_scenes, "_fit": self._fit}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -255,7 +298,7 @@ class SceneReader:
                 self._cache.popitem(last=False)
         with entry.lock:
             if entry.scene is None:
-                entry.scene = decode_scene(self._records[index])
+                entry.scene = decode_scene(self._records[index], self._fit)
             return entry.scene
 
 

@@ -9,6 +9,9 @@ import jax
 import pytest
 from flax import nnx
 
+from input_pipeline.mixture import parts_of, reads_latents
+from input_pipeline.pipeline import check_config
+from stp_jax.command_line import read_config
 from stp_jax.training.config import model_config
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +45,7 @@ def test_our_recipes_add_only_their_encoders_to_wan(name, wan, width, layers):
 def test_every_field_that_the_documents_set_by_a_flag_exists():
     configs = [
         importlib.import_module(f"configs.{name}").get_config()
-        for name in ("demo", "demo_vae", "wan_1_3b_plucker")
+        for name in ("demo", "demo_mixture", "demo_vae", "wan_1_3b_plucker")
     ]
     known = {path for config in configs for path in fields(config)}
     documents = [p for kind in ("*.md", "*.py", "*.sh", "*.yaml") for p in ROOT.glob(f"**/{kind}")]
@@ -57,6 +60,16 @@ def test_every_field_that_the_documents_set_by_a_flag_exists():
         f"{path.relative_to(ROOT)}: {field}" for path, field in named if field not in known | {"field"}
     ]
     assert not missing, missing
+
+
+@pytest.mark.parametrize(("variant", "latents"), [("cpu", False), ("gpu", True)])
+def test_the_demo_on_a_mixture_has_its_data_sets_and_flags(variant, latents):
+    flags = ["--config.data.mixture.static.weight=0", "--config.data.mixture.grids.weight=3"]
+    config = read_config(str(ROOT / f"configs/demo_mixture.py:{variant}"), [*flags, "--config.data.frames=9"])
+    check_config(config.data)
+    parts = parts_of(config.data)
+    assert [(name, part.weight) for name, part in parts.items()] == [("grids", 3.0), ("synchronised", 1.0)]
+    assert reads_latents(config.data) == latents and all(part.frames == 9 for part in parts.values())
 
 
 def fields(config, before: str = "") -> list[str]:

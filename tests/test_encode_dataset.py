@@ -29,8 +29,8 @@ def files(tmp_path_factory):
     [
         ("--frames 6", "6 frames: the model takes 4n + 1, for instance 5 or 9"),
         ("--size 16 7", "16 x 7 pixels: the model takes multiples of 4"),
-        ("--size 64 64", "videos of 16 x 8, but data.width x data.height = 64 x 64"),
-        ("--size 8 16", "videos of 16 x 8, but data.width x data.height = 8 x 16"),
+        ("--size 64 64", "videos of 16 x 8, smaller than data.width x data.height = 64 x 64"),
+        ("--size 8 16", "videos of 16 x 8, smaller than data.width x data.height = 8 x 16"),
         ("--frames 1001", "5 source frames, but the config asks for frames = 1001"),
         ("--batch_size 0", "--batch_size: '0' is not a whole number"),
         ("--data {f}/nowhere", "nowhere: no such folder"),
@@ -53,11 +53,13 @@ def test_mistakes_are_one_line_and_begin_no_cache(files, tmp_path, monkeypatch, 
 
 def test_size_is_width_then_height_and_both_are_printed_by_name(files, tmp_path, monkeypatch, capsys):
     arguments = f"--data {files}/data --vae {files}/weights --out {tmp_path}/out --frames 5 --size 16 8"
-    arguments += " --clips_per_scene 2 --clips_per_path 1 --batch_size 2"
+    arguments += " --clips_per_scene 2 --clips_per_path 1 --batch_size 2 --fps 15 --static_reach 7"
     monkeypatch.setattr(sys, "argv", ["encode_dataset", *arguments.split()])
     encode_dataset.main()
     assert "2 clips of 5 frames, width 16, height 8 pixels" in capsys.readouterr().out
     cache = LatentCache.open(tmp_path / "out" / "train")
+    noted = {name: cache.meta.get(name) for name in ("fps", "camera_extent", "static_reach", "scene_kind")}
+    assert noted == {"fps": 15.0, "camera_extent": None, "static_reach": 7, "scene_kind": None}
     stride = VAEConfig(**cache.meta["vae"]).spatial_stride
     assert cache.latent_size == (8 // stride, 16 // stride)
 

@@ -26,6 +26,7 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     from input_pipeline.datasets import records
     from input_pipeline.shots import check_animation_time
+    from stp_jax.command_line import Parser
     from stp_jax.files import read_json
 
 TEST_SEEDS_FROM, VALIDATION_SEEDS_FROM = 1_000_000, 2_000_000
@@ -35,20 +36,25 @@ class CamXTime(records.SceneBuilder):
     """Builder of a full camera x time grid from folders; see the module."""
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        path = folder / "camera_data.json"
-        data = read_json(path, dict)
-        names, c2w, intrinsics = records.read_cameras(data, path, ndim=2)
-        videos, frames, rate = records.read_videos(folder / "videos", names)
-        return {
-            "kind": "grid",
-            "fps": records.read_rate(data, rate, path),
-            "videos": videos,
-            "c2w": c2w,
-            "intrinsics": intrinsics,
-            "animation_time": check_animation_time(data.get("animation_time"), frames, path),
-            "captions": records.read_captions(data, path),
-            "metric": records.read_metric(data, path),
-        }
+        return read_scene(folder)
+
+
+def read_scene(folder: Path) -> dict[str, Any]:
+    """The record of a grid's folder, but for its name; raises `InputError` where the folder is damaged."""
+    path = folder / "camera_data.json"
+    data = read_json(path, dict)
+    names, c2w, intrinsics = records.read_cameras(data, path, ndim=2)
+    videos, frames, rate = records.read_videos(folder / "videos", names)
+    return {
+        "kind": "grid",
+        "fps": records.read_rate(data, rate, path),
+        "videos": videos,
+        "c2w": c2w,
+        "intrinsics": intrinsics,
+        "animation_time": check_animation_time(data.get("animation_time"), frames, path),
+        "captions": records.read_captions(data, path),
+        "metric": records.read_metric(data, path),
+    }
 
 
 def split_by_seed(
@@ -70,9 +76,9 @@ def split_by_seed(
     return splits
 
 
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> None:
-    parser = records.arguments(__doc__)
+def arguments(description: str | None) -> Parser:
+    """The command line of builders whose scenes are split by their seeds."""
+    parser = records.arguments(description)
     parser.add_argument(
         "--test_seeds_from",
         type=int,
@@ -85,7 +91,12 @@ def main(argv: list[str] | None = None) -> None:
         default=VALIDATION_SEEDS_FROM,
         help="scenes with this seed or a higher one are the validation split (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__doc__).parse_args(argv)
     folders = records.scene_folders(args.scenes, "--scenes")
     splits = split_by_seed(folders, args.test_seeds_from, args.validation_seeds_from)
     records.build(CamXTime, args.out, splits, records.options(args))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from input_pipeline.mixture import reads_latents
 from stp_jax.compile_for.collectives import GIB, count_collectives
 from stp_jax.compile_for.report import Compiled
 from stp_jax.compile_for.topology import gpus_of
@@ -114,7 +115,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     Raises:
       InputError: see `make_pod`; a mesh that does not fit the model; a config of something else.
     """
-    if config.task != "dit" or config.data.kind != "latents":
+    if config.task != "dit" or not reads_latents(config.data):
         raise InputError("compile_for takes the config of a DiT that trains on latents (data.kind).")
     mesh = make_pod(topology, sizes)
     check_run(config, mesh)

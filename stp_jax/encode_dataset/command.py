@@ -26,7 +26,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from input_pipeline.config import default_config
+from input_pipeline.config import CAMERA_EXTENT, FIT_FIELDS, default_config
+from input_pipeline.datasets.reading import open_records
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, make_clips
@@ -97,6 +98,10 @@ def encode_dataset(
     flip: bool = False,
     permute_channels: bool = False,
     rules: str = "grid",
+    fps: float = 0.0,
+    camera_extent: float = CAMERA_EXTENT,
+    static_reach: int = 0,
+    skip_short: bool = False,
     workers: int = 0,
     batch_size: int | None = None,
 ) -> None:
@@ -117,6 +122,7 @@ def encode_dataset(
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
     config.update(flip=flip, permute_channels=permute_channels)
+    config.update(fps=fps, camera_extent=camera_extent, static_reach=static_reach, skip_short=skip_short)
     of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
     draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
     next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
@@ -126,7 +132,7 @@ def encode_dataset(
         scenes=min(total, scenes or total),
         frames=frames,
         latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
-        meta=describe(found.config, seed, config),
+        meta=describe(found.config, seed, config) | scene_kind(config, split),
         **of_scene,
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
@@ -148,7 +154,14 @@ def describe(vae: VAEConfig, seed: int, config: ConfigDict) -> dict[str, Any]:
         "flip": config.flip,
         "permute_channels": config.permute_channels,
     }
-    return meta if config.rules == "grid" else meta | {"rules": config.rules}  # the default is not noted
+    defaults = {"rules": "grid", "skip_short": False} | FIT_FIELDS  # which are not noted
+    return meta | {name: config[name] for name, default in defaults.items() if config[name] != default}
+
+
+def scene_kind(config: ConfigDict, split: str) -> dict[str, Any]:
+    """What a cache's meta.json says of the kind of its scenes: of those of one camera alone."""
+    kind = bytes(open_records(config.path, config.kind, split)[0]["kind"]).decode()
+    return {"scene_kind": kind} if kind == "single" else {}
 
 
 def check_clips(
@@ -245,6 +258,30 @@ def make_parser() -> Parser:
         choices=RULES,
         help="grid: camera and animation time drawn apart; synchronised: as videos of moving cameras, warped "
         "with their poses; static: one time of each scene and pass (default: %(default)s)",
+    )
+    add(
+        "--fps",
+        type=number(0, 1000),
+        default=0.0,
+        help="source frames in a second, at most: of a faster video every n-th frame, the others lie between "
+        "(default: all, docs/mixtures.md)",
+    )
+    add(
+        "--camera_extent",
+        type=number(1e-6, 1e6),
+        default=CAMERA_EXTENT,
+        help="metres that the cameras of a scene without metres extend (default: %(default)s)",
+    )
+    add(
+        "--static_reach",
+        type=number(0, 10**6, int),
+        default=0,
+        help="frames of a static scene's video within which all of a scene's clips lie; 0: all",
+    )
+    add(
+        "--skip_short",
+        action="store_true",
+        help="the next scene that is long enough takes the place of one that is too short; else an error",
     )
     add(
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"

@@ -9,7 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from input_pipeline.config import CAMERA_EXTENT
 from input_pipeline.datasets.reading import open_records
+from input_pipeline.fitting import Fit
 from input_pipeline.shots import Scene, SceneReader
 from stp_jax.errors import InputError
 from stp_jax.evaluate import lpips
@@ -88,7 +90,8 @@ def _open_scenes(data: Any, split: str, scenes: int, models: Sequence[Model]) ->
     records = open_records(data.path, data.kind, split)
     if len(records) < scenes:
         raise InputError(f"--scenes {scenes}: split {split!r} of {data.path} has {len(records)} scenes.")
-    reader = SceneReader(records, cached_scenes=1)
+    fit = Fit(fps=data.get("fps", 0.0), camera_extent=data.get("camera_extent", CAMERA_EXTENT))
+    reader = SceneReader(records, cached_scenes=1, fit=fit)
     _check_sizes(models, reader[0], data.frames)
     return reader
 

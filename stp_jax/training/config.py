@@ -17,6 +17,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from input_pipeline import mixture
 from input_pipeline.config import DataConfig
 from stp_jax.devices.sharding import RULES, size_of
 from stp_jax.errors import InputError
@@ -193,6 +194,7 @@ def make_config(definition: type[Training], **changes: Any) -> ConfigDict:
       InputError: there is no such field.
     """
     config = ConfigDict(_filled(definition, changes, "config"))
+    mixture.refer(config.data)
     if definition is DiTTraining:
         for section, field, source in (
             ("model", "scene_scale", "scene_scale"),
@@ -211,7 +213,9 @@ def _filled(definition: type, changes: Mapping[str, Any], where: str) -> dict[st
             raise unknown(f"field of {where}", name, [field.name for field in fields])
     values: dict[str, Any] = {}
     for field in fields:
-        if dataclasses.is_dataclass(field.default):
+        if "parts" in field.metadata:  # sections by names of the user's own
+            values[field.name] = dict(changes.get(field.name, {}))
+        elif dataclasses.is_dataclass(field.default):
             section = changes.get(field.name, {})
             values[field.name] = _filled(type(field.default), section, f"{where}.{field.name}")
         elif field.name in changes or field.default is not None:

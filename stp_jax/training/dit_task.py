@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from input_pipeline.mixture import reads_latents
 from stp_jax import flow
 from stp_jax.controls.view import View, view_of
 from stp_jax.devices.distributed import log
@@ -143,7 +144,7 @@ class DiTTask:
         return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
 
     def frozen_for(self, data):
-        unused = {"negative"} | ({"vae"} if data.kind == "latents" else set())
+        unused = {"negative"} | ({"vae"} if reads_latents(data) else set())
         return {name: value for name, value in self.frozen.items() if name not in unused}
 
     def _vae(self, frozen):

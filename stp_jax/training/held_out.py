@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from input_pipeline.pipeline import make_dataset
 from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import global_batch, host_rows
+from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, bind
 from stp_jax.training.metrics import Writer
 from stp_jax.training.state import PICTURES, VALIDATION, graph_of, random_key
@@ -26,7 +27,17 @@ def read_batches(
     rows: Sequence[int] | None = None,
     seed: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The first batches of held-out examples, always the same; only these `rows` of each batch."""
+    """The first batches of held-out examples, always the same; only these `rows` of each batch.
+
+    Raises:
+      InputError: `config.pictures.data` cannot be read, or is a mixture: one data set gives losses that can
+        be compared between mixtures.
+    """
+    if config.pictures.data.get("mixture"):
+        raise InputError(
+            "config.pictures.data.mixture: pictures and the validation loss are of one data set; set "
+            "config.pictures.data.kind and path"
+        )
     iterator = iter(
         make_dataset(
             config.pictures.data,

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from input_pipeline.pipeline import count_examples
+from input_pipeline.pipeline import count_by_part, count_examples
 from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.training.checkpoints import Checkpoints
@@ -36,6 +37,7 @@ class Position:
       examples: number of examples in an epoch of the data.
       order_from: the step at which the order of these examples begins.
       best: the lowest loss on held-out scenes.
+      parts: number of examples in an epoch of each data set of a mixture.
     """
 
     step: int
@@ -43,8 +45,9 @@ class Position:
     examples: int
     order_from: int = 0
     best: float = math.inf
+    parts: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def meta(self) -> dict[str, int | float | None]:
+    def meta(self) -> dict[str, Any]:
         """The position as JSON values, for a checkpoint."""
         return {
             "step": self.step,
@@ -52,7 +55,7 @@ class Position:
             "epoch_examples": self.examples,
             "order_from": self.order_from,
             "best": self.best if math.isfinite(self.best) else None,
-        }
+        } | ({"parts": self.parts} if self.parts else {})
 
 
 class Run:
@@ -102,22 +105,25 @@ class Run:
             state = self.checkpoints.restore(abstract_state(task, optimizer, mesh, trainable, averaging))
         else:
             self.position = Position(step=0, seconds=0.0, examples=examples)
+            self.position.parts = count_by_part(config.data, "train")
             state = init_state(task, optimizer, config.seed, mesh, config.init_from, trainable, averaging)
         return self.average.place(state)
 
     def _resume(self, examples: int, changed: list[str]) -> None:
         meta = self.checkpoints.meta()
         position = Position(meta["step"], meta["elapsed_seconds"], examples)
+        position.parts = count_by_part(self.config.data, "train")
         position.best = meta["best"] or math.inf
         position.order_from = meta.get("order_from", 0)  # older checkpoints know no other order
         self._check_end(position)
         log(f"Continuing {self.workdir} at step {position.step}.")
         if changed:
             log(f"The config has changed: {'; '.join(changed)}.")
-        if meta["epoch_examples"] != examples:
+        if (meta["epoch_examples"], meta.get("parts", {})) != (examples, position.parts):
+            now, before = position.parts or examples, meta.get("parts") or meta["epoch_examples"]
             log(
-                f"The data has {examples} examples an epoch and had {meta['epoch_examples']}: training "
-                "continues with the first of the new order."
+                f"The data has {now} examples an epoch and had {before}: training continues with the first "
+                "of the new order."
             )
             position.order_from = position.step
         self.position = position

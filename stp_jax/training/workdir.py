@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
 import socket
@@ -29,6 +30,7 @@ FREE_FIELDS = (
     *("optimizer.ema_every", "optimizer.muon_dtype"),
     *("data.path", "data.source_latents", "vae", "text", "init_from"),  # files may have moved
 )
+_FREE_PATTERN = "data.mixture.*.path"  # of each part
 LOCK_SECONDS = 60  # a job that is started again may find the one before still ending
 
 
@@ -68,7 +70,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
-    changed = [line for name, line in differences.items() if not f"{name}.".startswith(free)]
+    changed = [
+        line
+        for name, line in differences.items()
+        if not f"{name}.".startswith(free) and not fnmatch.fnmatchcase(name, _FREE_PATTERN)
+    ]
     if changed:
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise InputError(

@@ -17,7 +17,7 @@ import stored
 from stored import TIMES, Stored
 
 from input_pipeline import pipeline
-from input_pipeline.config import default_config
+from input_pipeline.config import CAMERA_EXTENT, default_config
 from input_pipeline.datasets import building, checking, records
 from input_pipeline.datasets.building import Options
 from input_pipeline.datasets.checking import Checks
@@ -57,7 +57,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize(("kind", "cameras"), [("static", 2), ("static", 1), ("single", 1)])
-def test_other_kinds_are_decoded_but_not_paired(tmp_path, video, kind, cameras):
+def test_other_kinds_are_decoded_and_paired(tmp_path, video, kind, cameras):
     known = stored.record(video, kind, cameras, captions=["one", "två"], metric=False)
     folder = records.build(Stored, tmp_path, {"train": [stored.write(tmp_path / "s" / "a", known)]})
     scene = decode_scene(open_records(folder, "stored", "train")[0])
@@ -67,8 +67,13 @@ def test_other_kinds_are_decoded_but_not_paired(tmp_path, video, kind, cameras):
     np.testing.assert_array_equal(scene.intrinsics[:, 3], known["intrinsics"][:, 0])
     config = default_config()
     config.update(kind="stored", path=str(tmp_path), frames=5, height=8, width=16)
-    with pytest.raises(InputError, match=f"pairs of scenes of kind '{kind}' are not drawn yet"):
-        pipeline.make_dataset(config, split="train", seed=0, batch_size=1)
+    batches = iter(pipeline.make_dataset(config, split="train", seed=0, batch_size=4))
+    moved = np.linalg.norm(next(batches)["target_c2w"][..., :3, 3], axis=-1)
+    batches.close()
+    centres = known["c2w"][..., :3, 3].reshape(-1, 3).astype(np.float64)
+    centres *= CAMERA_EXTENT / np.sqrt(((centres - centres.mean(0)) ** 2).sum(1).mean())  # not metric
+    known_moves = np.linalg.norm(centres[:, None] - centres, axis=-1).ravel()
+    assert moved.max() > 0 and (np.abs(moved[..., None] - known_moves).min(-1) < 1e-4).all()
 
 
 # What is broken -----------------------------------------------------------------------------------------

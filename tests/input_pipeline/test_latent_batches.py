@@ -165,3 +165,20 @@ def test_mistakes_are_named(folder, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             batches(folder, 1, path=path, changes=changes)
+
+
+def test_batches_with_a_memory_of_a_mixture_are_those_of_its_long_paths(folder):
+    """The other batches are of the mixture; which are which does not depend on it."""
+    parts = {name: dict(path=str(folder / name), weight=w) for name, w in (("plain", 3.0), ("long", 1.0))}
+    changes = dict(path="", mixture=parts, memory_path=str(folder / "long"))
+    alone = batches(folder, 12, changes=dict(memory_path=str(folder / "long")))
+    mixed = batches(folder, 12, changes=changes)
+    which = ["memory_latents" in batch for batch in mixed]
+    assert which == ["memory_latents" in batch for batch in alone] and 2 < sum(which) < 10
+    for batch in mixed:
+        if "memory_latents" in batch:
+            assert batch["memory_latents"].shape == (4, K, 2, 2, 4)
+            windows = batch["target_latents"][:, 0, 0, 0, 2].astype(int) % WINDOWS
+            assert (windows > 0).all()  # continues another
+    with pytest.raises(InputError, match="data.memory_path: give the latent cache"):
+        batches(folder, 1, changes=changes | {"memory_path": ""})

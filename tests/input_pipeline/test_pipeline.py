@@ -383,7 +383,7 @@ def test_a_cache_of_other_settings_is_not_continued(tmp_path):
 
 def test_a_scene_is_decoded_once_while_it_is_kept(folder, monkeypatch):
     decoded = []
-    monkeypatch.setattr(shots, "decode_scene", lambda record: decoded.append(record) or record)
+    monkeypatch.setattr(shots, "decode_scene", lambda record, fit: decoded.append(record) or record)
     reader = SceneReader(list("abc"), cached_scenes=2)
     assert [reader[i] for i in (0, 1, 0, 1, 2, 2, 1, 0)] == list("ababccba")
     assert decoded == list("abca")

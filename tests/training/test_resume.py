@@ -420,6 +420,11 @@ def test_a_run_goes_on_with_another_order_when_the_data_grew(tmp_path, toy, monk
     monkeypatch.setattr(run, "count_examples", lambda config, split: 99)
     loop.train(toy_config(steps=6), tmp_path)
     assert "The data has 99 examples an epoch and had 50" in capsys.readouterr().out
+    for steps, said in ((7, "and had 99"), (8, "and had {'a': 4, 'b': 7}")):  # of a mixture, any of its sets
+        counts = {"a": 4, "b": steps}
+        monkeypatch.setattr(run, "count_by_part", lambda config, split, counts=counts: counts)
+        loop.train(toy_config(steps=steps), tmp_path)
+        assert f"The data has {counts} examples an epoch {said}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("change", "message"), [

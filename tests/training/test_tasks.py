@@ -36,6 +36,7 @@ from stp_jax.training.run import make_task
 from stp_jax.training.state import VALIDATION, graph_of, random_key
 from stp_jax.training.vae_task import VAETask, random_crop
 from stp_jax.training.videos import psnr
+from stp_jax.training.workdir import check_workdir
 from stp_jax.weights import native
 from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import lazy_parameters
@@ -81,6 +82,11 @@ def write_data(folder: Path, **changes) -> Path:
     return folder
 
 
+def mix(config: ConfigDict, **parts) -> None:
+    """Trains on a mixture, in place of one data set."""
+    config.data.path, config.data.mixture = "", parts
+
+
 @pytest.fixture(scope="module")
 def vae_run(data):
     config = shrink(demo_vae.get_config(), data)
@@ -88,6 +94,7 @@ def vae_run(data):
     config.model.update(latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
     config.statistics_batches = 2
     config.crop = 8
+    mix(config, grids=dict(path=str(data), weight=2.0), still=dict(path=str(data), rules="static"))
     train(config, data / "vae")
     return config, data / "vae"
 
@@ -175,9 +182,11 @@ def logged(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, latents, dit_config):
+def test_dit_trains_on_mixed_latents_and_is_saved_with_its_vae(data, latents, dit_config):
+    """Pictures are of one held-out set, of videos; caches may be moved, their weights are the run's."""
     config = dit_config.copy_and_resolve_references()
-    config.data.update(kind="latents", path=str(latents))
+    config.data.kind = "latents"
+    mix(config, all=dict(path=str(latents), weight=3.0), forward=dict(path=str(latents), warp=False))
     config.optimizer.name, config.model.layers, config.train.pictures_every = "muon", 2, 2
     config.model.remat = "full"
     train(config, data / "dit")
@@ -190,6 +199,15 @@ def test_dit_trains_on_latents_and_is_saved_with_its_vae(data, latents, dit_conf
     saved, original = (native.read_weights(folder, "vae") for folder in (beside, config.vae))
     assert all(np.array_equal(saved[name], original[name]) for name in original)
     assert native.read_index(beside, "vae")["config"] == native.read_index(config.vae, "vae")["config"]
+    moved = config.copy_and_resolve_references()
+    moved.data.mixture.all.path = str(data / "moved")
+    assert "moved" in check_workdir(data / "dit", moved)[0]
+    moved.data.mixture.all.weight = 1.0
+    with pytest.raises(InputError, match="data.mixture.all.weight was 3.0, is 1.0"):
+        check_workdir(data / "dit", moved)
+    moved.pictures.data.mixture = moved.data.mixture
+    with pytest.raises(InputError, match="pictures and the validation loss are of one data set"):
+        read_batches(moved, 1, 1)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""The files of a latent cache, see `latents`: their shapes and what its meta.json must say."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stp_jax.controls.view import View
+from stp_jax.errors import InputError
+from stp_jax.files import read_json, replace_file, size_text
+
+ARRAYS = ("latents", *View._fields)
+NAMES = (*ARRAYS, "complete")
+
+
+def dtype_of(name: str) -> type:
+    return {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The meta.json of a cache; raises `InputError` unless it describes arrays that belong together."""
+    file = path / "meta.json"
+    meta = read_json(file, dict, most=2**24)
+    shapes, per_path, windows = meta.get("shapes"), meta.get("clips_per_path"), meta.get("windows", 1)
+
+    def whole(numbers: Any, count: int) -> bool:
+        return isinstance(numbers, list) and [type(n) is int and n > 0 for n in numbers] == [True] * count
+
+    if not isinstance(shapes, dict) or not whole(shapes.get("latents"), 6) or not whole(shapes.get("c2w"), 5):
+        raise InputError(f"{file}: damaged, its shapes are missing or wrong; write the cache again")
+    scenes, clips, *latent_shape = shapes["latents"]
+    if shapes != shapes_of(scenes, clips, shapes["c2w"][2], latent_shape):
+        raise InputError(f"{file}: damaged, its shapes do not belong together; write the cache again")
+    fewest = 0 if meta.get("scene_kind") == "single" else 1  # clips beyond the first camera path
+    if (
+        not whole([per_path, windows], 2)
+        or clips < per_path + fewest
+        or clips % windows
+        or per_path % windows
+    ):
+        raise InputError(f"{file}: damaged, clips_per_path or windows are wrong; write the cache again")
+    known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str, "scene_kind": str}
+    if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
+        raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
+    return meta
+
+
+def check_paths(path: Path, clips: int, clips_per_path: int, windows: int, meta: Mapping[str, Any]) -> None:
+    """Raises `InputError` where a target would have no source in a new cache."""
+    single = meta.get("scene_kind") == "single"
+    if single and not clips == clips_per_path > windows == 1:
+        raise InputError(
+            f"latent cache {path}: scenes of one camera have one camera path; give clips_per_path = {clips}, "
+            "the clips of a scene, two at least, and windows = 1"
+        )
+    if not single and clips <= clips_per_path:
+        raise InputError(
+            f"latent cache {path}: {clips} clips per scene give no second camera path; "
+            f"ask for more than clips_per_path = {clips_per_path}"
+        )
+
+
+def shapes_of(scenes: int, clips: int, frames: int, latent_shape: Sequence[int]) -> dict[str, list[int]]:
+    return {
+        "latents": [scenes, clips, *latent_shape],
+        "c2w": [scenes, clips, frames, 4, 4],
+        "intrinsics": [scenes, clips, frames, 4],
+        "animation_time": [scenes, clips, frames],
+        "complete": [scenes],
+    }
+
+
+def write_empty(path: Path, meta: dict[str, Any]) -> None:
+    """Writes the arrays of a new cache, zeros, and its meta.json.
+
+    Raises:
+      InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
+        cache, and nothing is left of it.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
+    shapes: dict[str, list[int]] = meta["shapes"]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        needed = sum(math.prod(shape) * np.dtype(dtype_of(name)).itemsize for name, shape in shapes.items())
+        free = shutil.disk_usage(path).free
+        if free < needed:
+            raise InputError(
+                f"latent cache {path}: {size_text(needed)} are needed, {size_text(free)} are free there"
+            )
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype_of(name), tuple(shape))
+        # Written last: its presence says that the arrays are there.
+        with replace_file(path / "meta.json") as partial:
+            partial.write_text(json.dumps(meta, indent=1))
+    except OSError as error:
+        for name in shapes:
+            with contextlib.suppress(OSError):
+                (path / f"{name}.npy").unlink(missing_ok=True)
+        raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
