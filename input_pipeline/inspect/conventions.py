@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from input_pipeline.inspect import epipolar, features
+from input_pipeline.inspect import epipolar, features, lost_world
 from input_pipeline.inspect.epipolar import Pair
 
 Poses = tuple[np.ndarray, np.ndarray]  # c2w [C, T, 4, 4] and lenses [C, T, 4]
@@ -34,6 +34,7 @@ GOOD = 0.7  # share of them: the poses fit
 _BETTER = 0.25  # by which the share of another convention must be higher
 _NEXT = 0.04  # the plainest of all that are as near to the best is named
 _PAIRS = 6  # of a scene that are judged
+_PAIRS_OF_LOST_WORLD = 3  # at least, so that six unknown numbers fit nothing by chance
 _ATTEMPTS = 20  # pairs of a scene that are looked at
 
 
@@ -120,8 +121,7 @@ class Verdict(NamedTuple):
         if self.wrong:
             return (
                 f"WARNING: only {found}, and no other usual convention fits: poses of other cameras or "
-                "frames, inverted poses in a world of their own, a wrong lens, a principal point that is "
-                "off, distortion, or poses that are inexact"
+                "frames, a wrong lens, a principal point that is off, distortion, or poses that are inexact"
             )
         return f"poses fit: {found} (median {self.residual:.2g} pixels off)"
 
@@ -307,7 +307,24 @@ def judge(matched: Sequence[Matched], poses: Poses) -> Verdict:
         best = max(value for _, value in tried)
         if best >= GOOD and best >= share + _BETTER:
             better = next((kind, value) for kind, value in tried if value >= best - _NEXT)
+        elif share < GOOD:
+            better = _of_lost_world(matched, poses, share)
     return Verdict(count, len(matched), share, residual, better)
+
+
+def _of_lost_world(matched: Sequence[Matched], poses: Poses, share: float) -> tuple[Convention, float] | None:
+    """Inverted poses that were made relative to the first: see `lost_world`."""
+    if len(matched) < _PAIRS_OF_LOST_WORLD:
+        return None
+    worlds = lost_world.find([(one.pair(poses), one.first[one.fit], one.second[one.fit]) for one in matched])
+    found, best = max(
+        ((_share(matched, lost_world.apply(poses, world)), place) for place, world in enumerate(worlds))
+    )
+    kind = Convention(
+        "world-to-camera poses, of which the first was taken for the world's frame",
+        functools.partial(lost_world.apply, first=worlds[best]),
+    )
+    return (kind, found) if found >= max(GOOD, share + _BETTER) else None
 
 
 def _share(matched: Sequence[Matched], poses: Poses) -> float:

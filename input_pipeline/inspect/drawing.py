@@ -21,6 +21,7 @@ from stp_jax.media import pictures as sheets
 _MARKS = 8  # points of a picture
 _PAIRS = 3  # of pictures in a figure
 _WIDTH = 4.6  # inches of a picture
+_NEAR = 0.75  # cosine to an axis of the world that is taken for up
 _THUMB = 192  # pixels across
 _WORLD = ("#d62728", "#2ca02c", "#1f77b4")  # its axes x, y, z
 
@@ -77,7 +78,7 @@ def epipolar_lines(
     figure.suptitle(
         f"{scene.name[:60]} ({scene.kind}): corners{part} (left) must lie on the lines of their colour "
         "(right);\ncircles: the same corners, found by the pictures alone\n"
-        + _wrapped(verdict.text(), 34 * (1 + len(poses))),
+        + _wrapped(verdict.text(), 46 * (1 + len(poses))),
         fontsize=10,
         color=colour,
     )
@@ -158,12 +159,16 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def level(c2w: np.ndarray) -> np.ndarray:
-    """The rotation [3, 3] from the world to the mean camera's level frame: right, down, forward.
+    """The rotation [3, 3] from the world to a level frame: right, down, forward.
 
-    Its up is the mean up of cameras [N, 4, 4]; its forward the direction of the first, made level.
+    Its down is the world axis nearest to the mean down of cameras [N, 4, 4], or that itself where
+    none is near; its forward the direction of the first, made level.
     """
     down = c2w[:, :3, 1].mean(0)
-    down = down / max(np.linalg.norm(down), 1e-9) if np.linalg.norm(down) > 0.1 else c2w[0, :3, 1]
+    down = down / np.linalg.norm(down) if np.linalg.norm(down) > 0.1 else c2w[0, :3, 1]
+    nearest = int(np.abs(down).argmax())
+    if abs(down[nearest]) > _NEAR:
+        down = np.sign(down[nearest]) * np.eye(3)[nearest]
     forward = c2w[0, :3, 2] - down * (c2w[0, :3, 2] @ down)
     if np.linalg.norm(forward) < 1e-3:  # it looks straight up or down
         forward = -c2w[0, :3, 1] - down * (-c2w[0, :3, 1] @ down)
@@ -185,6 +190,7 @@ def cameras(path: Path, scene: Known) -> None:
     c2w[..., :3, 3] -= origin
     c2w[..., :3, :] = turn @ c2w[..., :3, :]
     views = _views(scene, c2w)
+    fields = 9 if len(views) == 1 else 3
     size = 0.22 * max(float(np.ptp(c2w[..., :3, 3].reshape(-1, 3), axis=0).max()), 1e-3)
     world = -turn @ origin
     near = np.abs(world).max() < 3 * size / 0.22
@@ -195,12 +201,13 @@ def cameras(path: Path, scene: Known) -> None:
     above, side, time = (figure.add_subplot(grid[place]) for place in (1, 2, 3))
     for number, (label, view) in enumerate(views):
         colour = colormaps["turbo"](0.08 + 0.84 * number / max(len(views) - 1, 1))
-        _frusta(space, view, colour, size)
+        _frusta(space, view, colour, size, fields=min(fields, 5))
         for axes, (across, along) in ((above, (0, 2)), (side, (2, 1))):
             sheets.draw_path(
-                axes, view, label, colour=colour, horizontal=across, vertical=along, size=size, fields=9
+                axes, view, label, colour=colour, horizontal=across, vertical=along, size=size, fields=fields
             )
-        time.plot(view.animation_time, ".-", color=colour, label=label)
+        if number == 0 or not scene.sizes:  # all cameras of a scene have the same, clips have their own
+            time.plot(view.animation_time, ".-", color=colour, label=None if scene.sizes else label)
     _world_axes(space, above, side, at, turn, 1.2 * size)
     _dress(space, above, side, time, scene)
     note = "" if near else " (drawn at the first camera: its origin is far away)"
@@ -234,12 +241,12 @@ def _views(scene: Known, c2w: np.ndarray) -> list[tuple[str, View]]:
     ]
 
 
-def _frusta(axes: Any, view: View, colour: Any, size: float) -> None:
-    """Cameras as pyramids; right, forward and up of the level frame are the plot's x, y, z."""
+def _frusta(axes: Any, view: View, colour: Any, size: float, fields: int) -> None:
+    """Some cameras as pyramids; right, forward and up of the level frame are the plot's x, y, z."""
     position = view.c2w[:, :3, 3]
     axes.plot(*_plotted(position), "-", color=colour, lw=1)
     axes.plot(*_plotted(position[:1]), "o", color=colour, ms=5)
-    for i in {int(i) for i in np.linspace(0, len(view.c2w) - 1, 5)}:
+    for i in {int(i) for i in np.linspace(0, len(view.c2w) - 1, fields)}:
         half = 0.5 / view.intrinsics[i, :2]
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
         up = np.array([[-0.5 * half[0], -1.15 * half[1]], [0.5 * half[0], -1.15 * half[1]]])
@@ -276,7 +283,7 @@ def _dress(space: Any, above: Axes, side: Axes, time: Axes, scene: Known) -> Non
     unit = scene.unit
     space.set(xlabel=f"right ({unit})", ylabel=f"forward ({unit})", zlabel=f"up ({unit})", title="Cameras")
     space.set_aspect("equal")
-    space.set_box_aspect(None, zoom=0.85)
+    space.set_box_aspect(None, zoom=1.1)
     space.view_init(elev=25, azim=-60)
     space.tick_params(labelsize=7)
     space.locator_params(nbins=4)
@@ -286,7 +293,9 @@ def _dress(space: Any, above: Axes, side: Axes, time: Axes, scene: Known) -> Non
     time.set(title="Animation time", xlabel="frame", ylabel="animation time (source frames)")
     for axes in (above, side, time):
         axes.grid(alpha=0.3)
-    time.legend(fontsize=7)
+    if not scene.sizes:
+        time.legend(fontsize=7)
+    above.legend(fontsize=7)
 
 
 # Contact sheets ---------------------------------------------------------------------------------------------

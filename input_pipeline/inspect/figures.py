@@ -116,10 +116,12 @@ def look_at(c2w: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def _apart(scene: Known) -> float:
-    """The largest angle in degrees between the directions of two cameras at one moment."""
+    """The largest angle in degrees between the directions of two cameras at one moment; of a static world at
+    any."""
     if scene.kind == LATENTS:
         return float("nan")  # clips of one scene are not of one moment
-    forward = scene.c2w[:, [0, -1]][..., :3, 2].swapaxes(0, 1)
+    moments = scene.c2w.reshape(-1, 1, 4, 4) if scene.kind == "static" else scene.c2w[:, [0, -1]]
+    forward = moments[..., :3, 2].swapaxes(0, 1)
     return float(np.degrees(np.arccos(np.clip(forward @ forward.swapaxes(1, 2), -1, 1))).max())
 
 
@@ -130,7 +132,9 @@ def _roll(c2w: np.ndarray) -> float:
     mean = up.mean(0)
     across = mean - (forward @ mean)[:, None] * forward
     length = np.linalg.norm(across, axis=1)
-    seen = length > 0.3 * max(np.linalg.norm(mean), 1e-9)  # not of cameras that look straight up or down
+    seen = length > 0.3 * max(
+        float(np.linalg.norm(mean)), 1e-9
+    )  # not of cameras that look straight up or down
     if np.linalg.norm(mean) < 0.1 or not seen.any():
         return 180.0
     cosine = (across * up).sum(1)[seen] / length[seen]
