@@ -27,19 +27,17 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stp_jax.errors import InputError, exit_on_input_error, starting
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-with starting(__name__ == "__main__"):
-    import numpy as np
-    from PIL import Image
-    from tqdm import tqdm
-
-    from input_pipeline.inspect import choice, conventions, drawing, features, figures, scenes
-    from input_pipeline.inspect.conventions import Matched, Place, Verdict
-    from input_pipeline.inspect.scenes import Known, Source
-    from input_pipeline.latents import LatentCache
-    from stp_jax.command_line import Parser, count
-    from stp_jax.files import new_file, size_text
+from input_pipeline.inspect import choice, conventions, drawing, features, figures, scenes
+from input_pipeline.inspect.conventions import Matched, Place, Verdict
+from input_pipeline.inspect.scenes import Known, Source
+from input_pipeline.latents import LatentCache
+from stp_jax.command_line import Parser, count
+from stp_jax.errors import InputError, exit_on_input_error
+from stp_jax.files import new_file, size_text
 
 _LISTED = 10  # scenes of which what is unusual is printed
 
@@ -97,8 +95,9 @@ def show(source: Source, number: int, folder: Path) -> Shown:
             record, {camera: sorted(wanted[camera]) for camera in sorted(wanted)}
         )
     }
-    matched = conventions.match(pictures, candidates, moving=scene.kind == "single")
-    verdict = conventions.judge(matched, (scene.c2w, scene.intrinsics))
+    moving = scene.kind == "single"
+    matched = conventions.match(pictures, candidates, moving=moving)
+    verdict = conventions.judge(matched, (scene.c2w, scene.intrinsics), moving=moving)
     drawn = matched or _unmatched(pictures, candidates)
     if drawn:
         drawing.epipolar_lines(folder / f"{name}_epipolar.png", scene, pictures, drawn, verdict)
@@ -261,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
             shown.append(show(source, number, folder))
         except InputError as error:
             damaged[number] = str(error)
-            print(f"WARNING: {error}")
+            tqdm.write(f"WARNING: {error}")
     print_verdicts(shown)
     if isinstance(source, LatentCache):
         print(

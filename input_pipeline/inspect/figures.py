@@ -20,6 +20,7 @@ _FIELD = (15.0, 120.0)  # degrees: fields of view outside are rare
 _OFF_MIDDLE = 0.1  # of the picture: principal points farther from its middle are rare
 _SQUARE = 0.02  # by which pixels may differ from squares
 _APART = 90.0  # degrees between the directions of cameras that are to film one thing
+_TOGETHER = 10.0  # the same: cameras that look in one direction, whose axes meet nowhere
 _ROLL = 45.0  # degrees from the mean up
 _UNUSUAL = 5.0  # times the median of all scenes
 _WIDER = 1.6  # the same for fields of view
@@ -186,7 +187,7 @@ def _of_motion(scene: Known, row: Row) -> list[str]:
     if scene.kind in ("grid", "synchronised"):
         if row["directions_apart"] > _APART:
             found.append(f"cameras look away from each other, by up to {row['directions_apart']:.3g} degrees")
-        elif row["look_at_in_front"] < 0.5 and row["extent"] and scene.cameras > 1:
+        elif row["look_at_in_front"] < 0.5 and row["directions_apart"] > _TOGETHER:
             found.append("most cameras look away from the point where their axes meet")
         if scene.cameras > 1 and not np.ptp(scene.c2w, axis=0).any():
             found.append("all cameras have the same poses")

@@ -22,9 +22,9 @@ from input_pipeline.inspect.epipolar import Pair
 
 Matches = tuple[Pair, np.ndarray, np.ndarray]  # two cameras, and pixels [N, 2] of both
 
-_ROTATIONS = 500  # that are tried, about 25 degrees apart
-_BEST = 8  # of them that are improved
-_MATCHES = 40  # of a pair that are used
+_ROTATIONS = 300  # that are tried, about 30 degrees apart
+_BEST = 6  # of them that are improved
+_MATCHES = 25  # of a pair that are used
 _COARSE, _FINE = 0.05, 2e-3  # radians: matches that are farther off count less
 
 
@@ -45,14 +45,15 @@ def apply(poses: tuple[np.ndarray, np.ndarray], first: np.ndarray) -> tuple[np.n
 def find(matches: Sequence[Matches]) -> list[np.ndarray]:
     """Matrices W_0 [4, 4] that the matches fit best of all near them, whatever that is worth.
 
-    Some of them may have what is seen behind the cameras: the constraint does not ask for that.
+    Some of them may have what is seen behind the cameras: the constraint itself does not ask for that.
     """
     parts = [_rays(*one) for one in matches]
     rays = _Rays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     starts = []
     for turn in Rotation.random(_ROTATIONS, random_state=0):
         vector = np.concatenate([turn.as_rotvec(), _best_shift(turn.as_matrix(), rays)])
-        starts.append((float(np.log1p((_residuals(vector, rays) / _COARSE) ** 2).mean()), vector))
+        off = np.log1p((_residuals(vector, rays) / _COARSE) ** 2)
+        starts.append((float((off + _behind(vector, rays)).mean()), vector))
     starts.sort(key=lambda start: start[0])
     made = []
     for _, vector in starts[:_BEST]:
@@ -108,3 +109,11 @@ def _residuals(vector: np.ndarray, rays: _Rays) -> np.ndarray:
     along = rays.turn @ vector[3:] - vector[3:] + rays.shift
     normal = np.cross(along, a)
     return (normal * b).sum(1) / np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
+
+
+def _behind(vector: np.ndarray, rays: _Rays) -> np.ndarray:
+    """Which rays [N] meet behind a camera."""
+    a, b = _turned(Rotation.from_rotvec(vector[:3]).as_matrix(), rays)
+    along = rays.turn @ vector[3:] - vector[3:] + rays.shift
+    ab, at, bt = ((x * y).sum(1) for x, y in ((a, b), (a, along), (b, along)))
+    return (ab * bt < at) | (bt < ab * at)  # the depths, by least squares
