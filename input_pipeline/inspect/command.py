@@ -110,13 +110,15 @@ def show(source: Source, number: int, folder: Path) -> Shown:
 
 
 def _unmatched(pictures: dict[Place, np.ndarray], candidates: list[tuple[Place, Place]]) -> list[Matched]:
-    """A pair of pictures without matches, with its strongest corners alone."""
+    """A pair of pictures without matches: its strongest corners, or where there are few, points of a grid."""
     for pair in candidates[:1]:
+        height, width = pictures[pair[0]].shape[:2]
         found = features.find(pictures[pair[0]])
         at = found.at[np.argsort(-found.strength)[:60]]
-        if len(at):
-            size = pictures[pair[0]].shape[:2]
-            return [Matched(pair, at, np.full_like(at, np.nan), np.ones(len(at), bool), size)]
+        if len(at) < 8:
+            across, down = np.meshgrid([0.2, 0.5, 0.8], [0.2, 0.5, 0.8])
+            at = np.stack([across.ravel() * width, down.ravel() * height], 1)
+        return [Matched(pair, at, np.full_like(at, np.nan), np.ones(len(at), bool), (height, width))]
     return []
 
 

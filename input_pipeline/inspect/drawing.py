@@ -47,7 +47,7 @@ def epipolar_lines(
     matched: Sequence[Matched],
     verdict: Verdict,
 ) -> None:
-    """Writes a PNG: corners of one picture, and the lines in another one on which they must be.
+    """Writes a PNG: points of one picture, and the lines in another one on which they must be.
 
     Where another convention fits better, its lines are drawn beside.
 
@@ -66,24 +66,34 @@ def epipolar_lines(
     for row, pair in zip(plots, drawn, strict=True):
         chosen = marks(pair)
         places = [f"camera {place.camera}, frame {place.time}" for place in pair.places]
-        _show(row[0], pictures[pair.places[0]], f"{places[0]}: some corners")
+        _show(row[0], pictures[pair.places[0]], f"{places[0]}: some points")
         _points(row[0], pair.first[chosen])
         for axes, (name, read) in zip(row[1:], poses, strict=True):
-            on = pair.share(read)
-            _show(axes, pictures[pair.places[1]], f"{places[1]}: {on:.0%} of {pair.fit.sum()} on their lines")
+            _show(axes, pictures[pair.places[1]], f"{places[1]}: {_found(pair, read)}")
             axes.set_xlabel(_wrapped(name if len(poses) > 1 else "", 58), fontsize=9)
             _lines(axes, pair, read, chosen)
-    part = " that stand still in the world" if scene.kind == "single" else ""
-    colour = "#b00000" if verdict.wrong else "#006000"
+    part = " of what stands still" if scene.kind == "single" else ""
+    colour = "#b00000" if verdict.wrong else "#006000" if verdict.known else "#000000"
     figure.suptitle(
-        f"{scene.name[:60]} ({scene.kind}): corners{part} (left) must lie on the lines of their colour "
-        "(right);\ncircles: the same corners, found by the pictures alone\n"
+        f"{scene.name[:60]} ({scene.kind}): points{part} (left) must lie on the lines of their colour "
+        "(right);\ncircles: the same points, found by the pictures alone\n"
         + _wrapped(verdict.text(), 46 * (1 + len(poses))),
         fontsize=10,
         color=colour,
     )
     with new_file(path) as partial:
         figure.savefig(partial, dpi=90)
+
+
+def _found(pair: Matched, poses: Poses) -> str:
+    """How many matches are where these cameras allow them, as a title."""
+    if np.isnan(pair.second).all():
+        return "no matches found"
+    share = pair.share(poses)
+    off = epipolar.distances(pair.pair(poses), pair.first, pair.second, np.inf)[pair.fit]
+    if (off < pair.tolerance).mean() > share + 0.2:  # lines through the right points, but turned round
+        return f"{share:.0%} of {pair.fit.sum()} before both cameras"
+    return f"{share:.0%} of {pair.fit.sum()} on their lines"
 
 
 def _most_different(matched: Sequence[Matched]) -> list[Matched]:
