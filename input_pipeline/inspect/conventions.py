@@ -33,7 +33,7 @@ _ENOUGH = 30  # matches of all pairs, for a verdict
 GOOD = 0.7  # share of them: the poses fit
 # Share below which poses are wrong even where no convention fits better. Things that move between two frames,
 # and mistaken matches, may fit one fundamental matrix, too: of 25 rendered scenes of 128 x 128 pixels right
-# poses fitted 63 % and more of the matches, where things moved 57 % and more; shuffled ones 13 to 40 %.
+# poses fitted 63 % and more of the matches, where things moved 57 % and more; shuffled ones 3 to 60 %.
 _LEAST = {False: 0.6, True: 0.5}
 _BETTER = 0.25  # by which the share of another convention must be higher
 _NEXT = 0.04  # the plainest of all that are as near to the best is named

@@ -92,7 +92,7 @@ def _found(pair: Matched, poses: Poses) -> str:
     share = pair.share(poses)
     off = epipolar.distances(pair.pair(poses), pair.first, pair.second, np.inf)[pair.fit]
     if (off < pair.tolerance).mean() > share + 0.2:  # lines through the right points, but turned round
-        return f"{share:.0%} of {pair.fit.sum()} before both cameras"
+        return f"{share:.0%} of {pair.fit.sum()} in front of both cameras"
     return f"{share:.0%} of {pair.fit.sum()} on their lines"
 
 
