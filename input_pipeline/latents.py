@@ -285,6 +285,10 @@ class LatentCache:
         self._check(clips, rows // self.clips)
         return clips
 
+    def views_of(self, scene: int) -> View:
+        """Cameras and animation times [K, F] of a scene's K clips; no latents are read."""
+        return View(*(np.array(self._arrays[name][scene]) for name in View._fields))
+
     def _check(self, clips: Mapping[str, np.ndarray], scenes: np.ndarray) -> None:
         """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w are poses:
         orthonormal rotations, above 0 0 0 1."""

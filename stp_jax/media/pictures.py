@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLOURS = {"source": "#1f77b4", "target": "#d62728"}
 
 
-def _label(text: str, height: int, width: int) -> np.ndarray:
+def label_bar(text: str, height: int, width: int) -> np.ndarray:
     """A label in white on near black, uint8 [height, width, 3]; the text shrinks to fit."""
     image = Image.new("RGB", (width, height), (24, 24, 24))
     draw = ImageDraw.Draw(image)
@@ -29,7 +29,7 @@ def _label(text: str, height: int, width: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _at_most(picture: np.ndarray, width: int) -> np.ndarray:
+def at_most(picture: np.ndarray, width: int) -> np.ndarray:
     """uint8 [H, W, 3], made smaller if it is wider than `width`."""
     image = Image.fromarray(picture)
     image.thumbnail((width, image.height), Image.Resampling.LANCZOS)
@@ -41,7 +41,7 @@ def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
     columns = []
     for label, video in videos.items():
         frames, _, width, _ = video.shape
-        bar = np.broadcast_to(_label(label, 20, width), (frames, 20, width, 3))
+        bar = np.broadcast_to(label_bar(label, 20, width), (frames, 20, width, 3))
         column = np.concatenate([bar, video], axis=1)
         columns += [column, np.full((*column.shape[:2], 4, 3), 24, np.uint8)]
     return np.concatenate(columns[:-1], axis=2)
@@ -56,9 +56,9 @@ def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], colum
     lines = []
     for label, video in rows.items():
         chosen = video[np.round(np.linspace(0, len(video) - 1, columns)).astype(int)]
-        chosen = np.stack([_at_most(frame, 256) for frame in chosen])
+        chosen = np.stack([at_most(frame, 256) for frame in chosen])
         line = np.pad(chosen, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
-        lines.append(np.concatenate([_label(label, line.shape[1], 110), *line], axis=1))
+        lines.append(np.concatenate([label_bar(label, line.shape[1], 110), *line], axis=1))
     with new_file(path) as partial:
         Image.fromarray(np.concatenate(lines)).save(partial)
 
@@ -91,8 +91,9 @@ def plot_cameras_and_time(
     positions = np.concatenate([np.asarray(view.c2w)[:, :3, 3] for view in views.values()])
     size = 0.2 * max(np.ptp(positions, axis=0).max(), 0.5)
     for label, view in views.items():
-        _draw_path(above, view, label, horizontal=0, vertical=2, size=size)
-        _draw_path(side, view, label, horizontal=2, vertical=1, size=size)
+        colour = _COLOURS[label]
+        draw_path(above, view, label, colour=colour, horizontal=0, vertical=2, size=size)
+        draw_path(side, view, label, colour=colour, horizontal=2, vertical=1, size=size)
     marker = {"color": _COLOURS["target"], "ls": "", "marker": "D", "ms": 7, "mfc": "none"}
     if key_positions is not None:
         above.plot(key_positions[:, 0], key_positions[:, 2], **marker)
@@ -113,15 +114,30 @@ def plot_cameras_and_time(
         figure.savefig(partial, dpi=110)
 
 
-def _draw_path(axes: Axes, view: View, label: str, *, horizontal: int, vertical: int, size: float) -> None:
-    """A line through the cameras, and the field of view of five of them, on two of the world's axes."""
+def draw_path(
+    axes: Axes,
+    view: View,
+    label: str | None,
+    *,
+    colour: Any,
+    horizontal: int,
+    vertical: int,
+    size: float,
+    fields: int = 5,
+) -> None:
+    """Draws a line through F cameras, a dot at the first, and the field of view of some, seen along an axis.
+
+    Args:
+      horizontal, vertical: the world's axes, 0 to 2, that lie across and up the plot.
+      size: length of the fields of view, in the world's unit.
+      fields: how many cameras' fields of view are drawn.
+    """
     c2w, intrinsics = np.asarray(view.c2w), np.asarray(view.intrinsics)
     position = c2w[:, :3, 3]
-    colour = _COLOURS[label]
     axes.plot(position[:, horizontal], position[:, vertical], "-", color=colour, label=label)
     axes.plot(position[0, horizontal], position[0, vertical], "o", color=colour)
     across = 0 if horizontal == 0 else 1  # from above one sees the picture's width, from the side its height
-    for i in {int(i) for i in np.linspace(0, len(c2w) - 1, 5)}:
+    for i in {int(i) for i in np.linspace(0, len(c2w) - 1, fields)}:
         corners = np.zeros((3, 3))
         corners[:2, 2] = size
         corners[:2, across] = np.array([-0.5, 0.5]) / intrinsics[i, across] * size
