@@ -17,11 +17,18 @@ from stp_jax.errors import InputError
 from stp_jax.files import read_json, replace_file, size_text
 
 ARRAYS = ("latents", *View._fields)
-NAMES = (*ARRAYS, "complete")
+CHECKSUMS = "crc32"  # how `checksums.npy` is computed, as meta.json has it; older caches have none
 
 
 def dtype_of(name: str) -> type:
-    return {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+    return {"latents": np.float16, "complete": np.bool_, "checksums": np.uint32}.get(name, np.float32)
+
+
+def all_shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shapes of all arrays of a cache with this meta.json."""
+    shapes = meta["shapes"]
+    scenes, clips = shapes["latents"][:2]
+    return shapes | ({"checksums": [scenes, clips + 1]} if "checksums" in meta else {})
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -49,6 +56,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str, "scene_kind": str}
     if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
         raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
+    if meta.get("checksums", CHECKSUMS) != CHECKSUMS:
+        raise InputError(f"{file}: its checksums are of an unknown kind; a newer version may read it")
     return meta
 
 
@@ -84,9 +93,9 @@ def write_empty(path: Path, meta: dict[str, Any]) -> None:
       InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
         cache, and nothing is left of it.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(file.suffix != ".lock" for file in path.iterdir()):
         raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-    shapes: dict[str, list[int]] = meta["shapes"]
+    shapes = all_shapes(meta)
     try:
         path.mkdir(parents=True, exist_ok=True)
         needed = sum(math.prod(shape) * np.dtype(dtype_of(name)).itemsize for name, shape in shapes.items())
