@@ -109,16 +109,20 @@ class CaptionEmbeddings:
         Raises:
           InputError: it is damaged.
         """
-        entry = self._entries[row]
-        found = self._arrays[entry.part][entry.start : entry.start + entry.tokens]
         if not self._verified[row]:
-            if zlib.crc32(found.data) != entry.crc32:
-                raise InputError(
-                    f"{data_file(self._parts[entry.part])}: damaged; delete the folder and write the "
-                    "embeddings again"
-                )
+            if self.damaged(row):
+                part = data_file(self._parts[self._entries[row].part])
+                raise InputError(f"{part}: damaged; delete the folder and write the embeddings again")
             self._verified[row] = True
-        return found
+        return self._stored(row)
+
+    def damaged(self, row: int) -> bool:
+        """Whether an embedding differs from its checksum."""
+        return zlib.crc32(self._stored(row).data) != self._entries[row].crc32
+
+    def _stored(self, row: int) -> np.ndarray:
+        entry = self._entries[row]
+        return self._arrays[entry.part][entry.start : entry.start + entry.tokens]
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Embeddings of rows [B], those of -1 have none: text float16 [B, tokens, D], zeros behind the end of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
@@ -51,8 +52,11 @@ class Checksums:
             self._verified[row] = True
 
     def damaged(self, scene: int) -> bool:
-        """Whether a clip of a scene differs from its checksum."""
-        return self._sums is not None and not all(self._whole(scene, clip) for clip in range(self._clips))
+        """Whether a clip of a scene, or its captions, differ from their checksums."""
+        if self._sums is None:
+            return False
+        numbers = all(self._whole(scene, clip) for clip in range(self._clips))
+        return not numbers or captions_checksum(self._captions[scene]) != self._sums[scene, -1]
 
     def _whole(self, scene: int, clip: int) -> bool:
         assert self._sums is not None
@@ -61,9 +65,25 @@ class Checksums:
 
     def captions(self) -> list[tuple[str, ...]]:
         """The captions of each scene; an older cache has none. Raises `InputError` where they are damaged."""
-        if self._sums is None:
-            return [()] * self._scenes
-        return read_captions(self._path, self._sums[:, -1])
+        for scene, captions in enumerate(self._captions):
+            if self._sums is not None and captions_checksum(captions) != self._sums[scene, -1]:
+                raise InputError(
+                    f"latent cache {self._path}: the captions of scene {scene} are missing or damaged"
+                )
+        return self._captions
+
+    @functools.cached_property
+    def _captions(self) -> list[tuple[str, ...]]:
+        """The captions of each scene, of those in the files the ones that have their checksum."""
+        found: list[tuple[str, ...]] = [()] * self._scenes
+        for file in sorted(self._path.glob(SEVERAL)) if self._sums is not None else []:
+            for line in read_json_lines(file):
+                scene, captions = line.get("scene"), line.get("captions")
+                if type(scene) is not int or not 0 <= scene < len(found) or not isinstance(captions, list):
+                    continue
+                if captions_checksum(captions) == self._sums[scene, -1]:
+                    found[scene] = tuple(captions)
+        return found
 
 
 def clip_checksum(arrays: Mapping[str, np.ndarray], clip: int) -> int:
@@ -89,26 +109,3 @@ def append_captions(path: Path, shard: tuple[int, int], scene: int, captions: Se
         lines.write(start + json.dumps({"scene": scene, "captions": list(captions)}).encode() + b"\n")
         lines.flush()
         os.fsync(lines.fileno())
-
-
-def read_captions(path: Path, checksums: np.ndarray) -> list[tuple[str, ...]]:
-    """The captions of each of the N scenes of a cache.
-
-    Args:
-      checksums: uint32 [N], see `captions_checksum`.
-
-    Raises:
-      InputError: those of a scene are missing or damaged.
-    """
-    found: list[tuple[str, ...]] = [()] * len(checksums)
-    for file in sorted(path.glob(SEVERAL)):
-        for line in read_json_lines(file):
-            scene, captions = line.get("scene"), line.get("captions")
-            if type(scene) is not int or not 0 <= scene < len(found) or not isinstance(captions, list):
-                continue
-            if all(isinstance(text, str) for text in captions):
-                found[scene] = tuple(captions)
-    for scene, (captions, wanted) in enumerate(zip(found, checksums.tolist(), strict=True)):
-        if captions_checksum(captions) != wanted:
-            raise InputError(f"latent cache {path}: the captions of scene {scene} are missing or damaged")
-    return found

@@ -6,10 +6,11 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from stp_jax.controls.view import View
@@ -86,6 +87,26 @@ def shapes_of(scenes: int, clips: int, frames: int, latent_shape: Sequence[int])
     }
 
 
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """While it lasts no other process creates this cache; waits until it is this one's turn.
+
+    Raises:
+      InputError: the folder cannot be written, or its disk knows no locks.
+    """
+    lock = filelock.FileLock(path / "create.lock", timeout=600)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"latent cache {path}: cannot be created by several processes ({reason})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_empty(path: Path, meta: dict[str, Any]) -> None:
     """Writes the arrays of a new cache, zeros, and its meta.json.
 
@@ -114,3 +135,15 @@ def write_empty(path: Path, meta: dict[str, Any]) -> None:
             with contextlib.suppress(OSError):
                 (path / f"{name}.npy").unlink(missing_ok=True)
         raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises `InputError` for a file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
+            "continues after the last complete scene."
+        ) from None

@@ -22,7 +22,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +35,11 @@ from input_pipeline.latent_files import (
     all_shapes,
     check_paths,
     dtype_of,
+    in_turn,
     read_meta,
     shapes_of,
     write_empty,
+    writing,
 )
 from input_pipeline.pairs import make_relative
 from stp_jax.controls.view import View, named, view_of
@@ -90,12 +92,13 @@ class LatentCache:
         clips_per_path: int,
         windows: int = 1,
         meta: Mapping[str, Any],
+        shared: bool = False,
     ) -> LatentCache:
         """Creates an empty cache for N = `scenes` and K = `clips`, or continues an unfinished one.
 
         `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an
-        unfinished cache with another `meta` or other shapes is not continued. Several processes may create
-        the same cache at once, and write different scenes of it.
+        unfinished cache with another `meta` or other shapes is not continued. With `shared` several processes
+        may create the same cache at once, and write different scenes of it; it may then be complete.
 
         Raises:
           InputError: the folder holds a finished cache, another cache, or something else; the disk has no
@@ -109,13 +112,14 @@ class LatentCache:
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, "checksums": CHECKSUMS, **meta}
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
-        if (path / "meta.json").exists():
-            return cls._continue(path, wanted)
-        write_empty(path, wanted)
-        return cls(path, wanted, "r+")
+        with in_turn(path) if shared else contextlib.nullcontext():
+            if (path / "meta.json").exists():
+                return cls._continue(path, wanted, shared)
+            write_empty(path, wanted)
+            return cls(path, wanted, "r+")
 
     @classmethod
-    def _continue(cls, path: Path, wanted: dict[str, Any]) -> LatentCache:
+    def _continue(cls, path: Path, wanted: dict[str, Any], may_be_complete: bool) -> LatentCache:
         """The unfinished cache in a folder; raises `InputError` unless its meta.json is what is wanted."""
         found = read_meta(path)
         if "checksums" not in found:  # begun by an earlier version
@@ -127,7 +131,7 @@ class LatentCache:
                 "choose another folder or delete it"
             )
         cache = cls(path, found, "r+")
-        if not cache.missing():
+        if not cache.missing() and not may_be_complete:
             raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
         return cache
 
@@ -199,9 +203,10 @@ class LatentCache:
             )
         return cache
 
-    def missing(self) -> list[int]:
-        """The scenes that are not written yet."""
-        return np.flatnonzero(~self._arrays["complete"]).tolist()
+    def missing(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
+        """The scenes that are not written yet; of part (I, N) of them, the scenes I, I + N, I + 2 N ..."""
+        first, step = shard
+        return (first + step * np.flatnonzero(~self._arrays["complete"][first::step])).tolist()
 
     def write(
         self,
@@ -214,7 +219,7 @@ class LatentCache:
         """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete.
 
         Args:
-          shard: (I, N), the number of this process and of all that write at once, see `mine`.
+          shard: (I, N), the number of this process and of all that write at once.
 
         Raises:
           InputError: it cannot be written, as on a full disk; the scene is not marked then.
@@ -242,7 +247,7 @@ class LatentCache:
         if not self.has_checksums:
             return
         if captions:
-            with self._writing(self.path / "captions"):
+            with writing(self.path / "captions"):
                 append_captions(self.path, shard, scene, captions)
         sums = [clip_checksum(arrays, clip) for clip in range(self.clips)]
         self._put("checksums", scene, np.array([*sums, captions_checksum(captions)], np.uint32), sync=sync)
@@ -252,27 +257,20 @@ class LatentCache:
         process."""
         array, path = self._arrays[name], self.path / f"{name}.npy"
         data = np.ascontiguousarray(value, array.dtype)
-        with self._writing(path), open(path, "r+b") as file:
+        with writing(path), open(path, "r+b") as file:
             file.seek(array.offset + scene * data.nbytes)
             file.write(data.data)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
 
-    @staticmethod
-    @contextlib.contextmanager
-    def _writing(path: Path) -> Iterator[None]:
-        """Raises `InputError` for a file that cannot be written."""
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
-                "continues after the last complete scene."
-            ) from None
+    def damaged(self, scene: int) -> bool:
+        """Whether the numbers or captions of a scene differ from their checksums; of an older cache, without
+        any, false."""
+        return self.checksums.damaged(scene)
 
     def reopen(self, scene: int) -> None:
-        """Marks a scene as missing, so that it is written again; of a cache that `create` opened."""
+        """Marks a scene as missing, so that it is written again."""
         self._put("complete", scene, np.array(False))
 
     def choose_source(

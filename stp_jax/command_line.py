@@ -48,7 +48,7 @@ def count(text: str) -> int:
     return int(number(1, 10**9, int)(text))
 
 
-def shard(text: str) -> tuple[int, int]:
+def shard_of_work(text: str) -> tuple[int, int]:
     """A flag's `type`: I/N, the part I of N, from 0 to N - 1."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or not int(found[1]) < int(found[2]):

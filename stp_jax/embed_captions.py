@@ -25,7 +25,7 @@ with starting(__name__ == "__main__"):
     from input_pipeline.caption_embeddings import CaptionEmbeddings, Part, mark_covered, shards_covered
     from input_pipeline.datasets.reading import Records, list_data_sets, open_records, texts
     from input_pipeline.latents import LatentCache
-    from stp_jax.command_line import Parser, shard
+    from stp_jax.command_line import Parser, shard_of_work
     from stp_jax.files import size_text
     from stp_jax.text import LENGTH, Encoder, find_tokenizer, tokenize
 
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--out", required=True, metavar="FOLDER", help="of the embeddings; a new one, or one to add to")
     add(
         "--shard",
-        type=shard,
+        type=shard_of_work,
         default=(0, 1),
         metavar="I/N",
         help="of N processes at once this is number I, from 0",
