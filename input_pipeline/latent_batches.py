@@ -123,6 +123,17 @@ def _mixed(config, split, seed, with_memory, epochs):
     return rows, functools.partial(_gather_mixed, caches, long, with_memory, bool(config.captions))
 
 
+def remarks(config: ConfigDict, split: str) -> list[str]:
+    """What a user should know of the latent caches of `config`."""
+    parts = mixture.parts_of(config).values() if config.get("mixture") else [config]
+    paths = [Path(part.path) / (part.get("split") or split) for part in parts if part.kind == "latents"]
+    return [
+        f"Latent cache {path} is of an earlier version, without checksums: damage may go unnoticed."
+        for path in paths
+        if not LatentCache.open(path).has_checksums
+    ]
+
+
 def target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
     """The rows of the cache's N * K clips that may be targets: all, or those that run forward in time."""
     rows = np.arange(cache.scenes * cache.clips)

@@ -76,7 +76,9 @@ class Checksums:
     def _captions(self) -> list[tuple[str, ...]]:
         """The captions of each scene, of those in the files the ones that have their checksum."""
         found: list[tuple[str, ...]] = [()] * self._scenes
-        for file in sorted(self._path.glob(SEVERAL)) if self._sums is not None else []:
+        if self._sums is None:
+            return found
+        for file in sorted(self._path.glob(SEVERAL)):
             for line in read_json_lines(file):
                 scene, captions = line.get("scene"), line.get("captions")
                 if type(scene) is not int or not 0 <= scene < len(found) or not isinstance(captions, list):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ with starting(__name__ == "__main__"):
     from stp_jax.command_line import Parser, shard_of_work
     from stp_jax.files import size_text
     from stp_jax.text import LENGTH, Encoder, find_tokenizer, tokenize
+
+if TYPE_CHECKING:
+    from stp_jax.weights.recognition import Pretrained
 
 DTYPE = "bfloat16"  # of the computation
 LENGTHS = (64, 128, 256, LENGTH)  # to which prompts are padded: one program is compiled for each
@@ -75,12 +78,8 @@ def _sources_in(folder: Path) -> Iterator[Source]:
 class Embedder:
     """Embeds captions into a part of a folder of embeddings; loads the text encoder for the first new one."""
 
-    def __init__(self, weights: str, out: Path, part: tuple[int, int]):
-        from stp_jax.weights import recognition
-
-        found = recognition.recognise(weights, "text_encoder")
-        recognition.print_remarks(found)
-        self._weights, self._tokenizer = found.path, find_tokenizer(found.path)
+    def __init__(self, found: Pretrained, tokenizer: Path, out: Path, part: tuple[int, int]):
+        self._weights, self._tokenizer = found.path, tokenizer
         self._encoder: Encoder | None = None
         config = dataclasses.asdict(found.config)
         del config["dtype"]
@@ -147,14 +146,19 @@ def embed_captions(
       InputError: a data set, the text encoder or its tokenizer cannot be read; `out` holds something else, or
         embeddings of another encoder; another process works on this part.
     """
+    from stp_jax.weights import recognition
+
     out = Path(out)
+    found = recognition.recognise(weights, "text_encoder")
+    recognition.print_remarks(found)
+    tokenizer = find_tokenizer(found.path)
     sources = find_sources(data)
     if out.exists() and any(out.iterdir()) and not (out / "meta.json").exists():
         raise InputError(f"--out {out}: the folder is not empty and holds no embeddings of captions")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(out / "part_{}_of_{}.lock".format(*part), timeout=0):
-            embedder = Embedder(weights, out, part)
+            embedder = Embedder(found, tokenizer, out, part)
             counts = [_embed_source(source, embedder, out, part) for source in sources]
     except filelock.Timeout:
         raise InputError(f"--out {out}: another process works on part {part[0]}/{part[1]}") from None
