@@ -107,6 +107,33 @@ def in_turn(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def alone(path: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """While it lasts no other process writes part (I, N) of a cache, or parts of another number N.
+
+    The system releases the lock however the process ends.
+
+    Raises:
+      InputError: another process does.
+    """
+    names = "part_{}_of_{}.lock"
+    with contextlib.ExitStack() as locks:
+        try:
+            locks.enter_context(filelock.FileLock(path / names.format(*shard), timeout=0))
+            others = set(path.glob(names.format("*", "*"))) - set(path.glob(names.format("*", shard[1])))
+            for other in sorted(others):  # after its own: of two that begin at once none misses the other
+                with filelock.FileLock(other, timeout=0):
+                    pass
+        except filelock.Timeout as error:
+            raise InputError(
+                f"latent cache {path}: another process writes {Path(error.lock_file).stem}; all that write "
+                "at once need the same N in --shard I/N, and each an I of its own"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            print(f"{path} cannot be locked ({error}): see to it that no other process writes the same part")
+        yield
+
+
 def write_empty(path: Path, meta: dict[str, Any]) -> None:
     """Writes the arrays of a new cache, zeros, and its meta.json.
 

@@ -11,16 +11,14 @@ interruption the same command continues. Several hosts share the work in one fol
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import grain
 import jax
 import jax.numpy as jnp
@@ -31,6 +29,7 @@ from tqdm import tqdm
 
 from input_pipeline.config import CAMERA_EXTENT, FIT_FIELDS, default_config
 from input_pipeline.datasets.reading import open_records
+from input_pipeline.latent_files import alone
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, make_clips
@@ -149,33 +148,6 @@ def encode_dataset(
         clips = read_ahead(draw(rows=missing, num_workers=workers))
         _, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
         encode_missing(cache, clips, encode, shard)
-
-
-@contextlib.contextmanager
-def alone(path: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """While it lasts no other process writes part (I, N) of a cache, or parts of another number N.
-
-    The system releases the lock however the process ends.
-
-    Raises:
-      InputError: another process does.
-    """
-    names = "part_{}_of_{}.lock"
-    with contextlib.ExitStack() as locks:
-        try:
-            locks.enter_context(filelock.FileLock(path / names.format(*shard), timeout=0))
-            others = set(path.glob(names.format("*", "*"))) - set(path.glob(names.format("*", shard[1])))
-            for other in sorted(others):  # after its own: of two that begin at once none misses the other
-                with filelock.FileLock(other, timeout=0):
-                    pass
-        except filelock.Timeout as error:
-            raise InputError(
-                f"latent cache {path}: another process writes {Path(error.lock_file).stem}; all that write "
-                "at once need the same N in --shard I/N, and each an I of its own"
-            ) from None
-        except (NotImplementedError, OSError) as error:
-            print(f"{path} cannot be locked ({error}): see to it that no other process writes the same part")
-        yield
 
 
 def sides(size: Sequence[int]) -> str:

@@ -3,8 +3,9 @@
 import pickle
 import time
 
+import synthetic
+
 from input_pipeline.datasets import records
-from tests.input_pipeline import synthetic
 
 TIMES = 9
 

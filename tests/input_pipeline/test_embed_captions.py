@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import stored
+import synthetic
 from safetensors.numpy import save_file
 
 from input_pipeline.caption_embeddings import CaptionEmbeddings
@@ -11,7 +13,6 @@ from input_pipeline.latents import LatentCache
 from stp_jax import embed_captions, text
 from stp_jax.controls.view import View
 from stp_jax.encode_dataset import verify
-from tests.input_pipeline import stored, synthetic
 from tests.stored_tensors import random_tensors
 from tests.test_text import CONFIG, write_text_encoder
 
