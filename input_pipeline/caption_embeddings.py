@@ -316,19 +316,24 @@ def mark_covered(path: Path, identity: str, shard: tuple[int, int], name: str) -
 
 def covered(path: Path) -> set[str]:
     """The identities of the data sets all whose captions are in this folder."""
-    if not (path / "covered.jsonl").is_file():
-        return set()
     found: dict[tuple[str, int], set[int]] = {}
-    for line in read_json_lines(path / "covered.jsonl"):
-        identity, shard = line.get("data_set"), line.get("shard")
-        if isinstance(identity, str) and isinstance(shard, list) and [type(n) for n in shard] == [int, int]:
-            found.setdefault((identity, shard[1]), set()).add(shard[0])
+    for identity, (number, count) in _covered_parts(path):
+        found.setdefault((identity, count), set()).add(number)
     return {identity for (identity, count), parts in found.items() if len(parts) == count}
 
 
-def shards_covered(path: Path, identity: str) -> set[tuple[int, int]]:
+def parts_covered(path: Path, identity: str) -> set[tuple[int, int]]:
     """The parts (I, N) of a data set that are noted, see `mark_covered`."""
+    return {part for one, part in _covered_parts(path) if one == identity}
+
+
+def _covered_parts(path: Path) -> list[tuple[str, tuple[int, int]]]:
     if not (path / "covered.jsonl").is_file():
-        return set()
-    lines = read_json_lines(path / "covered.jsonl")
-    return {tuple(line["shard"]) for line in lines if line.get("data_set") == identity}  # type: ignore[misc]
+        return []
+    found = []
+    for line in read_json_lines(path / "covered.jsonl"):
+        identity, part = line.get("data_set"), line.get("shard")
+        if isinstance(identity, str) and isinstance(part, list) and [type(n) for n in part] == [int, int]:
+            if 0 <= part[0] < part[1]:
+                found.append((identity, (part[0], part[1])))
+    return found

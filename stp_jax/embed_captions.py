@@ -22,7 +22,7 @@ with starting(__name__ == "__main__"):
     import filelock
     from tqdm import tqdm
 
-    from input_pipeline.caption_embeddings import CaptionEmbeddings, Part, mark_covered, shards_covered
+    from input_pipeline.caption_embeddings import CaptionEmbeddings, Part, mark_covered, parts_covered
     from input_pipeline.datasets.reading import Records, list_data_sets, open_records, texts
     from input_pipeline.latents import LatentCache
     from stp_jax.command_line import Parser, shard_of_work
@@ -174,7 +174,7 @@ def embed_captions(
 
 def _embed_source(source: Source, embedder: Embedder, out: Path, part: tuple[int, int]) -> str:
     """Embeds the captions of a part of a data set; returns their number, for people."""
-    if part in shards_covered(out, source.identity):
+    if part in parts_covered(out, source.identity):
         return "all"
     count = 0
     for number in tqdm(range(part[0], len(source.scenes), part[1]), source.name, unit="scene"):
