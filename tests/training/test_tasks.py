@@ -354,6 +354,8 @@ def test_training_starts_from_wan_and_adds_what_it_lacks(tmp_path, latents, dit_
     config.model.update(text_dim=12, rope_frames="stream")
     config.text = str(tmp_path / "words.npz")
     np.savez(config.text, embeddings=np.random.default_rng(0).standard_normal((1, 512, 12), np.float32))
+    Part(tmp_path / "captions", (0, 1), {"dim": 12, "tokens": 512}).add("", np.ones((1, 12)))
+    config.data.update(captions=str(tmp_path / "captions"), caption_dropout=0.1)  # the scenes have none
     wan = dataclasses.replace(DiTConfig(**config.model), **WAN | {"text_dim": 12})
     stored = random_tensors("dit", wan, "official")
     save_file(stored, tmp_path / "diffusion_pytorch_model.safetensors")
