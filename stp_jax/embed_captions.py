@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from stp_jax.errors import InputError, exit_on_input_error, starting
 
 with starting(__name__ == "__main__"):
     import filelock
+    import numpy as np
     from tqdm import tqdm
 
     from input_pipeline.caption_embeddings import CaptionEmbeddings, Part, mark_covered, parts_covered
