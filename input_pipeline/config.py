@@ -82,6 +82,10 @@ class DataConfig(SetConfig):
     memory_frames: int = 0
     memory_share: float = 0.5
     memory_path: str = ""
+    # Folder that `python -m stp_jax.embed_captions` wrote: each example is given one of its scene's captions.
+    # Scenes without, and this share of the examples, are given the first prompt of `config.text` instead.
+    captions: str = ""
+    caption_dropout: float = 0.0  # 0.1 for a model that is to be sampled with guidance
     # Data sets by name, each with fields of `PartConfig`, in place of `path`: docs/mixtures.md.
     mixture: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"parts": PartConfig})
 

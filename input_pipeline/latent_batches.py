@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import mixture
+from input_pipeline.caption_embeddings import COMMAND, CaptionEmbeddings, Draw
 from input_pipeline.config import FIT_FIELDS
 from input_pipeline.latents import LatentCache
 from stp_jax.errors import InputError
@@ -22,7 +23,9 @@ class _Source(NamedTuple):
     cache: LatentCache
     long: LatentCache | None  # that of examples with a memory
     targets: np.ndarray  # rows of the clips that may be targets
-    choose: functools.partial  # (index of a target, rng) -> the rows of an example
+    # (index of a target, rng) -> the rows of an example; before them, with captions, that of its caption, and
+    # where there is a memory that of the caption of the example with a memory
+    choose: functools.partial
 
     def rows(self, seed: int, epochs: int | None) -> grain.MapDataset:
         """The rows of the examples in the order of `seed`."""
@@ -42,7 +45,7 @@ def make_batches(config, split, seed, batch_size, share, with_memory, epochs):
     else:
         source = _open(config, split)
         rows = source.rows(seed, epochs)
-        gather = functools.partial(_gather, source.cache, source.long, with_memory)
+        gather = functools.partial(_gather, source.cache, source.long, with_memory, bool(config.captions))
     # Only row numbers are batched one by one; the arrays are gathered for a whole batch in one copy.
     # An endless stream has no remainder.
     batches = share(rows).batch(batch_size, drop_remainder=epochs is None)
@@ -85,6 +88,12 @@ def _open(config: ConfigDict, split: str) -> _Source:
     long = _memory_cache(config, split, cache) if config.memory_frames else None
     if long is not None:
         choose = functools.partial(_choose_both, choose, long, config.memory_frames)
+    if config.captions:
+        caches = (cache,) if long is None else (cache, long)
+        embeddings = CaptionEmbeddings.open(config.captions)
+        captions = [_caption_rows(one, embeddings) for one in caches]
+        draw = Draw(embeddings, config.caption_dropout)
+        choose = functools.partial(_choose_captions, choose, draw, captions, [one.clips for one in caches])
     return _Source(cache, long, targets, choose)
 
 
@@ -111,7 +120,18 @@ def _mixed(config, split, seed, with_memory, epochs):
     )
     caches = [source.cache for source in sources.values()]
     long = next(iter(sources.values())).long
-    return rows, functools.partial(_gather_mixed, caches, long, with_memory)
+    return rows, functools.partial(_gather_mixed, caches, long, with_memory, bool(config.captions))
+
+
+def remarks(config: ConfigDict, split: str) -> list[str]:
+    """What a user should know of the latent caches of `config`."""
+    parts = mixture.parts_of(config).values() if config.get("mixture") else [config]
+    paths = [Path(part.path) / (part.get("split") or split) for part in parts if part.kind == "latents"]
+    return [
+        f"Latent cache {path} is of an earlier version, without checksums: damage may go unnoticed."
+        for path in paths
+        if not LatentCache.open(path).has_checksums
+    ]
 
 
 def target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
@@ -127,22 +147,60 @@ def _choose_rows(
     return np.array([target, cache.choose_source(target, rng, **options)])
 
 
-def _gather(cache: LatentCache, long: LatentCache | None, with_memory, index: int, rows: np.ndarray):
-    if long is not None and with_memory(index):
-        return long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
-    return cache.pairs_at(rows[:, 0], rows[:, 1])
+def _gather(
+    cache: LatentCache, long: LatentCache | None, with_memory, captions, index: int, rows: np.ndarray
+):
+    numbers = np.zeros(len(rows), int)
+    return _gather_mixed([cache], long, with_memory, captions, index, (numbers, rows))
 
 
-def _gather_mixed(caches: list[LatentCache], long: LatentCache | None, with_memory, index: int, numbered):
+def _gather_mixed(
+    caches: list[LatentCache], long: LatentCache | None, with_memory, captions: bool, index: int, numbered
+):
     numbers, rows = numbered
+    of_caption = captions * (1 if long is None else 2)
+    picked, rows = rows[:, :of_caption].astype(np.int32), rows[:, of_caption:]
     if long is not None and with_memory(index):
-        return long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
-    batch: dict[str, np.ndarray] = {}
-    for number in np.unique(numbers):
-        own = numbers == number
-        for name, array in caches[number].pairs_at(rows[own, 0], rows[own, 1]).items():
-            batch.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))[own] = array
-    return batch
+        batch = long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
+        return batch | {"caption": picked[:, 1]} if captions else batch
+    parts = np.unique(numbers)
+    if len(parts) == 1:
+        batch = caches[parts[0]].pairs_at(rows[:, 0], rows[:, 1])
+    else:
+        batch = {}
+        for number in parts:
+            own = numbers == number
+            for name, array in caches[number].pairs_at(rows[own, 0], rows[own, 1]).items():
+                batch.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))[own] = array
+    return batch | {"caption": picked[:, 0]} if captions else batch
+
+
+def _caption_rows(cache: LatentCache, embeddings: CaptionEmbeddings) -> list[np.ndarray]:
+    """The rows of each scene's captions. Raises `InputError` where one is not embedded."""
+    missing = {text for texts in cache.captions for text in texts if text not in embeddings}
+    if missing:
+        raise InputError(
+            f"captions {embeddings.path}: {len(missing)} captions of latent cache {cache.path} are not "
+            f"embedded, such as {min(missing)[:40]!r}; add them with {COMMAND} --data {cache.path} --out "
+            f"{embeddings.path}"
+        )
+    return [np.array([embeddings.row(text) for text in texts], np.int32) for texts in cache.captions]
+
+
+def _choose_captions(
+    choose: functools.partial,
+    draw: Draw,
+    captions: list[list[np.ndarray]],
+    clips: list[int],
+    index: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The rows that `choose` draws, after rows of captions of the scenes of their targets; these are drawn
+    last, so that captions change nothing else."""
+    rows = choose(index, rng)
+    scenes = [int(target) // count for target, count in zip(rows[::2], clips, strict=False)]
+    picked = [draw.of_rows(rng, of_all[scene]) for of_all, scene in zip(captions, scenes, strict=True)]
+    return np.concatenate([picked, rows])
 
 
 def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentCache:

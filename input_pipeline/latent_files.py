@@ -6,10 +6,11 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from stp_jax.controls.view import View
@@ -17,11 +18,18 @@ from stp_jax.errors import InputError
 from stp_jax.files import read_json, replace_file, size_text
 
 ARRAYS = ("latents", *View._fields)
-NAMES = (*ARRAYS, "complete")
+CHECKSUMS = "crc32"  # how `checksums.npy` is computed, as meta.json has it; older caches have none
 
 
 def dtype_of(name: str) -> type:
-    return {"latents": np.float16, "complete": np.bool_}.get(name, np.float32)
+    return {"latents": np.float16, "complete": np.bool_, "checksums": np.uint32}.get(name, np.float32)
+
+
+def all_shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shapes of all arrays of a cache with this meta.json."""
+    shapes = meta["shapes"]
+    scenes, clips = shapes["latents"][:2]
+    return shapes | ({"checksums": [scenes, clips + 1]} if "checksums" in meta else {})
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -49,6 +57,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     known = {"seed": int, "flip": bool, "permute_channels": bool, "rules": str, "scene_kind": str}
     if wrong := [name for name, kind in known.items() if name in meta and type(meta[name]) is not kind]:
         raise InputError(f"{file}: damaged, its {wrong[0]} is wrong; write the cache again")
+    if meta.get("checksums", CHECKSUMS) != CHECKSUMS:
+        raise InputError(f"{file}: its checksums are of an unknown kind; a newer version may read it")
     return meta
 
 
@@ -77,6 +87,53 @@ def shapes_of(scenes: int, clips: int, frames: int, latent_shape: Sequence[int])
     }
 
 
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """While it lasts no other process creates this cache; waits until it is this one's turn.
+
+    Raises:
+      InputError: the folder cannot be written, or its disk knows no locks.
+    """
+    lock = filelock.FileLock(path / "create.lock", timeout=600)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"latent cache {path}: cannot be created by several processes ({reason})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def alone(path: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """While it lasts no other process writes part (I, N) of a cache, or parts of another number N.
+
+    The system releases the lock however the process ends.
+
+    Raises:
+      InputError: another process does.
+    """
+    names = "part_{}_of_{}.lock"
+    with contextlib.ExitStack() as locks:
+        try:
+            locks.enter_context(filelock.FileLock(path / names.format(*shard), timeout=0))
+            others = set(path.glob(names.format("*", "*"))) - set(path.glob(names.format("*", shard[1])))
+            for other in sorted(others):  # after its own: of two that begin at once none misses the other
+                with filelock.FileLock(other, timeout=0):
+                    pass
+        except filelock.Timeout as error:
+            raise InputError(
+                f"latent cache {path}: another process writes {Path(error.lock_file).stem}; all that write "
+                "at once need the same N in --shard I/N, and each an I of its own"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            print(f"{path} cannot be locked ({error}): see to it that no other process writes the same part")
+        yield
+
+
 def write_empty(path: Path, meta: dict[str, Any]) -> None:
     """Writes the arrays of a new cache, zeros, and its meta.json.
 
@@ -84,9 +141,9 @@ def write_empty(path: Path, meta: dict[str, Any]) -> None:
       InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
         cache, and nothing is left of it.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(file.suffix != ".lock" for file in path.iterdir()):
         raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-    shapes: dict[str, list[int]] = meta["shapes"]
+    shapes = all_shapes(meta)
     try:
         path.mkdir(parents=True, exist_ok=True)
         needed = sum(math.prod(shape) * np.dtype(dtype_of(name)).itemsize for name, shape in shapes.items())
@@ -105,3 +162,15 @@ def write_empty(path: Path, meta: dict[str, Any]) -> None:
             with contextlib.suppress(OSError):
                 (path / f"{name}.npy").unlink(missing_ok=True)
         raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises `InputError` for a file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
+            "continues after the last complete scene."
+        ) from None

@@ -2,9 +2,11 @@
 
 Files, for N scenes of K clips each: latents.npy float16 [N, K, F', H', W', C]; c2w.npy [N, K, F, 4, 4] in
 each scene's own world frame; intrinsics.npy [N, K, F, 4]; animation_time.npy [N, K, F]; complete.npy bool
-[N], the scenes that have been written; meta.json. Clips k with k % clips_per_path == 0 run forward in time;
-they and the clips_per_path - 1 warped ones that follow show the same camera path (`pairs.random_clips`). One
-folder holds one split.
+[N], the scenes that have been written; checksums.npy uint32 [N, K + 1], the CRC-32 of each clip and of the
+scene's captions; captions_*.jsonl, a line for each scene that has captions; meta.json.
+
+Clips k with k % clips_per_path == 0 run forward in time; they and the clips_per_path - 1 warped ones that
+follow show the same camera path (`pairs.random_clips`). One folder holds one split.
 
 A cache of long paths has `windows` W > 1 in its meta.json: every W clips in a row, from k = 0 on, are windows
 of one long path and curve of animation time, and each continues the one before it. The first W of each
@@ -16,6 +18,8 @@ scene are on the one path that there is.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,14 +28,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from input_pipeline.latent_checksums import Checksums, append_captions, captions_checksum, clip_checksum
 from input_pipeline.latent_files import (
     ARRAYS,
-    NAMES,
+    CHECKSUMS,
+    all_shapes,
     check_paths,
     dtype_of,
+    in_turn,
     read_meta,
     shapes_of,
     write_empty,
+    writing,
 )
 from input_pipeline.pairs import make_relative
 from stp_jax.controls.view import View, named, view_of
@@ -44,9 +52,10 @@ class LatentCache:
 
     def __init__(self, path: Path, meta: dict[str, Any], mode: Literal["r", "r+"]):
         self.path, self.meta, self._mode = path, meta, mode
-        shapes = meta["shapes"]
+        shapes: dict[str, Any] = all_shapes(meta)
         self._arrays = {
-            name: map_array(path / f"{name}.npy", shapes[name], dtype_of(name), mode) for name in NAMES
+            name: map_array(path / f"{name}.npy", shape, dtype_of(name), mode)
+            for name, shape in shapes.items()
         }
         self.scenes, self.clips = shapes["latents"][:2]
         self.frames = shapes["c2w"][2]
@@ -54,6 +63,13 @@ class LatentCache:
         self.latent_size = self.latent_shape[1:3]  # height and width
         self.clips_per_path = meta["clips_per_path"]
         self.windows = meta.get("windows", 1)
+        self.has_checksums = "checksums" in meta
+        self.checksums = Checksums(path, self._arrays)
+
+    @functools.cached_property
+    def captions(self) -> list[tuple[str, ...]]:
+        """The captions of each scene. Raises `InputError` where they are damaged."""
+        return self.checksums.captions()
 
     @property
     def one_path(self) -> bool:
@@ -76,11 +92,13 @@ class LatentCache:
         clips_per_path: int,
         windows: int = 1,
         meta: Mapping[str, Any],
+        shared: bool = False,
     ) -> LatentCache:
         """Creates an empty cache for N = `scenes` and K = `clips`, or continues an unfinished one.
 
         `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an
-        unfinished cache with another `meta` or other shapes is not continued.
+        unfinished cache with another `meta` or other shapes is not continued. With `shared` several processes
+        may create the same cache at once, and write different scenes of it; it may then be complete.
 
         Raises:
           InputError: the folder holds a finished cache, another cache, or something else; the disk has no
@@ -91,18 +109,21 @@ class LatentCache:
             raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
         check_paths(path, clips, clips_per_path, windows, meta)
         shapes = shapes_of(scenes, clips, frames, latent_shape)
-        wanted = {"clips_per_path": clips_per_path, "shapes": shapes, **meta}
+        wanted = {"clips_per_path": clips_per_path, "shapes": shapes, "checksums": CHECKSUMS, **meta}
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
-        if (path / "meta.json").exists():
-            return cls._continue(path, wanted)
-        write_empty(path, wanted)
-        return cls(path, wanted, "r+")
+        with in_turn(path) if shared else contextlib.nullcontext():
+            if (path / "meta.json").exists():
+                return cls._continue(path, wanted, shared)
+            write_empty(path, wanted)
+            return cls(path, wanted, "r+")
 
     @classmethod
-    def _continue(cls, path: Path, wanted: dict[str, Any]) -> LatentCache:
+    def _continue(cls, path: Path, wanted: dict[str, Any], may_be_complete: bool) -> LatentCache:
         """The unfinished cache in a folder; raises `InputError` unless its meta.json is what is wanted."""
         found = read_meta(path)
+        if "checksums" not in found:  # begun by an earlier version
+            del wanted["checksums"]
         differing = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
         if differing:
             raise InputError(
@@ -110,7 +131,7 @@ class LatentCache:
                 "choose another folder or delete it"
             )
         cache = cls(path, found, "r+")
-        if not cache.missing():
+        if not cache.missing() and not may_be_complete:
             raise InputError(f"latent cache {path}: already complete; choose another folder or delete it")
         return cache
 
@@ -123,7 +144,7 @@ class LatentCache:
             or is not empty.
         """
         path = Path(path)
-        first, apart = parts[0], ("seed", "shapes")
+        first, apart = parts[0], ("seed", "shapes", "checksums")
         for part in parts:
             differing = sorted(
                 key
@@ -135,7 +156,7 @@ class LatentCache:
                     f"latent caches {first.path} and {part.path} differ "
                     f"({', '.join(differing) or 'shapes'}): they make no common cache"
                 )
-        known = (*apart, "clips_per_path", "windows")
+        known = (*apart, "clips_per_path", "windows", "checksums")
         joined = cls.create(
             path,
             scenes=sum(part.scenes for part in parts),
@@ -151,10 +172,11 @@ class LatentCache:
         start = 0
         for part in parts:
             for scene in range(part.scenes):
-                for name in ARRAYS:
-                    joined._put(name, start + scene, part._arrays[name][scene], sync=False)
+                part.checksums.verify(scene * part.clips + np.arange(part.clips))
+                arrays = {name: part._arrays[name][scene] for name in ARRAYS}
+                joined._write_arrays(start + scene, arrays, part.captions[scene], sync=False)
             start += part.scenes
-        for name in ARRAYS:
+        for name in (*ARRAYS, "checksums"):
             joined._arrays[name].flush()
         for scene in range(joined.scenes):
             joined._put("complete", scene, np.array(True), sync=False)
@@ -181,40 +203,75 @@ class LatentCache:
             )
         return cache
 
-    def missing(self) -> list[int]:
-        """The scenes that are not written yet."""
-        return np.flatnonzero(~self._arrays["complete"]).tolist()
+    def missing(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
+        """The scenes that are not written yet; of part (I, N) of them, the scenes I, I + N, I + 2 N ..."""
+        first, step = shard
+        return (first + step * np.flatnonzero(~self._arrays["complete"][first::step])).tolist()
 
-    def write(self, scene: int, latents: np.ndarray, view: View) -> None:
+    def write(
+        self,
+        scene: int,
+        latents: np.ndarray,
+        view: View,
+        captions: Sequence[str] = (),
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
         """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete.
+
+        Args:
+          shard: (I, N), the number of this process and of all that write at once.
 
         Raises:
           InputError: it cannot be written, as on a full disk; the scene is not marked then.
         """
-        for name, value in named("", view, latents=latents).items():
-            array = self._arrays[name]
-            if value.shape != array.shape[1:]:
-                raise ValueError(f"{name} has shape {value.shape}, not {array.shape[1:]}")
-            self._put(name, scene, value)
+        arrays = named("", view, latents=latents)
+        for name, value in arrays.items():
+            shape = self._arrays[name].shape[1:]
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {value.shape}, not {shape}")
+        self._write_arrays(scene, arrays, captions, shard)
         self._put("complete", scene, np.array(True))
+
+    def _write_arrays(
+        self,
+        scene: int,
+        arrays: Mapping[str, np.ndarray],
+        captions: Sequence[str],
+        shard: tuple[int, int] = (0, 1),
+        *,
+        sync: bool = True,
+    ) -> None:
+        """Writes the arrays of a scene, its captions, and the checksums of both."""
+        for name in ARRAYS:
+            self._put(name, scene, arrays[name], sync=sync)
+        if not self.has_checksums:
+            return
+        if captions:
+            with writing(self.path / "captions"):
+                append_captions(self.path, shard, scene, captions)
+        sums = [clip_checksum(arrays, clip) for clip in range(self.clips)]
+        self._put("checksums", scene, np.array([*sums, captions_checksum(captions)], np.uint32), sync=sync)
 
     def _put(self, name: str, scene: int, value: np.ndarray, *, sync: bool = True) -> None:
         """Writes a scene's part of an array through the file: on a full disk the memory map would end the
         process."""
         array, path = self._arrays[name], self.path / f"{name}.npy"
         data = np.ascontiguousarray(value, array.dtype)
-        try:
-            with open(path, "r+b") as file:
-                file.seek(array.offset + scene * data.nbytes)
-                file.write(data.data)
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
-                "continues after the last complete scene."
-            ) from None
+        with writing(path), open(path, "r+b") as file:
+            file.seek(array.offset + scene * data.nbytes)
+            file.write(data.data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+
+    def damaged(self, scene: int) -> bool:
+        """Whether the numbers or captions of a scene differ from their checksums; of an older cache, without
+        any, false."""
+        return self.checksums.damaged(scene)
+
+    def reopen(self, scene: int) -> None:
+        """Marks a scene as missing, so that it is written again."""
+        self._put("complete", scene, np.array(False))
 
     def choose_source(
         self, target: int, rng: np.random.Generator, *, same_path: float, source_warp: float
@@ -277,8 +334,10 @@ class LatentCache:
         """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on.
 
         Raises:
-          InputError: a clip has numbers that no encoded clip has; the files have no checksums.
+          InputError: a clip differs from its checksum; of an older cache, which has none: it has numbers that
+            no encoded clip has.
         """
+        self.checksums.verify(rows)
         clips = {
             name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in ARRAYS
         }  # mode="clip" copies straight into the result and without the interpreter's lock
@@ -311,6 +370,7 @@ class LatentCache:
         frames of each c2w [B, 4K, 4, 4], intrinsics [B, 4K, 4] and animation_time [B, 4K]."""
         latents = self._flat("latents")
         clips, frames = np.divmod(rows, latents.shape[1])
+        self.checksums.verify(clips.ravel())
         pixel_frames = (4 * frames[..., None] + np.arange(-3, 1)).reshape(len(rows), -1)
         clips = np.repeat(clips, 4, axis=1)
         memory = {name: self._flat(name)[clips, pixel_frames] for name in View._fields}

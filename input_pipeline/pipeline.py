@@ -8,6 +8,11 @@ An example is a source and a target clip of one scene (`pairs.make_relative`):
     source_intrinsics, target_intrinsics            [F, 4]
     source_animation_time, target_animation_time    [F]
 
+With `config.captions` an example has the embedding of a caption, too:
+
+    text                                            float16 [T, D], zeros behind its end
+    has_caption                                     bool; false: none, or it was dropped
+
 A batch has a leading axis [B]. All examples of some batches may have a memory, too. These are latent frames
 of an earlier stretch of the camera path and of the curve of animation time that the target continues:
 memory_latents float16 [K, H', W', C], and of their pixel frames memory_c2w [4K, 4, 4], memory_intrinsics
@@ -31,6 +36,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches, mixture, video_examples
+from input_pipeline.caption_embeddings import CaptionEmbeddings, with_text
 from input_pipeline.datasets.reading import check_name, open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
@@ -95,6 +101,9 @@ def make_dataset(
     if not latents:
         # Batched last: workers take turns by example, and with them the scenes that each has to decode.
         iter_dataset = iter_dataset.batch(batch_size)
+    if config.captions:  # last: embeddings are large, and worker processes send the rows of them alone
+        embeddings = CaptionEmbeddings.open(config.captions)
+        iter_dataset = iter_dataset.map(functools.partial(with_text, embeddings))
     return iter_dataset
 
 
@@ -146,10 +155,10 @@ def make_clips(
 ) -> grain.IterDataset:
     """The clips to encode into a latent cache, one element per row of the cache, in order.
 
-    An element has row (int), video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics [K, F, 4] and
-    animation_time [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the number of
-    scenes (`count_scenes`), with clips and augmentation that depend on (seed, r) alone: rows beyond the
-    number of scenes are further passes over them.
+    An element has row (int), captions (texts), and video uint8 [K, F, H, W, 3], c2w [K, F, 4, 4], intrinsics
+    [K, F, 4] and animation_time [K, F] of `pairs.random_clips`, K = `clips`. Row r shows scene r modulo the
+    number of scenes (`count_scenes`), with clips and augmentation that depend on (seed, r) alone: rows
+    beyond the number of scenes are further passes over them.
 
     Args:
       rows: the rows wanted, all scenes once by default; to finish a cache, its `missing()`.
@@ -229,6 +238,10 @@ def check_config(config: ConfigDict) -> None:
     if config.source_latents and config.rules != "grid":
         raise InputError(f"data.rules = {config.rules!r}: not with data.source_latents")
     latent_batches.check_memory(config)
+    if not 0 <= config.caption_dropout <= 1:
+        raise InputError(f"data.caption_dropout = {config.caption_dropout}: give 0 to 1")
+    if config.caption_dropout and not config.captions:
+        raise InputError(f"data.caption_dropout = {config.caption_dropout}: it needs data.captions")
     if config.frames < 1:
         raise InputError(f"data.frames = {config.frames}: must be at least 1")
 

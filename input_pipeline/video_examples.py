@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.augment import augment
+from input_pipeline.caption_embeddings import COMMAND, CaptionEmbeddings, Draw
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.fitting import Fit
 from input_pipeline.latents import LatentCache
@@ -63,14 +64,11 @@ def make_examples(config: ConfigDict, split: str, seed: int, epochs: int | None)
     place = functools.partial(
         _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
     )
-    draw = functools.partial(_draw_pair, scenes, config.copy_and_resolve_references())
+    frozen, captions = config.copy_and_resolve_references(), _captions(config, split)
+    draw = functools.partial(_draw_pair, scenes, frozen, captions)
     if config.source_latents:
-        draw = functools.partial(
-            _draw_target,
-            scenes,
-            _source_cache(config, split, len(scenes)),
-            config.copy_and_resolve_references(),
-        )
+        cache = _source_cache(config, split, len(scenes))
+        draw = functools.partial(_draw_target, scenes, cache, frozen, captions)
     return (
         grain.MapDataset.range(len(scenes) * config.pairs_per_scene)
         .seed(seed)
@@ -94,11 +92,41 @@ def _scene_of_example(seed: int, scenes: int, pairs: int, together: int, index: 
     return int(_order_of_scenes(seed, epoch, scenes)[group * together + index % group_size])
 
 
-def _draw_pair(scenes: SceneReader, config: ConfigDict, index: int, rng: np.random.Generator):
+def _captions(config: ConfigDict, split: str) -> Draw | None:
+    """What draws captions, if any are asked for.
+
+    Raises:
+      InputError: the captions of the data set are not all embedded.
+    """
+    if not config.captions:
+        return None
+    embeddings = CaptionEmbeddings.open(config.captions)
+    records = open_records(config.path, config.kind, split)
+    if records.may_have_captions and not embeddings.covers(records.identity):
+        raise InputError(
+            f"captions {config.captions}: lacks those of {config.path}, {config.kind}, {split}; add them "
+            f"with {COMMAND} --data {config.path} --out {config.captions}"
+        )
+    return Draw(embeddings, config.caption_dropout)
+
+
+def _with_caption(
+    example: dict[str, np.ndarray], scene: Scene, captions: Draw | None, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The example with the row of its caption; drawn last, so that captions change nothing else."""
+    if captions is None:
+        return example
+    return example | {"caption": np.asarray(captions(rng, scene.captions))}
+
+
+def _draw_pair(
+    scenes: SceneReader, config: ConfigDict, captions: Draw | None, index: int, rng: np.random.Generator
+):
     scene = stretch(rng, scene_at(scenes, index, config), config.static_reach)
     source_warp = config.source_warp if config.warp else 0.0
     pair = random_pair(scene, rng, config.frames, _probabilities(config), source_warp, config.rules)
-    return make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
+    example = make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
+    return _with_caption(example, scene, captions, rng)
 
 
 def _probabilities(config: ConfigDict) -> list[float]:
@@ -146,7 +174,12 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
 
 
 def _draw_target(
-    scenes: SceneReader, cache: LatentCache, config: ConfigDict, index: int, rng: np.random.Generator
+    scenes: SceneReader,
+    cache: LatentCache,
+    config: ConfigDict,
+    captions: Draw | None,
+    index: int,
+    rng: np.random.Generator,
 ):
     """A source's latents from the cache, and a target clip for it."""
     scene = scene_at(scenes, index, config)
@@ -170,7 +203,7 @@ def _draw_target(
         raise InputError(
             f"latent cache {cache.path}: not of scene {scene.name} of {config.path}; encode that data set"
         )
-    return make_relative(source, target)
+    return _with_caption(make_relative(source, target), scene, captions, rng)
 
 
 def draw_clips(
@@ -187,7 +220,7 @@ def draw_clips(
     scene = stretch(rng, scene_at(scenes, row % len(scenes), config), config.static_reach)
     drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules, windows)
     (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
-    return {"row": row} | drawn
+    return {"row": row, "captions": scene.captions} | drawn
 
 
 def check_scene(scene: Scene, config: ConfigDict) -> None:

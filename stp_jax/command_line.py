@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,14 @@ def number(least: float, most: float, kind: type = float) -> Callable[[str], flo
 def count(text: str) -> int:
     """A flag's `type`: a whole number, at least 1."""
     return int(number(1, 10**9, int)(text))
+
+
+def shard_of_work(text: str) -> tuple[int, int]:
+    """A flag's `type`: I/N, the part I of N, from 0 to N - 1."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part I/N of a work, from 0/N to (N - 1)/N")
+    return int(found[1]), int(found[2])
 
 
 def read_config(spec: str, fields: Sequence[str] = ()) -> ConfigDict:

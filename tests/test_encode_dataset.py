@@ -64,6 +64,20 @@ def test_size_is_width_then_height_and_both_are_printed_by_name(files, tmp_path,
     assert cache.latent_size == (8 // stride, 16 // stride)
 
 
+def test_two_parts_make_the_cache_that_one_command_makes(files, tmp_path, capsys):
+    options = dict(frames=5, size=(16, 8), clips_per_scene=2, clips_per_path=1, batch_size=2, passes=3)
+    for name, shards in (("one", [(0, 1)]), ("two", [(1, 2), (0, 2), (1, 2)])):
+        for shard in shards:
+            encode_dataset.encode_dataset(
+                str(files / "data"), str(files / "weights"), str(tmp_path / name), shard=shard, **options
+            )
+    assert "part 1/2 is complete" in capsys.readouterr().out
+    one, two = (LatentCache.open(tmp_path / name / "train") for name in ("one", "two"))
+    assert one.scenes == 3 and one.meta == two.meta
+    for file in ("latents", "c2w", "animation_time", "checksums"):
+        assert (one.path / f"{file}.npy").read_bytes() == (two.path / f"{file}.npy").read_bytes()
+
+
 def test_devices_take_turns_and_give_what_one_gives(files):
     video = np.random.default_rng(0).integers(0, 256, (5, 5, 8, 16, 3), np.uint8)
     (_, on_all), (_, on_one) = (

@@ -7,8 +7,10 @@ and trust the numbers of records in a dataset_info.json. ArrayRecord has checksu
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +79,17 @@ class Records(Sequence):
         place = index - (int(ends[file - 1]) if file else 0)
         return _guarded(f"{self._files[file]}: record {place}", lambda: self._decoded(index))
 
+    @property
+    def identity(self) -> str:
+        """A hash that changes with the files of these records; where they lie does not matter."""
+        files = [(file.name, file.stat().st_size) for file in self._files]
+        return sha256(json.dumps([files, self._lengths, self._old_kind]).encode()).hexdigest()
+
+    @property
+    def may_have_captions(self) -> bool:
+        """Whether records of this version have captions."""
+        return self._old_kind is None
+
     def _decoded(self, index: int) -> dict[str, Any]:
         record = self._features.deserialize_example_np(self._source[index])
         return form.from_old(record, self._old_kind) if self._old_kind else record
@@ -117,6 +130,26 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
     files = [folder / f"{kind}-{split}.array_record-{number:05d}{end}" for number in range(len(lengths))]
     used = [place for place, length in enumerate(lengths) if length]  # empty files are not written
     return Records([files[place] for place in used], [lengths[place] for place in used], old_kind)
+
+
+def list_data_sets(path: Path) -> list[tuple[Path, str, list[str]]]:
+    """The data sets in a folder, the newest of each kind, or the one that it is: folder, kind and splits.
+
+    Raises:
+      InputError: the description of one of them is damaged.
+    """
+    newest = {file.parent.parent: file.parent for file in sorted(path.glob(f"*/*/{INFO}"))}
+    folders = [path] if (path / INFO).exists() else list(newest.values())
+    found = []
+    for folder in folders:
+        name, _, splits = _read_info(folder / INFO)
+        found.append((folder, name, [split for split, files in splits.items() if sum(files.lengths)]))
+    return found
+
+
+def texts(values: Any) -> list[str]:
+    """A field of texts of a record."""
+    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
 
 
 def check_name(kind: str) -> None:

@@ -4,7 +4,8 @@
 
 draws clips of every scene (camera paths x warps of animation time), encodes them with the VAE and writes a
 latent cache, which `kind = "latents"` reads. Processes decode video while all devices encode. After an
-interruption the same command continues.
+interruption the same command continues. Several hosts share the work in one folder: the same command with
+--shard 0/4 on the first of four, --shard 1/4 on the second and so on.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from tqdm import tqdm
 
 from input_pipeline.config import CAMERA_EXTENT, FIT_FIELDS, default_config
 from input_pipeline.datasets.reading import open_records
+from input_pipeline.latent_files import alone
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, make_clips
-from stp_jax.command_line import Parser, count, number
+from stp_jax.command_line import Parser, count, number, shard_of_work
 from stp_jax.controls.view import view_of
 from stp_jax.devices.hardware import use_compilation_cache
 from stp_jax.devices.sharding import make_mesh
@@ -104,6 +106,7 @@ def encode_dataset(
     skip_short: bool = False,
     workers: int = 0,
     batch_size: int | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> None:
     """Writes the latent cache `out/split`; see the flags below for the arguments.
 
@@ -133,12 +136,18 @@ def encode_dataset(
         frames=frames,
         latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
         meta=describe(found.config, seed, config) | scene_kind(config, split),
+        shared=shard[1] > 1,
         **of_scene,
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
-    clips = read_ahead(draw(rows=cache.missing(), num_workers=workers))
-    _, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
-    encode_missing(cache, clips, encode)
+    with alone(cache.path, shard):
+        missing = cache.missing(shard)
+        if not missing:
+            print(f"Latents: {cache.path}: part {shard[0]}/{shard[1]} is complete")
+            return
+        clips = read_ahead(draw(rows=missing, num_workers=workers))
+        _, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
+        encode_missing(cache, clips, encode, shard)
 
 
 def sides(size: Sequence[int]) -> str:
@@ -189,15 +198,19 @@ def read_ahead(clips: grain.IterDataset) -> grain.DatasetIterator:
     return iterator
 
 
-def encode_missing(cache: LatentCache, clips: grain.DatasetIterator, encode: Callable) -> None:
-    """Encodes the clips of all rows that a cache lacks; `clips` gives them in order, see `make_clips`."""
+def encode_missing(
+    cache: LatentCache, clips: grain.DatasetIterator, encode: Callable, shard: tuple[int, int] = (0, 1)
+) -> None:
+    """Encodes the clips of all rows that a part (I, N) of a cache lacks; `clips` gives them in order, see
+    `make_clips`."""
     underway: collections.deque = collections.deque()
-    bar = tqdm(total=cache.scenes, initial=cache.scenes - len(cache.missing()), unit="scene")
+    total = len(range(shard[0], cache.scenes, shard[1]))
+    bar = tqdm(total=total, initial=total - len(cache.missing(shard)), unit="scene")
 
     def write_oldest() -> None:
         clip, parts = underway.popleft()
         latents = np.concatenate([np.asarray(part) for part in parts])
-        cache.write(clip["row"], latents, view_of(clip))
+        cache.write(clip["row"], latents, view_of(clip), clip["captions"], shard)
         bar.update()
 
     started, waited = time.monotonic(), 0.0
@@ -287,6 +300,14 @@ def make_parser() -> Parser:
         "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
     )
     add("--batch_size", type=count, help="clips encoded at a time; default: 16 of 128 x 128, fewer if larger")
+    add(
+        "--shard",
+        type=shard_of_work,
+        default=(0, 1),
+        metavar="I/N",
+        help="of N processes that write this cache at once, on any hosts, this is number I, from 0: it "
+        "encodes the scenes I, I + N, I + 2 N ... (default: all)",
+    )
     return parser
 
 

@@ -160,7 +160,8 @@ class DiTTraining(Training):
 
     task: str = "dit"
     vae: str = ""  # weights
-    text: str = ""  # embedding of the prompt that all clips share, for a model that takes text
+    # Embedding of the prompt of clips without a caption, for a model that takes text; see data.captions.
+    text: str = ""
     scene_scale: float = 4.0  # metres that count as 1; also model.scene_scale
     # Latent frames of earlier output that the model may be given to continue a long video; 0: none. Also
     # model.memory and data.memory_frames. With 4: --config.memory=4 --config.data.memory_path=FOLDER, a
@@ -196,6 +197,8 @@ def make_config(definition: type[Training], **changes: Any) -> ConfigDict:
     config = ConfigDict(_filled(definition, changes, "config"))
     mixture.refer(config.data)
     if definition is DiTTraining:
+        if not config.pictures.data.captions:  # pictures and validation have captions where training has them
+            config.pictures.data.captions = config.data.get_ref("captions")
         for section, field, source in (
             ("model", "scene_scale", "scene_scale"),
             ("model", "memory", "memory"),

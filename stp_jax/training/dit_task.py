@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from input_pipeline.caption_embeddings import CaptionEmbeddings
 from input_pipeline.mixture import reads_latents
 from stp_jax import flow
 from stp_jax.controls.view import View, view_of
@@ -38,8 +40,9 @@ class DiTTask:
     `config.flow.memory_sigma`. The model is not given that level.
 
     Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
-    source and target may differ in this. A model that takes text is given the same prompt for all videos, the
-    first of `config.text`, which `stp_jax.text` embedded. A second one is guidance's negative prompt.
+    source and target may differ in this. A model that takes text is given the captions of the batch, and
+    videos without one the first prompt of `config.text`, which `stp_jax.text` embedded. A second prompt there
+    is guidance's negative one.
     """
 
     name = "dit"
@@ -63,6 +66,8 @@ class DiTTask:
         text_dim = self.model_config.text_dim
         for name, value, unset in (
             ("text", config.text, ""),
+            ("data.captions", config.data.get("captions", ""), ""),
+            ("data.caption_dropout", config.data.get("caption_dropout", 0), 0),
             ("sampling.guidance", config.sampling.guidance, 1),
         ):
             if value != unset and not text_dim:
@@ -77,6 +82,7 @@ class DiTTask:
             self.frozen["vae"] = reading.read(vae)
             if text_dim:
                 prompts = read_embeddings(config.text, text_dim)
+                _check_captions(config, prompts)
                 self.frozen["text"] = prompts[:1]
                 if len(prompts) > 1:
                     self.frozen["negative"] = prompts[1:2]
@@ -105,6 +111,11 @@ class DiTTask:
                 f"{clip}_c2w": ((frames, 4, 4), jnp.float32),
                 f"{clip}_intrinsics": ((frames, 4), jnp.float32),
                 f"{clip}_animation_time": ((frames,), jnp.float32),
+            }
+        if self.config.data.get("captions"):
+            shapes |= {
+                "text": ((TEXT_TOKENS, self.model_config.text_dim), jnp.float16),
+                "has_caption": ((), jnp.bool_),
             }
         if count := self.model_config.memory:
             shapes |= {
@@ -160,7 +171,7 @@ class DiTTask:
     def condition(self, model, frozen, batch, latent_size):
         """The conditioning of a model on a batch, see `SpaceTimeDiT.condition`; runs inside jit."""
         views = _views(batch)
-        text = _for_all(frozen.get("text"), len(views[0].animation_time))
+        text = _texts(frozen, batch, len(views[0].animation_time))
         return model.condition(*views, text=text, latent_size=latent_size)
 
     def loss(self, model, frozen, batch, key):
@@ -229,7 +240,7 @@ class DiTTask:
     def _sampling_inputs(self, frozen, batch, key):
         """The noise, the source's latents, and embeddings of the prompt and the negative one, if any."""
         source = self._latents(batch, "source", frozen)
-        text, negative = (_for_all(frozen.get(name), len(source)) for name in ("text", "negative"))
+        text, negative = _texts(frozen, batch, len(source)), _for_all(frozen.get("negative"), len(source))
         return jax.random.normal(key, source.shape), source, text, negative
 
     def _videos(self, frozen, batch, sample):
@@ -278,6 +289,30 @@ def _views(batch: Batch) -> tuple[View, ...]:
     """The views of the target, the source and, if there is one, the memory."""
     names = ("target", "source", "memory") if "memory_latents" in batch else ("target", "source")
     return tuple(view_of(batch, name) for name in names)
+
+
+def _texts(frozen: dict[str, Any], batch: Batch, videos: int) -> jax.Array | None:
+    """The text of each video, [B, T, D]: its caption, or the prompt for those that have none."""
+    prompt = _for_all(frozen.get("text"), videos)
+    if prompt is None or "text" not in batch:
+        return prompt
+    return jnp.where(batch["has_caption"][:, None, None], batch["text"].astype(prompt.dtype), prompt)
+
+
+def _check_captions(config: ConfigDict, prompts: np.ndarray) -> None:
+    """Raises `InputError` where captions have another size than the prompts [P, T, D] of `config.text`."""
+    sections = {"data": config.data} | (
+        {"pictures.data": config.pictures.data} if "pictures" in config else {}
+    )
+    for name, data in sections.items():
+        if not data.get("captions"):
+            continue
+        found = CaptionEmbeddings.open(data.captions)
+        if (found.tokens, found.dim) != prompts.shape[1:]:
+            raise InputError(
+                f"config.{name}.captions = {data.captions}: embeddings of {found.tokens} x {found.dim}; "
+                f"those of config.text have {prompts.shape[1]} x {prompts.shape[2]}."
+            )
 
 
 def _for_all(embedding: jax.Array | None, videos: int) -> jax.Array | None:

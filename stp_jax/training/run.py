@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from input_pipeline import latent_batches
 from input_pipeline.pipeline import count_by_part, count_examples
 from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
@@ -82,6 +83,8 @@ class Run:
         self.average = Average(config.optimizer)
         self.frozen = jax.device_put(self.task.frozen_for(config.data), NamedSharding(mesh, P()))
         training_data(config, config.seed, mesh)  # finds mistakes in the data
+        for remark in latent_batches.remarks(config.data, "train") if "kind" in config.data else ():
+            log(remark)
         of_held_out = (self.task, config, self.frozen, mesh)
         self.preview = Preview(*of_held_out) if config.train.pictures_every else None
         self.validation = Validation(*of_held_out) if config.train.validate_every else None

@@ -26,6 +26,11 @@ class VAETask:
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        for name in ("captions", "caption_dropout"):
+            if config.data.get(name):
+                raise InputError(
+                    f"config.data.{name} is {config.data[name]}, but a VAE takes no text: leave it out."
+                )
         largest = min(config.data.height, config.data.width)
         if not 0 <= config.crop <= largest:
             raise InputError(

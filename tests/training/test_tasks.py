@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from configs import demo, demo_vae
+from input_pipeline.caption_embeddings import CaptionEmbeddings, Part
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_clips, make_dataset
@@ -29,6 +30,7 @@ from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import bind, flatten, load_into
 from stp_jax.models.vae import VAE, VAEConfig, from_pixels
 from stp_jax.training import loop
+from stp_jax.training.config import DiTTraining, make_config
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
@@ -311,7 +313,10 @@ def started_from(config, latents, folder, init_from) -> dict[str, np.ndarray]:
     return native.read_weights(folder / "weights", "dit")
 
 
-@pytest.mark.parametrize("field, value", [("text", "dog.npz"), ("sampling.guidance", 5.0)])
+@pytest.mark.parametrize(
+    "field, value",
+    [("text", "dog.npz"), ("sampling.guidance", 5.0), ("data.captions", "c"), ("data.caption_dropout", 0.1)],
+)
 def test_what_has_no_effect_without_text_is_refused(dit_config, field, value):
     config = copy.deepcopy(dit_config)
     config.update_from_flattened_dict({field: value})
@@ -349,6 +354,8 @@ def test_training_starts_from_wan_and_adds_what_it_lacks(tmp_path, latents, dit_
     config.model.update(text_dim=12, rope_frames="stream")
     config.text = str(tmp_path / "words.npz")
     np.savez(config.text, embeddings=np.random.default_rng(0).standard_normal((1, 512, 12), np.float32))
+    Part(tmp_path / "captions", (0, 1), {"dim": 12, "tokens": 512}).add("", np.ones((1, 12)))
+    config.data.update(captions=str(tmp_path / "captions"), caption_dropout=0.1)  # the scenes have none
     wan = dataclasses.replace(DiTConfig(**config.model), **WAN | {"text_dim": 12})
     stored = random_tensors("dit", wan, "official")
     save_file(stored, tmp_path / "diffusion_pytorch_model.safetensors")
@@ -417,13 +424,21 @@ def test_preview_samples_what_a_perfect_model_knows(dit_config, batch, vae, monk
 
 @pytest.mark.parametrize("prompts", [1, 2])
 def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, tmp_path, capsys, prompts):
-    """Against steps taken here with the velocity `v_negative + g (v_text - v_negative)`."""
+    """Against steps taken here with the velocity `v_negative + g (v_text - v_negative)`.
+
+    With two prompts the first video has a caption of its own.
+    """
     config = dit_config.copy_and_resolve_references()
     config.model.text_dim, config.text = 12, str(tmp_path / "prompts.npz")
     config.sampling.update(steps=3, guidance=4.0)
     rng = np.random.default_rng(0)
     texts = rng.standard_normal((prompts, 512, 12), np.float32)
     np.savez(config.text, embeddings=texts)
+    positive_text = texts[:1]
+    if prompts == 2:
+        captions = rng.standard_normal((2, 512, 12)).astype(np.float16)
+        positive_text = np.stack([captions[0].astype(np.float32), texts[0]])
+        batch = batch | {"text": captions, "has_caption": np.array([True, False])}
     task = make_task(config)
     params = {  # of a new model nothing depends on the text
         name: np.asarray(array) + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
@@ -446,10 +461,52 @@ def test_preview_is_guided_away_from_the_second_prompt(dit_config, batch, vae, t
     x = np.asarray(jax.random.normal(jax.random.key(3), source.shape), np.float64)
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         at = np.float32(x), np.full(2, 1000 * sigma, np.float32)
-        positive, negative = (np.asarray(velocity(*at, text), np.float64) for text in (texts[0], texts[-1]))
+        positive, negative = (
+            np.asarray(velocity(*at, text), np.float64) for text in (positive_text, texts[-1:])
+        )
         x += (following - sigma) * (negative + 4.0 * (positive - negative))
     expected = np.asarray(jax.jit(vae.decode)(np.float32(x)))
     np.testing.assert_allclose(videos["sample"], expected, atol=1e-2 * np.abs(expected).max())
+
+
+def test_training_is_given_captions_and_the_prompt_where_there_are_none(dit_config, batch, tmp_path):
+    config = dit_config.copy_and_resolve_references()
+    config.model.text_dim, config.text = 12, str(tmp_path / "prompts.npz")
+    rng = np.random.default_rng(0)
+    prompt = rng.standard_normal((1, 512, 12), np.float32)
+    np.savez(config.text, embeddings=prompt)
+    part = Part(tmp_path / "captions", (0, 1), {"dim": 12, "tokens": 512})
+    part.add("a dog", rng.standard_normal((3, 12)))
+    config.data.captions = str(tmp_path / "captions")
+    task = make_task(config)
+    stored = CaptionEmbeddings.open(tmp_path / "captions").batch(np.array([0, -1]))
+    shapes = task.example_shapes()
+    for name in ("text", "has_caption"):
+        assert shapes[name] == (stored[name].shape[1:], stored[name].dtype)
+    model, size = task.init(nnx.Rngs(0)), (2, SIZE // 4, SIZE // 4)
+    views = [view_of(batch, name) for name in ("target", "source")]
+    text = np.stack([stored["text"][0].astype(np.float32), prompt[0]])
+    expected = model.condition(*views, text=text, latent_size=size)
+    found = task.condition(model, task.frozen, batch | stored, size)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    Part(tmp_path / "other", (0, 1), {"dim": 8, "tokens": 512}).add("a dog", np.ones((3, 8)))
+    config.data.captions = str(tmp_path / "other")
+    with pytest.raises(InputError, match="data.captions = .*512 x 8; those of config.text have 512 x 12"):
+        make_task(config)
+
+
+def test_pictures_have_captions_where_training_has_them(vae_run):
+    config = make_config(DiTTraining, data=dict(captions="a"))
+    assert config.pictures.data.captions == "a"
+    config.data.captions = "b"
+    assert config.pictures.data.captions == "b"
+    own = make_config(DiTTraining, data=dict(captions="a"), pictures=dict(data=dict(captions="own")))
+    assert own.pictures.data.captions == "own"
+    config = vae_run[0].copy_and_resolve_references()
+    config.data.captions = "a"
+    with pytest.raises(InputError, match="config.data.captions is a, but a VAE takes no text"):
+        VAETask(config)
 
 
 def test_parameters_survive_the_way_into_a_dict_and_back(dit_config):

@@ -156,17 +156,19 @@ def _cache_seeds(work: Path, written: int = 2) -> list[Seed]:
     c2w = np.tile(np.eye(4), (4, FRAMES, 1, 1))
     view = View(c2w, np.full((4, FRAMES, 4), 0.5), np.tile(np.arange(FRAMES), (4, 1)))
     for scene in range(written):
-        cache.write(scene, np.zeros((4, 2, 2, 2, 4)), view)
+        cache.write(scene, np.zeros((4, 2, 2, 2, 4)), view, ["a dog runs", "狗"])
     return _one_of_each(work)
 
 
 def _read_cache(folder: Path) -> None:
     from input_pipeline.config import default_config
+    from input_pipeline.latents import LatentCache
     from input_pipeline.pipeline import count_examples, make_dataset
 
     config = default_config()
     config.update(kind="latents", path=str(folder), frames=FRAMES)
     count = count_examples(config, "train")
+    assert len(LatentCache.open(folder / "train").captions) == 2
     batches = make_dataset(config, split="train", seed=0, batch_size=2, read_threads=1)
     batch = next(iter(batches))
     assert count == 8 and all(np.isfinite(values).all() for values in batch.values())
@@ -268,6 +270,28 @@ def _read_embeddings(folder: Path) -> None:
     assert np.isfinite(text.read_embeddings(folder / "prompts.npz", 4)).all()
 
 
+def _caption_seeds(work: Path) -> list[Seed]:
+    from input_pipeline.caption_embeddings import Part, mark_covered
+
+    part = Part(work, (0, 1), {"dim": 4, "tokens": 8, "encoder": {"title": "a test"}})
+    for number, caption in enumerate(("", "a dog runs", "狗")):
+        part.add(caption, np.full((number + 1, 4), number))
+    mark_covered(work, "a data set", (0, 1), "name")
+    return _one_of_each(work)
+
+
+def _read_captions(folder: Path) -> None:
+    from input_pipeline.caption_embeddings import CaptionEmbeddings, Part
+
+    embeddings = CaptionEmbeddings.open(folder)
+    embeddings.covers("a data set")
+    found = embeddings.batch(np.array([*range(len(embeddings)), -1]))
+    assert np.isfinite(found["text"]).all() and not found["has_caption"][-1]
+    Part(folder, (0, 1), embeddings.meta).add("a cat", np.ones((2, embeddings.dim)))
+    again = CaptionEmbeddings.open(folder)
+    assert (again.embedding(again.row("a cat")) == 1).all()
+
+
 READERS = [
     Reader("camera_data.json of a scene", _scene_seeds, _read_scene, share=0.5),
     Reader("data set", _data_set_seeds, _read_data_set),
@@ -283,6 +307,7 @@ READERS = [
     ),
     Reader("work directory of a run", _run_seeds, _read_run, changes_files=True),
     Reader("embeddings of prompts", _embedding_seeds, _read_embeddings, share=0.3),
+    Reader("embeddings of captions", _caption_seeds, _read_captions, share=0.3, changes_files=True),
     Reader("config file", _config_seeds, _read_config, share=0.3),
     Reader("folder of an evaluation", _evaluation_seeds, _read_evaluation, changes_files=True),
 ]
