@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.datasets import form
 from input_pipeline.datasets.building import Build, Options
 from input_pipeline.datasets.checking import Checks
-from input_pipeline.shots import ffmpeg, opened
+from input_pipeline.decoding import ffmpeg, opened
 from stp_jax.command_line import Parser, count
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError

@@ -1,0 +1,215 @@
+"""Encoded videos in memory, and the pictures of them that are asked for.
+
+A picture is the same, bit for bit, however it is reached: `VideoFrames.pictures` begins at the last key frame
+before it, leaves out frames that no other one refers to, and stops after the last picture that is wanted.
+Where a file does not allow that, it is decoded from its beginning.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import av
+import numpy as np
+
+from input_pipeline import fitting
+from stp_jax.errors import InputError
+from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS, is_shown
+from stp_jax.media.orientation import frame_picture
+
+T = TypeVar("T")
+Size = tuple[int, int]  # height, width
+
+
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """Yields container and first video stream of an encoded video, decoded by this thread alone.
+
+    Raises:
+      av.FFmpegError: FFmpeg cannot read it, or its pictures would be larger than MOST_PIXELS.
+      IndexError: it has no video that FFmpeg can decode.
+    """
+    limits = {"max_pixels": str(MOST_PIXELS)}
+    with av.open(io.BytesIO(data), "r", options=limits, **ANY_METADATA) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise IndexError("no video that this FFmpeg can decode")
+        stream.codec_context.options = limits
+        stream.thread_type = "NONE"  # others work on other videos
+        yield container, stream
+
+
+def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
+    """The result of `work`, which uses `opened`.
+
+    Raises:
+      InputError: `work` did, or FFmpeg failed; the message begins with `where`. FFmpeg's error is not kept: a
+        header that lies makes it refuse to allocate, which is no lack of memory.
+    """
+    try:
+        return work()
+    except InputError as error:
+        reason = str(error)
+    except av.FFmpegError as error:
+        reason = f"not a readable video ({error.strerror})"
+    except IndexError:
+        reason = "holds no video"
+    raise InputError(f"{where}: {reason}")
+
+
+def decode_video(data: bytes, where: str, size: Size | None = None) -> np.ndarray:
+    """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error.
+
+    With a `size` (height, width) its pictures are brought to that, see `fitting.fit_pictures`.
+    """
+    return decode_with_size(data, where, size)[0]
+
+
+def decode_with_size(data: bytes, where: str, size: Size | None) -> tuple[np.ndarray, Size]:
+    """A decoded video, and the height and width that it had in its file."""
+    source_size = (0, 0)
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal source_size
+        with opened(data) as (container, stream):
+            for frame in container.decode(stream):
+                picture = frame_picture(frame)
+                source_size = (picture.shape[0], picture.shape[1])
+                yield picture
+
+    return ffmpeg(where, lambda: fitting.fit_pictures(pictures(), size)), source_size
+
+
+def picture_size(data: bytes, where: str) -> Size:
+    """Height and width of an encoded video, as it is seen."""
+
+    def first() -> Size:
+        with opened(data) as (container, stream):
+            for frame in container.decode(stream):
+                picture = frame_picture(frame)
+                return picture.shape[0], picture.shape[1]
+        raise InputError("the video has no frames")
+
+    return ffmpeg(where, first)
+
+
+class _Index(NamedTuple):
+    """Where the frames of a video are.
+
+    Attributes:
+      stamps: of all frames in the order in which they are shown.
+      starts: the numbers of those at which decoding may begin.
+    """
+
+    stamps: list[int]
+    starts: list[int]
+
+
+class VideoFrames:
+    """The frames of one encoded video.
+
+    Args:
+      data: the file.
+      where: names it in errors.
+      frames: how many it must have.
+      source_size: height and width that its pictures must have.
+      size: to which they are brought, see `fitting.fit_pictures`.
+    """
+
+    def __init__(self, data: bytes, where: str, frames: int, source_size: Size, size: Size | None):
+        self._data, self._where, self._frames = data, where, frames
+        self._source_size, self.size = source_size, size or source_size
+        self._found: _Index | None = None
+        self._looked = False
+
+    def starts(self) -> list[int]:
+        """The frames at which decoding may begin, ascending; the first is 0."""
+        ffmpeg(self._where, self._look)
+        return self._found.starts if self._found else [0]
+
+    def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number, uint8 [H, W, 3]) of each of the frames `wanted`, in some order.
+
+        Raises:
+          InputError: the video cannot be decoded, or has another number or size of frames.
+        """
+        steps = self._decoded(set(wanted))
+        while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
+            yield step
+
+    def _look(self) -> None:
+        """Finds the index once: without one, where packets are not what the frames will be."""
+        if self._looked:
+            return
+        with opened(self._data) as (container, stream):
+            stamps, keys = [], []
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard and is_shown(packet, stream):
+                    stamps.append(packet.pts)
+                    keys += [packet.pts] if packet.is_keyframe else []
+        if None not in stamps and len(set(stamps)) == len(stamps) == self._frames:
+            stamps.sort()
+            starts = sorted(bisect.bisect_left(stamps, key) for key in keys)
+            self._found = _Index(stamps, starts) if starts[:1] == [0] else None
+        self._looked = True
+
+    def _decoded(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+        self._look()
+        if self._found is not None:
+            with opened(self._data) as (container, stream):
+                for first, end in zip(
+                    self._found.starts, [*self._found.starts[1:], self._frames], strict=True
+                ):
+                    part = {number for number in wanted if first <= number < end}
+                    if not part:
+                        continue
+                    for number, picture in self._from_key(container, stream, first, part):
+                        wanted.discard(number)
+                        yield number, picture
+                    if wanted & part:
+                        break  # not a frame at which decoding may begin, after all
+        if wanted:
+            yield from self._from_beginning(wanted)
+
+    def _from_key(self, container, stream, first: int, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """As `pictures`, of frames between a key frame and the next; fewer where that does not work out."""
+        assert self._found is not None
+        stamps, left = self._found.stamps, set(wanted)
+        numbers = {stamps[number]: number for number in wanted}
+        container.seek(stamps[first], stream=stream, backward=True)
+        context, begun = stream.codec_context, False
+        for packet in container.demux(stream):
+            if not begun and (not packet.is_keyframe or packet.pts is None or packet.pts > stamps[first]):
+                return
+            begun = True
+            # Others may not refer to it, so that leaving it out changes no other one.
+            context.skip_frame = "DEFAULT" if packet.pts in numbers else "NONREF"
+            for frame in packet.decode():
+                number = numbers.get(frame.pts)
+                if number in left and not frame.is_corrupt:
+                    left.discard(number)
+                    yield number, self._fitted(frame)
+            if not left:
+                return
+
+    def _from_beginning(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+        count = 0
+        with opened(self._data) as (container, stream):
+            for frame in container.decode(stream):
+                if count in wanted:
+                    yield count, self._fitted(frame)
+                count += 1
+        if count != self._frames:
+            raise InputError(f"{count} frames instead of {self._frames}; build the data set again")
+
+    def _fitted(self, frame: av.VideoFrame) -> np.ndarray:
+        picture = frame_picture(frame)
+        if picture.shape[:2] != self._source_size:
+            (height, width), (h, w) = picture.shape[:2], self._source_size
+            raise InputError(f"a picture of {width} x {height}, where the scene's first is of {w} x {h}")
+        return fitting.fit_picture(picture, self.size)
