@@ -129,7 +129,13 @@ class VideoFrames:
 
     def starts(self) -> list[int]:
         """The frames at which decoding may begin, ascending; the first is 0."""
-        ffmpeg(self._where, self._look)
+
+        def look() -> None:
+            with opened(self._data) as (container, stream):
+                self._look(container, stream)
+
+        if not self._looked:
+            ffmpeg(self._where, look)
         return self._found.starts if self._found else [0]
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -142,16 +148,13 @@ class VideoFrames:
         while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
             yield step
 
-    def _look(self) -> None:
-        """Finds the index once: without one, where packets are not what the frames will be."""
-        if self._looked:
-            return
-        with opened(self._data) as (container, stream):
-            stamps, keys = [], []
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard and is_shown(packet, stream):
-                    stamps.append(packet.pts)
-                    keys += [packet.pts] if packet.is_keyframe else []
+    def _look(self, container, stream) -> None:
+        """Finds the index, or none, where packets are not what the frames will be."""
+        stamps, keys = [], []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard and is_shown(packet, stream):
+                stamps.append(packet.pts)
+                keys += [packet.pts] if packet.is_keyframe else []
         if None not in stamps and len(set(stamps)) == len(stamps) == self._frames:
             stamps.sort()
             starts = sorted(bisect.bisect_left(stamps, key) for key in keys)
@@ -159,22 +162,24 @@ class VideoFrames:
         self._looked = True
 
     def _decoded(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-        self._look()
-        if self._found is not None:
-            with opened(self._data) as (container, stream):
-                for first, end in zip(
-                    self._found.starts, [*self._found.starts[1:], self._frames], strict=True
-                ):
-                    part = {number for number in wanted if first <= number < end}
-                    if not part:
-                        continue
-                    for number, picture in self._from_key(container, stream, first, part):
-                        wanted.discard(number)
-                        yield number, picture
-                    if wanted & part:
-                        break  # not a frame at which decoding may begin, after all
+        with opened(self._data) as (container, stream):
+            if not self._looked:
+                self._look(container, stream)
+            for number, picture in self._from_keys(container, stream, wanted):
+                wanted.discard(number)
+                yield number, picture
         if wanted:
             yield from self._from_beginning(wanted)
+
+    def _from_keys(self, container, stream, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """As `pictures`; fewer where a frame is none at which decoding may begin, after all."""
+        starts = self._found.starts if self._found else []
+        for first, end in zip(starts, [*starts[1:], self._frames], strict=False):
+            part = {number for number in wanted if first <= number < end}
+            if part:
+                yield from self._from_key(container, stream, first, part)
+            if wanted & part:
+                return
 
     def _from_key(self, container, stream, first: int, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
         """As `pictures`, of frames between a key frame and the next; fewer where that does not work out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline import mixture
 from input_pipeline.config import FIT_FIELDS
 from input_pipeline.latents import LatentCache
+from input_pipeline.remote import within
 from stp_jax.errors import InputError
 
 
@@ -55,7 +55,7 @@ def _open(config: ConfigDict, split: str) -> _Source:
         raise InputError(
             "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
         )
-    cache = LatentCache.open(Path(config.path) / split)
+    cache = LatentCache.open(within(config.path, split))
     if cache.frames != config.frames:
         raise InputError(
             f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
@@ -151,7 +151,7 @@ def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentC
     Raises:
       InputError: its clips are of another form, or have no room for such a memory.
     """
-    long = LatentCache.open(Path(config.memory_path) / split) if config.memory_path else cache
+    long = LatentCache.open(within(config.memory_path, split)) if config.memory_path else cache
     if long.windows == 1:
         raise InputError(
             f"latent cache {long.path}: its clips do not continue each other, as data.memory_frames needs; "

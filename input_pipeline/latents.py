@@ -34,6 +34,7 @@ from input_pipeline.latent_files import (
     write_empty,
 )
 from input_pipeline.pairs import make_relative
+from input_pipeline.remote import download, is_remote, local_path
 from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 from stp_jax.files import map_array
@@ -163,12 +164,12 @@ class LatentCache:
 
     @classmethod
     def open(cls, path: str | Path) -> LatentCache:
-        """Opens a complete cache for reading.
+        """Opens a complete cache for reading; one in object storage is downloaded as a whole at first.
 
         Raises:
           InputError: there is no cache at `path`, it is damaged, or it is not complete.
         """
-        path = Path(path)
+        path = download(str(path)) if is_remote(path) else local_path(path)
         if not (path / "meta.json").exists():
             raise InputError(
                 f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"

@@ -23,7 +23,6 @@ import functools
 import os
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -35,6 +34,7 @@ from input_pipeline.datasets.reading import check_name, open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import MODES, RULES
+from input_pipeline.remote import within
 from stp_jax.errors import InputError
 
 
@@ -121,7 +121,7 @@ def count_examples(config: ConfigDict, split: str) -> int:
         counts = count_by_part(config, split)
         return mixture.pattern_of(mixture.parts_of(config)).epoch(list(counts.values()))
     if config.kind == "latents":
-        cache = LatentCache.open(Path(config.path) / split)
+        cache = LatentCache.open(within(config.path, split))
         return len(latent_batches.target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
 

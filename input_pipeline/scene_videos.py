@@ -17,9 +17,9 @@ class SceneVideos:
     """Stands for an array uint8 [C, T, H, W, 3], as far as clips are cut from it.
 
     `videos[cameras, times]`, with two arrays int [F], gives new pictures [F, H, W, 3]; `videos[:, a:b]` gives
-    a view of some times. With `keep` frames are decoded once, from a key frame to the next, and are kept. Otherwise
-    those asked for are decoded each time; only where the pictures given last are still in use, as a source
-    while its target is cut, they are taken from these.
+    a view of some times. With `keep` frames are decoded once, from a key frame to the next, and are kept.
+    Otherwise those asked for are decoded each time; only where the pictures given last are still in use, as
+    a source while its target is cut, they are taken from these.
 
     Args:
       encoded: C encoded videos.

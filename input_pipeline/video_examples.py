@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -24,6 +23,7 @@ from input_pipeline.pairs import (
     random_target,
     stretch,
 )
+from input_pipeline.remote import within
 from input_pipeline.shots import Caching, Scene, SceneReader
 from stp_jax.errors import InputError
 
@@ -129,7 +129,7 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             "data.flip, data.permute_channels: targets are changed as their sources' latents were"
         )
-    cache = LatentCache.open(Path(config.source_latents) / split)
+    cache = LatentCache.open(within(config.source_latents, split))
     if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
         raise InputError(
             f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
