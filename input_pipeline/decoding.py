@@ -27,15 +27,21 @@ Size = tuple[int, int]  # height, width
 
 
 @contextlib.contextmanager
-def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+def opened(data: bytes, *, probe: bool = True) -> Iterator[tuple[Any, Any]]:
     """Yields container and first video stream of an encoded video, decoded by this thread alone.
+
+    Args:
+      probe: whether FFmpeg decodes some frames to learn in which order they will come, which takes as long
+        as 10 frames or so. Otherwise frames may come in another order, and some not at all.
 
     Raises:
       av.FFmpegError: FFmpeg cannot read it, or its pictures would be larger than MOST_PIXELS.
       IndexError: it has no video that FFmpeg can decode.
     """
     limits = {"max_pixels": str(MOST_PIXELS)}
-    with av.open(io.BytesIO(data), "r", options=limits, **ANY_METADATA) as container:
+    # It holds for probing alone: decoders of streams have a list of their own.
+    options = limits if probe else limits | {"codec_whitelist": "none"}
+    with av.open(io.BytesIO(data), "r", options=options, **ANY_METADATA) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise IndexError("no video that this FFmpeg can decode")
@@ -88,14 +94,22 @@ def decode_with_size(data: bytes, where: str, size: Size | None) -> tuple[np.nda
 def picture_size(data: bytes, where: str) -> Size:
     """Height and width of an encoded video, as it is seen."""
 
-    def first() -> Size:
-        with opened(data) as (container, stream):
+    def first(probe: bool) -> Size | None:
+        with opened(data, probe=probe) as (container, stream):
             for frame in container.decode(stream):
                 picture = frame_picture(frame)
                 return picture.shape[0], picture.shape[1]
+        return None
+
+    def either() -> Size:
+        with contextlib.suppress(av.FFmpegError, IndexError):
+            if size := first(probe=False):
+                return size
+        if size := first(probe=True):
+            return size
         raise InputError("the video has no frames")
 
-    return ffmpeg(where, first)
+    return ffmpeg(where, either)
 
 
 class _Index(NamedTuple):
@@ -130,12 +144,9 @@ class VideoFrames:
     def starts(self) -> list[int]:
         """The frames at which decoding may begin, ascending; the first is 0."""
 
-        def look() -> None:
-            with opened(self._data) as (container, stream):
-                self._look(container, stream)
-
         if not self._looked:
-            ffmpeg(self._where, look)
+            with contextlib.suppress(av.FFmpegError, IndexError), opened(self._data, probe=False) as video:
+                self._look(*video)
         return self._found.starts if self._found else [0]
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -162,7 +173,11 @@ class VideoFrames:
         self._looked = True
 
     def _decoded(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-        with opened(self._data) as (container, stream):
+        # What is broken is found once more from the beginning, and is an error there.
+        with (
+            contextlib.suppress(av.FFmpegError, IndexError),
+            opened(self._data, probe=False) as (container, stream),
+        ):
             if not self._looked:
                 self._look(container, stream)
             for number, picture in self._from_keys(container, stream, wanted):

@@ -15,10 +15,12 @@ FRAMES, SIZE = 40, (64, 96)  # x265 corrupts its memory below that
 X264 = {"g": "12", "bf": "3", "x264-params": "b-adapt=0:scenecut=0:open-gop={open}:intra-refresh={refresh}"}
 
 
-def encode(codec="libx264", container="mp4", options=None, frames=FRAMES, size=SIZE, seed=0) -> bytes:
+def encode(
+    codec="libx264", container="mp4", options=None, frames=FRAMES, size=SIZE, seed=0, block=4
+) -> bytes:
     """A video of moving noise."""
-    noise = np.random.default_rng(seed).integers(0, 255, (size[0] // 4, size[1] // 4, 3), np.uint8)
-    picture = noise.repeat(4, 0).repeat(4, 1)
+    noise = np.random.default_rng(seed).integers(0, 255, (size[0] // block, size[1] // block, 3), np.uint8)
+    picture = noise.repeat(block, 0).repeat(block, 1)
     file = io.BytesIO()
     with av.open(file, "w", format=container) as writer:
         stream = writer.add_stream(codec, rate=25, options={"g": "12"} | (options or {}))

@@ -21,7 +21,7 @@ from stp_jax.errors import InputError
 @pytest.fixture(scope="module")
 def known():
     """A record of two cameras, 9 frames of 96 x 64 with one key frame."""
-    return stored.record(encode(options=x264() | {"g": "250"}, frames=stored.TIMES))
+    return stored.record(encode(options=x264() | {"g": "250"}, frames=stored.TIMES, block=16))
 
 
 def build(path, known, how, **options):
@@ -38,7 +38,7 @@ def test_pictures_and_lenses_are_those_of_training_in_short_steps(tmp_path, know
     expected = decode_video(known["videos"][0], "video", kept)
     scene = decode_scene(record)
     assert scene.videos.shape == (2, *expected.shape)
-    assert np.abs(scene.videos[0].astype(int) - expected).mean() < 7  # of noise; 40 elsewhere in it
+    assert np.abs(scene.videos[0].astype(int) - expected).mean() < 10  # of noise; 40 elsewhere in it
     np.testing.assert_allclose(
         record["intrinsics"], fit_lenses(known["intrinsics"], (64, 96), kept), rtol=1e-6
     )
