@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from stp_jax.media.orientation import frame_picture
 
 T = TypeVar("T")
 Size = tuple[int, int]  # height, width
+_Frames = Iterator[tuple[int, av.VideoFrame]]
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ class VideoFrames:
 
     def __init__(self, data: bytes, where: str, frames: int, source_size: Size, size: Size | None):
         self._data, self._where, self._frames = data, where, frames
-        self._source_size, self.size = source_size, size or source_size
+        self.source_size, self.size = source_size, size or source_size
         self._found: _Index | None = None
         self._looked = False
 
@@ -149,15 +150,28 @@ class VideoFrames:
                 self._look(*video)
         return self._found.starts if self._found else [0]
 
-    def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, uint8 [H, W, 3]) of each of the frames `wanted`, in some order.
 
         Raises:
           InputError: the video cannot be decoded, or has another number or size of frames.
         """
+        for number, frame in self.decoded(wanted):
+            yield number, self.picture(frame)
+
+    def decoded(self, wanted: Iterable[int]) -> _Frames:
+        """As `pictures`, before the conversion by `picture`, which costs as much as decoding small ones."""
         steps = self._decoded(set(wanted))
         while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
             yield step
+
+    def picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """The picture of a frame of `decoded`, uint8 [H, W, 3].
+
+        Raises:
+          InputError: its colours cannot be read, or it has another size than the scene's first.
+        """
+        return ffmpeg(self._where, lambda: self._fitted(frame))
 
     def _look(self, container, stream) -> None:
         """Finds the index, or none, where packets are not what the frames will be."""
@@ -172,7 +186,7 @@ class VideoFrames:
             self._found = _Index(stamps, starts) if starts[:1] == [0] else None
         self._looked = True
 
-    def _decoded(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _decoded(self, wanted: set[int]) -> _Frames:
         # What is broken is found once more from the beginning, and is an error there.
         with (
             contextlib.suppress(av.FFmpegError, IndexError),
@@ -180,14 +194,14 @@ class VideoFrames:
         ):
             if not self._looked:
                 self._look(container, stream)
-            for number, picture in self._from_keys(container, stream, wanted):
+            for number, frame in self._from_keys(container, stream, wanted):
                 wanted.discard(number)
-                yield number, picture
+                yield number, frame
         if wanted:
             yield from self._from_beginning(wanted)
 
-    def _from_keys(self, container, stream, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """As `pictures`; fewer where a frame is none at which decoding may begin, after all."""
+    def _from_keys(self, container, stream, wanted: set[int]) -> _Frames:
+        """As `decoded`; fewer where a frame is none at which decoding may begin, after all."""
         starts = self._found.starts if self._found else []
         for first, end in zip(starts, [*starts[1:], self._frames], strict=False):
             part = {number for number in wanted if first <= number < end}
@@ -196,8 +210,8 @@ class VideoFrames:
             if wanted & part:
                 return
 
-    def _from_key(self, container, stream, first: int, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """As `pictures`, of frames between a key frame and the next; fewer where that does not work out."""
+    def _from_key(self, container, stream, first: int, wanted: set[int]) -> _Frames:
+        """As `decoded`, of frames between a key frame and the next; fewer where that does not work out."""
         assert self._found is not None
         stamps, left = self._found.stamps, set(wanted)
         numbers = {stamps[number]: number for number in wanted}
@@ -213,23 +227,23 @@ class VideoFrames:
                 number = numbers.get(frame.pts)
                 if number in left and not frame.is_corrupt:
                     left.discard(number)
-                    yield number, self._fitted(frame)
+                    yield number, frame
             if not left:
                 return
 
-    def _from_beginning(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _from_beginning(self, wanted: set[int]) -> _Frames:
         count = 0
         with opened(self._data) as (container, stream):
             for frame in container.decode(stream):
                 if count in wanted:
-                    yield count, self._fitted(frame)
+                    yield count, frame
                 count += 1
         if count != self._frames:
             raise InputError(f"{count} frames instead of {self._frames}; build the data set again")
 
     def _fitted(self, frame: av.VideoFrame) -> np.ndarray:
         picture = frame_picture(frame)
-        if picture.shape[:2] != self._source_size:
-            (height, width), (h, w) = picture.shape[:2], self._source_size
+        if picture.shape[:2] != self.source_size:
+            (height, width), (h, w) = picture.shape[:2], self.source_size
             raise InputError(f"a picture of {width} x {height}, where the scene's first is of {w} x {h}")
         return fitting.fit_picture(picture, self.size)

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import av
 import numpy as np
 
 from input_pipeline.decoding import Size, VideoFrames, picture_size
@@ -73,7 +74,8 @@ class _Store:
         self.shape, self.keep = shape, False
         self._videos = videos
         self._locks = [threading.Lock() for _ in videos]
-        self._parts: list[dict[int, np.ndarray]] = [{} for _ in videos]  # by the number of their first frame
+        # By camera and the number of their first frame: pictures, or frames that are converted when needed.
+        self._parts: list[dict[int, dict[int, np.ndarray | av.VideoFrame]]] = [{} for _ in videos]
         self._given: tuple[dict[tuple[int, int], int], weakref.ref[np.ndarray]] | None = None
 
     def pictures(self, cameras: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -105,6 +107,7 @@ class _Store:
 
     def _from_parts(self, camera: int, made: np.ndarray, rows: dict[tuple[int, int], list[int]]) -> None:
         video, parts = self._videos[camera], self._parts[camera]
+        late = video.size == video.source_size  # then frames in YUV of 8 bits take no more memory
         with self._locks[camera]:
             ends = [*video.starts(), self.shape[1]]
             for (where, time), places in rows.items():
@@ -113,8 +116,10 @@ class _Store:
                 at = bisect.bisect_right(ends, time) - 1
                 first, end = ends[at], ends[at + 1]
                 if first not in parts:
-                    part = np.empty((end - first, *self.shape[2:]), np.uint8)
-                    for number, picture in video.pictures(range(first, end)):
-                        part[number - first] = picture
-                    parts[first] = part
-                made[places] = parts[first][time - first]
+                    parts[first] = dict(
+                        video.decoded(range(first, end)) if late else video.pictures(range(first, end))
+                    )
+                picture = parts[first][time]
+                if isinstance(picture, av.VideoFrame):
+                    picture = parts[first][time] = video.picture(picture)
+                made[places] = picture
