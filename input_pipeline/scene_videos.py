@@ -47,6 +47,11 @@ class SceneVideos:
         """Bytes of all pictures, decoded."""
         return int(np.prod(self._store.shape))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is decoded is kept."""
+        return self._store.keep
+
     def keep(self) -> None:
         """Keeps what is decoded from now on."""
         self._store.keep = True

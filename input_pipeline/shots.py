@@ -266,6 +266,8 @@ class SceneReader:
         with entry.lock:
             if entry.scene is None:
                 entry.scene = self._read(index, entry)
+                with self._lock:
+                    self._drop()  # now that it is known how much it may take
             return entry.scene
 
     def _read(self, index: int, entry: _Entry) -> Scene:

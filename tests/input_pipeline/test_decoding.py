@@ -5,10 +5,12 @@ import io
 import av
 import numpy as np
 import pytest
+import stored
 
 from input_pipeline import decoding
 from input_pipeline.decoding import VideoFrames, decode_video
 from input_pipeline.scene_videos import SceneVideos
+from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, take
 from stp_jax.errors import InputError
 
 FRAMES, SIZE = 40, (64, 96)  # x265 corrupts its memory below that
@@ -130,3 +132,26 @@ def test_what_is_not_kept_is_decoded_once_for_a_pair(monkeypatch):
     del source, target
     videos[zeros[:1], zeros[:1]]
     assert len(made) == 6
+
+
+def test_pictures_are_kept_as_long_as_the_scenes_of_a_turn_find_room(encoded):
+    known = stored.record(encoded[0], cameras=2)
+    moments = FRAMES // stored.TIMES + 1
+    known = known | {
+        "c2w": np.tile(known["c2w"], (1, moments, 1, 1))[:, :FRAMES],
+        "animation_time": np.arange(FRAMES, dtype=np.float32),
+    }
+    records = [known | {"scene": f"scene {number}"} for number in range(4)]
+    nbytes = 2 * FRAMES * SIZE[0] * SIZE[1] * 3
+    for room, again, kept in ((2.5, True, True), (1.5, True, False), (2.5, False, False)):
+        reader = SceneReader(records, Caching(3, room * nbytes, at_once=2, again=again))
+        first = reader[0]
+        assert first.videos.nbytes == nbytes and first.videos.keeps == kept
+        assert reader[0] is first and reader[1] is not first
+        reader[2]
+        assert (reader[0] is first) == (not kept)  # otherwise two of three find room
+        whole = decode_scene(records[0])
+        for scene in (first, reader[0]):
+            np.testing.assert_array_equal(scene.c2w, whole.c2w)
+            shot = Shot(np.array([0, 1]), np.array([39, 20]))
+            np.testing.assert_array_equal(take(scene, shot)["video"], take(whole, shot)["video"])
