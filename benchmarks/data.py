@@ -142,11 +142,12 @@ def prepare(work: Path, name: str, form: Form) -> Path:
     return folder
 
 
-def config_of(folder: Path, form: Form, pairs: int) -> ConfigDict:
+def config_of(folder: Path, form: Form, pairs: int, workers: int) -> ConfigDict:
     config = default_config()
     height, width = form.clip_size
     config.update(kind="noise", path=str(folder), frames=form.frames, height=height, width=width)
-    config.update(pairs_per_scene=pairs, scenes_at_once=4)
+    # No scene is kept until its next turn: data sets of a benchmark are small.
+    config.update(pairs_per_scene=pairs, scenes_at_once=2, cached_scenes=max(1, 2 // max(1, workers)))
     return config
 
 
@@ -154,7 +155,7 @@ def config_of(folder: Path, form: Form, pairs: int) -> ConfigDict:
 
 
 def ours(folder: Path, form: Form, pairs: int, workers: int) -> Iterator[Any]:
-    config = config_of(folder, form, pairs)
+    config = config_of(folder, form, pairs, workers)
     data = make_dataset(
         config, split="train", seed=0, batch_size=1, num_workers=workers, read_threads=1, epochs=None
     )
