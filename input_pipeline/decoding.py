@@ -142,14 +142,6 @@ class VideoFrames:
         self._found: _Index | None = None
         self._looked = False
 
-    def starts(self) -> list[int]:
-        """The frames at which decoding may begin, ascending; the first is 0."""
-
-        if not self._looked:
-            with contextlib.suppress(av.FFmpegError, IndexError), opened(self._data, probe=False) as video:
-                self._look(*video)
-        return self._found.starts if self._found else [0]
-
     def pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, uint8 [H, W, 3]) of each of the frames `wanted`, in some order.
 
@@ -161,7 +153,19 @@ class VideoFrames:
 
     def decoded(self, wanted: Iterable[int]) -> _Frames:
         """As `pictures`, before the conversion by `picture`, which costs as much as decoding small ones."""
-        steps = self._decoded(set(wanted))
+        return self._steps(lambda: set(wanted))
+
+    def part(self, number: int) -> dict[int, av.VideoFrame]:
+        """Frame `number` and all others from the key frame before it to the next, as `decoded`."""
+        return dict(self._steps(lambda: self._around(number)))
+
+    def _around(self, number: int) -> set[int]:
+        starts = self._found.starts if self._found else [0]
+        place = bisect.bisect_right(starts, number)
+        return set(range(starts[place - 1], [*starts, self._frames][place]))
+
+    def _steps(self, choose: Callable[[], set[int]]) -> _Frames:
+        steps = self._decoded(choose)
         while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
             yield step
 
@@ -186,7 +190,9 @@ class VideoFrames:
             self._found = _Index(stamps, starts) if starts[:1] == [0] else None
         self._looked = True
 
-    def _decoded(self, wanted: set[int]) -> _Frames:
+    def _decoded(self, choose: Callable[[], set[int]]) -> _Frames:
+        """The frames that `choose` names, once it is known where key frames are."""
+        wanted: set[int] | None = None
         # What is broken is found once more from the beginning, and is an error there.
         with (
             contextlib.suppress(av.FFmpegError, IndexError),
@@ -194,9 +200,11 @@ class VideoFrames:
         ):
             if not self._looked:
                 self._look(container, stream)
+            wanted = choose()
             for number, frame in self._from_keys(container, stream, wanted):
                 wanted.discard(number)
                 yield number, frame
+        wanted = choose() if wanted is None else wanted
         if wanted:
             yield from self._from_beginning(wanted)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
 import weakref
 from collections.abc import Sequence
@@ -79,8 +78,8 @@ class _Store:
         self.shape, self.keep = shape, False
         self._videos = videos
         self._locks = [threading.Lock() for _ in videos]
-        # By camera and the number of their first frame: pictures, or frames that are converted when needed.
-        self._parts: list[dict[int, dict[int, np.ndarray | av.VideoFrame]]] = [{} for _ in videos]
+        # By camera and time: pictures, or frames that are converted when needed.
+        self._parts: list[dict[int, np.ndarray | av.VideoFrame]] = [{} for _ in videos]
         self._given: tuple[dict[tuple[int, int], int], weakref.ref[np.ndarray]] | None = None
 
     def pictures(self, cameras: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -114,17 +113,13 @@ class _Store:
         video, parts = self._videos[camera], self._parts[camera]
         late = video.size == video.source_size  # then frames in YUV of 8 bits take no more memory
         with self._locks[camera]:
-            ends = [*video.starts(), self.shape[1]]
             for (where, time), places in rows.items():
                 if where != camera:
                     continue
-                at = bisect.bisect_right(ends, time) - 1
-                first, end = ends[at], ends[at + 1]
-                if first not in parts:
-                    parts[first] = dict(
-                        video.decoded(range(first, end)) if late else video.pictures(range(first, end))
-                    )
-                picture = parts[first][time]
+                if time not in parts:
+                    part = video.part(time)
+                    parts |= part if late else {t: video.picture(frame) for t, frame in part.items()}
+                picture = parts[time]
                 if isinstance(picture, av.VideoFrame):
-                    picture = parts[first][time] = video.picture(picture)
+                    picture = parts[time] = video.picture(picture)
                 made[places] = picture
