@@ -53,6 +53,9 @@ class SetConfig:
     pairs_per_scene: int = 8  # pairs drawn from a scene in an epoch: decoding it is the costly part
     scenes_at_once: int = 16  # scenes that alternate, so that neighbouring examples are of different scenes
     cached_scenes: int = 32  # decoded scenes kept per process: 28 MB for 17 cameras x 33 times, 128 px
+    # GB of decoded pictures kept per process. Where `scenes_at_once` scenes take more, none are kept, and
+    # those of each pair are decoded for it alone: docs/data.md.
+    cached_gb: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,13 +41,18 @@ def fit_pictures(pictures: Iterable[np.ndarray], size: tuple[int, int] | None) -
         first = first or picture.shape
         if picture.shape != first:
             raise InputError("its pictures change their size")
-        if size is not None and first[:2] != size:
-            _check_size(first[0], first[1], size)
-            picture = fit_image(picture, *size)
-        fitted.append(picture)
+        fitted.append(picture if size is None else fit_picture(picture, size))
     if not fitted:
         raise InputError("the video has no frames")
     return np.stack(fitted)
+
+
+def fit_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture [H, W, 3] as one of a video in `fit_pictures`."""
+    if picture.shape[:2] == size:
+        return picture
+    _check_size(picture.shape[0], picture.shape[1], size)
+    return fit_image(picture, *size)
 
 
 def _check_size(height: int, width: int, size: tuple[int, int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -14,6 +13,7 @@ from input_pipeline import mixture
 from input_pipeline.caption_embeddings import COMMAND, CaptionEmbeddings, Draw
 from input_pipeline.config import FIT_FIELDS
 from input_pipeline.latents import LatentCache
+from input_pipeline.remote import within
 from stp_jax.errors import InputError
 
 
@@ -58,7 +58,7 @@ def _open(config: ConfigDict, split: str) -> _Source:
         raise InputError(
             "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
         )
-    cache = LatentCache.open(Path(config.path) / split)
+    cache = LatentCache.open(within(config.path, split))
     if cache.frames != config.frames:
         raise InputError(
             f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
@@ -126,7 +126,7 @@ def _mixed(config, split, seed, with_memory, epochs):
 def remarks(config: ConfigDict, split: str) -> list[str]:
     """What a user should know of the latent caches of `config`."""
     parts = mixture.parts_of(config).values() if config.get("mixture") else [config]
-    paths = [Path(part.path) / (part.get("split") or split) for part in parts if part.kind == "latents"]
+    paths = [within(part.path, part.get("split") or split) for part in parts if part.kind == "latents"]
     return [
         f"Latent cache {path} is of an earlier version, without checksums: damage may go unnoticed."
         for path in paths
@@ -209,7 +209,7 @@ def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentC
     Raises:
       InputError: its clips are of another form, or have no room for such a memory.
     """
-    long = LatentCache.open(Path(config.memory_path) / split) if config.memory_path else cache
+    long = LatentCache.open(within(config.memory_path, split)) if config.memory_path else cache
     if long.windows == 1:
         raise InputError(
             f"latent cache {long.path}: its clips do not continue each other, as data.memory_frames needs; "

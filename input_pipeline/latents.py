@@ -42,6 +42,7 @@ from input_pipeline.latent_files import (
     writing,
 )
 from input_pipeline.pairs import make_relative
+from input_pipeline.remote import download, is_remote, local_path
 from stp_jax.controls.view import View, named, view_of
 from stp_jax.errors import InputError
 from stp_jax.files import map_array
@@ -54,8 +55,7 @@ class LatentCache:
         self.path, self.meta, self._mode = path, meta, mode
         shapes: dict[str, Any] = all_shapes(meta)
         self._arrays = {
-            name: map_array(path / f"{name}.npy", shape, dtype_of(name), mode)
-            for name, shape in shapes.items()
+            key: map_array(path / f"{key}.npy", shape, dtype_of(key), mode) for key, shape in shapes.items()
         }
         self.scenes, self.clips = shapes["latents"][:2]
         self.frames = shapes["c2w"][2]
@@ -185,12 +185,12 @@ class LatentCache:
 
     @classmethod
     def open(cls, path: str | Path) -> LatentCache:
-        """Opens a complete cache for reading.
+        """Opens a complete cache for reading; one in object storage is downloaded as a whole at first.
 
         Raises:
           InputError: there is no cache at `path`, it is damaged, or it is not complete.
         """
-        path = Path(path)
+        path = download(str(path)) if is_remote(path) else local_path(path)
         if not (path / "meta.json").exists():
             raise InputError(
                 f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"

@@ -28,7 +28,6 @@ import functools
 import os
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -41,6 +40,7 @@ from input_pipeline.datasets.reading import check_name, open_records
 from input_pipeline.host_share import HostShare
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import MODES, RULES
+from input_pipeline.remote import within
 from stp_jax.errors import InputError
 
 
@@ -90,7 +90,7 @@ def make_dataset(
     elif config.mixture:
         dataset = share(_mixed_examples(config, split, seed, epochs))
     else:
-        dataset = share(video_examples.make_examples(config, split, seed, epochs))
+        dataset = share(video_examples.make_examples(config, split, seed, epochs, num_workers or 1))
     threads = read_threads or _default_threads(num_workers)
     iter_dataset = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -130,7 +130,7 @@ def count_examples(config: ConfigDict, split: str) -> int:
         counts = count_by_part(config, split)
         return mixture.pattern_of(mixture.parts_of(config)).epoch(list(counts.values()))
     if config.kind == "latents":
-        cache = LatentCache.open(Path(config.path) / split)
+        cache = LatentCache.open(within(config.path, split))
         return len(latent_batches.target_rows(config, cache))
     return count_scenes(config, split) * config.pairs_per_scene
 
@@ -168,12 +168,12 @@ def make_clips(
     check_config(config)
     if config.mixture:
         raise InputError("data.mixture: the data sets of a mixture are encoded one by one")
-    scenes = video_examples.open_scenes(config, split, cached_scenes=0)
+    threads = read_threads or (1 if num_workers else _default_threads(0))
+    scenes = video_examples.open_scenes(config, split, scenes=0, at_once=threads, again=clips > 1)
     if rows is None:
         rows = list(range(len(scenes)))
     frozen = config.copy_and_resolve_references()
     draw = functools.partial(video_examples.draw_clips, scenes, frozen, seed, clips, clips_per_path, windows)
-    threads = read_threads or (1 if num_workers else _default_threads(0))
     dataset = (
         grain.MapDataset.source(rows)
         .map(draw)
@@ -255,7 +255,13 @@ def _check_set(config: ConfigDict, where: str) -> None:
         raise InputError(f"{where}.modes: give a weight of 0 or more for each of {', '.join(MODES)}")
     if config.rules not in RULES:
         raise InputError(f"{where}.rules = {config.rules!r}: must be one of {', '.join(RULES)}")
-    for name, least in (("pairs_per_scene", 1), ("scenes_at_once", 1), ("static_reach", 0), ("fps", 0)):
+    for name, least in (
+        ("pairs_per_scene", 1),
+        ("scenes_at_once", 1),
+        ("static_reach", 0),
+        ("fps", 0),
+        ("cached_gb", 0),
+    ):
         if not config[name] >= least:
             raise InputError(f"{where}.{name} = {config[name]}: must be at least {least}")
     if not 0 < config.camera_extent < 1e9:

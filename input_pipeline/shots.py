@@ -7,26 +7,22 @@ agree.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
 
 from input_pipeline import fitting
+from input_pipeline.decoding import Size, decode_with_size
 from input_pipeline.fitting import Fit
+from input_pipeline.scene_videos import SceneVideos
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
-from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS
-from stp_jax.media.orientation import frame_picture
 
 Clip = dict[str, np.ndarray]
-T = TypeVar("T")
 
 # What a scene's cameras and world do. `grid`: cameras stand still, and each of them shows all grid times, so
 # that camera and time may be mixed freely. `synchronised`: several moving cameras film one motion; each
@@ -39,7 +35,7 @@ class Scene(NamedTuple):
     """One decoded scene of C cameras and T grid times."""
 
     name: str
-    videos: np.ndarray  # uint8 RGB [C, T, H, W, 3]
+    videos: Any  # uint8 RGB [C, T, H, W, 3]; or `SceneVideos`, which decodes what is asked for
     c2w: np.ndarray  # float32 [C, T, 4, 4], OpenCV axes, in the scene's own world frame
     intrinsics: np.ndarray  # float32 [C, T, 4]: (fx, fy, cx, cy) / (width, height, width, height)
     animation_time: np.ndarray  # float32 [T], evenly spaced, in source frames
@@ -93,67 +89,6 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
     }
 
 
-@contextlib.contextmanager
-def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
-    """Yields container and first video stream of an encoded video, decoded by this thread alone.
-
-    Raises:
-      av.FFmpegError: FFmpeg cannot read it, or its pictures would be larger than MOST_PIXELS.
-      IndexError: it has no video that FFmpeg can decode.
-    """
-    limits = {"max_pixels": str(MOST_PIXELS)}
-    with av.open(io.BytesIO(data), "r", options=limits, **ANY_METADATA) as container:
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise IndexError("no video that this FFmpeg can decode")
-        stream.codec_context.options = limits
-        stream.thread_type = "NONE"  # others work on other videos
-        yield container, stream
-
-
-def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
-    """The result of `work`, which uses `opened`.
-
-    Raises:
-      InputError: `work` did, or FFmpeg failed; the message begins with `where`. FFmpeg's error is not kept: a
-        header that lies makes it refuse to allocate, which is no lack of memory.
-    """
-    try:
-        return work()
-    except InputError as error:
-        reason = str(error)
-    except av.FFmpegError as error:
-        reason = f"not a readable video ({error.strerror})"
-    except IndexError:
-        reason = "holds no video"
-    raise InputError(f"{where}: {reason}")
-
-
-def decode_video(data: bytes, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error.
-
-    With a `size` (height, width) its pictures are brought to that, see `fitting.fit_pictures`.
-    """
-    return _decode_video(data, where, size)[0]
-
-
-def _decode_video(
-    data: bytes, where: str, size: tuple[int, int] | None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """A decoded video, and the height and width that it had in its file."""
-    source_size = (0, 0)
-
-    def pictures() -> Iterator[np.ndarray]:
-        nonlocal source_size
-        with opened(data) as (container, stream):
-            for frame in container.decode(stream):
-                picture = frame_picture(frame)
-                source_size = (picture.shape[0], picture.shape[1])
-                yield picture
-
-    return ffmpeg(where, lambda: fitting.fit_pictures(pictures(), size)), source_size
-
-
 def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarray:
     """Checks the animation times [T] of T frames: evenly spaced, a whole number of steps per source frame."""
     try:
@@ -182,15 +117,28 @@ def decode_scene(record: Mapping[str, Any], fit: Fit | None = None) -> Scene:
     Raises:
       InputError: a video cannot be decoded or is too small, or the record's parts do not fit each other.
     """
-    name = _text(record["scene"])
-    kind = _text(record["kind"])
+    name, size = _text(record["scene"]), fit.size if fit else None
+    return _scene(record, *_decode_videos(record["videos"], name, size), fit)
+
+
+def open_scene(record: Mapping[str, Any], fit: Fit | None = None) -> Scene:
+    """As `decode_scene`, but its videos are `SceneVideos`: pictures are decoded when they are asked for."""
+    name, size = _text(record["scene"]), fit.size if fit else None
+    if not len(record["videos"]):
+        raise InputError(f"scene {name}: the record has no videos; build the data set again")
+    videos = SceneVideos(record["videos"], name, len(record["animation_time"]), size)
+    return _scene(record, videos, [videos.source_size] * videos.shape[0], fit)
+
+
+def _scene(record: Mapping[str, Any], videos: Any, source_sizes: Sequence[Size], fit: Fit | None) -> Scene:
+    """The scene of a record with these videos [C, T, H, W, 3], of the sizes that they have in their files."""
+    name, kind = _text(record["scene"]), _text(record["kind"])
     if kind not in KINDS:
         raise InputError(f"scene {name}: of kind {kind[:100]!r}, which is none of {', '.join(KINDS)}")
-    size = fit.size if fit else None
-    videos, source_sizes = _decode_videos(record["videos"], name, size)
     cameras, times = videos.shape[:2]
     c2w, intrinsics = record["c2w"], record["intrinsics"]
     check_cameras(c2w, intrinsics, kind, cameras, times, f"scene {name}")
+    size = fit.size if fit else None
     lenses = [
         fitting.fit_lenses(lens, source, size) for lens, source in zip(intrinsics, source_sizes, strict=True)
     ]
@@ -229,7 +177,7 @@ def _decode_videos(
     """The videos of a scene, uint8 [C, T, H, W, 3]; and the height and width that each had in its file."""
     videos, source_sizes = None, []
     for camera, data in enumerate(encoded):
-        video, source_size = _decode_video(data, f"scene {name}, camera {camera}", size)
+        video, source_size = decode_with_size(data, f"scene {name}, camera {camera}", size)
         source_sizes.append(source_size)
         if videos is None:
             videos = np.empty((len(encoded), *video.shape), np.uint8)
@@ -264,16 +212,36 @@ def check_cameras(
     check(poses.reshape(-1, 4, 4), lenses.reshape(-1, 4), shape[0] * shape[1], f"{where}, cameras")
 
 
+class Caching(NamedTuple):
+    """Which pictures a `SceneReader` keeps, where these are decoded when they are asked for.
+
+    Attributes:
+      scenes: at most, of which anything is kept.
+      nbytes: of all decoded pictures, at most.
+      at_once: scenes that take turns.
+      again: whether pictures of a scene are asked for more than once in its turn.
+    """
+
+    scenes: int
+    nbytes: float
+    at_once: int
+    again: bool
+
+
 class SceneReader:
     """Decodes scenes of a record source, keeping the last few.
 
     Each process has its own cache: it is not pickled with the reader into a worker. Threads that need the
     same scene wait for a single decoding of it. Scenes are brought to `fit`, see `decode_scene`.
+
+    Args:
+      cached_scenes: how many scenes are kept, decoded as a whole; or `Caching`: pictures are decoded when
+        they are asked for, and kept as long as all scenes that take turns find room.
     """
 
-    def __init__(self, records: Sequence[Any], cached_scenes: int, fit: Fit | None = None):
-        self._records = records
-        self._cached_scenes, self._fit = cached_scenes, fit
+    def __init__(self, records: Sequence[Any], cached_scenes: int | Caching, fit: Fit | None = None):
+        self._records, self._fit = records, fit
+        self._cached_scenes = cached_scenes
         self._start_cache()
 
     def _start_cache(self) -> None:
@@ -294,17 +262,40 @@ class SceneReader:
         with self._lock:
             entry = self._cache.setdefault(index, _Entry())
             self._cache.move_to_end(index)
-            while len(self._cache) > max(1, self._cached_scenes):
-                self._cache.popitem(last=False)
+            self._drop()
         with entry.lock:
             if entry.scene is None:
-                entry.scene = decode_scene(self._records[index], self._fit)
+                entry.scene = self._read(index, entry)
+                with self._lock:
+                    self._drop()  # now that it is known how much it may take
             return entry.scene
+
+    def _read(self, index: int, entry: _Entry) -> Scene:
+        if not isinstance(self._cached_scenes, Caching):
+            return decode_scene(self._records[index], self._fit)
+        scene, caching = open_scene(self._records[index], self._fit), self._cached_scenes
+        if caching.again and scene.videos.nbytes * caching.at_once <= caching.nbytes:
+            scene.videos.keep()
+            entry.nbytes = scene.videos.nbytes
+        return scene
+
+    def _drop(self) -> None:
+        """Drops the scenes that were used longest ago, but for one, until the others find room."""
+        caching = self._cached_scenes
+        scenes, most = (caching.scenes, caching.nbytes) if isinstance(caching, Caching) else (caching, np.inf)
+        while len(self._cache) > max(1, scenes) or (
+            len(self._cache) > 1 and sum(entry.nbytes for entry in self._cache.values()) > most
+        ):
+            self._cache.popitem(last=False)
 
 
 class _Entry:
-    """A place in the cache; its lock is held while the scene is being decoded."""
+    """A place in the cache; its lock is held while the scene is being decoded.
+
+    `nbytes` are those that its pictures take when all are kept.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.scene: Scene | None = None
+        self.nbytes = 0

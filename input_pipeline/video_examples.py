@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -25,7 +24,8 @@ from input_pipeline.pairs import (
     random_target,
     stretch,
 )
-from input_pipeline.shots import Scene, SceneReader
+from input_pipeline.remote import within
+from input_pipeline.shots import Caching, Scene, SceneReader
 from stp_jax.errors import InputError
 
 
@@ -34,12 +34,17 @@ def scene_fit(config: ConfigDict) -> Fit:
     return Fit((config.height, config.width), config.fps, config.camera_extent)
 
 
-def open_scenes(config: ConfigDict, split: str, cached_scenes: int) -> SceneReader:
-    """The scenes of a split. Raises `InputError` where they cannot be read, or the first one does not fit."""
+def open_scenes(config: ConfigDict, split: str, *, scenes: int, at_once: int, again: bool) -> SceneReader:
+    """The scenes of a split, with `Caching` of up to `scenes` scenes and `config.cached_gb`.
+
+    Raises:
+      InputError: they cannot be read, or the first one does not fit.
+    """
     records = open_records(config.path, config.kind, split)
-    scenes = SceneReader(records, cached_scenes, scene_fit(config))
-    scene_at(scenes, 0, config)
-    return scenes
+    caching = Caching(scenes, config.cached_gb * 1e9, min(at_once, len(records)), again)
+    reader = SceneReader(records, caching, scene_fit(config))
+    scene_at(reader, 0, config)
+    return reader
 
 
 def scene_at(scenes: SceneReader, index: int, config: ConfigDict) -> Scene:
@@ -58,12 +63,19 @@ def scene_at(scenes: SceneReader, index: int, config: ConfigDict) -> Scene:
     return scene
 
 
-def make_examples(config: ConfigDict, split: str, seed: int, epochs: int | None) -> grain.MapDataset:
-    """The examples of a data set in the order of `seed`, see `pipeline.make_dataset`."""
-    scenes = open_scenes(config, split, config.cached_scenes)
-    place = functools.partial(
-        _scene_of_example, seed, len(scenes), config.pairs_per_scene, config.scenes_at_once
+def make_examples(
+    config: ConfigDict, split: str, seed: int, epochs: int | None, workers: int = 1
+) -> grain.MapDataset:
+    """The examples of a data set in the order of `seed`, see `pipeline.make_dataset`.
+
+    `workers` are the processes that take turns by example; it matters for what each of them keeps alone.
+    """
+    pairs, at_once = config.pairs_per_scene, config.scenes_at_once
+    share, rest = divmod(at_once, workers)  # each process sees the same of these scenes again and again
+    scenes = open_scenes(
+        config, split, scenes=config.cached_scenes, at_once=at_once if rest else share, again=pairs > 1
     )
+    place = functools.partial(_scene_of_example, seed, len(scenes), pairs, at_once)
     frozen, captions = config.copy_and_resolve_references(), _captions(config, split)
     draw = functools.partial(_draw_pair, scenes, frozen, captions)
     if config.source_latents:
@@ -145,7 +157,7 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             "data.flip, data.permute_channels: targets are changed as their sources' latents were"
         )
-    cache = LatentCache.open(Path(config.source_latents) / split)
+    cache = LatentCache.open(within(config.source_latents, split))
     if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
         raise InputError(
             f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"
@@ -190,7 +202,7 @@ def _draw_target(
     first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
     place = cache.choose_clip(rng, source_warp=config.source_warp if config.warp else 0.0)
     camera, animation_time = shots[place]
-    unseen = scene._replace(videos=scene.videos[:, :, :0])
+    unseen = scene._replace(videos=np.empty((*scene.videos.shape[:2], 0, 0, 3), np.uint8))
     known, target = augment(
         again,
         clip(unseen, camera, animation_time, first),

@@ -23,6 +23,7 @@ from input_pipeline.datasets.checking import Checks
 from input_pipeline.datasets.processes import default_workers, make_shards
 from input_pipeline.datasets.reading import FEATURES, INFO, open_records
 from input_pipeline.datasets.shards import Note, Setup, Shard, on_disk, read_note
+from input_pipeline.datasets.transcoding import Transcoding
 from stp_jax.errors import InputError
 from stp_jax.files import read_json, replace_file
 
@@ -39,11 +40,13 @@ class Options(NamedTuple):
       checks: what is looked at.
       strict: a broken scene ends the build; otherwise it is left out.
       workers: processes; None: one for each core, fewer for few scenes.
+      transcoding: how videos are encoded anew; None: they stay as they are.
     """
 
     checks: Checks = Checks()
     strict: bool = False
     workers: int | None = None
+    transcoding: Transcoding | None = None
 
 
 class Build:
@@ -124,6 +127,8 @@ class Build:
             found[f"scenes of {name}"] = f"{len(paths)} in {len(shards)} files, {_hash(paths)}"
         for name, value in self._options.checks._asdict().items():
             found[f"--{name}"] = str(value)
+        if self._options.transcoding is not None:
+            found["--transcode"] = json.dumps(self._options.transcoding.as_json())
         for name, value in self._settings.items():
             parts = value._asdict() if hasattr(value, "_asdict") else {"": value}
             for part, one in parts.items():
@@ -153,6 +158,7 @@ class Build:
             self._notes,
             self._options.checks,
             self._options.strict,
+            self._options.transcoding,
         )
         workers = self._options.workers or default_workers(sum(len(shard.paths) for shard in shards))
         kept = 0
@@ -187,7 +193,12 @@ class Build:
             data_dir=str(self._written),
             module_name=self._class.__module__,
         )
-        info = tfds.core.DatasetInfo(builder=identity, features=form.features())
+        how = self._options.transcoding
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            features=form.features(),
+            metadata=None if how is None else tfds.core.MetadataDict(transcoded=how.as_json()),
+        )
         info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
         info.set_splits(tfds.core.splits.SplitDict(list(splits.values())))
         info.write_to_directory(self._written)

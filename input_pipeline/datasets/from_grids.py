@@ -28,8 +28,8 @@ with starting(__name__ == "__main__"):
     import numpy as np
 
     from input_pipeline.datasets import cam_x_time, records
+    from input_pipeline.decoding import decode_video
     from input_pipeline.pairs import random_camera_path
-    from input_pipeline.shots import decode_video
     from stp_jax import media
 
 CAMERAS = 4  # of a scene of kind `synchronised`

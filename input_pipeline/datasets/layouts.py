@@ -18,7 +18,7 @@ import numpy as np
 
 from input_pipeline.datasets.checking import MOST_BYTES
 from input_pipeline.datasets.probing import probe
-from input_pipeline.shots import ffmpeg, opened
+from input_pipeline.decoding import ffmpeg, opened
 from stp_jax.command_line import Parser, number
 from stp_jax.controls import cameras
 from stp_jax.controls.cameras import Cameras, Reading

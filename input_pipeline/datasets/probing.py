@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.shots import ffmpeg, opened
+from input_pipeline.decoding import ffmpeg, opened
 from stp_jax.errors import InputError
 from stp_jax.media.decode import is_shown
 from stp_jax.media.orientation import is_turned

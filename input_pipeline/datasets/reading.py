@@ -19,6 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf import json_format
 
 from input_pipeline.datasets import form
+from input_pipeline.remote import RemoteFolder, is_remote, local_path
 from stp_jax.errors import InputError
 from stp_jax.files import read_json
 
@@ -38,31 +39,44 @@ class Records(Sequence):
       files: of which each has as many records as `lengths` says.
       old_kind: None for records of today's form; else they are of version 1.0.0 and this kind of scene, see
         `form.OLD_CAMERAS`.
+      remote: the folder in object storage that has the files, of which each is downloaded at its first use.
 
     Raises:
       InputError: a file is missing, damaged or has another number of records; on access, for a record that is
-        damaged.
+        damaged, and for a remote file.
     """
 
-    def __init__(self, files: Sequence[Path], lengths: Sequence[int], old_kind: str | None = None):
+    def __init__(
+        self,
+        files: Sequence[Path],
+        lengths: Sequence[int],
+        old_kind: str | None = None,
+        remote: RemoteFolder | None = None,
+    ):
         self._files, self._lengths, self._old_kind = list(files), list(lengths), old_kind
+        self._remote = remote
         self._open()
+        if remote is not None:
+            return
         for file, length in zip(self._files, self._lengths, strict=True):
             found = _guarded(file, lambda file=file: len(ArrayRecordDataSource(str(file))))
             if found != length:
                 raise InputError(f"{file}: has {found} records, and {INFO} beside it says {length}")
 
     def _open(self) -> None:
+        self._features = form.old_features(self._old_kind) if self._old_kind else form.features()
+        self._fetched: dict[int, ArrayRecordDataSource] = {}
+        if self._remote is not None:
+            return
         missing = [file for file in self._files if not file.is_file()]
         if missing:
             raise InputError(f"{missing[0]}: no such file; build the data set again")
-        self._features = form.old_features(self._old_kind) if self._old_kind else form.features()
         self._source = _guarded(
             self._files[0], lambda: ArrayRecordDataSource([str(file) for file in self._files])
         )
 
     def __getstate__(self):
-        return {"_files": self._files, "_lengths": self._lengths, "_old_kind": self._old_kind}
+        return {name: getattr(self, name) for name in ("_files", "_lengths", "_old_kind", "_remote")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -77,12 +91,13 @@ class Records(Sequence):
         ends = np.cumsum(self._lengths)
         file = int(np.searchsorted(ends, index, side="right"))
         place = index - (int(ends[file - 1]) if file else 0)
-        return _guarded(f"{self._files[file]}: record {place}", lambda: self._decoded(index))
+        return _guarded(f"{self._files[file]}: record {place}", lambda: self._decoded(index, file, place))
 
     @property
     def identity(self) -> str:
         """A hash that changes with the files of these records; where they lie does not matter."""
-        files = [(file.name, file.stat().st_size) for file in self._files]
+        sizes = self._remote.sizes if self._remote else {f.name: f.stat().st_size for f in self._files}
+        files = [(file.name, sizes[file.name]) for file in self._files]
         return sha256(json.dumps([files, self._lengths, self._old_kind]).encode()).hexdigest()
 
     @property
@@ -90,9 +105,23 @@ class Records(Sequence):
         """Whether records of this version have captions."""
         return self._old_kind is None
 
-    def _decoded(self, index: int) -> dict[str, Any]:
-        record = self._features.deserialize_example_np(self._source[index])
+    def _decoded(self, index: int, file: int, place: int) -> dict[str, Any]:
+        data = self._source[index] if self._remote is None else self._file(file)[place]
+        record = self._features.deserialize_example_np(data)
         return form.from_old(record, self._old_kind) if self._old_kind else record
+
+    def _file(self, number: int) -> ArrayRecordDataSource:
+        """A remote file, which is downloaded if it was not."""
+        if number not in self._fetched:
+            assert self._remote is not None
+            source = ArrayRecordDataSource(str(self._remote.fetch(self._files[number].name)))
+            if len(source) != self._lengths[number]:
+                raise InputError(
+                    f"{self._remote.url}/{self._files[number].name}: has {len(source)} records, and {INFO} "
+                    f"beside it says {self._lengths[number]}"
+                )
+            self._fetched[number] = source
+        return self._fetched[number]
 
 
 def _guarded(where: str | Path, work):
@@ -109,15 +138,17 @@ def _guarded(where: str | Path, work):
 def open_records(path: str | Path, kind: str, split: str) -> Records:
     """Opens a split of a built data set for random access.
 
-    `path` is the folder given as --out when it was built, or the data set's own folder; `kind` is the name of
-    the data set, as of its builder. Data sets of version 1.0.0 are read, too.
+    `path` is the folder given as --out when it was built, or the data set's own folder; it may be in object
+    storage (`input_pipeline.remote`). `kind` is the name of the data set, as of its builder. Data sets of
+    version 1.0.0 are read, too.
 
     Raises:
       InputError: no data set of this name is there, it is damaged, its version is another than its records',
         or the split is missing or empty.
     """
     check_name(kind)
-    folder = _find(Path(path), kind)
+    remote = _find_remote(str(path), kind) if is_remote(path) else None
+    folder = remote.local if remote else _find(local_path(path), kind)
     name, version, splits = _read_info(folder / INFO)
     if name != kind:
         raise InputError(f"data set {folder}: of kind {name[:100]!r}, but data.kind = {kind!r}")
@@ -129,7 +160,10 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
     end = f"-of-{len(lengths):05d}" if splits[split].template == _TOGETHER else ""
     files = [folder / f"{kind}-{split}.array_record-{number:05d}{end}" for number in range(len(lengths))]
     used = [place for place, length in enumerate(lengths) if length]  # empty files are not written
-    return Records([files[place] for place in used], [lengths[place] for place in used], old_kind)
+    files, lengths = [files[place] for place in used], [lengths[place] for place in used]
+    if remote is not None:
+        remote.require([file.name for file in files])
+    return Records(files, lengths, old_kind, remote)
 
 
 def list_data_sets(path: Path) -> list[tuple[Path, str, list[str]]]:
@@ -197,6 +231,24 @@ def _find(path: Path, kind: str) -> Path:
     else:
         found = "docs/data.md has the commands that build one"
     raise InputError(f"data set {path}: no data set of kind {kind!r} there; {found}")
+
+
+def _find_remote(url: str, kind: str) -> RemoteFolder:
+    """As `_find`, in object storage, with local copies of what describes the data set."""
+    for place in ("", f"/{kind}/{form.VERSION}", f"/{kind}/{form.OLD_VERSION}"):
+        try:
+            folder = RemoteFolder(url.rstrip("/") + place)
+        except InputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            continue
+        if INFO in folder.sizes:
+            described = [INFO, FEATURES]
+            folder.require(described)
+            for name in described:
+                folder.fetch(name)
+            return folder
+    raise InputError(f"data set {url}: no data set of kind {kind!r} there, or no such bucket or folder")
 
 
 class _Split(NamedTuple):

@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 from input_pipeline.datasets import form
 from input_pipeline.datasets.building import Build, Options
 from input_pipeline.datasets.checking import Checks
-from input_pipeline.shots import ffmpeg, opened
+from input_pipeline.datasets.transcoding import Transcoding
+from input_pipeline.decoding import ffmpeg, opened
 from stp_jax.command_line import Parser, count
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
@@ -189,9 +190,34 @@ def arguments(description: str | None) -> Parser:
     add("--strict", action="store_true", help="stop at the first broken scene (default: it is left out)")
     add("--decode", action="store_true", help="decode every frame to find damage within videos")
     add("--keep_jumps", action="store_true", help="take scenes whose poses jump, too")
+    add("--transcode", action="store_true", help="encode the videos anew, which are then read faster")
+    add(
+        "--size",
+        type=count,
+        nargs=2,
+        metavar=("WIDTH", "HEIGHT"),
+        help="with --transcode: of larger pictures",
+    )
+    add("--gop", type=count, help="with --transcode: frames from one key frame to the next (default: 8)")
+    add("--crf", type=int, help="with --transcode: x264's quality, 0 to 51 (default: 16)")
     return parser
 
 
 def options(args: argparse.Namespace) -> Options:
     """What the flags of `arguments` say of how to build."""
-    return Options(Checks(args.decode, args.keep_jumps), args.strict, args.workers)
+    return Options(Checks(args.decode, args.keep_jumps), args.strict, args.workers, transcoding(args))
+
+
+def transcoding(args: argparse.Namespace) -> Transcoding | None:
+    """What the flags of `arguments` say of how to encode videos anew, if at all."""
+    given = {name: getattr(args, name) for name in ("size", "gop", "crf") if getattr(args, name) is not None}
+    if not args.transcode:
+        if given:
+            raise InputError(f"--{next(iter(given))}: only with --transcode")
+        return None
+    if not 0 <= given.get("crf", 0) <= 51:
+        raise InputError(f"--crf {given['crf']}: must be 0 to 51")
+    if "size" in given:
+        width, height = given["size"]
+        given["size"] = (height, width)
+    return Transcoding(**given)

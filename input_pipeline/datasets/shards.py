@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from input_pipeline.datasets import form
 from input_pipeline.datasets.checking import Checks, checked
+from input_pipeline.datasets.transcoding import Transcoding, transcoded
 from stp_jax.errors import InputError
 from stp_jax.files import read_json, replace_file
 
@@ -87,6 +88,7 @@ class Setup(NamedTuple):
       notes: folder of the notes.
       checks: what is looked at.
       strict: whether a broken scene ends the build.
+      transcoding: how videos are encoded anew; None: they stay as they are.
     """
 
     builder_class: Any
@@ -95,6 +97,7 @@ class Setup(NamedTuple):
     notes: Path
     checks: Checks
     strict: bool
+    transcoding: Transcoding | None = None
 
 
 class ShardMaker:
@@ -187,6 +190,8 @@ class ShardMaker:
                 raise
             raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
         record = checked(record, path.name, self._setup.checks)
+        if self._setup.transcoding is not None:
+            record = checked(transcoded(record, self._setup.transcoding), path.name, self._setup.checks)
         example = self._serializer.get_tf_example(self._features.encode_example(record))
         return record["scene"], example.SerializeToString(deterministic=True)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from input_pipeline import shots
+from input_pipeline import decoding, shots
 from input_pipeline.datasets import reading
 from input_pipeline.latents import LatentCache
 from stp_jax.errors import InputError
@@ -197,7 +197,7 @@ def pictures(
     name = text(record["scene"])
     for camera, times in wanted.items():
         where = f"scene {name}, camera {camera}"
-        video = shots.decode_video(record["videos"][camera], where)
+        video = decoding.decode_video(record["videos"][camera], where)
         frames = len(record["animation_time"])
         if len(video) != frames:
             raise InputError(f"{where}: {len(video)} frames, but there are {frames} animation times")

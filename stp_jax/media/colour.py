@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -88,13 +90,30 @@ def on_white(picture: np.ndarray, alpha: np.ndarray, notes: Notes) -> np.ndarray
     return result
 
 
+class _Pixels(NamedTuple):
+    """What a pixel format has."""
+
+    transparent: bool
+    coloured: bool  # by YUV: it has a matrix
+
+
+@functools.lru_cache(maxsize=64)
+def _pixels(name: str) -> _Pixels:
+    # Asked of every frame; PyAV makes its answers anew each time.
+    pixels = av.VideoFormat(name)
+    transparent = pixels.has_palette or any(part.is_alpha for part in pixels.components)
+    # PyAV's is_chroma means planes of less than full size.
+    has_chroma = sum(not part.is_alpha for part in pixels.components) > 1
+    return _Pixels(transparent, has_chroma and not pixels.is_rgb and not pixels.has_palette)
+
+
 def _is_transparent(frame: av.VideoFrame) -> bool:
-    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    return _pixels(frame.format.name).transparent
 
 
 def _matrix(frame: av.VideoFrame, primaries: str, notes: Notes) -> Colorspace | None:
     """The YUV matrix of a frame; None for RGB and grey."""
-    if frame.format.is_rgb or frame.format.has_palette or not _has_chroma(frame):
+    if not _pixels(frame.format.name).coloured:
         return None
     number = int(frame.colorspace)
     if number in _UNREAD:
@@ -110,13 +129,9 @@ def _matrix(frame: av.VideoFrame, primaries: str, notes: Notes) -> Colorspace | 
     return Colorspace.ITU601
 
 
-def _has_chroma(frame: av.VideoFrame) -> bool:
-    # PyAV's is_chroma means planes of less than full size.
-    return sum(not part.is_alpha for part in frame.format.components) > 1
-
-
 def _reformat(frame: av.VideoFrame, width: int, pixel_format: str, matrix: Colorspace | None) -> np.ndarray:
-    made = frame.reformat(width=width, format=pixel_format, src_colorspace=matrix)
+    # With threads FFmpeg would start one for each core, for each frame: of 128 px it takes 20 times as long.
+    made = frame.reformat(width=width, format=pixel_format, src_colorspace=matrix, threads=1)
     return np.asarray(made.to_ndarray(), np.uint8)
 
 
@@ -126,11 +141,13 @@ def _rows(frame: av.VideoFrame, width: int, matrix: Colorspace | None) -> Callab
     FFmpeg only brings chroma to the size of luma here: its RGB of 16 bits is too dark by 1/256.
     """
     if matrix is None:
-        green, blue, red = _planes(frame.reformat(width=width, format="gbrp16le"), width)
+        green, blue, red = _planes(frame.reformat(width=width, format="gbrp16le", threads=1), width)
         planes, to_rgb, offset = [red, green, blue], np.eye(3, dtype=np.float32) / 65535, np.zeros((3, 1))
     else:
         whole = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
-        made = frame.reformat(width=width, format="yuv444p16le", src_color_range=whole, dst_color_range=whole)
+        made = frame.reformat(
+            width=width, format="yuv444p16le", src_color_range=whole, dst_color_range=whole, threads=1
+        )
         planes = _planes(made, width)
         bits = frame.format.components[0].bits
         to_rgb, offset = _yuv_to_rgb(matrix, whole == ColorRange.JPEG, bits)

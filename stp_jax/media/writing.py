@@ -120,6 +120,7 @@ def write_pictures(
     *,
     crf: int = 16,
     key_frame_every: int = 16,
+    pixel_format: str = "yuv420p",
 ) -> None:
     """Writes pictures, as they come, as an H.264 video of data: one thread, and key frames at short steps.
 
@@ -128,9 +129,10 @@ def write_pictures(
 
     Args:
       path: a new file; its suffix names the container.
-      pictures: uint8 RGB [H, W, 3], H and W even; at least one.
+      pictures: uint8 RGB [H, W, 3], H and W even unless the format is `yuv444p`; at least one.
       crf: x264's quality, 0 to 51.
       key_frame_every: frames from one key frame to the next, at most.
+      pixel_format: `yuv420p` or `yuv444p`, see `write_video`.
 
     Raises:
       InputError: `path` exists or cannot be written; what making a picture raises.
@@ -142,13 +144,13 @@ def write_pictures(
         first.dtype != np.uint8
         or first.ndim != 3
         or first.shape[2] != 3
-        or any(n % 2 for n in first.shape[:2])
+        or (pixel_format == "yuv420p" and any(n % 2 for n in first.shape[:2]))
     ):
         raise ValueError(f"pictures must be uint8 [H, W, 3] of even size, not {first.dtype} {first.shape}")
-    yuv = (_yuv_frame(picture, "yuv420p") for picture in itertools.chain([first], coming))
+    yuv = (_yuv_frame(picture, pixel_format) for picture in itertools.chain([first], coming))
     # As small and as near to the pictures as by x264's own preset, in half of the time.
     options = {"crf": str(crf), "g": str(key_frame_every), "threads": "1", "preset": "veryfast"}
-    _encode(path, yuv, fps, "libx264", "yuv420p", shape, options, None, "aac")
+    _encode(path, yuv, fps, "libx264", pixel_format, shape, options, None, "aac")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ FREE_FIELDS = (
     *("train.max_skipped", "train.data_workers", "train.accumulate", "mesh", "pictures", "sampling"),
     # How, not what, is computed.
     *("model.remat", "model.ffn_parts", "model.unroll", "model.fused"),
-    *("optimizer.ema_every", "optimizer.muon_dtype"),
+    *("optimizer.ema_every", "optimizer.muon_dtype", "data.cached_scenes", "data.cached_gb"),
     *("data.path", "data.source_latents", "vae", "text", "init_from"),  # files may have moved
 )
 _FREE_PATTERN = "data.mixture.*.path"  # of each part

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.shots import decode_video
+from input_pipeline.decoding import decode_video
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]])
 POINTS = np.array(

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 
 from input_pipeline.datasets import building, cam_x_time, form, multi_view
 from input_pipeline.datasets.reading import open_records
-from input_pipeline.shots import decode_scene, decode_video
+from input_pipeline.decoding import decode_video
+from input_pipeline.shots import decode_scene
 from stp_jax.errors import InputError
 
 

@@ -365,7 +365,7 @@ def test_a_data_set_is_drawn_and_its_wrong_scene_named(built, tmp_path, capsys):
 
 
 def test_figures_are_of_all_scenes_and_read_no_pictures(monkeypatch):
-    monkeypatch.setattr("input_pipeline.shots.decode_video", None)
+    monkeypatch.setattr("input_pipeline.decoding.decode_video", None)
     _, source = scenes.open_data(command.Path(MINI), None, "test")
     rows, damaged = command.measure(source, 3)
     assert [row["number"] for row in rows] == [0, 16, 31] and not damaged

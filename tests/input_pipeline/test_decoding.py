@@ -1,0 +1,158 @@
+"""Single pictures of videos are those of the whole video, whatever its codec and key frames."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import stored
+
+from input_pipeline import decoding
+from input_pipeline.decoding import VideoFrames, decode_video
+from input_pipeline.scene_videos import SceneVideos
+from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, take
+from stp_jax.errors import InputError
+
+FRAMES, SIZE = 40, (64, 96)  # x265 corrupts its memory below that
+X264 = {"g": "12", "bf": "3", "x264-params": "b-adapt=0:scenecut=0:open-gop={open}:intra-refresh={refresh}"}
+
+
+def encode(
+    codec="libx264", container="mp4", options=None, frames=FRAMES, size=SIZE, seed=0, block=4
+) -> bytes:
+    """A video of moving noise."""
+    noise = np.random.default_rng(seed).integers(0, 255, (size[0] // block, size[1] // block, 3), np.uint8)
+    picture = noise.repeat(block, 0).repeat(block, 1)
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as writer:
+        stream = writer.add_stream(codec, rate=25, options={"g": "12"} | (options or {}))
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for time in range(frames):
+            moved = av.VideoFrame.from_ndarray(np.roll(picture, (time, 2 * time), (0, 1)), format="rgb24")
+            writer.mux(stream.encode(moved))
+        writer.mux(stream.encode())
+    return file.getvalue()
+
+
+def x264(open_gop=0, refresh=0) -> dict[str, str]:
+    return X264 | {"x264-params": X264["x264-params"].format(open=open_gop, refresh=refresh)}
+
+
+def video_frames(data: bytes, frames=FRAMES, size=None) -> VideoFrames:
+    return VideoFrames(data, "video", frames, SIZE, size)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "options"),
+    [
+        ("libx264", "mp4", x264()),
+        ("libx264", "mp4", x264(open_gop=1)),
+        ("libx264", "mp4", x264(refresh=1)),
+        ("libx264", "mpegts", x264()),
+        ("libx265", "mp4", {"x265-params": "log-level=none:keyint=12:open-gop=1"}),
+        ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
+        ("mpeg2video", "mpegts", {"bf": "2"}),
+        ("mpeg4", "mp4", {"bf": "2"}),
+    ],
+)
+def test_any_pictures_are_those_of_the_whole_video(codec, container, options):
+    data = encode(codec, container, options)
+    whole, rng = decode_video(data, "video"), np.random.default_rng(0)
+    assert len(whole) == FRAMES
+    video = video_frames(data)
+    for count in (1, 2, 7, FRAMES):
+        wanted = rng.choice(FRAMES, count, replace=False).tolist()
+        found = dict(video.pictures(wanted))
+        assert sorted(found) == sorted(wanted)
+        for number, picture in found.items():
+            np.testing.assert_array_equal(picture, whole[number], str(number))
+
+
+def test_only_what_is_needed_is_decoded(monkeypatch):
+    made = []
+    picture = decoding.frame_picture
+    monkeypatch.setattr(decoding, "frame_picture", lambda frame: made.append(frame.pts) or picture(frame))
+    video = video_frames(encode(options=x264()))
+    assert [sorted(video.part(number))[0] for number in (11, 12, 39)] == [0, 12, 36]
+    assert sorted(video.part(13)) == list(range(12, 24)) and not made
+    assert [number for number, _ in video.pictures([26, 13])] == [13, 26]
+    assert len(made) == 2
+
+
+def test_a_video_of_another_length_or_size_is_an_error():
+    data = encode()
+    with pytest.raises(InputError, match="video: 40 frames instead of 41"):
+        list(video_frames(data, FRAMES + 1).pictures([3]))
+    with pytest.raises(
+        InputError, match="video: a picture of 96 x 64, where the scene's first is of 32 x 32"
+    ):
+        list(VideoFrames(data, "video", FRAMES, (32, 32), None).pictures([3]))
+    with pytest.raises(InputError, match="video: not a readable video"):
+        list(video_frames(data[:300]).pictures([3]))
+
+
+def test_a_truncated_video_is_an_error():
+    data = encode(container="mpegts")
+    with pytest.raises(InputError, match="frames instead of 40"):
+        list(video_frames(data[: len(data) * 2 // 3]).pictures([39]))
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return [encode(options=x264(), seed=seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_cells_of_a_scene_are_those_of_its_decoded_videos(encoded, keep, size):
+    whole = np.stack([decode_video(data, "video", size) for data in encoded])
+    videos = SceneVideos(encoded, "one", FRAMES, size)
+    assert videos.shape == whole.shape and videos.nbytes == whole.nbytes and videos.source_size == SIZE
+    if keep:
+        videos.keep()
+    rng = np.random.default_rng(1)
+    cells = rng.integers(3, size=20), rng.integers(FRAMES, size=20)
+    source = videos[cells]
+    np.testing.assert_array_equal(source, whole[cells])
+    other = cells[0], rng.permutation(cells[1])
+    np.testing.assert_array_equal(videos[other], whole[other])  # some of them are of the source
+    part = videos[:, 5:30]
+    assert part.shape == whole[:, 5:30].shape
+    np.testing.assert_array_equal(part[np.array([2, 0]), np.array([0, 24])], whole[[2, 0], [5, 29]])
+
+
+def test_what_is_not_kept_is_decoded_once_for_a_pair(monkeypatch):
+    videos = SceneVideos([encode()], "one", FRAMES, None)
+    made = []
+    picture = decoding.frame_picture
+    monkeypatch.setattr(decoding, "frame_picture", lambda frame: made.append(frame.pts) or picture(frame))
+    zeros = np.zeros(4, int)
+    source = videos[zeros, np.array([0, 1, 2, 3])]
+    target = videos[zeros, np.array([3, 3, 1, 4])]
+    assert len(made) == 5 and (target[0] == source[3]).all()
+    del source, target
+    videos[zeros[:1], zeros[:1]]
+    assert len(made) == 6
+
+
+def test_pictures_are_kept_as_long_as_the_scenes_of_a_turn_find_room(encoded):
+    known = stored.record(encoded[0], cameras=2)
+    moments = FRAMES // stored.TIMES + 1
+    known = known | {
+        "c2w": np.tile(known["c2w"], (1, moments, 1, 1))[:, :FRAMES],
+        "animation_time": np.arange(FRAMES, dtype=np.float32),
+    }
+    records = [known | {"scene": f"scene {number}"} for number in range(4)]
+    nbytes = 2 * FRAMES * SIZE[0] * SIZE[1] * 3
+    for room, again, kept in ((2.5, True, True), (1.5, True, False), (2.5, False, False)):
+        reader = SceneReader(records, Caching(3, room * nbytes, at_once=2, again=again))
+        first = reader[0]
+        assert first.videos.nbytes == nbytes and first.videos.keeps == kept
+        assert reader[0] is first and reader[1] is not first
+        reader[2]
+        assert (reader[0] is first) == (not kept)  # otherwise two of three find room
+        whole = decode_scene(records[0])
+        for scene in (first, reader[0]):
+            np.testing.assert_array_equal(scene.c2w, whole.c2w)
+            shot = Shot(np.array([0, 1]), np.array([39, 20]))
+            np.testing.assert_array_equal(take(scene, shot)["video"], take(whole, shot)["video"])
