@@ -14,12 +14,12 @@ Writes videos of moving noise once, as H.264, and builds data sets of them:
 
 For each form and number of pairs that are drawn from a scene in its turn (1: nothing is decoded for several
 pairs) and of worker processes (0: in this process) it reads examples for some seconds. All decode with one
-thread in each process. The DataLoader reads the same files with the same decoder (PyAV) and draws the same
-pairs (`pairs.random_pair`). Its item is a scene: its videos are opened, decoded as far as they are needed,
-converted to RGB, resized by torch, and the pairs are cut out. The two take turns, several times; figures are
-medians. `frames/s for a core` are pictures of source and target clips for a second of CPU time of all
-processes, which other work on the machine disturbs less than wall time. Memory is that of a worker: resident
-(RSS), and without what is shared with others (PSS).
+thread in each process. The DataLoader reads the same files with the same decoder (PyAV) and draws pairs
+by the same function (`pairs.random_pair`). Its item is a scene: its videos are opened, decoded as far as they
+are needed, converted to RGB, resized by torch, and the pairs are cut out. The two take turns, several times;
+figures are medians. `frames/s for a core` are pictures of source and target clips for a second of CPU time of
+all processes, which other work on the machine disturbs less than wall time. Memory is that of a worker:
+resident (RSS), and without what is shared with others (PSS).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.command_line import Parser, count
 
 MIB = 2**20
+_POLL = 0.3  # seconds
 
 
 class Form(NamedTuple):
@@ -288,15 +289,26 @@ class Running:
         self._workers = [process for process in children() if process not in before]
 
     def read(self, seconds: float) -> Reading:
+        """From full buffers to full buffers: what was prepared before or after would cost nothing."""
+        self._settle()
         cpu, begun, done = self._cpu_seconds(), time.perf_counter(), 0
         while time.perf_counter() - begun < seconds or not done:
             next(self._examples)
             done += 1
-        wall, cpu = time.perf_counter() - begun, self._cpu_seconds() - cpu
+        wall, cpu = self._settle() - begun, self._cpu_seconds() - cpu
         pictures = 2 * self._frames * done
         used = [process.memory_full_info() for process in self._workers or [psutil.Process()]]
         rss, pss = (statistics.median(getattr(one, name) for one in used) / MIB for name in ("rss", "pss"))
         return Reading(pictures / wall, pictures / cpu, rss, pss)
+
+    def _settle(self) -> float:
+        """Waits until all processes are idle, and returns since when they are."""
+        idle = 0
+        while idle < 2:  # one may wait for its turn on a machine at load
+            since, before = time.perf_counter(), self._cpu_seconds()
+            time.sleep(_POLL)
+            idle = idle + 1 if self._cpu_seconds() - before < 0.1 * _POLL else 0
+        return since - _POLL
 
     def _cpu_seconds(self) -> float:
         return sum(sum(process.cpu_times()[:2]) for process in [psutil.Process(), *self._workers])
