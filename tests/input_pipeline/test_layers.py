@@ -1,6 +1,7 @@
 """Depth, object numbers and clocks of rendered scenes: geometry, files, GPUs."""
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -183,9 +184,14 @@ def plain(tmp_path_factory):
     return out / "scene_000001"
 
 
-def test_the_plain_videos_are_the_same_bytes_with_depth_and_clocks(plain, layered):
-    for path in sorted((plain / "videos").iterdir()):
-        assert path.read_bytes() == (layered / "videos" / path.name).read_bytes()
+def test_the_plain_pictures_are_the_same_with_depth_and_clocks(plain, layered):
+    """Not the files: of small pictures x264 writes other bytes when its memory held something else before."""
+    pictures = []
+    for settings in (SMALL, LAYERED):
+        with grid.open_scene(1, settings) as (_, strips):
+            plain_ones = [strip.moments for strip in strips if not strip.folder]
+            pictures.append([moment["videos"] for moment in itertools.chain(*plain_ones)])
+    np.testing.assert_array_equal(*pictures)
     before = json.loads((plain / "camera_data.json").read_text())
     data = json.loads((layered / "camera_data.json").read_text())
     assert {name: data[name] for name in before} == before
