@@ -279,17 +279,34 @@ class Rows:
 
 
 def small_data(args: Any) -> None:
-    """Sets the paths of `--small`: latents of a few mini scenes, in `--out`; the test split validates."""
+    """Sets the paths of `--small`: latents of a few scenes, in `--out`; the test split validates.
+
+    They are of the mini data set. It has no depth: where a row needs that, two scenes a split are rendered.
+    """
+    depth = any(read_config(str(CONFIGS / f"{row}.py")).loss.depth for row in args.rows)
     args.data, args.latents, args.split, args.scenes = MINI, args.out / "latents", "test", min(args.scenes, 1)
+    if depth:
+        args.data, args.latents = args.out / "built", args.out / "latents_with_depth"
+        scenes = ["--out", str(args.out / "scenes"), "--depth_stride", "8", "--seeds"]
+        for seeds in ("0:2", "1000000:1000002"):
+            _python("-m", "input_pipeline.render", *scenes, seeds)
+        if not args.data.exists():
+            folders = ["--scenes", str(args.out / "scenes"), "--out", str(args.data)]
+            _python("-m", "input_pipeline.datasets.cam_x_time", *folders)
     for split in ("train", "test"):
-        if (args.latents.parent / f"{split} is encoded").exists():
+        done = args.out / f"{split} of {args.latents.name} is encoded"
+        if done.exists():
             continue
-        command = [sys.executable, "-m", "stp_jax.encode_dataset", "--data", str(MINI), "--vae", args.vae]
-        command += ["--out", str(args.latents), "--split", split, "--scenes", "2"]
-        command += ["--clips_per_scene", "2", "--clips_per_path", "1"]
-        if subprocess.run(command, cwd=ROOT).returncode:
-            raise InputError("The latents of the mini data set could not be written; see above.")
-        (args.latents.parent / f"{split} is encoded").touch()
+        flags = ["--data", str(args.data), "--vae", args.vae, "--out", str(args.latents), "--split", split]
+        flags += ["--scenes", "2", "--clips_per_scene", "2", "--clips_per_path", "1"]
+        _python("-m", "stp_jax.encode_dataset", *flags, *["--depth"] * depth)
+        done.touch()
+
+
+def _python(*arguments: str) -> None:
+    """Runs Python in the repository. Raises `InputError` where that fails."""
+    if subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
+        raise InputError(f"{' '.join(arguments[:2])} failed for the data of --small; see above.")
 
 
 def parse(argv: list[str] | None) -> Any:

@@ -16,13 +16,16 @@ def mirror(clip: Clip) -> Clip:
     With M = diag(-1, 1, 1), the world point X becomes M X and a pose (R, t) becomes (M R M, M t), again a
     rotation. A point's camera coordinates become M x, so its picture coordinate u = fx x / z + cx becomes
     1 - u, as in the mirrored picture, with the principal point at 1 - cx. M M = 1, so relative poses mirror
-    in the same way.
+    in the same way. Depth along z stays, in the mirrored place.
     """
     view = view_of(clip)
     intrinsics = view.intrinsics.copy()
     intrinsics[..., 2] = 1 - intrinsics[..., 2]
     mirrored = view._replace(c2w=view.c2w * _MIRROR[:, None] * _MIRROR, intrinsics=intrinsics)
-    return clip | named("", mirrored, video=np.ascontiguousarray(clip["video"][..., ::-1, :]))
+    pictures = {"video": np.ascontiguousarray(clip["video"][..., ::-1, :])}
+    if "depth" in clip:
+        pictures["depth"] = np.ascontiguousarray(clip["depth"][..., ::-1])
+    return clip | named("", mirrored, **pictures)
 
 
 def augment(rng: np.random.Generator, *clips: Clip, flip: bool, permute_channels: bool) -> tuple[Clip, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+DEPTH_STRIDE = 8  # pixels along the side of a square that has one value of depth
 CAMERA_EXTENT = 1.2  # metres, see `SetConfig.camera_extent`; as of the rigs of rendered scenes
 
 
@@ -89,6 +90,8 @@ class DataConfig(SetConfig):
     # Scenes without, and this share of the examples, are given the first prompt of `config.text` instead.
     captions: str = ""
     caption_dropout: float = 0.0  # 0.1 for a model that is to be sampled with guidance
+    # Above 0: examples have the coarse depth of their frames. In training it follows config.loss.depth.
+    depth: float = 0.0
     # Data sets by name, each with fields of `PartConfig`, in place of `path`: docs/mixtures.md.
     mixture: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"parts": PartConfig})
 

@@ -25,6 +25,7 @@ class Fit(NamedTuple):
     size: tuple[int, int] | None = None  # height, width; None: as they are
     fps: float = 0.0  # source frames in a second, at most; 0: as they are
     camera_extent: float = CAMERA_EXTENT  # metres, of scenes without metres
+    depth: bool = False  # whether their depth is wanted
 
 
 def fit_pictures(pictures: Iterable[np.ndarray], size: tuple[int, int] | None) -> np.ndarray:

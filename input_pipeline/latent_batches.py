@@ -58,7 +58,7 @@ def _open(config: ConfigDict, split: str) -> _Source:
         raise InputError(
             "data.flip, data.permute_channels: latents cannot be changed; set them when encoding"
         )
-    cache = LatentCache.open(within(config.path, split))
+    cache = LatentCache.open(within(config.path, split), depth=config.depth > 0)
     if cache.frames != config.frames:
         raise InputError(
             f"latent cache {cache.path}: clips of {cache.frames} frames, but data.frames = {config.frames}"
@@ -209,7 +209,9 @@ def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentC
     Raises:
       InputError: its clips are of another form, or have no room for such a memory.
     """
-    long = LatentCache.open(within(config.memory_path, split)) if config.memory_path else cache
+    long = cache
+    if config.memory_path:
+        long = LatentCache.open(within(config.memory_path, split), depth=config.depth > 0)
     if long.windows == 1:
         raise InputError(
             f"latent cache {long.path}: its clips do not continue each other, as data.memory_frames needs; "

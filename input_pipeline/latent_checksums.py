@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.latent_files import ARRAYS, dtype_of
+from input_pipeline.latent_files import CLIP_ARRAYS, dtype_of
 from stp_jax.errors import InputError
 from stp_jax.files import read_json_lines
 
@@ -29,7 +29,7 @@ class Checksums:
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
         self._path = path
         # JAX does not take arrays of the type memmap as plain ones, whose slices also cost less.
-        self._arrays = {name: np.asarray(arrays[name]) for name in ARRAYS}
+        self._arrays = {name: np.asarray(arrays[name]) for name in CLIP_ARRAYS if name in arrays}
         self._sums = np.asarray(arrays["checksums"]) if "checksums" in arrays else None
         self._scenes, self._clips = self._arrays["latents"].shape[:2]
         self._verified = np.zeros(self._scenes * self._clips, bool)
@@ -91,7 +91,9 @@ class Checksums:
 def clip_checksum(arrays: Mapping[str, np.ndarray], clip: int) -> int:
     """The CRC-32 of one of the K clips in the arrays [K, ..] of a scene, as they are stored."""
     value = 0
-    for name in ARRAYS:
+    for name in CLIP_ARRAYS:
+        if name not in arrays:
+            continue
         value = zlib.crc32(np.ascontiguousarray(arrays[name][clip], dtype_of(name)).data, value)
     return value
 

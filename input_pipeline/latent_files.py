@@ -18,11 +18,13 @@ from stp_jax.errors import InputError
 from stp_jax.files import read_json, replace_file, size_text
 
 ARRAYS = ("latents", *View._fields)
+CLIP_ARRAYS = (*ARRAYS, "depth")  # all that a clip may have; depth is in some caches
 CHECKSUMS = "crc32"  # how `checksums.npy` is computed, as meta.json has it; older caches have none
 
 
 def dtype_of(name: str) -> type:
-    return {"latents": np.float16, "complete": np.bool_, "checksums": np.uint32}.get(name, np.float32)
+    types = {"latents": np.float16, "depth": np.float16, "complete": np.bool_, "checksums": np.uint32}
+    return types.get(name, np.float32)
 
 
 def all_shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -44,7 +46,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not isinstance(shapes, dict) or not whole(shapes.get("latents"), 6) or not whole(shapes.get("c2w"), 5):
         raise InputError(f"{file}: damaged, its shapes are missing or wrong; write the cache again")
     scenes, clips, *latent_shape = shapes["latents"]
-    if shapes != shapes_of(scenes, clips, shapes["c2w"][2], latent_shape):
+    depth = shapes.get("depth") or []
+    cells = depth[3:] if whole(depth, 5) else None
+    if shapes != shapes_of(scenes, clips, shapes["c2w"][2], latent_shape, cells):
         raise InputError(f"{file}: damaged, its shapes do not belong together; write the cache again")
     fewest = 0 if meta.get("scene_kind") == "single" else 1  # clips beyond the first camera path
     if (
@@ -77,12 +81,21 @@ def check_paths(path: Path, clips: int, clips_per_path: int, windows: int, meta:
         )
 
 
-def shapes_of(scenes: int, clips: int, frames: int, latent_shape: Sequence[int]) -> dict[str, list[int]]:
+def shapes_of(
+    scenes: int,
+    clips: int,
+    frames: int,
+    latent_shape: Sequence[int],
+    depth_size: Sequence[int] | None = None,
+) -> dict[str, list[int]]:
+    """The arrays of a cache; with a `depth_size` (h, w) it has depth."""
+    depth = {} if depth_size is None else {"depth": [scenes, clips, frames, *depth_size]}
     return {
         "latents": [scenes, clips, *latent_shape],
         "c2w": [scenes, clips, frames, 4, 4],
         "intrinsics": [scenes, clips, frames, 4],
         "animation_time": [scenes, clips, frames],
+        **depth,
         "complete": [scenes],
     }
 
@@ -174,3 +187,28 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror}. Free some space there: the same command "
             "continues after the last complete scene."
         ) from None
+
+
+def clip_shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shapes of a scene's arrays."""
+    return {name: shape[1:] for name, shape in meta["shapes"].items()}
+
+
+def check_numbers(path: Path, clips: Mapping[str, np.ndarray], scenes: np.ndarray) -> None:
+    """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w are poses:
+    orthonormal rotations, above 0 0 0 1."""
+    for name, values in clips.items():
+        whole = np.isfinite(values)
+        if name == "depth":
+            whole &= values >= 0
+        if name == "c2w":
+            rotations = np.where(whole, values, 0)[..., :3, :3]
+            product = rotations @ rotations.swapaxes(-1, -2)
+            whole[..., :3, :3] &= np.abs(product - np.eye(3)) < 1e-2
+            whole[..., 3, :] &= np.abs(values[..., 3, :] - [0, 0, 0, 1]) < 1e-3
+        if not whole.all():
+            wrong = int(scenes[np.argmin(whole.reshape(len(scenes), -1).all(1))])
+            raise InputError(
+                f"{path / f'{name}.npy'}: scene {wrong} is damaged, as its numbers are of no clip; "
+                "write the cache again"
+            )

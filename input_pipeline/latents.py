@@ -12,6 +12,8 @@ A cache of long paths has `windows` W > 1 in its meta.json: every W clips in a r
 of one long path and curve of animation time, and each continues the one before it. The first W of each
 clips_per_path run forward in time, window w from w (F - 1) to (w + 1) (F - 1).
 
+A cache may have depth.npy, float16 [N, K, F, h, w]: coarse inverse depth, see `datasets.form`.
+
 A cache of scenes of one camera has "scene_kind": "single" in its meta.json: all K = clips_per_path clips of a
 scene are on the one path that there is.
 """
@@ -32,8 +34,11 @@ from input_pipeline.latent_checksums import Checksums, append_captions, captions
 from input_pipeline.latent_files import (
     ARRAYS,
     CHECKSUMS,
+    CLIP_ARRAYS,
     all_shapes,
+    check_numbers,
     check_paths,
+    clip_shapes,
     dtype_of,
     in_turn,
     read_meta,
@@ -49,10 +54,10 @@ from stp_jax.files import map_array
 
 
 class LatentCache:
-    """A latent cache on disk; see `create` to write one and `open` to read one."""
+    """A latent cache on disk, see `create` and `open`; with `depth` its clips come with their depth."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], mode: Literal["r", "r+"]):
-        self.path, self.meta, self._mode = path, meta, mode
+    def __init__(self, path: Path, meta: dict[str, Any], mode: Literal["r", "r+"], depth: bool = False):
+        self.path, self.meta, self._mode, self._depth = path, meta, mode, depth
         shapes: dict[str, Any] = all_shapes(meta)
         self._arrays = {
             key: map_array(path / f"{key}.npy", shape, dtype_of(key), mode) for key, shape in shapes.items()
@@ -61,6 +66,7 @@ class LatentCache:
         self.frames = shapes["c2w"][2]
         self.latent_shape = tuple(shapes["latents"][2:])  # [F', H', W', C] of a clip
         self.latent_size = self.latent_shape[1:3]  # height and width
+        self.depth_size = tuple(shapes["depth"][3:]) if "depth" in shapes else None  # (h, w) of a frame's
         self.clips_per_path = meta["clips_per_path"]
         self.windows = meta.get("windows", 1)
         self.has_checksums = "checksums" in meta
@@ -78,7 +84,7 @@ class LatentCache:
 
     def __reduce__(self):
         # A memory map pickles as all of its bytes: workers open the files themselves.
-        return LatentCache, (self.path, self.meta, self._mode)
+        return LatentCache, (self.path, self.meta, self._mode, self._depth)
 
     @classmethod
     def create(
@@ -91,14 +97,16 @@ class LatentCache:
         latent_shape: tuple[int, int, int, int],
         clips_per_path: int,
         windows: int = 1,
+        depth_size: tuple[int, int] | None = None,
         meta: Mapping[str, Any],
         shared: bool = False,
     ) -> LatentCache:
         """Creates an empty cache for N = `scenes` and K = `clips`, or continues an unfinished one.
 
-        `latent_shape` is [F', H', W', C] of one clip. `meta` (JSON values) says how the latents were made: an
-        unfinished cache with another `meta` or other shapes is not continued. With `shared` several processes
-        may create the same cache at once, and write different scenes of it; it may then be complete.
+        `latent_shape` is [F', H', W', C] of a clip, `depth_size` (h, w) of a frame's depth, if it is to have
+        depth. `meta` (JSON values) says how the latents were made: an unfinished cache with another `meta` or
+        other shapes is not continued. With `shared` several processes may create the same cache at once, and
+        write different scenes of it; it may then be complete.
 
         Raises:
           InputError: the folder holds a finished cache, another cache, or something else; the disk has no
@@ -108,7 +116,7 @@ class LatentCache:
         if clips % windows or clips_per_path % windows:
             raise ValueError(f"{clips} clips, {clips_per_path} per path: no multiples of {windows} windows")
         check_paths(path, clips, clips_per_path, windows, meta)
-        shapes = shapes_of(scenes, clips, frames, latent_shape)
+        shapes = shapes_of(scenes, clips, frames, latent_shape, depth_size)
         wanted = {"clips_per_path": clips_per_path, "shapes": shapes, "checksums": CHECKSUMS, **meta}
         wanted |= {"windows": windows} if windows > 1 else {}
         wanted = json.loads(json.dumps(wanted))  # tuples come back as lists
@@ -151,7 +159,7 @@ class LatentCache:
                 for key in part.meta | first.meta
                 if key not in apart and part.meta.get(key) != first.meta.get(key)
             )
-            if differing or part.latent_shape != first.latent_shape or part.clips != first.clips:
+            if differing or clip_shapes(part.meta) != clip_shapes(first.meta):
                 raise InputError(
                     f"latent caches {first.path} and {part.path} differ "
                     f"({', '.join(differing) or 'shapes'}): they make no common cache"
@@ -165,18 +173,19 @@ class LatentCache:
             latent_shape=first.latent_shape,
             clips_per_path=first.clips_per_path,
             windows=first.windows,
+            depth_size=first.depth_size,
             # No one `seed`: rows of the parts are counted apart.
             meta={key: value for key, value in first.meta.items() if key not in known}
             | {"joined_seeds": [part.meta.get("seed") for part in parts]},
         )
-        start = 0
+        start, names = 0, [name for name in CLIP_ARRAYS if name in joined._arrays]
         for part in parts:
             for scene in range(part.scenes):
                 part.checksums.verify(scene * part.clips + np.arange(part.clips))
-                arrays = {name: part._arrays[name][scene] for name in ARRAYS}
+                arrays = {name: part._arrays[name][scene] for name in names}
                 joined._write_arrays(start + scene, arrays, part.captions[scene], sync=False)
             start += part.scenes
-        for name in (*ARRAYS, "checksums"):
+        for name in (*names, "checksums"):
             joined._arrays[name].flush()
         for scene in range(joined.scenes):
             joined._put("complete", scene, np.array(True), sync=False)
@@ -184,18 +193,24 @@ class LatentCache:
         return joined
 
     @classmethod
-    def open(cls, path: str | Path) -> LatentCache:
-        """Opens a complete cache for reading; one in object storage is downloaded as a whole at first.
+    def open(cls, path: str | Path, *, depth: bool = False) -> LatentCache:
+        """Opens a complete cache for reading, with `depth` its clips have their depth; one in object storage
+        is downloaded as a whole at first.
 
         Raises:
-          InputError: there is no cache at `path`, it is damaged, or it is not complete.
+          InputError: there is no cache at `path`, it is damaged, it is not complete, or it lacks depth that
+            is wanted.
         """
         path = download(str(path)) if is_remote(path) else local_path(path)
         if not (path / "meta.json").exists():
             raise InputError(
                 f"latent cache {path}: not found; write it with python -m stp_jax.encode_dataset"
             )
-        cache = cls(path, read_meta(path), "r")
+        cache = cls(path, read_meta(path), "r", depth)
+        if depth and cache.depth_size is None:
+            raise InputError(
+                f"latent cache {path}: has no depth; stp_jax.encode_dataset --depth keeps that of its scenes"
+            )
         if cache.missing():
             raise InputError(
                 f"latent cache {path}: {len(cache.missing())} of {cache.scenes} scenes are not written yet; "
@@ -215,6 +230,7 @@ class LatentCache:
         view: View,
         captions: Sequence[str] = (),
         shard: tuple[int, int] = (0, 1),
+        depth: np.ndarray | None = None,
     ) -> None:
         """Writes the K clips of a scene, each array with a leading axis [K], and marks the scene complete.
 
@@ -224,7 +240,8 @@ class LatentCache:
         Raises:
           InputError: it cannot be written, as on a full disk; the scene is not marked then.
         """
-        arrays = named("", view, latents=latents)
+        arrays = named("", view, latents=latents) | ({} if depth is None else {"depth": depth})
+        assert (depth is None) == (self.depth_size is None)
         for name, value in arrays.items():
             shape = self._arrays[name].shape[1:]
             if value.shape != shape:
@@ -242,8 +259,8 @@ class LatentCache:
         sync: bool = True,
     ) -> None:
         """Writes the arrays of a scene, its captions, and the checksums of both."""
-        for name in ARRAYS:
-            self._put(name, scene, arrays[name], sync=sync)
+        for name, array in arrays.items():
+            self._put(name, scene, array, sync=sync)
         if not self.has_checksums:
             return
         if captions:
@@ -338,32 +355,15 @@ class LatentCache:
             no encoded clip has.
         """
         self.checksums.verify(rows)
-        clips = {
-            name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in ARRAYS
-        }  # mode="clip" copies straight into the result and without the interpreter's lock
-        self._check(clips, rows // self.clips)
+        names = CLIP_ARRAYS if self._depth else ARRAYS
+        # mode="clip" copies straight into the result and without the interpreter's lock
+        clips = {name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in names}
+        check_numbers(self.path, clips, rows // self.clips)
         return clips
 
     def views_of(self, scene: int) -> View:
         """Cameras and animation times [K, F] of a scene's K clips; no latents are read."""
         return View(*(np.array(self._arrays[name][scene]) for name in View._fields))
-
-    def _check(self, clips: Mapping[str, np.ndarray], scenes: np.ndarray) -> None:
-        """Raises `InputError` unless all numbers [B, ..] of these scenes [B] are finite, and c2w are poses:
-        orthonormal rotations, above 0 0 0 1."""
-        for name, values in clips.items():
-            whole = np.isfinite(values)
-            if name == "c2w":
-                rotations = np.where(whole, values, 0)[..., :3, :3]
-                product = rotations @ rotations.swapaxes(-1, -2)
-                whole[..., :3, :3] &= np.abs(product - np.eye(3)) < 1e-2
-                whole[..., 3, :] &= np.abs(values[..., 3, :] - [0, 0, 0, 1]) < 1e-3
-            if not whole.all():
-                wrong = int(scenes[np.argmin(whole.reshape(len(scenes), -1).all(1))])
-                raise InputError(
-                    f"{self.path / f'{name}.npy'}: scene {wrong} is damaged, as its numbers are of no clip; "
-                    "write the cache again"
-                )
 
     def memory_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Latent frames at rows [B, K] of the N * K * F': latents [B, K, H', W', C], and of the four pixel
@@ -376,7 +376,7 @@ class LatentCache:
         memory = {name: self._flat(name)[clips, pixel_frames] for name in View._fields}
         frames_of_all = latents.reshape(-1, *latents.shape[2:])
         memory["latents"] = np.take(frames_of_all, rows, axis=0, mode="clip")
-        self._check(memory, clips[:, 0] // self.clips)
+        check_numbers(self.path, memory, clips[:, 0] // self.clips)
         return memory
 
     def pairs_at(

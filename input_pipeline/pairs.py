@@ -86,6 +86,7 @@ def stretch(rng: np.random.Generator, scene: Scene, reach: int) -> Scene:
         c2w=scene.c2w[:, part],
         intrinsics=scene.intrinsics[:, part],
         animation_time=scene.animation_time[part],
+        depth=None if scene.depth is None else scene.depth[:, part],
     )
 
 

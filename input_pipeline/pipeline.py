@@ -7,6 +7,7 @@ An example is a source and a target clip of one scene (`pairs.make_relative`):
     source_c2w, target_c2w                          float32 [F, 4, 4], relative to the source's first camera
     source_intrinsics, target_intrinsics            [F, 4]
     source_animation_time, target_animation_time    [F]
+    source_depth, target_depth                      float16 [F, h, w], see `datasets.form`: with data.depth
 
 With `config.captions` an example has the embedding of a caption, too:
 
@@ -242,6 +243,8 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(f"data.caption_dropout = {config.caption_dropout}: give 0 to 1")
     if config.caption_dropout and not config.captions:
         raise InputError(f"data.caption_dropout = {config.caption_dropout}: it needs data.captions")
+    if not config.depth >= 0:
+        raise InputError(f"data.depth = {config.depth}: must be 0 or more")
     if config.frames < 1:
         raise InputError(f"data.frames = {config.frames}: must be at least 1")
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline import fitting
+from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.decoding import Size, decode_with_size
 from input_pipeline.fitting import Fit
 from input_pipeline.scene_videos import SceneVideos
@@ -42,6 +43,7 @@ class Scene(NamedTuple):
     kind: str  # one of KINDS
     captions: tuple[str, ...] = ()  # none, or several of which each describes the scene
     metric: bool = True  # whether poses are in metres; otherwise their unit differs from scene to scene
+    depth: np.ndarray | None = None  # float16 [C, T, h, w], 1 / metres, see `datasets.form`; None: not read
 
     @property
     def steps_per_frame(self) -> int:
@@ -76,10 +78,12 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
     `first_grid_time` is the grid time that counts as animation time 0.
 
     Returns video uint8 [F, H, W, 3], c2w [F, 4, 4] (still in the scene's world frame), intrinsics [F, 4] and
-    animation_time [F] in source frames since `first_grid_time`.
+    animation_time [F] in source frames since `first_grid_time`; of a scene with depth also depth float16
+    [F, h, w].
     """
     cells = (shot.cameras, shot.grid_times)
-    return {
+    depth = {} if scene.depth is None else {"depth": scene.depth[cells]}
+    return depth | {
         "video": scene.videos[cells],
         "c2w": scene.c2w[cells],
         "intrinsics": scene.intrinsics[cells],
@@ -112,10 +116,12 @@ def decode_scene(record: Mapping[str, Any], fit: Fit | None = None) -> Scene:
     """Decodes a record of a data set, of the form in `input_pipeline.datasets.form`.
 
     Args:
-      fit: the picture size, rate and unit of length to bring it to; None: it is left as it is.
+      fit: the picture size, rate and unit of length to bring it to, and whether its depth is read; None: it
+        is left as it is, without depth.
 
     Raises:
-      InputError: a video cannot be decoded or is too small, or the record's parts do not fit each other.
+      InputError: a video cannot be decoded or is too small, the record's parts do not fit each other, or it
+        has no depth where that is wanted.
     """
     name, size = _text(record["scene"]), fit.size if fit else None
     return _scene(record, *_decode_videos(record["videos"], name, size), fit)
@@ -152,7 +158,26 @@ def _scene(record: Mapping[str, Any], videos: Any, source_sizes: Sequence[Size],
         captions=tuple(_text(caption) for caption in record["captions"]),
         metric=bool(record["metric"]),
     )
+    if fit and fit.depth:
+        scene = scene._replace(depth=_read_depth(record["depth"], name, source_sizes[0], videos.shape))
     return _in_rate_and_unit(scene, float(record["fps"]), fit) if fit else scene
+
+
+def _read_depth(
+    depth: np.ndarray, name: str, source_size: tuple[int, int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """The depth of a record with videos of this shape [C, T, H, W, 3], which had `source_size` before."""
+    if not depth.size:
+        raise InputError(
+            f"scene {name}: has no depth; render it with --depth_stride 8, and build the data set again"
+        )
+    cells = (*shape[:2], shape[2] // DEPTH_STRIDE, shape[3] // DEPTH_STRIDE)
+    if source_size != shape[2:4] or depth.shape != cells:
+        raise InputError(
+            f"scene {name}: depth {list(depth.shape)} is of videos of {source_size[1]} x {source_size[0]}; "
+            "depth is not resized: set data.width and data.height to that"
+        )
+    return depth
 
 
 def _in_rate_and_unit(scene: Scene, frame_rate: float, fit: Fit) -> Scene:
@@ -160,6 +185,8 @@ def _in_rate_and_unit(scene: Scene, frame_rate: float, fit: Fit) -> Scene:
     if not scene.metric:
         factor = fitting.scale(scene.c2w, fit.camera_extent)
         scene = scene._replace(c2w=fitting.scaled(scene.c2w, factor))
+        if scene.depth is not None:
+            scene = scene._replace(depth=(scene.depth / np.float32(factor)).astype(np.float16))
     if scene.kind != "static":  # there no frame has a time
         skipped = fitting.stride(frame_rate / scene.steps_per_frame, fit.fps)
         times = scene.animation_time if skipped == 1 else scene.animation_time / np.float32(skipped)

@@ -31,7 +31,7 @@ from stp_jax.errors import InputError
 
 def scene_fit(config: ConfigDict) -> Fit:
     """What the scenes of `config` are brought to."""
-    return Fit((config.height, config.width), config.fps, config.camera_extent)
+    return Fit((config.height, config.width), config.fps, config.camera_extent, config.depth > 0)
 
 
 def open_scenes(config: ConfigDict, split: str, *, scenes: int, at_once: int, again: bool) -> SceneReader:
@@ -157,7 +157,7 @@ def _source_cache(config: ConfigDict, split: str, scenes: int) -> LatentCache:
         raise InputError(
             "data.flip, data.permute_channels: targets are changed as their sources' latents were"
         )
-    cache = LatentCache.open(within(config.source_latents, split))
+    cache = LatentCache.open(within(config.source_latents, split), depth=config.depth > 0)
     if cache.meta.get("rules", "grid") != "grid" or cache.windows > 1:
         raise InputError(
             f"latent cache {cache.path}: data.source_latents must be encoded by the rules 'grid', --windows 1"

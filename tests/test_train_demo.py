@@ -141,7 +141,7 @@ def test_a_process_that_fails_ends_the_others_and_its_last_line_is_the_message(t
 def test_the_whole_chain_stops_on_sigterm_and_goes_on(tmp_path):
     out = tmp_path / "out"
     flags = ["--small", "--out", str(out), "--seeds", "0:1", "--validate_every", "1000", "--cameras", "3"]
-    training = ["--", "--config.train.steps=100", "--config.optimizer.name=adamw"]
+    training = ["--", "--config.train.steps=100", "--config.optimizer.name=adamw", "--config.loss.depth=0.1"]
 
     def start(seconds: int) -> subprocess.Popen:
         command = [sys.executable, train_demo.__file__, *flags, "--seconds", str(seconds), *training]
@@ -165,4 +165,5 @@ def test_the_whole_chain_stops_on_sigterm_and_goes_on(tmp_path):
     assert line["steps"] >= steps and line["scenes"] == 1 and line["validation_last"] > 0
     assert sorted(path.name for path in (out / "weights").glob("*.json")) == ["dit.json", "vae.json"]
     assert list((out / "pictures").glob("*.png"))
-    assert LatentCache.open(out / "work" / "latents" / "train").scenes == 1
+    assert any("depth_loss" in one for one in results.read_metrics(out / "metrics.jsonl"))
+    assert LatentCache.open(out / "work" / "latents" / "train", depth=True).scenes == 1

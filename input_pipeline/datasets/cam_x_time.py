@@ -8,7 +8,8 @@ with all grid times, and camera_data.json:
                  "intrinsic": {"camera_000": [fx, fy, cx, cy] by width and height, ...}}}
 
 and, if wanted, "captions": texts of which each describes the scene, and "metric": false where poses are not
-in metres.
+in metres. A renderer may add coarse depth, "coarse_depth": {"file": name, "stride": pixels} with float16
+[C, T, H / stride, W / stride] in a file of NumPy: it becomes `depth` of the record, see `form`.
 
 Build the data set from rendered scenes:
 
@@ -54,6 +55,7 @@ def read_scene(folder: Path) -> dict[str, Any]:
         "animation_time": check_animation_time(data.get("animation_time"), frames, path),
         "captions": records.read_captions(data, path),
         "metric": records.read_metric(data, path),
+        "depth": records.read_depth(data, path),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.datasets import form
 from input_pipeline.datasets.probing import Probe, probe
 from input_pipeline.shots import KINDS, check_animation_time, check_cameras
@@ -35,13 +36,13 @@ def checked(record: dict[str, Any], scene: str, checks: Checks) -> dict[str, Any
     """The record as it is written.
 
     Args:
-      record: of a builder, see `form`; it may lack the scene's name.
+      record: of a builder, see `form`; it may lack the scene's name, and depth.
       scene: its name where it lacks it.
 
     Raises:
       InputError: something about it is broken.
     """
-    record = {"scene": scene} | record
+    record = {"scene": scene, "depth": form.NO_DEPTH} | record
     name = record["scene"]
     if set(record) != form.FIELDS:  # a mistake of a builder, not of its input
         raise TypeError(
@@ -55,7 +56,9 @@ def checked(record: dict[str, Any], scene: str, checks: Checks) -> dict[str, Any
         raise InputError(f"{name}: {record['fps']} frames in a second")
     if empty := [place for place, text in enumerate(record["captions"]) if not text.strip()]:
         raise InputError(f"{name}: caption {empty[0]} is empty")
-    frames = _check_videos(record, name, checks).frames
+    found = _check_videos(record, name, checks)
+    frames = found.frames
+    check_depth(record["depth"], (len(record["videos"]), frames, *found.size), name)
     c2w, intrinsics = (np.asarray(record[key], np.float32) for key in ("c2w", "intrinsics"))
     check_cameras(c2w, intrinsics, record["kind"], len(record["videos"]), frames, name)
     if not checks.keep_jumps:
@@ -63,6 +66,20 @@ def checked(record: dict[str, Any], scene: str, checks: Checks) -> dict[str, Any
             check_jumps(poses, f"{name}, camera {camera}")
     times = check_animation_time(record["animation_time"], frames, name)
     return record | {"c2w": c2w, "intrinsics": intrinsics, "animation_time": times}
+
+
+def check_depth(depth: np.ndarray, videos: tuple[int, int, int, int], where: str) -> None:
+    """Raises `InputError` where depth is neither missing nor that of videos of this shape, (C, T, H, W)."""
+    cells = (*videos[:2], *(side // DEPTH_STRIDE for side in videos[2:]))
+    if not depth.size:
+        return
+    if depth.shape != cells or any(side % DEPTH_STRIDE for side in videos[2:]):
+        raise InputError(
+            f"{where}: depth of shape {list(depth.shape)}, but videos of {list(videos)}; it has a value for "
+            f"each {DEPTH_STRIDE} x {DEPTH_STRIDE} pixels"
+        )
+    if depth.dtype != np.float16 or not (np.isfinite(depth) & (depth >= 0)).all():
+        raise InputError(f"{where}: its depth has numbers that are no inverse depth in float16")
 
 
 def _check_videos(record: dict[str, Any], name: str, checks: Checks) -> Probe:

@@ -11,6 +11,8 @@ A record is one scene of C cameras and T frames each:
     intrinsics       float32 [C, 1 or T, 4], (fx, fy, cx, cy) by (width, height, width, height)
     animation_time   float32 [T], in source frames
     captions         list of str, may be empty
+    depth            float16 [C, T, h, w], 1 over metres along z, 0 beyond the horizon: the mean over each
+                     square of DEPTH_STRIDE pixels; [0, 0, 0, 0] where it is not known
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-VERSION = "2.0.0"
+VERSION = "2.1.0"
 FIELDS = frozenset(
-    "scene kind fps metric videos c2w intrinsics animation_time captions".split()
+    "scene kind fps metric videos c2w intrinsics animation_time captions depth".split()
 )  # of a record
+NO_DEPTH = np.zeros((0, 0, 0, 0), np.float16)
+# Version 2.0.0 had no depth.
+WITHOUT_DEPTH = "2.0.0"
 # Version 1.0.0 had no kind, metric and captions; its cameras had no axis of frames where they stood still.
 OLD_VERSION = "1.0.0"
 OLD_CAMERAS: dict[str, tuple[int | None, ...]] = {"grid": (None,), "synchronised": (None, None)}
@@ -35,21 +40,27 @@ def features() -> tfds.features.FeaturesDict:
     """The fields of a record."""
     import tensorflow_datasets as tfds  # takes a second, and not all batches are of such records
 
-    return tfds.features.FeaturesDict(
-        _common((None, None))
-        | {
-            "kind": tfds.features.Text(),
-            "metric": np.bool_,
-            "captions": tfds.features.Sequence(tfds.features.Text()),
-        }
-    )
+    # zlib packs depth to a fifth; videos are packed already.
+    depth = tfds.features.Tensor(shape=(None,) * 4, dtype=np.float16, encoding="zlib")
+    return tfds.features.FeaturesDict(_without_depth() | {"depth": depth})
 
 
-def old_features(kind: str) -> tfds.features.FeaturesDict:
-    """The fields of a record of version 1.0.0; `kind` is one of OLD_CAMERAS."""
+def old_features(old: str) -> tfds.features.FeaturesDict:
+    """The fields of a record of an earlier version: WITHOUT_DEPTH, or of 1.0.0 one of OLD_CAMERAS."""
     import tensorflow_datasets as tfds
 
-    return tfds.features.FeaturesDict(_common(OLD_CAMERAS[kind]))
+    fields = _without_depth() if old == WITHOUT_DEPTH else _common(OLD_CAMERAS[old])
+    return tfds.features.FeaturesDict(fields)
+
+
+def _without_depth() -> dict[str, Any]:
+    import tensorflow_datasets as tfds
+
+    return _common((None, None)) | {
+        "kind": tfds.features.Text(),
+        "metric": np.bool_,
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+    }
 
 
 def _common(cameras: tuple[int | None, ...]) -> dict[str, Any]:
@@ -66,9 +77,12 @@ def _common(cameras: tuple[int | None, ...]) -> dict[str, Any]:
     }
 
 
-def from_old(record: dict[str, Any], kind: str) -> dict[str, Any]:
-    """A record of version 1.0.0 in today's form; `kind` is one of OLD_CAMERAS."""
+def from_old(record: dict[str, Any], old: str) -> dict[str, Any]:
+    """A record of an earlier version in today's form; `old` as for `old_features`."""
+    if old == WITHOUT_DEPTH:
+        return record | {"depth": NO_DEPTH}
     cameras = {name: record[name] for name in ("c2w", "intrinsics")}
-    if kind == "grid":
+    if old == "grid":
         cameras = {name: array[:, None] for name, array in cameras.items()}
-    return record | cameras | {"kind": kind.encode(), "metric": np.bool_(True), "captions": []}
+    added = {"kind": old.encode(), "metric": np.bool_(True), "captions": [], "depth": NO_DEPTH}
+    return record | cameras | added

@@ -89,6 +89,7 @@ def cut_scene(folder: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{folder}: a grid of one camera has no other videos to cut out")
     rng = np.random.default_rng([zlib.crc32(folder.name.encode())])
     cuts = draw_cuts(rng, kind, len(videos), len(videos[0]))
+    depth = grid["depth"]
     pictures = (np.stack([videos[c][t] for c, t in zip(*cut, strict=True)]) for cut in cuts)
     return grid | {
         "kind": kind,
@@ -96,6 +97,7 @@ def cut_scene(folder: Path, kind: str) -> dict[str, Any]:
         "c2w": np.stack([grid["c2w"][cut.cameras, 0] for cut in cuts]),
         "intrinsics": np.stack([grid["intrinsics"][cut.cameras, 0] for cut in cuts]),
         "animation_time": np.arange(len(cuts[0].times), dtype=np.float32),
+        "depth": np.stack([depth[cut.cameras, cut.times] for cut in cuts]) if depth.size else depth,
     }
 
 

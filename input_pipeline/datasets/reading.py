@@ -37,8 +37,7 @@ class Records(Sequence):
 
     Args:
       files: of which each has as many records as `lengths` says.
-      old_kind: None for records of today's form; else they are of version 1.0.0 and this kind of scene, see
-        `form.OLD_CAMERAS`.
+      old_kind: None for records of today's form; else of which earlier one, see `form.old_features`.
       remote: the folder in object storage that has the files, of which each is downloaded at its first use.
 
     Raises:
@@ -140,7 +139,7 @@ def open_records(path: str | Path, kind: str, split: str) -> Records:
 
     `path` is the folder given as --out when it was built, or the data set's own folder; it may be in object
     storage (`input_pipeline.remote`). `kind` is the name of the data set, as of its builder. Data sets of
-    version 1.0.0 are read, too.
+    earlier versions are read, too.
 
     Raises:
       InputError: no data set of this name is there, it is damaged, its version is another than its records',
@@ -193,19 +192,23 @@ def check_name(kind: str) -> None:
 
 
 def _old_kind(folder: Path, version: str) -> str | None:
-    """The kind of the scenes of a data set of version 1.0.0, by its features.json. None: of today's version.
+    """Of which earlier form a data set's records are, by its features.json, see `form.old_features`.
+
+    None: of today's.
 
     Raises:
       InputError: the fields are not those of this version, or the version is not known.
     """
     if version == form.VERSION:
         known: dict[str | None, Any] = {None: form.features()}
+    elif version == form.WITHOUT_DEPTH:
+        known = {version: form.old_features(version)}
     elif version == form.OLD_VERSION:
         known = {kind: form.old_features(kind) for kind in form.OLD_CAMERAS}
     else:
         raise InputError(
-            f"data set {folder}: of version {version[:100]!r}; this program reads {form.VERSION} and "
-            f"{form.OLD_VERSION}"
+            f"data set {folder}: of version {version[:100]!r}; this program reads {form.VERSION}, "
+            f"{form.WITHOUT_DEPTH} and {form.OLD_VERSION}"
         )
     found = read_json(folder / FEATURES, dict, most=_MOST)
     for kind, fields in known.items():

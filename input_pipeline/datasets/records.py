@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.datasets import form
 from input_pipeline.datasets.building import Build, Options
 from input_pipeline.datasets.checking import Checks
@@ -178,6 +179,30 @@ def read_metric(data: dict[str, Any], path: Path) -> bool:
     if not isinstance(metric, bool):
         raise InputError(f"{path}: metric must be true or false, found {metric!r}"[:300])
     return metric
+
+
+def read_depth(data: dict[str, Any], path: Path) -> np.ndarray:
+    """The array of the file's "coarse_depth", see `form`; `form.NO_DEPTH` where there is none.
+
+    Raises:
+      InputError: it is of squares of another size, or cannot be read. Its shape is not checked.
+    """
+    described = data.get("coarse_depth")
+    if described is None:
+        return form.NO_DEPTH
+    if not isinstance(described, dict) or not isinstance(described.get("file"), str):
+        raise InputError(f"{path}: coarse_depth must have the name of a file, and a stride")
+    if described.get("stride") != DEPTH_STRIDE:
+        raise InputError(
+            f"{path}: coarse_depth has stride {str(described.get('stride'))[:100]}; data sets have "
+            f"{DEPTH_STRIDE} (render --depth_stride {DEPTH_STRIDE})"
+        )
+    file = path.parent / Path(described["file"]).name
+    try:
+        file_size(file)
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: cannot be read as an array ({str(error)[:200]})") from None
 
 
 def arguments(description: str | None) -> Parser:

@@ -17,6 +17,9 @@ from input_pipeline.render.scene import Scene
 OVERSAMPLE = 2
 NEAR, FAR = 0.05, 80.0  # metres
 MAX_STRIP = 8192  # pixels: any driver has buffers of this width
+# Metres: what is farther is 0 in coarse depth. MuJoCo draws the sky as a cube around the camera, whose faces
+# are FAR / sqrt(3) away: in a depth buffer the sky has a depth, too.
+HORIZON = 45.0
 SKY, GROUND = 0, 1  # numbers of objects; those of the scene's things follow
 
 
@@ -70,8 +73,34 @@ class Film:
         pictures = []
         for strip in self._strips(c2w, intrinsics):
             colours, _ = self._read(*strip, stride)
-            pictures.append(_cut(np.asarray(Image.fromarray(colours).reduce(OVERSAMPLE)), len(strip[0])))
+            pictures.append(_picture(colours, len(strip[0])))
         return np.concatenate(pictures)
+
+    def shoot_with_depth(
+        self, index: int, c2w: np.ndarray | None = None, intrinsics: np.ndarray | None = None, *, cell: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `shoot` returns, and coarse inverse depth, from the depth buffer of the same drawing.
+
+        On a CPU this adds 2 % to the time of `shoot`; a second, small drawing by `survey` adds 9 %.
+
+        Args:
+          cell: side in pixels of the squares of which each has one value; it divides height and width.
+
+        Returns:
+          uint8 [C, H, W, 3]; and float32 [C, H / cell, W / cell], 1 over metres along the camera's z axis,
+          the mean over all samples of a square, where what is beyond `HORIZON`, as the sky, counts as 0.
+        """
+        self._show(index)
+        pictures, inverse_depth, side = [], [], cell * OVERSAMPLE
+        for strip in self._strips(c2w, intrinsics):
+            colours, buffer = self._read(*strip, 1, depth=True)
+            inverse = 1 / NEAR - buffer * np.float32(1 / NEAR - 1 / FAR)
+            inverse[inverse < 1 / HORIZON] = 0
+            height, width = (n // side for n in inverse.shape)
+            means = inverse.reshape(height, side, width, side).mean((1, 3))
+            pictures.append(_picture(colours, len(strip[0])))
+            inverse_depth.append(_cut(means, len(strip[0])))
+        return np.concatenate(pictures), np.concatenate(inverse_depth)
 
     def measure(
         self,
@@ -231,6 +260,11 @@ def _by_object(ids: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.nda
     its = ids == winner[edges]
     mean[edges] = (inverse * its).sum(0) / its.sum(0)
     return winner, mean
+
+
+def _picture(colours: np.ndarray, cameras: int) -> np.ndarray:
+    """A strip's samples -> uint8 [C, H, W, 3]."""
+    return _cut(np.asarray(Image.fromarray(colours).reduce(OVERSAMPLE)), cameras)
 
 
 def _samples(strip: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from input_pipeline.render import clocks, layers
 from input_pipeline.render.opengl import choose_backend, gpus_to_draw_with
-from input_pipeline.render.rig import Rig
+from input_pipeline.render.rig import camera_data
 from stp_jax import media
 from stp_jax.command_line import Parser
 from stp_jax.controls.camera_files import GRID_CONVENTION
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # they import mujoco, which must not be before the choice of 
     from input_pipeline.render.scene import Scene
 
 FPS = 20  # of the files: two grid times for each source frame of 1/10 s
+COARSE_DEPTH = "coarse_depth"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class GridSettings:
     crf: int = 12
     depth: bool = False
     ids: bool = False  # of objects
+    depth_stride: int = 0  # side of the squares of coarse depth, pixels; 0: none
     object_clocks: int | tuple[clocks.Clip, ...] = 0  # clips with a clock for each object: how many, or which
 
 
@@ -60,7 +62,8 @@ class Strip(NamedTuple):
       folder: of the clip in its scene's folder; empty for the plain grid.
       cameras: which of the rig's.
       moments: at each time, the frames of all cameras by the folder of their videos: `videos`, uint8
-        [C, H, W, 3]; `depth`, uint16 [C, H, W] as in `layers`; `ids`, uint8 [C, H, W].
+        [C, H, W, 3]; `depth`, uint16 [C, H, W] as in `layers`; `ids`, uint8 [C, H, W]. And `COARSE_DEPTH`,
+        float32 [C, H / stride, W / stride], which is written to no video.
     """
 
     folder: str
@@ -111,7 +114,12 @@ def _moments(
     poses = drawn.rig.c2w[part], drawn.rig.intrinsics[part]
     for t in range(settings.times):
         now = {name: curve[t] for name, curve in curves.items()}
-        frames = {"videos": camera.shoot(t, *poses, clocks=now)}
+        frames: dict[str, np.ndarray] = {}
+        if settings.depth_stride and not curves:  # of the plain grid alone
+            cell = settings.depth_stride
+            frames["videos"], frames[COARSE_DEPTH] = camera.shoot_with_depth(t, *poses, cell=cell)
+        else:
+            frames["videos"] = camera.shoot(t, *poses, clocks=now)
         if settings.depth or settings.ids:
             inverse_depth, ids = camera.survey(t, *poses, clocks=now)
             if settings.depth:
@@ -137,8 +145,10 @@ def describe(drawn: Scene, seed: int, settings: GridSettings) -> dict[str, Any]:
         data["depth"] = {"folder": "depth", "form": layers.FORM, "nearest": layers.NEAREST}
     if settings.ids:
         data["ids"] = {"folder": "ids"}
+    if settings.depth_stride:
+        data["coarse_depth"] = {"file": f"{COARSE_DEPTH}.npy", "stride": settings.depth_stride}
     if settings.ids or settings.object_clocks:
-        data["objects"] = objects(drawn)
+        data["objects"] = layers.objects(drawn)
     if settings.object_clocks:
         clips = clocks.of_scene(settings.object_clocks, seed, _moving(data), settings.times)
         data["object_clocks"] = [
@@ -147,27 +157,8 @@ def describe(drawn: Scene, seed: int, settings: GridSettings) -> dict[str, Any]:
     return data
 
 
-def objects(drawn: Scene) -> list[dict[str, Any]]:
-    """The scene's objects: number in pictures of ids, name, kind, and whether it moves, so has a clock."""
-    things = [("sky", "sky", False), ("ground", "ground", False)]
-    things += [(thing.name, thing.kind, drawn.moves(thing)) for thing in drawn.things]
-    return [
-        {"id": number, "name": name, "kind": kind, "moves": moves}
-        for number, (name, kind, moves) in enumerate(things)
-    ]
-
-
 def _moving(data: dict[str, Any]) -> list[str]:
     return [thing["name"] for thing in data["objects"] if thing["moves"]]
-
-
-def camera_data(rig: Rig) -> dict[str, Any]:
-    """World-to-camera matrices and intrinsics of a rig, by camera, as camera_data.json holds them."""
-    names = [f"camera_{c:03d}" for c in range(len(rig.c2w))]
-    return {
-        "extrinsic": dict(zip(names, np.linalg.inv(rig.c2w).tolist(), strict=True)),
-        "intrinsic": dict(zip(names, rig.intrinsics.tolist(), strict=True)),
-    }
 
 
 def scene_folder(out: Path, seed: int) -> Path:
@@ -186,8 +177,9 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
         shutil.rmtree(partial)
     try:
         with open_scene(seed, settings) as (data, strips):
-            for strip in strips:
-                _write_strip(partial / strip.folder, strip, settings)
+            coarse = [_write_strip(partial / strip.folder, strip, settings) for strip in strips]
+        if settings.depth_stride:
+            np.save(partial / f"{COARSE_DEPTH}.npy", np.concatenate([part for part in coarse if part.size]))
         with replace_file(partial / "camera_data.json") as file:
             file.write_text(json.dumps(data))
         os.replace(partial, folder)
@@ -197,11 +189,18 @@ def write_grid(out: Path, seed: int, settings: GridSettings) -> None:
         raise InputError(f"scene {folder} is not written: {reason}") from None
 
 
-def _write_strip(folder: Path, strip: Strip, settings: GridSettings) -> None:
-    """Writes the videos of a strip side by side: only what the encoders look ahead is held in memory."""
+def _write_strip(folder: Path, strip: Strip, settings: GridSettings) -> np.ndarray:
+    """Writes the videos of a strip side by side: only what the encoders look ahead is held in memory.
+
+    Returns:
+      Its coarse depth, float16 [C, T, h, w]; empty if it has none.
+    """
+    coarse: list[np.ndarray] = []
     with contextlib.ExitStack() as files:
         writers: dict[str, list] = {}
         for frames in strip.moments:
+            if COARSE_DEPTH in frames:
+                coarse.append(frames.pop(COARSE_DEPTH).astype(np.float16))
             for name in frames if not writers else ():
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 writers[name] = [
@@ -210,6 +209,7 @@ def _write_strip(folder: Path, strip: Strip, settings: GridSettings) -> None:
             for name, of_cameras in frames.items():
                 for put, frame in zip(writers[name], of_cameras, strict=True):
                     put(frame)
+    return np.stack(coarse, 1) if coarse else np.empty(0, np.float16)
 
 
 def _writer(folder: Path, camera: int, settings: GridSettings):
@@ -227,19 +227,22 @@ def check_scene(folder: Path, settings: GridSettings) -> None:
         data = read_json(folder / "camera_data.json", dict)
         found = (len(data["cameras"]["extrinsic"]), len(data["animation_time"]), data["width"])
         clips = [clip["animation_time"] for clip in data.get("object_clocks", [])]
+        stride = data["coarse_depth"]["stride"] if "coarse_depth" in data else 0
         wanted = clips
         if settings.object_clocks and clips:
             wanted = clocks.of_scene(settings.object_clocks, data["seed"], _moving(data), settings.times)
     except (InputError, KeyError, TypeError) as error:
         reason = error if isinstance(error, InputError) else f"{folder}/camera_data.json: lacks {error}"
         raise InputError(f"{reason}; remove the folder.") from None
-    extras = ("depth" in data, "ids" in data, bool(clips))
-    same = extras == (settings.depth, settings.ids, bool(settings.object_clocks)) and clips == wanted
+    extras = ("depth" in data, "ids" in data, bool(clips), stride)
+    asked = (settings.depth, settings.ids, bool(settings.object_clocks), settings.depth_stride)
+    same = extras == asked and clips == wanted
     if found != (settings.cameras, settings.times, settings.size) or not same:
         cameras, times, size = found
         given = f"--cameras {cameras} --times {times} --size {size}"
         given += " --depth" * extras[0] + " --ids" * extras[1]
         given += f" --object_clocks, {len(clips)} clips" * extras[2]
+        given += f" --depth_stride {stride}" * bool(stride)
         raise InputError(f"{folder} was rendered with {given}; give the same, or another --out.")
 
 
@@ -342,6 +345,13 @@ def _parser() -> Parser:
         "--crf", type=int, default=defaults.crf, help="x264 quality, lower is better (default: %(default)s)"
     )
     parser.add_argument("--depth", action="store_true", help="write depth, too")
+    parser.add_argument(
+        "--depth_stride",
+        type=int,
+        default=0,
+        help="write coarse depth, a value for each square of this many pixels; training takes 8 (default: "
+        "none)",
+    )
     parser.add_argument("--ids", action="store_true", help="write which pixel is which object's, too")
     parser.add_argument(
         "--object_clocks",
@@ -362,12 +372,16 @@ def main(argv: list[str] | None = None) -> None:
         ("times", 3, 1000),
         ("size", 16, 4096),
         ("crf", 0, 51),
+        ("depth_stride", 0, args.size),
     ):
         if not least <= getattr(args, flag) <= most:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be from {least} to {most}.")
+    if args.depth_stride and args.size % args.depth_stride:
+        raise InputError(f"--depth_stride {args.depth_stride}: must divide --size {args.size}.")
     object_clocks = clocks.parse(args.object_clocks, args.times)
+    grid = (args.cameras, args.times, args.size)
     settings = GridSettings(
-        args.cameras, args.times, args.size, args.crf, args.depth, args.ids, object_clocks
+        *grid, args.crf, args.depth, args.ids, object_clocks=object_clocks, depth_stride=args.depth_stride
     )
     seeds = parse_seeds(args.seeds)
     try:

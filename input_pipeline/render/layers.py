@@ -16,12 +16,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
+
+if TYPE_CHECKING:  # it imports mujoco, which must not be before the choice of a backend
+    from input_pipeline.render.scene import Scene
 
 NEAREST = 0.2  # metres
 FORM = "uint16 = round(65535 * nearest / depth), 0 in the sky; depth in metres along the z axis"
@@ -96,3 +100,13 @@ def _read(path: str | os.PathLike, kind: type) -> np.ndarray:
             return np.stack([frame.to_ndarray() for frame in container.decode(stream)])
     except (OSError, IndexError, ValueError) as error:  # FFmpeg's errors are both
         raise InputError(f"{path}: cannot be read as FFV1 frames: {error}") from None
+
+
+def objects(drawn: Scene) -> list[dict[str, Any]]:
+    """The scene's objects: number in pictures of ids, name, kind, and whether it moves, so has a clock."""
+    things = [("sky", "sky", False), ("ground", "ground", False)]
+    things += [(thing.name, thing.kind, drawn.moves(thing)) for thing in drawn.things]
+    return [
+        {"id": number, "name": name, "kind": kind, "moves": moves}
+        for number, (name, kind, moves) in enumerate(things)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,3 +67,12 @@ def draw(rng: np.random.Generator, cameras: int, focus: np.ndarray, height: floa
 def _ramp(rng: np.random.Generator, low: float, high: float, cameras: int) -> np.ndarray:
     """From `low` to `high` or the other way round."""
     return np.linspace(low, high, cameras)[:: rng.choice([-1, 1])]
+
+
+def camera_data(rig: Rig) -> dict[str, Any]:
+    """World-to-camera matrices and intrinsics of a rig, by camera, as camera_data.json holds them."""
+    names = [f"camera_{c:03d}" for c in range(len(rig.c2w))]
+    return {
+        "extrinsic": dict(zip(names, np.linalg.inv(rig.c2w).tolist(), strict=True)),
+        "intrinsic": dict(zip(names, rig.intrinsics.tolist(), strict=True)),
+    }

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.render.grid import GridSettings, objects
+from input_pipeline.render.grid import GridSettings
+from input_pipeline.render.layers import objects
 from input_pipeline.render.opengl import choose_backend
 from stp_jax.errors import InputError
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.latents import LatentCache
 from launch.demo.processes import Clock, Processes
 from stp_jax.errors import InputError
@@ -108,6 +109,7 @@ class Data:
         command += ["--size", str(args.config.data.width), "--cameras", str(args.cameras)]
         command += ["--workers", str(args.render_workers * max(1, args.gpus))]
         command += ["--seeds", f"{part.seeds.start}:{part.seeds.stop}"]
+        command += ["--depth_stride", str(DEPTH_STRIDE)] if args.config.loss.depth else []
         self._processes.run([command], f"render_{part.name}")
         seconds = self._clock.elapsed() - before
         self._clock.log(f"{part.name}: {len(part.seeds)} scenes rendered in {seconds:.0f} s")
@@ -131,6 +133,7 @@ class Data:
         command += ["--clips_per_scene", str(clips), "--clips_per_path", str(of_path)]
         command += ["--frames", str(data.frames), "--size", str(data.width), str(data.height)]
         command += ["--workers", str(args.encode_workers), "--batch_size", str(args.encode_batch)]
+        command += ["--depth"] if args.config.loss.depth else []
         if part.split == "train":
             command += ["--flip"] * args.flip + ["--permute_channels"] * args.permute_channels
         # The renderer needs some of the GPUs' memory meanwhile.

@@ -104,13 +104,12 @@ def encode_dataset(
     camera_extent: float = CAMERA_EXTENT,
     static_reach: int = 0,
     skip_short: bool = False,
+    depth: bool = False,
     workers: int = 0,
     batch_size: int | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> None:
-    """Writes the latent cache `out/split`; see the flags below for the arguments.
-
-    `size` is (width, height) in pixels.
+    """Writes the latent cache `out/split`; for the arguments see the flags below. `size` is (width, height).
 
     Raises:
       InputError: the data set or the weights cannot be read, or `out/split` holds something else or is
@@ -124,17 +123,18 @@ def encode_dataset(
         raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")
     config = default_config()
     config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
-    config.update(flip=flip, permute_channels=permute_channels)
+    config.update(flip=flip, permute_channels=permute_channels, depth=float(depth))
     config.update(fps=fps, camera_extent=camera_extent, static_reach=static_reach, skip_short=skip_short)
     of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
     draw = functools.partial(make_clips, config, split=split, seed=seed, **of_scene)
-    next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before there is a cache
+    first = next(iter(draw(rows=[0], read_threads=1)))  # data that does not fit is an error before a cache
     total = passes * count_scenes(config, split)
     cache = LatentCache.create(
         Path(out) / split,
         scenes=min(total, scenes or total),
         frames=frames,
         latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
+        depth_size=first["depth"].shape[2:] if depth else None,
         meta=describe(found.config, seed, config) | scene_kind(config, split),
         shared=shard[1] > 1,
         **of_scene,
@@ -210,7 +210,7 @@ def encode_missing(
     def write_oldest() -> None:
         clip, parts = underway.popleft()
         latents = np.concatenate([np.asarray(part) for part in parts])
-        cache.write(clip["row"], latents, view_of(clip), clip["captions"], shard)
+        cache.write(clip["row"], latents, view_of(clip), clip["captions"], shard, depth=clip.get("depth"))
         bar.update()
 
     started, waited = time.monotonic(), 0.0
@@ -272,6 +272,25 @@ def make_parser() -> Parser:
         help="grid: camera and animation time drawn apart; synchronised: as videos of moving cameras, warped "
         "with their poses; static: one time of each scene and pass (default: %(default)s)",
     )
+    _add_fit_flags(add)
+    add("--depth", action="store_true", help="keep coarse depth, too (scenes: render --depth_stride 8)")
+    add(
+        "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
+    )
+    add("--batch_size", type=count, help="clips encoded at a time; default: 16 of 128 x 128, fewer if larger")
+    add(
+        "--shard",
+        type=shard_of_work,
+        default=(0, 1),
+        metavar="I/N",
+        help="of N processes that write this cache at once, on any hosts, this is number I, from 0: it "
+        "encodes the scenes I, I + N, I + 2 N ... (default: all)",
+    )
+    return parser
+
+
+def _add_fit_flags(add: Callable) -> None:
+    """The flags that say what scenes are brought to, see `config.FIT_FIELDS`."""
     add(
         "--fps",
         type=number(0, 1000),
@@ -296,19 +315,6 @@ def make_parser() -> Parser:
         action="store_true",
         help="the next scene that is long enough takes the place of one that is too short; else an error",
     )
-    add(
-        "--workers", type=number(0, 1024, int), default=0, help="processes that decode video; 0: threads only"
-    )
-    add("--batch_size", type=count, help="clips encoded at a time; default: 16 of 128 x 128, fewer if larger")
-    add(
-        "--shard",
-        type=shard_of_work,
-        default=(0, 1),
-        metavar="I/N",
-        help="of N processes that write this cache at once, on any hosts, this is number I, from 0: it "
-        "encodes the scenes I, I + N, I + 2 N ... (default: all)",
-    )
-    return parser
 
 
 @exit_on_input_error

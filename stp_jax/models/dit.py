@@ -164,12 +164,53 @@ class SpaceTimeDiT(nnx.Module):
         Raises:
           ValueError: latents and memory have other numbers of frames than `condition` was given.
         """
+        given = noisy_target, source, timestep, conditioning, memory
+        return self._run(*given, differentiable=differentiable, keep_after=0)[0]
+
+    def with_tokens(
+        self,
+        noisy_target: jax.Array,
+        source: jax.Array | None,
+        timestep: jax.Array,
+        conditioning: Conditioning,
+        memory: jax.Array | None = None,
+        *,
+        after: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The velocity, as a call returns it, and the tokens of target and source after some of the blocks.
+
+        Args:
+          after: the number of blocks, from 1 to all but one.
+
+        Returns:
+          Velocity, and tokens `[B, 2F', h, w, D]` of F' latent frames of the target, then of the source.
+        """
+        given = noisy_target, source, timestep, conditioning, memory
+        velocity, tokens = self._run(*given, differentiable=True, keep_after=after)
+        assert tokens is not None
+        _, frames, height, width, _ = noisy_target.shape
+        grid = {"h": height // self.config.patch, "w": width // self.config.patch}
+        of_both = 2 * frames * grid["h"] * grid["w"]
+        return velocity, einops.rearrange(tokens[:, :of_both], "b (f h w) d -> b f h w d", **grid)
+
+    def _run(
+        self,
+        noisy_target: jax.Array,
+        source: jax.Array | None,
+        timestep: jax.Array,
+        conditioning: Conditioning,
+        memory: jax.Array | None,
+        *,
+        differentiable: bool,
+        keep_after: int,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The velocity, and what `run_blocks` keeps."""
         c = self.config
         tokens = self._embed(noisy_target.astype(c.dtype), source, memory)
         if conditioning.shared.cos.shape[1] != tokens.x.shape[1]:
             raise ValueError("the latents have more or fewer frames than what `condition` was given")
         t = self._embed_timestep(timestep)
-        stream = run_blocks(
+        stream, kept = run_blocks(
             self.blocks,
             tokens.x,
             self.timestep_projection(jax.nn.silu(t)).reshape(-1, 6, c.dim),
@@ -177,6 +218,7 @@ class SpaceTimeDiT(nnx.Module):
             tokens=tokens.total,
             target_tokens=tokens.of_target,
             differentiable=differentiable,
+            keep_after=keep_after,
         )
         y = constrain(self._head(stream, t), "batch", None, None)  # few values, so they are gathered
         _, frames, height, width, _ = noisy_target.shape
@@ -184,7 +226,7 @@ class SpaceTimeDiT(nnx.Module):
         y = einops.rearrange(
             y[:, : tokens.of_target], "b (f h w) (p q c) -> b f (h p) (w q) c", p=c.patch, q=c.patch, **grid
         )
-        return y.astype(jnp.float32)
+        return y.astype(jnp.float32), kept
 
     def _embed_timestep(self, timestep: jax.Array) -> jax.Array:
         """`[B]` -> `[B, D]` float32."""

@@ -89,6 +89,15 @@ class Stream(NamedTuple):
     update: Update | None = None
 
 
+def added(stream: Stream) -> jax.Array:
+    """The tokens `[B, N, D]` of a stream with its update added, if it has one; by XLA."""
+    if stream.update is None:
+        return stream.x
+    product, bias, gate = stream.update
+    update = gate[:, None] * (product.astype(jnp.float32) + bias)
+    return (stream.x.astype(jnp.float32) + update).astype(stream.x.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def modulated_norm(
     stream: Stream, shift: jax.Array, scale: jax.Array, eps: float, interpret: bool = False

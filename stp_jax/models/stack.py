@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from stp_jax.devices.sharding import cast_kernels, constrain, constrain_paramete
 from stp_jax.models.attention import attention_backend, fastest_backend
 from stp_jax.models.block import Block, BlockConditioning, Conditioning
 from stp_jax.models.config import BLOCK_INPUT, REMAT_POLICIES, DiTConfig
-from stp_jax.models.fused import Stream
+from stp_jax.models.fused import Stream, added
 
 
 class Layers(NamedTuple):
@@ -53,8 +53,9 @@ def run_blocks(
     tokens: int,
     target_tokens: int,
     differentiable: bool,
-) -> Stream:
-    """The target's tokens after all blocks, and padding after them.
+    keep_after: int = 0,
+) -> tuple[Stream, jax.Array | None]:
+    """The target's tokens after all blocks, and padding after them; and all tokens after some of the blocks.
 
     Args:
       blocks: stacked, every parameter with a leading `[L]`.
@@ -65,6 +66,8 @@ def run_blocks(
       target_tokens: the number of these that are the target's; they come first.
       differentiable: False reads the stacked parameters in place, by index. A gradient through such indexing
         would write all of them in every block.
+      keep_after: the number of blocks, from 1 to L - 1, after which all tokens `[B, N, D]` are returned, too;
+        0: None is. Not for sampling.
     """
     c, dtype = blocks.config, jnp.dtype(blocks.config.dtype)
     graph, stacked = nnx.split(blocks)
@@ -89,11 +92,11 @@ def run_blocks(
     # After the last block only target tokens are read, so only they need queries there: exact, and cheaper.
     all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
     if not differentiable:
-        return _run_in_place(run, Stream(x), layers, all_tokens, last_tokens, c.layers)
+        return _run_in_place(run, Stream(x), layers, all_tokens, last_tokens, c.layers), None
     if c.unroll:
-        return _run_unrolled(run, Stream(x), layers, all_tokens, last_tokens, c.remat)
+        return _run_unrolled(run, Stream(x), layers, all_tokens, last_tokens, c.remat, keep_after)
     layers = layers._replace(params=cast_kernels(stacked, dtype))
-    return _run_looped(run, Stream(x), layers, all_tokens, last_tokens, c.remat)
+    return _run_looped(run, Stream(x), layers, all_tokens, last_tokens, c.remat, keep_after)
 
 
 def _block(graph: nnx.GraphDef, params: nnx.State, config: DiTConfig) -> Block:
@@ -114,8 +117,14 @@ def _run_in_place(
 
 
 def _run_unrolled(
-    run: RunBlock, stream: Stream, layers: Layers, all_tokens: int, last_tokens: int, remat: str
-) -> Stream:
+    run: RunBlock,
+    stream: Stream,
+    layers: Layers,
+    all_tokens: int,
+    last_tokens: int,
+    remat: str,
+    keep_after: int,
+) -> tuple[Stream, jax.Array | None]:
     """Each block with code of its own."""
     if remat == "none":
         run = functools.partial(run, defer=True)
@@ -123,14 +132,22 @@ def _run_unrolled(
         run = jax.checkpoint(run, policy=REMAT_POLICIES[remat], static_argnums=2)
     leaves, structure = jax.tree.flatten(layers)
     each = [jax.tree.unflatten(structure, layer) for layer in zip(*map(_unstack, leaves), strict=True)]
-    for layer in each[:-1]:
+    kept = None
+    for done, layer in enumerate(each[:-1], 1):
         stream = run(stream, layer, all_tokens)
-    return run(stream, each[-1], last_tokens)
+        kept = added(stream) if done == keep_after else kept
+    return run(stream, each[-1], last_tokens), kept
 
 
 def _run_looped(
-    run: RunBlock, stream: Stream, layers: Layers, all_tokens: int, last_tokens: int, remat: str
-) -> Stream:
+    run: RunBlock,
+    stream: Stream,
+    layers: Layers,
+    all_tokens: int,
+    last_tokens: int,
+    remat: str,
+    keep_after: int,
+) -> tuple[Stream, jax.Array | None]:
     """All blocks but the last in a loop, then the last.
 
     To split off the last block copies parameters and gradient, so `layers` are in the computation's dtype.
@@ -144,8 +161,19 @@ def _run_looped(
     last = jax.lax.optimization_barrier(last)
     checkpoint = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat], static_argnums=2)
     inner = checkpoint(run, prevent_cse=False)  # a scan needs no guard against CSE
-    stream, _ = jax.lax.scan(lambda s, layer: (inner(s, layer, all_tokens), None), stream, first)
-    return checkpoint(run)(stream, last, last_tokens)
+    if not keep_after:
+        stream, _ = jax.lax.scan(lambda s, layer: (inner(s, layer, all_tokens), None), stream, first)
+        return checkpoint(run)(stream, last, last_tokens), None
+
+    # Carried through one loop: two loops would compile every block twice, and split its parameters.
+    def step(carry: tuple[Stream, jax.Array], numbered: tuple[jax.Array, Layers]) -> tuple[Any, None]:
+        (stream, kept), (number, layer) = carry, numbered
+        stream = inner(stream, layer, all_tokens)
+        return (stream, jnp.where(number == keep_after, stream.x, kept)), None
+
+    numbers = jnp.arange(1, len(jax.tree.leaves(first.params)[0]) + 1)
+    (stream, kept), _ = jax.lax.scan(step, (stream, jnp.zeros_like(stream.x)), (numbers, first))
+    return checkpoint(run)(stream, last, last_tokens), kept
 
 
 def _constrained(stream: Stream) -> Stream:

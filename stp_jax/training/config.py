@@ -61,6 +61,16 @@ class FlowConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DiTLossConfig:
+    """What is added to the loss of flow matching in training; losses on held-out scenes are without it."""
+
+    # Weight of the error of a head for depth, see `stp_jax.training.depth_head`; 0: there is no head. The
+    # data must have depth (render --depth_stride 8, encode_dataset --depth). Also data.depth.
+    depth: float = setting(0.0, least=0)
+    depth_layer: int = setting(0, least=0)  # blocks before the head; 0: two thirds of all
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How pictures are sampled, and the notes of exported weights for those who sample from them."""
 
@@ -169,6 +179,7 @@ class DiTTraining(Training):
     memory: int = 0
     model: DiTConfig = DiTConfig()
     flow: FlowConfig = FlowConfig()
+    loss: DiTLossConfig = DiTLossConfig()
     sampling: SamplingConfig = SamplingConfig()
 
 
@@ -205,6 +216,7 @@ def make_config(definition: type[Training], **changes: Any) -> ConfigDict:
             ("data", "memory_frames", "memory"),
         ):
             config[section][field] = config.get_ref(source)
+        config.data.depth = config.loss.get_ref("depth")
     return config.lock()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.caption_embeddings import CaptionEmbeddings
+from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.mixture import reads_latents
 from stp_jax import flow
 from stp_jax.controls.view import View, view_of
@@ -25,7 +27,8 @@ from stp_jax.models.parameters import bind, merge_lora, state_of
 from stp_jax.models.vae import VAEConfig, fitting_chunk, from_pixels
 from stp_jax.rerender.sampler import Sampler
 from stp_jax.text import read_embeddings
-from stp_jax.training.config import FlowConfig, check_section, model_config
+from stp_jax.training import depth_head
+from stp_jax.training.config import DiTLossConfig, FlowConfig, check_section, model_config
 from stp_jax.training.state import graph_of, trained
 from stp_jax.training.task import Batch
 from stp_jax.training.videos import psnr, rows
@@ -40,9 +43,10 @@ class DiTTask:
     `config.flow.memory_sigma`. The model is not given that level.
 
     Batches hold videos, which the frozen VAE encodes inside the step, or latents that were encoded before;
-    source and target may differ in this. A model that takes text is given the captions of the batch, and
-    videos without one the first prompt of `config.text`, which `stp_jax.text` embedded. A second prompt there
-    is guidance's negative one.
+    source and target may differ in this. With `config.loss.depth` a head predicts the depth of both clips
+    from tokens in the middle of the model, see `depth_head`. A model that takes text is given the captions of
+    the batch, and videos without one the first prompt of `config.text`, which `stp_jax.text` embedded. A
+    second prompt there is guidance's negative one.
     """
 
     name = "dit"
@@ -52,6 +56,7 @@ class DiTTask:
         self.config = config
         self.model_config = model_config(DiTConfig, config.model)
         check_section(FlowConfig, config.flow, "config.flow")
+        check_section(DiTLossConfig, config.loss, "config.loss")
         sigma = config.flow.get("memory_sigma", 0.2)
         if not 0 <= sigma <= 1:
             raise InputError(f"config.flow.memory_sigma is {sigma}; give 0 to 1.")
@@ -90,10 +95,25 @@ class DiTTask:
             self.vae_config = VAEConfig(dtype=self.model_config.dtype)
             if text_dim:
                 self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
+        if config.loss.depth:
+            self._set_depth()
         share = config.data.memory_share if drawn else 0.0
         pairs = zip(self.cost(memory=False), self.cost(memory=True), strict=True)
         tokens, self.flop = ((1 - share) * without + share * with_ for without, with_ in pairs)
         self.tokens = round(tokens)
+
+    def _set_depth(self) -> None:
+        """Where the head for depth is, and how many values it has for a token; see `depth_head`."""
+        model = self.model_config
+        if not model.source:
+            raise InputError("config.loss.depth needs a model with a source: config.model.source is False.")
+        if not re.fullmatch(self.config.train.trainable, f"{depth_head.NAME}.linear.kernel"):
+            raise InputError(
+                f"config.loss.depth: config.train.trainable must name the head, too, as in "
+                f"'({self.config.train.trainable})|{depth_head.NAME}.*'."
+            )
+        self._depth_cells = depth_head.cells_of_token(model.patch, self.vae_config.spatial_stride)
+        self._depth_layer = depth_head.layer_of_head(self.config.loss.depth_layer, model.layers)
 
     def latent_size(self) -> tuple[int, int, int]:
         """(F', H', W') of the latents of a clip."""
@@ -103,7 +123,7 @@ class DiTTask:
 
     def example_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of everything in an example of latents, with a memory if the model takes one."""
-        frames = self.config.data.frames
+        data, frames = self.config.data, self.config.data.frames
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
         for clip in ("source", "target"):
             shapes |= {
@@ -112,6 +132,9 @@ class DiTTask:
                 f"{clip}_intrinsics": ((frames, 4), jnp.float32),
                 f"{clip}_animation_time": ((frames,), jnp.float32),
             }
+            if self.config.loss.depth:
+                size = (data.height // DEPTH_STRIDE, data.width // DEPTH_STRIDE)
+                shapes[f"{clip}_depth"] = ((frames, *size), jnp.float16)
         if self.config.data.get("captions"):
             shapes |= {
                 "text": ((TEXT_TOKENS, self.model_config.text_dim), jnp.float16),
@@ -134,6 +157,8 @@ class DiTTask:
         return tokens, dit_flop(model, size, memory=memory, trained=chosen)
 
     def init(self, rngs):
+        if self.config.loss.depth:
+            return depth_head.DiTWithDepth(self.model_config, self._depth_cells, rngs=rngs)
         return SpaceTimeDiT(self.model_config, rngs=rngs)
 
     def check_start(self, config):
@@ -151,7 +176,7 @@ class DiTTask:
     def may_start_random(self, name):
         # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
         # start at zero, and the projector of self-attention as the identity.
-        added = ("camera", "animation_time", "projector")
+        added = ("camera", "animation_time", "projector", depth_head.NAME)
         return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
 
     def frozen_for(self, data):
@@ -182,9 +207,18 @@ class DiTTask:
         conditioning = self.condition(model, frozen, batch, target.shape[1:4])
         noisy = flow.add_noise(target, noise, levels.sigma)
         memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
-        predicted = model(noisy, source, levels.timestep, conditioning, memory)
+        given = noisy, source, levels.timestep, conditioning, memory
+        # Held-out examples have no depth: their loss is that of a model without the head.
+        if with_depth := "target_depth" in batch:
+            predicted, tokens = model.with_tokens(*given, after=self._depth_layer)
+        else:
+            predicted = model(*given)
         errors = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)), axis=(1, 2, 3, 4))
-        return jnp.mean(levels.weight * errors), {}
+        loss = jnp.mean(levels.weight * errors)
+        if not with_depth:
+            return loss, {}
+        of_depth = depth_head.depth_loss(model, tokens, batch)
+        return loss + self.config.loss.depth * of_depth, {"flow_loss": loss, "depth_loss": of_depth}
 
     def _noisy_memory(self, batch: Batch, key: jax.Array) -> jax.Array | None:
         if "memory_latents" not in batch:
@@ -264,7 +298,8 @@ class DiTTask:
         return other
 
     def to_export(self, params):
-        return merge_lora(params)
+        kept = {name: array for name, array in params.items() if not name.startswith(f"{depth_head.NAME}.")}
+        return merge_lora(kept)
 
     def final_config(self, model, dataset):
         # Fields that only affect training are reset: the weights may be used without these kernels.

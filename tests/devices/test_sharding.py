@@ -69,6 +69,7 @@ def real_step(batch_size=8, heads=4, memory=0):
     )
     config.model.update(remat="attention", ffn_parts=2, memory=memory)
     config.optimizer.update(name="adamw", clip=1e9, b1=0.0, warmup_steps=1)
+    config.loss.depth = 0.5  # the head reads the tokens of a block in the middle
     rng = np.random.default_rng(0)
     task = DiTTask(config, load=False)  # latents need no VAE
     task.frozen = {"text": rng.standard_normal((1, 512, 12)).astype(np.float32)}
@@ -80,6 +81,8 @@ def real_step(batch_size=8, heads=4, memory=0):
         batch[f"{clip}_latents"] = rng.standard_normal((batch_size, count, 6, 6, 4)).astype(np.float32)
         batch[f"{clip}_c2w"] = np.broadcast_to(path.c2w, (batch_size, frames, 4, 4))
         batch[f"{clip}_intrinsics"] = np.broadcast_to(path.intrinsics, (batch_size, frames, 4))
+        if clip != "memory":
+            batch[f"{clip}_depth"] = rng.uniform(0, 0.5, (batch_size, frames, 6, 6)).astype(np.float16)
         batch[f"{clip}_animation_time"] = rng.uniform(0, 4, (batch_size, frames)).astype(np.float32)
     return config, task, batch
 

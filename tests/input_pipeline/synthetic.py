@@ -20,6 +20,18 @@ def read_colour(video: np.ndarray) -> np.ndarray:
     return np.rint((video.mean((-3, -2)) - 20) / STEP).astype(int)
 
 
+def depth_cells(cameras: int, times: int) -> np.ndarray:
+    """Depth [C, T, 1, 2] of pictures of 8 x 16 that says which camera, grid time and column each cell is."""
+    camera, time, _, column = np.indices((cameras, times, 1, 2))
+    return ((64 * camera + 2 * time + column + 1) / 1024).astype(np.float16)
+
+
+def read_depth_cells(depth: np.ndarray) -> np.ndarray:
+    """[..., 1, 2] -> int [..., 2, 3]: camera, grid time and column of each cell."""
+    code = np.rint(depth[..., 0, :].astype(float) * 1024).astype(int) - 1
+    return np.stack([code // 64, code % 64 // 2, code % 2], -1)
+
+
 def rig_pose(camera: int, time: float = 0.0) -> np.ndarray:
     """c2w of a camera of the rig; turning and rising with `time` where cameras move."""
     angle = 0.2 * camera + 0.05 * time
@@ -33,7 +45,14 @@ def rig_intrinsics(camera: int) -> np.ndarray:
     return np.array([1 + 0.1 * camera, 1.2, 0.45, 0.5])
 
 
-def scene(index: int = 0, cameras: int = 5, times: int = 9, step: float = 0.5, kind: str = "grid") -> Scene:
+def scene(
+    index: int = 0,
+    cameras: int = 5,
+    times: int = 9,
+    step: float = 0.5,
+    kind: str = "grid",
+    depth: bool = False,
+) -> Scene:
     """The decoded scene, without files."""
     videos = np.array([[colour(index, c, t) for t in range(times)] for c in range(cameras)])
     when = np.zeros(times) if kind == "grid" else np.arange(times)
@@ -44,6 +63,7 @@ def scene(index: int = 0, cameras: int = 5, times: int = 9, step: float = 0.5, k
         intrinsics=np.array([[rig_intrinsics(c)] * times for c in range(cameras)], np.float32),
         animation_time=np.arange(times, dtype=np.float32) * step,
         kind=kind,
+        depth=depth_cells(cameras, times) if depth else None,
     )
 
 
@@ -75,5 +95,8 @@ def write_scene(parent: Path, name: str, index: int, kind: str = "grid", **kwarg
     }
     if kind == "grid":
         cameras["animation_time"] = data.animation_time.tolist()
+    if data.depth is not None:
+        np.save(folder / "cells.npy", data.depth)
+        cameras["coarse_depth"] = {"file": "cells.npy", "stride": 8}
     (folder / ("camera_data.json" if kind == "grid" else "cameras.json")).write_text(json.dumps(cameras))
     return folder

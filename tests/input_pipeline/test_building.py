@@ -366,4 +366,4 @@ def test_files_depend_on_the_number_of_scenes_alone(scenes_, shards, largest):
 def test_what_describes_a_data_set_does_not_name_where_it_was_built(tmp_path, video):
     folder = records.build(Stored, tmp_path, {"train": scenes(tmp_path / "s", video, 1)})
     info = json.loads((folder / "dataset_info.json").read_text())
-    assert info["name"] == "stored" and info["version"] == "2.0.0" and "partial" not in json.dumps(info)
+    assert info["name"] == "stored" and info["version"] == "2.1.0" and "partial" not in json.dumps(info)

@@ -132,7 +132,7 @@ def test_a_damaged_scene_folder_is_named(built, tmp_path, capsys, mistake):
     error = capsys.readouterr().err.splitlines()[-1]
     assert exit_info.value.code == 2
     assert error.startswith("error: ") and named in error
-    assert not (tmp_path / "out" / "cam_x_time" / "2.0.0").exists()
+    assert not (tmp_path / "out" / "cam_x_time" / form.VERSION).exists()
 
 
 @pytest.mark.parametrize("kind", ["grid", "synchronised"])
@@ -164,8 +164,8 @@ def test_data_sets_of_version_1_are_read_in_todays_form(tmp_path, kind):
 
 
 def test_a_version_that_does_not_match_its_records(built, tmp_path):
-    folder = tmp_path / "2.0.0"
-    shutil.copytree(built / "built" / "cam_x_time" / "2.0.0", folder)
+    folder = tmp_path / form.VERSION
+    shutil.copytree(built / "built" / "cam_x_time" / form.VERSION, folder)
     info = json.loads((folder / "dataset_info.json").read_text())
     for version, message in (("1.0.0", "not the fields of a data set of version 1.0.0"), ("3.0.0", "3.0.0")):
         (folder / "dataset_info.json").write_text(json.dumps(info | {"version": version}))
@@ -185,7 +185,7 @@ def test_opening_what_is_not_there(built, tmp_path):
         open_records(tmp_path / "missing", "cam_x_time", "train")
     with pytest.raises(InputError, match="python -m input_pipeline.datasets.cam_x_time"):
         open_records(tmp_path, "cam_x_time", "train")
-    folder = built / "built" / "multi_view" / "2.0.0"
+    folder = built / "built" / "multi_view" / form.VERSION
     with pytest.raises(InputError, match="of kind 'multi_view', but data.kind = 'cam_x_time'"):
         open_records(folder, "cam_x_time", "train")
     with pytest.raises(InputError, match="no split 'validation'.*train, test"):
@@ -203,7 +203,7 @@ def test_many_scenes_are_in_several_files_which_others_read_too(built, tmp_path,
     opened = open_records(tmp_path, "cam_x_time", "train")
     names = [record["scene"] for record in opened]
     assert names == [b"scene_000000", b"scene_000001"]
-    folder = tmp_path / "cam_x_time" / "2.0.0"
+    folder = tmp_path / "cam_x_time" / form.VERSION
     assert len(list(folder.glob("*train*"))) == 2 and not list(tmp_path.glob(".*"))
     theirs = tfds.builder_from_directory(folder).as_data_source("train")
     for one, other in zip(opened, theirs, strict=True):

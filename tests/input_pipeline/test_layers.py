@@ -165,7 +165,7 @@ def test_wrong_clocks_are_named(busy):
 # ---------------------------------------------------------------- files
 
 SMALL = grid.GridSettings(cameras=3, times=5, size=64, crf=8)
-LAYERED = dataclasses.replace(SMALL, depth=True, ids=True, object_clocks=1)
+LAYERED = dataclasses.replace(SMALL, depth=True, ids=True, object_clocks=1, depth_stride=8)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,28 @@ def test_the_plain_pictures_are_the_same_with_depth_and_clocks(plain, layered):
     before = json.loads((plain / "camera_data.json").read_text())
     data = json.loads((layered / "camera_data.json").read_text())
     assert {name: data[name] for name in before} == before
-    assert set(data) - set(before) == {"depth", "ids", "objects", "object_clocks"}
+    assert set(data) - set(before) == {"depth", "ids", "objects", "object_clocks", "coarse_depth"}
+
+
+def test_coarse_depth_is_the_mean_of_inverse_depth_over_its_squares(layered):
+    """Against the pixels of a drawing of its own. At edges those are of one object, not of all samples; so
+    are some within a square of pixels of one object."""
+    coarse = np.load(layered / "coarse_depth.npy")
+    assert coarse.shape == (3, 5, 8, 8) and coarse.dtype == np.float16
+
+    def squares(pixels):
+        return pixels.reshape(3, 8, 8, 8, 8).swapaxes(2, 3).reshape(3, 8, 8, 64)
+
+    with views.SceneViews(1, SMALL) as scene:
+        for t in (0, 3):
+            seen = scene.at(scene.c2w, scene.intrinsics, t / 2)
+            wanted, ids = squares(1 / seen.depth).mean(-1), squares(seen.ids)
+            inside = (ids == ids[..., :1]).all(-1)
+            assert 20 < inside.sum() < inside.size and wanted.max() > 0.2
+            assert np.isclose(coarse[:, t], wanted, rtol=2e-3, atol=2e-4)[inside].mean() > 0.9
+            np.testing.assert_allclose(coarse[:, t][inside], wanted[inside], rtol=5e-3, atol=0.02)
+            assert np.abs(coarse[:, t] - wanted).max() < 0.1
+            assert (coarse[:, t][(ids == 0).all(-1)] == 0).sum() >= 3
 
 
 def test_depth_and_ids_of_files_are_what_the_views_are(layered):
@@ -226,13 +247,19 @@ def test_depth_and_ids_of_files_are_what_the_views_are(layered):
 def test_equal_seeds_are_equal_files_and_other_flags_are_refused(layered, tmp_path, capsys):
     grid.write_grid(tmp_path, 1, LAYERED)
     files = sorted(path.relative_to(layered) for path in layered.rglob("*") if path.is_file())
-    assert len(files) == 1 + 2 * 3 * 3
+    assert len(files) == 2 + 2 * 3 * 3
     for name in files:
         assert (tmp_path / "scene_000001" / name).read_bytes() == (layered / name).read_bytes()
     assert grid.write_grids(tmp_path, range(1, 2), LAYERED, 1) == 0
-    for changes in ({"depth": False}, {"object_clocks": 0}, {"object_clocks": 2}, {"object_clocks": CLIPS}):
+    for changes in (
+        {"depth": False},
+        {"depth_stride": 0},
+        {"object_clocks": 0},
+        {"object_clocks": 2},
+        {"object_clocks": CLIPS},
+    ):
         with pytest.raises(
-            InputError, match="--size 64 --depth --ids --object_clocks, 1 clips; give the same"
+            InputError, match="--size 64 --depth --ids --object_clocks, 1 clips --depth_stride 8; give"
         ):
             grid.check_scene(tmp_path / "scene_000001", dataclasses.replace(LAYERED, **changes))
 

@@ -68,7 +68,7 @@ def test_known_points_are_where_the_written_cameras_say():
             scene.Scene(model, mujoco.MjData(model), states, path, [], []), width, height
         ) as camera:
             pictures = np.stack([camera.shoot(i) for i in range(8)], 1)[..., 0] / 255.0  # [C, 8, H, W]
-        data = json.loads(json.dumps(grid.camera_data(path)))
+        data = json.loads(json.dumps(rig.camera_data(path)))
         for c, i in np.ndindex(5, 8):
             w2c = np.array(data["extrinsic"][f"camera_{c:03d}"])
             fx, fy, cx, cy = data["intrinsic"][f"camera_{c:03d}"]
