@@ -83,8 +83,7 @@ def make_dataset(
     with_memory = functools.partial(
         latent_batches.has_memory, config.memory_share, seed, first_example, batch_size
     )
-    if rows is not None:
-        batch_size = len(rows)
+    batch_size = batch_size if rows is None else len(rows)
     latents = mixture.reads_latents(config)
     if latents:
         dataset = latent_batches.make_batches(config, split, seed, batch_size, share, with_memory, epochs)

@@ -161,6 +161,8 @@ def embed_captions(
             counts = [_embed_source(source, embedder, out, part) for source in sources]
     except filelock.Timeout:
         raise InputError(f"--out {out}: another process works on part {part[0]}/{part[1]}") from None
+    except NotImplementedError:
+        raise InputError(f"--out {out}: its file system has no locks; choose a folder on another") from None
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     embeddings = CaptionEmbeddings.open(out)

@@ -115,14 +115,13 @@ def encode_dataset(
       InputError: the data set or the weights cannot be read, or `out/split` holds something else or is
         complete.
     """
-    width, height = size
     found = recognition.recognise(vae, "vae")
     recognition.print_remarks(found)
     check_clips(found.config, frames, size, clips_per_scene, clips_per_path, windows)
     if rules == "static" and clips_per_path > 1:
         raise InputError("--rules static: all clips of a scene show one time; give --clips_per_path 1.")
     config = default_config()
-    config.update(kind=kind, path=data, frames=frames, width=width, height=height, rules=rules)
+    config.update(kind=kind, path=data, frames=frames, width=size[0], height=size[1], rules=rules)
     config.update(flip=flip, permute_channels=permute_channels, depth=float(depth))
     config.update(fps=fps, camera_extent=camera_extent, static_reach=static_reach, skip_short=skip_short)
     of_scene: dict[str, Any] = dict(clips=clips_per_scene, clips_per_path=clips_per_path, windows=windows)
@@ -133,7 +132,7 @@ def encode_dataset(
         Path(out) / split,
         scenes=min(total, scenes or total),
         frames=frames,
-        latent_shape=(*found.config.latent_size(frames, height, width), found.config.z_dim),
+        latent_shape=(*found.config.latent_size(frames, size[1], size[0]), found.config.z_dim),
         depth_size=first["depth"].shape[2:] if depth else None,
         meta=describe(found.config, seed, config) | scene_kind(config, split),
         shared=shard[1] > 1,
@@ -141,13 +140,21 @@ def encode_dataset(
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
     with alone(cache.path, shard):
-        missing = cache.missing(shard)
-        if not missing:
-            print(f"Latents: {cache.path}: part {shard[0]}/{shard[1]} is complete")
-            return
-        clips = read_ahead(draw(rows=missing, num_workers=workers))
-        _, encode = make_encoder(vae, batch_size or max(1, 16 * 128**2 // (width * height)))
-        encode_missing(cache, clips, encode, shard)
+        at_once = batch_size or max(1, 16 * 128**2 // (size[0] * size[1]))
+        _encode_rest(cache, vae, functools.partial(draw, num_workers=workers), at_once, shard)
+
+
+def _encode_rest(
+    cache: LatentCache, vae: str, draw: Callable, batch_size: int, shard: tuple[int, int]
+) -> None:
+    """Encodes what is missing of a part of a cache; `draw(rows=..)` makes its clips."""
+    missing = cache.missing(shard)
+    if not missing:
+        print(f"Latents: {cache.path}: part {shard[0]}/{shard[1]} is complete")
+        return
+    clips = read_ahead(draw(rows=missing))
+    _, encode = make_encoder(vae, batch_size)
+    encode_missing(cache, clips, encode, shard)
 
 
 def sides(size: Sequence[int]) -> str:

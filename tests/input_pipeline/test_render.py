@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from input_pipeline import shots
+from input_pipeline.decoding import decode_video
 from input_pipeline.render import grid
 from stp_jax import media
 from stp_jax.controls import cameras
@@ -234,7 +234,7 @@ def test_same_seed_gives_the_same_bytes_in_another_process(written):
     grid.write_grid(other, 0, grid.GridSettings(3, 9, 64, crf=8))
     for path in sorted((written / "scene_000000" / "videos").iterdir()):
         first, second = (
-            shots.decode_video(file.read_bytes(), str(file)).astype(int)
+            decode_video(file.read_bytes(), str(file)).astype(int)
             for file in (path, other / "scene_000000" / "videos" / path.name)
         )
         assert np.abs(first - second).mean() < 0.5
