@@ -27,8 +27,6 @@ if os.environ.get("STP_REQUIRE_COMPARISONS"):  # elsewhere the tests that need t
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-gc.set_threshold(50_000, 20, 50)  # tracing makes many small objects, few of them garbage
-
 
 def pytest_collection_finish():
     gc.freeze()  # what the modules imported by now hold: looking through it takes 5 % of the time

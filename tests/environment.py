@@ -9,7 +9,6 @@ ROOT = TESTS.parent
 # Tiny models run for milliseconds and compile for seconds.
 FAST_COMPILATION = [
     "--xla_backend_optimization_level=0",  # none of LLVM's optimisations
-    "--xla_llvm_disable_expensive_passes=true",  # which it would run all the same
     "--xla_cpu_parallel_codegen_split_count=1",  # each part costs; the cores have other tests to run
 ]
 if version("jaxlib").startswith("0.10."):  # later ones end at a flag that they do not know

@@ -10,6 +10,7 @@ import synthetic
 from input_pipeline import remote
 from input_pipeline.config import default_config
 from input_pipeline.datasets import cam_x_time
+from input_pipeline.datasets.form import VERSION
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_dataset
@@ -47,7 +48,7 @@ def names(folder) -> set[str]:
     return {file.name for file in folder.iterdir() if not file.name.startswith(".")}
 
 
-@pytest.mark.parametrize("inner", ["", "/cam_x_time/2.0.0"])
+@pytest.mark.parametrize("inner", ["", f"/cam_x_time/{VERSION}"])
 def test_batches_of_a_remote_data_set_are_those_of_a_local_one(built, bucket, tmp_path, inner):
     bucket.put(str(built), "/bucket/data", recursive=True)
     local = first_batch(built)
@@ -70,9 +71,9 @@ def test_files_are_downloaded_when_they_are_needed_and_once(built, bucket, monke
     assert [record["scene"] for record in records] == [b"scene_0000000", b"scene_0000001"]
     again = open_records("memory://bucket/data", "cam_x_time", "train")
     assert again[1]["scene"] == b"scene_0000001" and len(fetched) == len(set(fetched)) == 3
-    remote_again = RemoteFolder("memory://bucket/data/cam_x_time/2.0.0")
-    bucket.pipe("/bucket/data/cam_x_time/2.0.0/more", b"built again")
-    assert RemoteFolder("memory://bucket/data/cam_x_time/2.0.0").local != remote_again.local
+    remote_again = RemoteFolder(f"memory://bucket/data/cam_x_time/{VERSION}")
+    bucket.pipe(f"/bucket/data/cam_x_time/{VERSION}/more", b"built again")
+    assert RemoteFolder(f"memory://bucket/data/cam_x_time/{VERSION}").local != remote_again.local
 
 
 def test_a_latent_cache_is_downloaded(bucket, tmp_path):
