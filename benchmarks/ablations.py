@@ -7,8 +7,8 @@ r"""The ablations of configs/ablations: trains each row for equal time and makes
 
 A row is trained by `train.py` and then measured by `stp_jax.evaluate`, on one GPU; as many rows at a time as
 there are GPUs. Whatever follows `--` goes to train.py of every row. The same command continues where it was
-interrupted, and skips what is done. Rows by the rules `synchronised` and `static` read their latents from
-<latents>_synchronised and <latents>_static.
+interrupted, and skips what is done. Rows by the rules `synchronised` and `static`, or with data sets of these
+names, read their latents from <latents>_synchronised and <latents>_static.
 
 --out gets a folder for each row and seed, ablations.json with all numbers, and ablations.md, the table:
 validation loss at equal steps and at equal time, PSNR of the three groups of cases on scenes of the
@@ -68,6 +68,11 @@ def summarise(lines: list[dict[str, Any]], steps: list[int], times: list[float])
       times: seconds, at which to give the latest validation loss taken before.
     """
     validation = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
+    of_sets: dict[str, dict[int, float]] = {}
+    for line in lines:
+        for key in line:
+            if match := re.fullmatch("validation/(.+)/loss", key):
+                of_sets.setdefault(match[1], {})[line["step"]] = line[key]
     elapsed = {line["step"]: line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line}
 
     def seconds(step: int) -> float:
@@ -92,6 +97,10 @@ def summarise(lines: list[dict[str, Any]], steps: list[int], times: list[float])
         "at_steps": {str(step): validation.get(step) for step in steps},
         "at_times": {f"{limit:g}": at_time(limit) for limit in times},
         "last": validation[max(validation)] if validation else None,
+        # Of each held-out data set, where there are several.
+        "validation_sets": {
+            name: {str(step): losses[step] for step in sorted(losses)} for name, losses in of_sets.items()
+        },
     }
 
 
@@ -151,9 +160,28 @@ class Rows:
     def folder(self, row: str, seed: int) -> Path:
         return self._args.out / (row if seed == 0 else f"{row}_seed{seed}")
 
-    def latents(self, row: str) -> Path:
-        rules = read_config(str(CONFIGS / f"{row}.py")).data.rules
-        return self._args.latents if rules == "grid" else Path(f"{self._args.latents}_{rules}")
+    def latents(self, row: str) -> dict[str, Path]:
+        """The latent caches of a row, by the fields of its config that name them."""
+        config = read_config(str(CONFIGS / f"{row}.py"))
+
+        def paths(name: str, data: Any) -> dict[str, Path]:
+            kinds = list(data.mixture)
+            if kinds:
+                return {f"{name}.mixture.{kind}.path": self._cache(kind) for kind in kinds}
+            return {f"{name}.path": self._cache(data.rules)}
+
+        return paths("data", config.data) | paths("pictures.data", config.pictures.data)
+
+    def caches(self, row: str) -> set[Path]:
+        """The folders that a row reads."""
+        return {
+            path / (self._args.split if field.startswith("pictures") else "train")
+            for field, path in self.latents(row).items()
+        }
+
+    def _cache(self, kind: str) -> Path:
+        """Of a data set of the rules or the kind; scenes of grids lie in --latents itself."""
+        return self._args.latents if kind in ("grid", "grids") else Path(f"{self._args.latents}_{kind}")
 
     def train_command(self, row: str, seed: int) -> list[str]:
         args, config = self._args, "--config"
@@ -161,12 +189,10 @@ class Rows:
         fields = {
             "seed": seed,
             "vae": args.vae,
-            "data.path": self.latents(row),
             "pictures.split": args.split,
             "pictures.data.kind": "latents",
-            "pictures.data.path": args.latents,
             "train.seconds": args.seconds,
-        }
+        } | self.latents(row)
         flags = [f"{name}={value}" for name, value in fields.items()] + list(SMALL if args.small else ())
         folder = self.folder(row, seed) / "run"
         return [
@@ -370,7 +396,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.table:
         if args.small:
             small_data(args)
-        for path in {rows.latents(row) / "train" for row in args.rows} | {args.latents / args.split}:
+        for path in sorted(set().union(*(rows.caches(row) for row in args.rows))):
             if not (path / "meta.json").exists():
                 raise InputError(f"latent cache {path}: not found; write it with stp_jax.encode_dataset.")
         rows.run_all()

@@ -188,16 +188,21 @@ def refer(config: ConfigDict) -> None:
     Raises:
       InputError: a part has no such field.
     """
+
+    def follow(section: ConfigDict, field: str) -> Any:
+        """A reference of its own: if it is set, the field that it followed stays what it is."""
+        return section.get_ref(field).identity()
+
     for name in list(config.mixture):
         part = _checked(name, config.mixture[name])
         values: dict[str, Any] = {}
         for field, definition in PartConfig.__dataclass_fields__.items():
             if field == "modes":
                 modes = part.get(field, {})
-                values[field] = {mode: modes.get(mode, config.modes.get_ref(mode)) for mode in config.modes}
+                values[field] = {mode: modes.get(mode, follow(config.modes, mode)) for mode in config.modes}
             elif field in part:  # a field takes values of the type of its first one
                 values[field] = float(part[field]) if definition.type == "float" else part[field]
             else:
                 own = field in ("path", "weight", "split")
-                values[field] = definition.default if own else config.get_ref(field)
+                values[field] = definition.default if own else follow(config, field)
         config.mixture[name] = values

@@ -96,8 +96,9 @@ class Events:
         """Measures the loss on held-out scenes, and keeps the weights if it is the lowest so far."""
         assert self._run.validation is not None
         position, step = self._run.position, self._progress.step
-        loss = self._run.validation.loss(state.averaged())
-        self._writer.scalars(step, {"validation/loss": loss})
+        losses = self._run.validation.losses(state.averaged())
+        loss = losses["loss"]
+        self._writer.scalars(step, {f"validation/{name}": value for name, value in losses.items()})
         if not math.isfinite(loss):
             log(f"Loss on held-out scenes at step {step}: {loss}. See config.pictures.data.")
         if loss < position.best and self._export(state, "best", validation_loss=loss):

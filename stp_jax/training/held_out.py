@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from input_pipeline.mixture import parts_of
 from input_pipeline.pipeline import make_dataset
 from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import global_batch, host_rows
@@ -26,22 +27,21 @@ def read_batches(
     batch_size: int,
     rows: Sequence[int] | None = None,
     seed: int | None = None,
+    data: ConfigDict | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """The first batches of held-out examples, always the same; only these `rows` of each batch.
 
+    Args:
+      data: their data set, instead of `config.pictures.data`.
+
     Raises:
-      InputError: `config.pictures.data` cannot be read, or is a mixture: one data set gives losses that can
-        be compared between mixtures.
+      InputError: the data set cannot be read.
     """
-    if config.pictures.data.get("mixture"):
-        raise InputError(
-            "config.pictures.data.mixture: pictures and the validation loss are of one data set; set "
-            "config.pictures.data.kind and path"
-        )
+    data = config.pictures.data if data is None else data
     iterator = iter(
         make_dataset(
-            config.pictures.data,
-            split=config.pictures.split,
+            data,
+            split=data.get("split") or config.pictures.split,
             seed=config.seed if seed is None else seed,
             batch_size=batch_size,
             rows=rows,
@@ -80,7 +80,8 @@ class Validation:
     """The loss on some fixed batches with fixed noise, with the averaged weights.
 
     Batches are computed in as many parts as in training. With `config.train.validation` (batch_size, seed,
-    flow) batches, noise and its levels are the same for runs that differ in these, to compare them.
+    flow) batches, noise and its levels are the same for runs that differ in these, to compare them. Where
+    `config.pictures.data` is a mixture, every data set of it is measured by itself, with the same noise.
     """
 
     def __init__(self, task: Task, config: ConfigDict, frozen: Params, mesh: Mesh):
@@ -93,17 +94,28 @@ class Validation:
             task = task.with_flow(run.validation.flow)
         self._frozen = task.frozen_for(config.pictures.data) | frozen
         self._on_devices = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
-        batches = read_batches(config, count, size, host_rows(mesh, size), seed)
-        self._batches = [global_batch(batch, mesh, size) for batch in batches]
+        data = config.pictures.data
+        self._parts = parts_of(data) if data.get("mixture") else {"": data}
+        rows = host_rows(mesh, size)
+        self._batches = {
+            name: [global_batch(batch, mesh, size) for batch in read_batches(config, count, size, rows, seed, part)]
+            for name, part in self._parts.items()
+        }
         self._keys = [random_key(seed, i, VALIDATION) for i in range(count)]
         graph = graph_of(task)
         self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
 
-    def loss(self, params: Params) -> float:
-        """The mean loss with these weights."""
+    def losses(self, params: Params) -> dict[str, float]:
+        """`loss`: the mean loss with these weights. Of a mixture it is the mean over its data sets by their
+        weights, and `<name>/loss` are those of each."""
         frozen = self._on_devices(self._frozen)
-        losses = [
-            self._loss(params, frozen, batch, key)
-            for batch, key in zip(self._batches, self._keys, strict=True)
-        ]
-        return float(np.mean(jax.device_get(losses)))
+        losses = {
+            name: [self._loss(params, frozen, *one) for one in zip(batches, self._keys, strict=True)]
+            for name, batches in self._batches.items()
+        }
+        means = {name: float(np.mean(values)) for name, values in jax.device_get(losses).items()}
+        if list(means) == [""]:
+            return {"loss": means[""]}
+        weights = [part.weight for part in self._parts.values()]
+        mean = float(np.average(list(means.values()), weights=weights))
+        return {"loss": mean} | {f"{name}/loss": value for name, value in means.items()}
