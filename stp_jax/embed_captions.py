@@ -183,7 +183,7 @@ def _embed_source(source: Source, embedder: Embedder, out: Path, part: tuple[int
             embedder.add(caption)
             count += 1
     if source.identity:
-        mark_covered(out, source.identity, part, source.name)
+        mark_covered(out, source.identity, part, source.name, count)
     return str(count)
 
 
