@@ -22,6 +22,7 @@ from input_pipeline.datasets.building import Build, Options
 from input_pipeline.datasets.checking import Checks
 from input_pipeline.datasets.transcoding import Transcoding
 from input_pipeline.decoding import ffmpeg, opened
+from input_pipeline.remote import local_folder
 from stp_jax.command_line import Parser, count
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
@@ -209,8 +210,8 @@ def arguments(description: str | None) -> Parser:
     """The command line that the builders share; `options` reads it."""
     parser = Parser(description=description)
     add = parser.add_argument
-    add("--scenes", type=Path, required=True, help="folder that holds the scene folders")
-    add("--out", type=Path, required=True, help="folder to write the data set below")
+    add("--scenes", type=local_folder, required=True, help="folder that holds the scene folders")
+    add("--out", type=local_folder, required=True, help="folder to write the data set below")
     add("--workers", type=count, help="processes (default: one for each core, fewer for few scenes)")
     add("--strict", action="store_true", help="stop at the first broken scene (default: it is left out)")
     add("--decode", action="store_true", help="decode every frame to find damage within videos")
