@@ -33,13 +33,18 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders: each scene becomes a record of the form in `form`.
 
     A builder has a `name`, by which its data sets are opened, reads its scenes, and does so the same each
-    time; `build` calls it in several processes. Arguments of its own it takes by keyword.
+    time; `build` calls it in several processes. What the command line says of scenes is in `settings`.
     """
 
     VERSION = tfds.core.Version(form.VERSION)
     # Nothing is downloaded, so there are no checksums; searching for their file would need
     # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
+    defaults: Any = None  # settings, where none are given
+
+    def __init__(self, *, settings: Any = None, **kwargs: Any):
+        self.settings = self.defaults if settings is None else settings
+        super().__init__(**kwargs)
 
     @abc.abstractmethod
     def read_scene(self, folder: Path) -> dict[str, Any]:
