@@ -151,6 +151,11 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     if not fitting:
         raise InputError(f"{path}: extrinsics have shape {w2c.shape} and intrinsics {intrinsics.shape}")
     intrinsics = np.clip(intrinsics, -1e9, 1e9)  # refused below, but no float32 overflows
+    for name, matrices in zip(names, w2c, strict=True):
+        if not np.isfinite(matrices).all():
+            raise InputError(f"{path}, {name}: an extrinsic has a number that is not finite")
+        if (np.linalg.det(np.clip(matrices, -1e9, 1e9)[..., :3, :3]) < 0).any():
+            raise InputError(f"{path}, {name}: an extrinsic is mirrored")
     rigid = (np.abs(w2c) < 1e9).all() and (np.abs(w2c[..., 3, :] - [0, 0, 0, 1]) <= 1e-2).all()
     if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
