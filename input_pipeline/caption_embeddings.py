@@ -138,6 +138,12 @@ class CaptionEmbeddings:
         """Whether all captions of a data set are here, see `mark_covered`."""
         return identity in covered(self.path)
 
+    def lacks_captions(self, identity: str) -> bool:
+        """Whether it is known that a data set has no captions, see `mark_covered`."""
+        return self.covers(identity) and not any(
+            captions for one, _, captions in _covered_parts(self.path) if one == identity
+        )
+
 
 class Draw(NamedTuple):
     """Draws the caption of an example.
@@ -308,26 +314,27 @@ def _append(path: Path, data: bytes) -> None:
         ) from None
 
 
-def mark_covered(path: Path, identity: str, shard: tuple[int, int], name: str) -> None:
-    """Notes that part (I, N) of the scenes of a data set have their captions in this folder."""
-    line = {"data_set": identity, "shard": list(shard), "name": name}
+def mark_covered(path: Path, identity: str, shard: tuple[int, int], name: str, captions: int) -> None:
+    """Notes that part (I, N) of the scenes of a data set have their `captions` in this folder."""
+    line = {"data_set": identity, "shard": list(shard), "name": name, "captions": captions}
     _append(path / "covered.jsonl", json.dumps(line).encode() + b"\n")
 
 
 def covered(path: Path) -> set[str]:
     """The identities of the data sets all whose captions are in this folder."""
     found: dict[tuple[str, int], set[int]] = {}
-    for identity, (number, count) in _covered_parts(path):
+    for identity, (number, count), _ in _covered_parts(path):
         found.setdefault((identity, count), set()).add(number)
     return {identity for (identity, count), parts in found.items() if len(parts) == count}
 
 
 def parts_covered(path: Path, identity: str) -> set[tuple[int, int]]:
     """The parts (I, N) of a data set that are noted, see `mark_covered`."""
-    return {part for one, part in _covered_parts(path) if one == identity}
+    return {part for one, part, _ in _covered_parts(path) if one == identity}
 
 
-def _covered_parts(path: Path) -> list[tuple[str, tuple[int, int]]]:
+def _covered_parts(path: Path) -> list[tuple[str, tuple[int, int], int]]:
+    """Identity, part and number of captions of each note; -1: an older note, which does not say."""
     if not (path / "covered.jsonl").is_file():
         return []
     found = []
@@ -335,5 +342,6 @@ def _covered_parts(path: Path) -> list[tuple[str, tuple[int, int]]]:
         identity, part = line.get("data_set"), line.get("shard")
         if isinstance(identity, str) and isinstance(part, list) and [type(n) for n in part] == [int, int]:
             if 0 <= part[0] < part[1]:
-                found.append((identity, (part[0], part[1])))
+                captions = line.get("captions")
+                found.append((identity, (part[0], part[1]), captions if type(captions) is int else -1))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -42,7 +43,9 @@ def opened(data: bytes, *, probe: bool = True) -> Iterator[tuple[Any, Any]]:
     limits = {"max_pixels": str(MOST_PIXELS)}
     # It holds for probing alone: decoders of streams have a list of their own.
     options = limits if probe else limits | {"codec_whitelist": "none"}
-    with av.open(io.BytesIO(data), "r", options=options, **ANY_METADATA) as container:
+    # FFmpeg asks all of its readers otherwise, which takes as long as opening does.
+    known = "mp4" if data[4:8] == b"ftyp" else None
+    with av.open(io.BytesIO(data), "r", format=known, options=options, **ANY_METADATA) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise IndexError("no video that this FFmpeg can decode")
@@ -152,22 +155,19 @@ class VideoFrames:
             yield number, self.picture(frame)
 
     def decoded(self, wanted: Iterable[int]) -> _Frames:
-        """As `pictures`, before the conversion by `picture`, which costs as much as decoding small ones."""
-        return self._steps(lambda: set(wanted))
+        """As `pictures`, before the conversion by `picture`."""
+        steps = self._decoded(lambda: set(wanted))
+        while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
+            yield step
 
     def part(self, number: int) -> dict[int, av.VideoFrame]:
         """Frame `number` and all others from the key frame before it to the next, as `decoded`."""
-        return dict(self._steps(lambda: self._around(number)))
+        return ffmpeg(self._where, lambda: dict(self._decoded(lambda: self._around(number))))
 
     def _around(self, number: int) -> set[int]:
         starts = self._found.starts if self._found else [0]
         place = bisect.bisect_right(starts, number)
         return set(range(starts[place - 1], [*starts, self._frames][place]))
-
-    def _steps(self, choose: Callable[[], set[int]]) -> _Frames:
-        steps = self._decoded(choose)
-        while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
-            yield step
 
     def picture(self, frame: av.VideoFrame) -> np.ndarray:
         """The picture of a frame of `decoded`, uint8 [H, W, 3].
@@ -177,18 +177,17 @@ class VideoFrames:
         """
         return ffmpeg(self._where, lambda: self._fitted(frame))
 
-    def _look(self, container, stream) -> None:
-        """Finds the index, or none, where packets are not what the frames will be."""
-        stamps, keys = [], []
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard and is_shown(packet, stream):
-                stamps.append(packet.pts)
-                keys += [packet.pts] if packet.is_keyframe else []
+    def _look(self, container, stream) -> list[av.Packet]:
+        """Finds the index, or none, where packets are not what the frames will be; returns the packets."""
+        packets = list(container.demux(stream))
+        shown = [p for p in packets if p.size and not p.is_discard and is_shown(p, stream)]
+        stamps = [packet.pts for packet in shown]
         if None not in stamps and len(set(stamps)) == len(stamps) == self._frames:
             stamps.sort()
-            starts = sorted(bisect.bisect_left(stamps, key) for key in keys)
+            starts = sorted(bisect.bisect_left(stamps, packet.pts) for packet in shown if packet.is_keyframe)
             self._found = _Index(stamps, starts) if starts[:1] == [0] else None
         self._looked = True
+        return packets
 
     def _decoded(self, choose: Callable[[], set[int]]) -> _Frames:
         """The frames that `choose` names, once it is known where key frames are."""
@@ -198,39 +197,53 @@ class VideoFrames:
             contextlib.suppress(av.FFmpegError, IndexError),
             opened(self._data, probe=False) as (container, stream),
         ):
-            if not self._looked:
-                self._look(container, stream)
+            packets = None if self._looked else self._look(container, stream)
             wanted = choose()
-            for number, frame in self._from_keys(container, stream, wanted):
+            for number, frame in self._from_keys(container, stream, packets, wanted):
                 wanted.discard(number)
                 yield number, frame
         wanted = choose() if wanted is None else wanted
         if wanted:
             yield from self._from_beginning(wanted)
 
-    def _from_keys(self, container, stream, wanted: set[int]) -> _Frames:
-        """As `decoded`; fewer where a frame is none at which decoding may begin, after all."""
+    def _from_keys(self, container, stream, packets: list[av.Packet] | None, wanted: set[int]) -> _Frames:
+        """As `decoded`; fewer where a frame is none at which decoding may begin, after all.
+
+        `packets` are all of the video, if they have been read.
+        """
         starts = self._found.starts if self._found else []
         for first, end in zip(starts, [*starts[1:], self._frames], strict=False):
             part = {number for number in wanted if first <= number < end}
             if part:
-                yield from self._from_key(container, stream, first, part)
+                ahead = self._packets(container, stream, packets, first)
+                yield from self._from_key(ahead, stream, first, part)
             if wanted & part:
                 return
 
-    def _from_key(self, container, stream, first: int, wanted: set[int]) -> _Frames:
+    def _packets(self, container, stream, packets: list[av.Packet] | None, first: int) -> Iterable[av.Packet]:
+        """Those of key frame `first` and after it; the decoder expects no others any more."""
+        assert self._found is not None
+        stamp = self._found.stamps[first]
+        if packets is None:
+            container.seek(stamp, stream=stream, backward=True)
+            return container.demux(stream)
+        stream.codec_context.flush_buffers()
+        return itertools.dropwhile(lambda packet: packet.pts != stamp or not packet.is_keyframe, packets)
+
+    def _from_key(self, packets: Iterable[av.Packet], stream, first: int, wanted: set[int]) -> _Frames:
         """As `decoded`, of frames between a key frame and the next; fewer where that does not work out."""
         assert self._found is not None
         stamps, left = self._found.stamps, set(wanted)
-        numbers = {stamps[number]: number for number in wanted}
-        container.seek(stamps[first], stream=stream, backward=True)
-        context, begun = stream.codec_context, False
-        for packet in container.demux(stream):
+        numbers: dict[int | None, int] = {stamps[number]: number for number in wanted}
+        context, begun, needed = stream.codec_context, False, None
+        for packet in packets:
             if not begun and (not packet.is_keyframe or packet.pts is None or packet.pts > stamps[first]):
                 return
             begun = True
-            # Others may not refer to it, so that leaving it out changes no other one.
-            context.skip_frame = "DEFAULT" if packet.pts in numbers else "NONREF"
+            if needed is not (packet.pts in numbers):
+                needed = packet.pts in numbers
+                # Others may not refer to it, so that leaving it out changes no other one.
+                context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in packet.decode():
                 number = numbers.get(frame.pts)
                 if number in left and not frame.is_corrupt:

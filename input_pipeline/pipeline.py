@@ -141,6 +141,31 @@ def count_by_part(config: ConfigDict, split: str) -> dict[str, int]:
     return {name: count_examples(part, part.split or split) for name, part in parts.items()}
 
 
+def check_captions(config: ConfigDict, split: str) -> None:
+    """Raises `InputError` where `config.captions` has no effect: no scene has a caption.
+
+    Data sets whose captions are not all embedded, which `make_dataset` refuses, may have some.
+    """
+    if not config.get("captions"):
+        return
+    embeddings = CaptionEmbeddings.open(config.captions)
+    parts = mixture.parts_of(config).values() if config.mixture else [config]
+    for part in parts:
+        place = part.get("split") or split
+        if part.kind == "latents":
+            without = not any(LatentCache.open(within(part.path, place)).captions)
+        else:
+            records = open_records(part.path, part.kind, place)
+            without = not records.may_have_captions or embeddings.lacks_captions(records.identity)
+        if not without:
+            return
+    paths = ", ".join(str(part.path) for part in parts)
+    raise InputError(
+        f"data.captions = {config.captions}: no scene of {paths} has a caption; leave out "
+        "data.captions and data.caption_dropout, or build the data set with captions"
+    )
+
+
 def make_clips(
     config: ConfigDict,
     *,

@@ -7,6 +7,7 @@ limited; the files of folders that were used longest ago make room.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -40,6 +41,27 @@ def is_remote(path: str | os.PathLike) -> bool:
 def local_path(path: str | os.PathLike) -> Path:
     """The path of a folder that is not remote; file:// may precede it."""
     return Path(str(path).removeprefix("file://"))
+
+
+def local_folder(text: str) -> Path:
+    """A flag's `type`: the path of a folder that is read or written on this machine alone."""
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(f"{text} is not on this machine: give a local folder, and copy it")
+    return local_path(text)
+
+
+def holds(url: str, name: str) -> bool:
+    """Whether there is a file of this name in a folder in object storage.
+
+    Raises:
+      InputError: the storage cannot be read.
+    """
+    try:
+        return name in RemoteFolder(url).sizes
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
 
 
 def within(path: str | os.PathLike, name: str) -> str | Path:

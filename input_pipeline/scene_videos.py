@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -17,9 +16,9 @@ class SceneVideos:
     """Stands for an array uint8 [C, T, H, W, 3], as far as clips are cut from it.
 
     `videos[cameras, times]`, with two arrays int [F], gives new pictures [F, H, W, 3]; `videos[:, a:b]` gives
-    a view of some times. With `keep` frames are decoded once, from a key frame to the next, and are kept.
-    Otherwise those asked for are decoded each time; only where the pictures given last are still in use, as
-    a source while its target is cut, they are taken from these.
+    a view of some times. `pictures` decodes several clips together, which costs less: a video is opened once
+    and decoded as far as any of them needs it. With `keep` frames are decoded once, from a key frame to the
+    next, and are kept; otherwise those asked for are decoded each time.
 
     Args:
       encoded: C encoded videos.
@@ -59,7 +58,15 @@ class SceneVideos:
         cameras, times = key
         if isinstance(times, slice):
             return self._view(cameras, times)
-        return self._store.pictures(cameras, times + self._first)
+        return self.pictures([np.stack([cameras, times], -1)])[0]
+
+    def cells(self) -> np.ndarray:
+        """(camera, time) in the place of each picture, int [C, T, 2]: cut into clips, for `pictures`."""
+        return np.moveaxis(np.indices(self.shape[:2]), 0, -1)
+
+    def pictures(self, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The pictures uint8 [..., H, W, 3] of clips of `cells`, int [..., 2] each."""
+        return self._store.pictures([one + (0, self._first) for one in cells])
 
     def _view(self, cameras: slice, times: slice) -> SceneVideos:
         first, end, step = times.indices(self.shape[1])
@@ -80,46 +87,31 @@ class _Store:
         self._locks = [threading.Lock() for _ in videos]
         # By camera and time: pictures, or frames that are converted when needed.
         self._parts: list[dict[int, np.ndarray | av.VideoFrame]] = [{} for _ in videos]
-        self._given: tuple[dict[tuple[int, int], int], weakref.ref[np.ndarray]] | None = None
 
-    def pictures(self, cameras: np.ndarray, times: np.ndarray) -> np.ndarray:
-        made = np.empty((len(times), *self.shape[2:]), np.uint8)
-        rows: dict[tuple[int, int], list[int]] = {}
-        for row, cell in enumerate(zip(cameras.tolist(), times.tolist(), strict=True)):
-            rows.setdefault(cell, []).append(row)
-        if self.keep:
-            for camera in sorted({camera for camera, _ in rows}):
-                self._from_parts(camera, made, rows)
-            return made
-        left = self._from_last(made, rows)
-        for camera in sorted({camera for camera, _ in left}):
-            for time, picture in self._videos[camera].pictures([t for c, t in left if c == camera]):
-                for row in rows[camera, time]:
-                    made[row] = picture
-        self._given = ({cell: places[0] for cell, places in rows.items()}, weakref.ref(made))
+    def pictures(self, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
+        made = [np.empty((*one.shape[:-1], *self.shape[2:]), np.uint8) for one in cells]
+        # By camera and time: where its pictures go.
+        places: dict[int, dict[int, list[np.ndarray]]] = {}
+        for pictures, one in zip(made, cells, strict=True):
+            flat = pictures.reshape(-1, *self.shape[2:])
+            for place, (camera, time) in zip(flat, one.reshape(-1, 2).tolist(), strict=True):
+                places.setdefault(camera, {}).setdefault(time, []).append(place)
+        for camera, wanted in sorted(places.items()):
+            found = self._kept(camera, wanted) if self.keep else self._videos[camera].pictures(wanted)
+            for time, picture in found:
+                for place in wanted[time]:
+                    place[:] = picture
         return made
 
-    def _from_last(self, made: np.ndarray, rows: dict[tuple[int, int], list[int]]) -> list[tuple[int, int]]:
-        """Fills in what the pictures given last have, and returns the cells that they lack."""
-        places, reference = self._given or ({}, lambda: None)
-        last = reference()
-        if last is None:
-            return list(rows)
-        for cell in rows.keys() & places.keys():
-            made[rows[cell]] = last[places[cell]]
-        return [cell for cell in rows if cell not in places]
-
-    def _from_parts(self, camera: int, made: np.ndarray, rows: dict[tuple[int, int], list[int]]) -> None:
+    def _kept(self, camera: int, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         video, parts = self._videos[camera], self._parts[camera]
         late = video.size == video.source_size  # then frames in YUV of 8 bits take no more memory
         with self._locks[camera]:
-            for (where, time), places in rows.items():
-                if where != camera:
-                    continue
+            for time in wanted:
                 if time not in parts:
                     part = video.part(time)
                     parts |= part if late else {t: video.picture(frame) for t, frame in part.items()}
                 picture = parts[time]
                 if isinstance(picture, av.VideoFrame):
                     picture = parts[time] = video.picture(picture)
-                made[places] = picture
+                yield time, picture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,13 @@ def take(scene: Scene, shot: Shot, first_grid_time: int = 0) -> Clip:
             scene.animation_time[shot.grid_times] - scene.animation_time[first_grid_time]
         ).astype(np.float32),
     }
+
+
+def together(scene: Scene, draw: Callable[[Scene], Sequence[Clip]]) -> list[Clip]:
+    """The clips that `draw` cuts out of a scene whose videos are `SceneVideos`, decoded together."""
+    clips = draw(scene._replace(videos=scene.videos.cells()))
+    videos = scene.videos.pictures([clip["video"] for clip in clips])
+    return [clip | {"video": video} for clip, video in zip(clips, videos, strict=True)]
 
 
 def check_animation_time(times: Any, frames: int, where: str | Path) -> np.ndarray:

@@ -25,7 +25,7 @@ from input_pipeline.pairs import (
     stretch,
 )
 from input_pipeline.remote import within
-from input_pipeline.shots import Caching, Scene, SceneReader
+from input_pipeline.shots import Caching, Scene, SceneReader, together
 from stp_jax.errors import InputError
 
 
@@ -136,7 +136,12 @@ def _draw_pair(
 ):
     scene = stretch(rng, scene_at(scenes, index, config), config.static_reach)
     source_warp = config.source_warp if config.warp else 0.0
-    pair = random_pair(scene, rng, config.frames, _probabilities(config), source_warp, config.rules)
+    pair = together(
+        scene,
+        lambda cells: random_pair(
+            cells, rng, config.frames, _probabilities(config), source_warp, config.rules
+        ),
+    )
     example = make_relative(*augment(rng, *pair, flip=config.flip, permute_channels=config.permute_channels))
     return _with_caption(example, scene, captions, rng)
 
@@ -230,7 +235,10 @@ def draw_clips(
     """Row `row` of a latent cache, before it is encoded, see `pipeline.make_clips`."""
     rng = np.random.default_rng([seed, row])
     scene = stretch(rng, scene_at(scenes, row % len(scenes), config), config.static_reach)
-    drawn = random_clips(scene, rng, config.frames, clips, clips_per_path, config.rules, windows)
+    (drawn,) = together(
+        scene,
+        lambda cells: [random_clips(cells, rng, config.frames, clips, clips_per_path, config.rules, windows)],
+    )
     (drawn,) = augment(rng, drawn, flip=config.flip, permute_channels=config.permute_channels)
     return {"row": row, "captions": scene.captions} | drawn
 

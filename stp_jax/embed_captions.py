@@ -24,6 +24,7 @@ with starting(__name__ == "__main__"):
     from input_pipeline.caption_embeddings import CaptionEmbeddings, Part, mark_covered, parts_covered
     from input_pipeline.datasets.reading import Records, list_data_sets, open_records, texts
     from input_pipeline.latents import LatentCache
+    from input_pipeline.remote import local_folder
     from stp_jax.command_line import Parser, shard_of_work
     from stp_jax.files import size_text
     from stp_jax.text import LENGTH, Encoder, find_tokenizer, tokenize
@@ -183,7 +184,7 @@ def _embed_source(source: Source, embedder: Embedder, out: Path, part: tuple[int
             embedder.add(caption)
             count += 1
     if source.identity:
-        mark_covered(out, source.identity, part, source.name)
+        mark_covered(out, source.identity, part, source.name, count)
     return str(count)
 
 
@@ -192,8 +193,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.embed_captions", description=__doc__)
     add = parser.add_argument
     add("--weights", required=True, help="text encoder, or a folder that holds one")
-    add("--data", required=True, nargs="+", metavar="FOLDER", help="of built data sets or latent caches")
-    add("--out", required=True, metavar="FOLDER", help="of the embeddings; a new one, or one to add to")
+    add(
+        "--data",
+        required=True,
+        nargs="+",
+        type=local_folder,
+        metavar="FOLDER",
+        help="of built data sets or latent caches",
+    )
+    add(
+        "--out",
+        required=True,
+        type=local_folder,
+        metavar="FOLDER",
+        help="of the embeddings; a new one, or one to add to",
+    )
     add(
         "--shard",
         type=shard_of_work,

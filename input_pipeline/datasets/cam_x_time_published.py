@@ -70,13 +70,10 @@ class CamXTimePublished(records.SceneBuilder):
     """Builder of Cam x Time as published; see the module."""
 
     name = "cam_x_time_published"
-
-    def __init__(self, *, settings: Settings = Settings(), **kwargs: Any):  # noqa: B008 (immutable)
-        self._settings = settings
-        super().__init__(**kwargs)
+    defaults = Settings()
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        return (read_source if folder.suffix else read_grid)(folder, self._settings)
+        return (read_source if folder.suffix else read_grid)(folder, self.settings)
 
 
 def read_grid(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)

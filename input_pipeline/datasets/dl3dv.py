@@ -62,13 +62,10 @@ class Dl3dv(records.SceneBuilder):
     """Builder of DL3DV; see the module."""
 
     name = "dl3dv"
-
-    def __init__(self, *, settings: Settings = Settings(), **kwargs: Any):  # noqa: B008 (immutable)
-        self._settings = settings
-        super().__init__(**kwargs)
+    defaults = Settings()
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        return read_scene(folder, self._settings)
+        return read_scene(folder, self.settings)
 
 
 def read_scene(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)

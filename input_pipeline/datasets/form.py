@@ -29,9 +29,8 @@ FIELDS = frozenset(
     "scene kind fps metric videos c2w intrinsics animation_time captions depth".split()
 )  # of a record
 NO_DEPTH = np.zeros((0, 0, 0, 0), np.float16)
-# Version 2.0.0 had no depth.
-WITHOUT_DEPTH = "2.0.0"
-# Version 1.0.0 had no kind, metric and captions; its cameras had no axis of frames where they stood still.
+# Version 1.0.0 had no kind, metric, captions and depth. Its cameras had no axis of frames where they stood
+# still.
 OLD_VERSION = "1.0.0"
 OLD_CAMERAS: dict[str, tuple[int | None, ...]] = {"grid": (None,), "synchronised": (None, None)}
 
@@ -42,25 +41,20 @@ def features() -> tfds.features.FeaturesDict:
 
     # zlib packs depth to a fifth; videos are packed already.
     depth = tfds.features.Tensor(shape=(None,) * 4, dtype=np.float16, encoding="zlib")
-    return tfds.features.FeaturesDict(_without_depth() | {"depth": depth})
-
-
-def old_features(old: str) -> tfds.features.FeaturesDict:
-    """The fields of a record of an earlier version: WITHOUT_DEPTH, or of 1.0.0 one of OLD_CAMERAS."""
-    import tensorflow_datasets as tfds
-
-    fields = _without_depth() if old == WITHOUT_DEPTH else _common(OLD_CAMERAS[old])
-    return tfds.features.FeaturesDict(fields)
-
-
-def _without_depth() -> dict[str, Any]:
-    import tensorflow_datasets as tfds
-
-    return _common((None, None)) | {
+    added = {
         "kind": tfds.features.Text(),
         "metric": np.bool_,
         "captions": tfds.features.Sequence(tfds.features.Text()),
+        "depth": depth,
     }
+    return tfds.features.FeaturesDict(_common((None, None)) | added)
+
+
+def old_features(old: str) -> tfds.features.FeaturesDict:
+    """The fields of a record of version 1.0.0, of one of OLD_CAMERAS."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(_common(OLD_CAMERAS[old]))
 
 
 def _common(cameras: tuple[int | None, ...]) -> dict[str, Any]:
@@ -78,9 +72,7 @@ def _common(cameras: tuple[int | None, ...]) -> dict[str, Any]:
 
 
 def from_old(record: dict[str, Any], old: str) -> dict[str, Any]:
-    """A record of an earlier version in today's form; `old` as for `old_features`."""
-    if old == WITHOUT_DEPTH:
-        return record | {"depth": NO_DEPTH}
+    """A record of version 1.0.0 in today's form; `old` as for `old_features`."""
     cameras = {name: record[name] for name in ("c2w", "intrinsics")}
     if old == "grid":
         cameras = {name: array[:, None] for name, array in cameras.items()}

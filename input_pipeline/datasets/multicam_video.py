@@ -52,13 +52,10 @@ class MulticamVideo(records.SceneBuilder):
     """Builder of MultiCamVideo; see the module."""
 
     name = "multicam_video"
-
-    def __init__(self, *, settings: Settings = Settings(), **kwargs: Any):  # noqa: B008 (immutable)
-        self._settings = settings
-        super().__init__(**kwargs)
+    defaults = Settings()
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        return read_scene(folder, self._settings)
+        return read_scene(folder, self.settings)
 
 
 def read_scene(folder: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)

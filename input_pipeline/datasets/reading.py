@@ -201,14 +201,12 @@ def _old_kind(folder: Path, version: str) -> str | None:
     """
     if version == form.VERSION:
         known: dict[str | None, Any] = {None: form.features()}
-    elif version == form.WITHOUT_DEPTH:
-        known = {version: form.old_features(version)}
     elif version == form.OLD_VERSION:
         known = {kind: form.old_features(kind) for kind in form.OLD_CAMERAS}
     else:
         raise InputError(
-            f"data set {folder}: of version {version[:100]!r}; this program reads {form.VERSION}, "
-            f"{form.WITHOUT_DEPTH} and {form.OLD_VERSION}"
+            f"data set {folder}: of version {version[:100]!r}; this program reads {form.VERSION} "
+            f"and {form.OLD_VERSION}"
         )
     found = read_json(folder / FEATURES, dict, most=_MOST)
     for kind, fields in known.items():

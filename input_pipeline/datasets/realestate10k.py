@@ -63,13 +63,10 @@ class Realestate10k(records.SceneBuilder):
     """Builder of RealEstate10K; see the module."""
 
     name = "realestate10k"
-
-    def __init__(self, *, settings: Settings = Settings(), **kwargs: Any):  # noqa: B008 (immutable)
-        self._settings = settings
-        super().__init__(**kwargs)
+    defaults = Settings()
 
     def read_scene(self, folder: Path) -> dict[str, Any]:
-        return read_scene(folder, self._settings)
+        return read_scene(folder, self.settings)
 
 
 def read_scene(text: Path, settings: Settings = Settings()) -> dict[str, Any]:  # noqa: B008 (immutable)

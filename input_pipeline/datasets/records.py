@@ -22,6 +22,7 @@ from input_pipeline.datasets.building import Build, Options
 from input_pipeline.datasets.checking import Checks
 from input_pipeline.datasets.transcoding import Transcoding
 from input_pipeline.decoding import ffmpeg, opened
+from input_pipeline.remote import local_folder
 from stp_jax.command_line import Parser, count
 from stp_jax.controls.cameras import check
 from stp_jax.errors import InputError
@@ -32,13 +33,18 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders: each scene becomes a record of the form in `form`.
 
     A builder has a `name`, by which its data sets are opened, reads its scenes, and does so the same each
-    time; `build` calls it in several processes. Arguments of its own it takes by keyword.
+    time; `build` calls it in several processes. What the command line says of scenes is in `settings`.
     """
 
     VERSION = tfds.core.Version(form.VERSION)
     # Nothing is downloaded, so there are no checksums; searching for their file would need
     # importlib_resources, which tensorflow-datasets imports but does not install.
     url_infos = None
+    defaults: Any = None  # settings, where none are given
+
+    def __init__(self, *, settings: Any = None, **kwargs: Any):
+        self.settings = self.defaults if settings is None else settings
+        super().__init__(**kwargs)
 
     @abc.abstractmethod
     def read_scene(self, folder: Path) -> dict[str, Any]:
@@ -145,6 +151,11 @@ def read_cameras(data: dict[str, Any], path: Path, ndim: int) -> tuple[list[str]
     if not fitting:
         raise InputError(f"{path}: extrinsics have shape {w2c.shape} and intrinsics {intrinsics.shape}")
     intrinsics = np.clip(intrinsics, -1e9, 1e9)  # refused below, but no float32 overflows
+    for name, matrices in zip(names, w2c, strict=True):
+        if not np.isfinite(matrices).all():
+            raise InputError(f"{path}, {name}: an extrinsic has a number that is not finite")
+        if (np.linalg.det(np.clip(matrices, -1e9, 1e9)[..., :3, :3]) < 0).any():
+            raise InputError(f"{path}, {name}: an extrinsic is mirrored")
     rigid = (np.abs(w2c) < 1e9).all() and (np.abs(w2c[..., 3, :] - [0, 0, 0, 1]) <= 1e-2).all()
     if not rigid or (np.abs(np.linalg.det(w2c[..., :3, :3]) - 1) > 1e-2).any():
         raise InputError(f"{path}: an extrinsic is not a rigid world-to-camera matrix")
@@ -209,8 +220,8 @@ def arguments(description: str | None) -> Parser:
     """The command line that the builders share; `options` reads it."""
     parser = Parser(description=description)
     add = parser.add_argument
-    add("--scenes", type=Path, required=True, help="folder that holds the scene folders")
-    add("--out", type=Path, required=True, help="folder to write the data set below")
+    add("--scenes", type=local_folder, required=True, help="folder that holds the scene folders")
+    add("--out", type=local_folder, required=True, help="folder to write the data set below")
     add("--workers", type=count, help="processes (default: one for each core, fewer for few scenes)")
     add("--strict", action="store_true", help="stop at the first broken scene (default: it is left out)")
     add("--decode", action="store_true", help="decode every frame to find damage within videos")

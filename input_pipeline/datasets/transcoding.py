@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline import fitting
+from input_pipeline.datasets import form
 from input_pipeline.decoding import Size, ffmpeg, opened
 from stp_jax.errors import InputError
 from stp_jax.media.orientation import frame_picture
@@ -45,13 +46,19 @@ def transcoded(record: dict[str, Any], how: Transcoding) -> dict[str, Any]:
     """The record with its videos encoded anew, and the lenses of what is left of their pictures.
 
     Raises:
-      InputError: a video cannot be decoded.
+      InputError: a video cannot be decoded, or there is depth and pictures would change their size.
     """
+    depth = np.size(record.get("depth", form.NO_DEPTH)) > 0
     lenses = np.asarray(record["intrinsics"], np.float32)
     videos, made = [], []
     for camera, data in enumerate(record["videos"]):
         work = functools.partial(_transcoded, data, record["fps"], how)
         video, source_size, size = ffmpeg(f"{record['scene']}, camera {camera}", work)
+        if depth and size != source_size:
+            raise InputError(
+                f"{record['scene']}: has depth, which is not resized with its pictures; leave out --size, or "
+                f"render scenes of {size[1]} x {size[0]}"
+            )
         videos.append(video)
         made.append(fitting.fit_lenses(lenses[camera], source_size, size))
     return record | {"videos": videos, "intrinsics": np.stack(made)}

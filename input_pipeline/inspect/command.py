@@ -35,6 +35,7 @@ from input_pipeline.inspect import choice, conventions, drawing, features, figur
 from input_pipeline.inspect.conventions import Matched, Place, Verdict
 from input_pipeline.inspect.scenes import Known, Source
 from input_pipeline.latents import LatentCache
+from input_pipeline.remote import is_remote, local_path
 from stp_jax.command_line import Parser, count
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.files import new_file, size_text
@@ -55,13 +56,14 @@ class Shown(NamedTuple):
     sheet: np.ndarray
 
 
-def new_folder(out: Path | None, data: Path, split: str) -> Path:
+def new_folder(out: Path | None, data: str, split: str) -> Path:
     """Makes the folder for the pictures. Raises `InputError` where there is something in it."""
-    folder = out or Path("outputs", f"inspect_{data.resolve().name}_{split}")
+    name = Path(data.rstrip("/")).name if is_remote(data) else local_path(data).resolve().name
+    folder = out or Path("outputs", f"inspect_{name}_{split}")
     number = 1
     while out is None and folder.exists():
         number += 1
-        folder = folder.with_name(f"inspect_{data.resolve().name}_{split}_{number}")
+        folder = folder.with_name(f"inspect_{name}_{split}_{number}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         empty = not any(folder.iterdir())
@@ -244,8 +246,8 @@ def print_verdicts(shown: list[Shown]) -> None:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of a built data set or a latent cache")
-    parser.add_argument("--kind", help="name of the data set, where several are there")
+    parser.add_argument("data", help="folder of a built data set or a latent cache; may be gs:// or s3://")
+    parser.add_argument("--kind", help="name of the data set, where several are there or it is remote")
     parser.add_argument("--split", default="train", help="default: %(default)s")
     parser.add_argument("--scenes", type=count, default=4, help="how many are drawn (default: %(default)s)")
     parser.add_argument("--figures_of", type=count, help="of how many scenes there are figures (all)")

@@ -13,6 +13,7 @@ import numpy as np
 from input_pipeline import decoding, shots
 from input_pipeline.datasets import reading
 from input_pipeline.latents import LatentCache
+from input_pipeline.remote import holds, is_remote, local_path, within
 from stp_jax.errors import InputError
 from stp_jax.files import read_json
 
@@ -62,12 +63,12 @@ class Known(NamedTuple):
 Source = reading.Records | LatentCache
 
 
-def open_data(path: Path, kind: str | None, split: str) -> tuple[str, Source]:
+def open_data(path: str | Path, kind: str | None, split: str) -> tuple[str, Source]:
     """Opens a built data set or a latent cache.
 
     Args:
-      path: the folder given as --out when it was built, or its own.
-      kind: the name of the data set. None: of the only one that is there.
+      path: the folder given as --out when it was built, or its own; may be in object storage.
+      kind: the name of the data set. None: of the only one that is there; remote ones are not searched for.
 
     Returns:
       A name to print, and the data.
@@ -75,6 +76,9 @@ def open_data(path: Path, kind: str | None, split: str) -> tuple[str, Source]:
     Raises:
       InputError: there is none, or several are there and `kind` is None; it is damaged; the split is missing.
     """
+    if is_remote(path):
+        return _open_remote(str(path), kind, split)
+    path = local_path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     if kind in (None, LATENTS):
@@ -86,6 +90,18 @@ def open_data(path: Path, kind: str | None, split: str) -> tuple[str, Source]:
             raise InputError(f"latent cache {path}: no split {split!r}; there is: {', '.join(others)[:500]}")
     kind = kind or _only_kind(path)
     return f"data set {path}, {kind}, split {split}", reading.open_records(path, kind, split)
+
+
+def _open_remote(url: str, kind: str | None, split: str) -> tuple[str, Source]:
+    if kind in (None, LATENTS):
+        for folder in (url, str(within(url, split))):
+            if holds(folder, "meta.json"):
+                return f"latent cache {folder}", LatentCache.open(folder)
+        raise InputError(
+            f"{url}: no latent cache of the split {split!r} there; of a data set in object storage give the "
+            "name, too, with --kind"
+        )
+    return f"data set {url}, {kind}, split {split}", reading.open_records(url, kind, split)
 
 
 def _only_kind(path: Path) -> str:

@@ -94,7 +94,7 @@ class Film:
         pictures, inverse_depth, side = [], [], cell * OVERSAMPLE
         for strip in self._strips(c2w, intrinsics):
             colours, buffer = self._read(*strip, 1, depth=True)
-            inverse = 1 / NEAR - buffer * np.float32(1 / NEAR - 1 / FAR)
+            inverse = _inverse_depth(buffer)
             inverse[inverse < 1 / HORIZON] = 0
             height, width = (n // side for n in inverse.shape)
             means = inverse.reshape(height, side, width, side).mean((1, 3))
@@ -121,7 +121,7 @@ class Film:
         moves, depth, moving = self._moves(), [], []
         for cameras, colours, buffer in self._segment(c2w, intrinsics, stride):
             number = colours @ np.array([1, 256, 65536])  # 0 in the sky, else 1 + the geom's
-            inverse = np.where(number == 0, 0, 1 / NEAR - buffer * (1 / NEAR - 1 / FAR))
+            inverse = np.where(number == 0, 0, _inverse_depth(buffer))
             with np.errstate(divide="ignore"):
                 depth.append(_cut((1 / _samples(inverse).mean(0)).astype(np.float32), cameras))
             moving.append(_cut(np.any(_samples(moves[number]), axis=0), cameras))
@@ -150,7 +150,7 @@ class Film:
         objects, inverse_depth, ids = self._objects(), [], []
         for cameras, colours, buffer in self._segment(c2w, intrinsics, stride):
             number = colours[..., 0].astype(np.uint16) + 256 * colours[..., 1].astype(np.uint16)
-            inverse = 1 / NEAR - buffer * np.float32(1 / NEAR - 1 / FAR)
+            inverse = _inverse_depth(buffer)
             inverse[number == 0] = 0
             winner, mean = _by_object(_samples(objects[number]), _samples(inverse))
             inverse_depth.append(_cut(mean, cameras))
@@ -245,6 +245,11 @@ class Film:
     def __exit__(self, *_) -> None:
         self._gl.make_current()  # what is freed has its numbers in this context alone
         self._context.free()
+
+
+def _inverse_depth(buffer: np.ndarray) -> np.ndarray:
+    """float32, 1 over metres along the camera's z axis, of a depth buffer."""
+    return 1 / NEAR - buffer * np.float32(1 / NEAR - 1 / FAR)
 
 
 def _by_object(ids: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.remote import local_folder
 from input_pipeline.render import clocks, layers
 from input_pipeline.render.opengl import choose_backend, gpus_to_draw_with
 from input_pipeline.render.rig import camera_data
@@ -329,7 +330,7 @@ def parse_seeds(text: str) -> range:
 def _parser() -> Parser:
     defaults = GridSettings()
     parser = Parser("python -m input_pipeline.render", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the scene folders")
+    parser.add_argument("--out", type=local_folder, required=True, help="folder for the scene folders")
     parser.add_argument("--seeds", required=True, help="first:end (end not included)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"

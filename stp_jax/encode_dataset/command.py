@@ -33,6 +33,7 @@ from input_pipeline.latent_files import alone
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import RULES
 from input_pipeline.pipeline import count_scenes, make_clips
+from input_pipeline.remote import local_folder
 from stp_jax.command_line import Parser, count, number, shard_of_work
 from stp_jax.controls.view import view_of
 from stp_jax.devices.hardware import use_compilation_cache
@@ -246,7 +247,12 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--data", required=True, help="folder of the built data set")
     add("--vae", required=True, help="weights of the VAE, in any layout that can be read")
-    add("--out", required=True, help="folder of the latent cache; the split becomes a folder in it")
+    add(
+        "--out",
+        type=local_folder,
+        required=True,
+        help="folder of the latent cache; the split becomes a folder in it",
+    )
     add("--kind", default="cam_x_time", help="name of the data set, as of its builder (default: %(default)s)")
     add("--split", default="train")
     add("--seed", type=number(0, 2**31 - 1, int), default=0, help="of the clips that are drawn")

@@ -19,6 +19,7 @@ with starting(__name__ == "__main__"):
 
     from input_pipeline.caption_embeddings import CaptionEmbeddings
     from input_pipeline.latents import LatentCache
+    from input_pipeline.remote import local_folder
     from stp_jax.command_line import Parser
 
 
@@ -56,7 +57,9 @@ def verify_captions(path: Path) -> list[int]:
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stp_jax.encode_dataset.verify", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="latent caches, embeddings, or folders of them")
+    parser.add_argument(
+        "folders", nargs="+", type=local_folder, help="latent caches, embeddings, or folders of them"
+    )
     parser.add_argument("--again", action="store_true", help="mark damaged scenes as missing")
     flags = parser.parse_args(arguments)
     whole = True

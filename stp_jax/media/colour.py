@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from stp_jax.errors import InputError
 from stp_jax.media import light
 
 NO_ALPHA = "transparent parts are white: alpha is left out"
 Notes = dict[str, None]  # remarks on how a video was read, each once, in their order
+_THREAD = threading.local()
 
 # FFmpeg's AVColorSpace, which PyAV gives as a number (ITU-T H.273, MatrixCoefficients)
 _UNTAGGED = {0, 2, 3}  # identity, unspecified, reserved; identity is for RGB and has no meaning for YUV
@@ -130,8 +132,12 @@ def _matrix(frame: av.VideoFrame, primaries: str, notes: Notes) -> Colorspace | 
 
 
 def _reformat(frame: av.VideoFrame, width: int, pixel_format: str, matrix: Colorspace | None) -> np.ndarray:
-    # With threads FFmpeg would start one for each core, for each frame: of 128 px it takes 20 times as long.
-    made = frame.reformat(width=width, format=pixel_format, src_colorspace=matrix, threads=1)
+    # A frame's own converter would be prepared anew for each frame: of 128 px that takes 8 times as long as
+    # the conversion. With threads FFmpeg would start one for each core, for each frame: 20 times as long.
+    converter = getattr(_THREAD, "converter", None) or VideoReformatter()
+    _THREAD.converter = None  # one that failed is not used again
+    made = converter.reformat(frame, width=width, format=pixel_format, src_colorspace=matrix, threads=1)
+    _THREAD.converter = converter
     return np.asarray(made.to_ndarray(), np.uint8)
 
 

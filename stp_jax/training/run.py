@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
-from input_pipeline.pipeline import count_by_part, count_examples
+from input_pipeline.pipeline import check_captions, count_by_part, count_examples
 from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.training.checkpoints import Checkpoints
@@ -83,6 +83,7 @@ class Run:
         self.average = Average(config.optimizer)
         self.frozen = jax.device_put(self.task.frozen_for(config.data), NamedSharding(mesh, P()))
         training_data(config, config.seed, mesh)  # finds mistakes in the data
+        check_captions(config.data, "train")
         for remark in latent_batches.remarks(config.data, "train") if "kind" in config.data else ():
             log(remark)
         of_held_out = (self.task, config, self.frozen, mesh)

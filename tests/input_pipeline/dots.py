@@ -6,8 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 from input_pipeline.decoding import decode_video
+from stp_jax.errors import InputError
+from stp_jax.media.writing import write_pictures
+
+SIZE = (96, 160)  # height, width
+SQUARE = (128, 128)
+LENS = np.array([0.8, 0.8 * 160 / 96, 0.52, 0.47])  # square pixels of SIZE
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]])
 POINTS = np.array(
@@ -135,3 +142,17 @@ def check(
     assert len(offsets) >= 3 * cameras * frames
     assert np.hypot(*offsets.T).max() < 0.8  # coding halves the resolution of colours
     assert np.abs(offsets.mean(0)).max() < 0.15
+
+
+def write(path, video, fps=15):
+    """Writes the pictures of `film` as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_pictures(path, iter(video), fps, crf=8)
+
+
+def refused(read, *args) -> str:
+    """What a reader says of a mistake, in one line."""
+    with pytest.raises(InputError) as error:
+        read(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)

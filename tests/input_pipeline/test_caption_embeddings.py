@@ -144,7 +144,7 @@ def built(tmp_path_factory):
         folders.append(stored.write(parent / "records" / f"s{index}", record))
     records.build(stored.Stored, parent / "built", {"train": folders}, records.Options(workers=1))
     write(parent / "captions")
-    mark_covered(parent / "captions", identity(parent), (0, 1), "built")
+    mark_covered(parent / "captions", identity(parent), (0, 1), "built", 3)
     return parent
 
 
@@ -199,10 +199,19 @@ def test_data_whose_captions_are_not_embedded_are_refused(built, tmp_path):
     write(tmp_path / "fewer")
     with pytest.raises(InputError, match="lacks those of .*built, stored, train; add them with python -m"):
         read(config_of(built, captions=str(tmp_path / "fewer")), 1)
-    mark_covered(tmp_path / "fewer", identity(built), (1, 2), "half")
+    mark_covered(tmp_path / "fewer", identity(built), (1, 2), "half", 0)
     assert not covered(tmp_path / "fewer")
-    mark_covered(tmp_path / "fewer", identity(built), (0, 2), "the other")
+    mark_covered(tmp_path / "fewer", identity(built), (0, 2), "the other", 0)
     assert covered(tmp_path / "fewer") == {identity(built)}
+    config = config_of(built, captions=str(tmp_path / "fewer"))
+    with pytest.raises(InputError, match="no scene of .*built has a caption"):
+        pipeline.check_captions(config, "train")
+    other = dict(kind="stored", path=str(built / "built"))
+    config.update(path="", mixture={"one": other, "two": other | {"path": str(built / "other")}})
+    with pytest.raises(InputError, match="other: no such folder"):
+        pipeline.check_captions(config, "train")
+    for captions in ("", str(built / "captions")):
+        pipeline.check_captions(config_of(built, captions=captions), "train")
     with pytest.raises(InputError, match="caption_dropout = 2.0: give 0 to 1"):
         read(config_of(built, caption_dropout=2.0), 1)
     with pytest.raises(InputError, match="caption_dropout = 0.25: it needs data.captions"):
@@ -234,11 +243,14 @@ def test_examples_of_a_latent_cache_have_captions_of_their_targets_scene(built, 
         if windows > 1:
             config.update(memory_frames=1, memory_share=1.0, memory_path=part["some"]["path"])
         config.mixture = mixture
+        pipeline.check_captions(config, "train")
         batches = read(config, 24)
         scenes = np.concatenate([b["target_latents"][:, 0, 0, 0, 0] for b in batches]).astype(int)
         captions = np.concatenate([numbers(b) for b in batches])
         for scene, wanted in {0: {1, 2, -1}, 1: {-1}, 2: {4, -1}}.items():
             assert set(captions[scenes == scene]) == wanted
+    with pytest.raises(InputError, match="no scene of .*none has a caption"):
+        pipeline.check_captions(config_of(built, kind="latents", path=part["none"]["path"]), "train")
     lines = (built / "captions" / "part_0_of_1.jsonl").read_text().splitlines()[:2]
     write(tmp_path / "fewer", [json.loads(line)["text"] for line in lines])
     with pytest.raises(InputError, match="2 captions of latent cache .* are not embedded, such as 'a cat'"):

@@ -10,7 +10,7 @@ import stored
 from input_pipeline import decoding
 from input_pipeline.decoding import VideoFrames, decode_video
 from input_pipeline.scene_videos import SceneVideos
-from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, take
+from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, open_scene, take, together
 from stp_jax.errors import InputError
 
 FRAMES, SIZE = 40, (64, 96)  # x265 corrupts its memory below that
@@ -121,28 +121,42 @@ def test_cells_of_a_scene_are_those_of_its_decoded_videos(encoded, keep, size):
     np.testing.assert_array_equal(part[np.array([2, 0]), np.array([0, 24])], whole[[2, 0], [5, 29]])
 
 
-def test_what_is_not_kept_is_decoded_once_for_a_pair(monkeypatch):
-    videos = SceneVideos([encode()], "one", FRAMES, None)
-    made = []
-    picture = decoding.frame_picture
+@pytest.mark.parametrize("keep", [False, True])
+def test_clips_of_a_pair_are_decoded_together(encoded, monkeypatch, keep):
+    scene = open_scene(recorded(encoded[0]))
+    videos, whole = scene.videos, decode_scene(recorded(encoded[0]))
+    if keep:
+        videos.keep()
+    made, opened = [], []
+    picture, opening = decoding.frame_picture, decoding.opened
     monkeypatch.setattr(decoding, "frame_picture", lambda frame: made.append(frame.pts) or picture(frame))
-    zeros = np.zeros(4, int)
-    source = videos[zeros, np.array([0, 1, 2, 3])]
-    target = videos[zeros, np.array([3, 3, 1, 4])]
-    assert len(made) == 5 and (target[0] == source[3]).all()
-    del source, target
-    videos[zeros[:1], zeros[:1]]
-    assert len(made) == 6
+    monkeypatch.setattr(
+        decoding, "opened", lambda data, **kwargs: opened.append(data) or opening(data, **kwargs)
+    )
+    shots = [Shot(np.zeros(4, int), np.array(times)) for times in ([0, 1, 2, 3], [3, 30, 1, 4])]
+    pair = together(scene, lambda cells: [take(cells, shot) for shot in shots])
+    assert len(made) == 6 and len(opened) == (2 if keep else 1)
+    for one, shot in zip(pair, shots, strict=True):
+        for name, array in take(whole, shot).items():
+            np.testing.assert_array_equal(one[name], array, name)
+    # Several clips as one array, of a view of some times.
+    stacked = videos[:, 2:].pictures([videos[:, 2:].cells()[[[0, 1]], [[0, 5]]]])
+    np.testing.assert_array_equal(stacked[0], whole.videos[[[0, 1]], [[2, 7]]])
 
 
-def test_pictures_are_kept_as_long_as_the_scenes_of_a_turn_find_room(encoded):
-    known = stored.record(encoded[0], cameras=2)
+def recorded(data: bytes) -> dict:
+    """A record of two cameras whose videos are `data`."""
+    known = stored.record(data, cameras=2)
     moments = FRAMES // stored.TIMES + 1
-    known = known | {
+    return known | {
+        "scene": "one",
         "c2w": np.tile(known["c2w"], (1, moments, 1, 1))[:, :FRAMES],
         "animation_time": np.arange(FRAMES, dtype=np.float32),
     }
-    records = [known | {"scene": f"scene {number}"} for number in range(4)]
+
+
+def test_pictures_are_kept_as_long_as_the_scenes_of_a_turn_find_room(encoded):
+    records = [recorded(encoded[0]) | {"scene": f"scene {number}"} for number in range(4)]
     nbytes = 2 * FRAMES * SIZE[0] * SIZE[1] * 3
     for room, again, kept in ((2.5, True, True), (1.5, True, False), (2.5, False, False)):
         reader = SceneReader(records, Caching(3, room * nbytes, at_once=2, again=again))

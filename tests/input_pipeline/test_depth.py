@@ -7,11 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import synthetic
-import tensorflow_datasets as tfds
 
 from input_pipeline import augment, pairs
 from input_pipeline.config import default_config
-from input_pipeline.datasets import cam_x_time, form, from_grids
+from input_pipeline.datasets import cam_x_time, from_grids
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.fitting import Fit
 from input_pipeline.latents import LatentCache
@@ -94,19 +93,6 @@ def test_depth_is_in_the_unit_that_poses_are_brought_to(folder):
     moved = np.linalg.norm(scaled.c2w[4, 0, :3, 3]) / np.linalg.norm(plain.c2w[4, 0, :3, 3])
     np.testing.assert_allclose(scaled.depth * moved, plain.depth, rtol=2e-3)
     assert abs(moved - 1) > 0.1
-
-
-def test_data_sets_of_version_2_0_have_no_depth(folder, tmp_path):
-    record = open_records(folder / "built", "cam_x_time", "train")[0]
-    identity = tfds.core.dataset_info.DatasetIdentity("old", tfds.core.Version("2.0.0"), tmp_path, "old")
-    info = tfds.core.DatasetInfo(builder=identity, features=form.old_features("2.0.0"))
-    writer = tfds.core.SequentialWriter(info, 9, file_format="array_record")
-    writer.initialize_splits(["train"])
-    writer.add_examples({"train": [{key: value for key, value in record.items() if key != "depth"}]})
-    writer.close_all()
-    (opened,) = open_records(tmp_path, "old", "train")
-    assert set(opened) == form.FIELDS and opened["depth"].size == 0
-    np.testing.assert_array_equal(decode_scene(opened).videos, decode_scene(record).videos)
 
 
 def test_scenes_cut_out_of_a_grid_have_its_depth(folder):

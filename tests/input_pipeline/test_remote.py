@@ -12,10 +12,14 @@ from input_pipeline.config import default_config
 from input_pipeline.datasets import cam_x_time
 from input_pipeline.datasets.form import VERSION
 from input_pipeline.datasets.reading import open_records
+from input_pipeline.inspect import command as inspect
+from input_pipeline.inspect.scenes import open_data
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_dataset
 from input_pipeline.remote import RemoteFolder, is_remote, within
+from stp_jax import embed_captions
 from stp_jax.controls.view import View
+from stp_jax.encode_dataset import verify
 from stp_jax.errors import InputError
 
 
@@ -108,6 +112,43 @@ def test_the_folder_of_downloads_is_limited(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("STP_JAX_DOWNLOADS_GB", "much")
     with pytest.raises(InputError, match="'much': give a number of GB"):
         remote.download("memory://bucket/e")
+
+
+def test_inspect_opens_what_is_remote(built, bucket, tmp_path, capsys):
+    bucket.put(str(built), "/bucket/data", recursive=True)
+    given = ["memory://bucket/data", "--scenes", "1", "--out", str(tmp_path / "out")]
+    inspect.main([*given, "--kind", "cam_x_time"])
+    assert "data set memory://bucket/data, cam_x_time, split train" in capsys.readouterr().out
+    assert "scene_000000_cameras.png" in names(tmp_path / "out")
+    cache = LatentCache.create(
+        tmp_path / "train", scenes=1, clips=2, frames=5, latent_shape=(2, 2, 2, 4), clips_per_path=1, meta={}
+    )
+    view = View(np.tile(np.eye(4), (2, 5, 1, 1)), np.ones((2, 5, 4)), np.zeros((2, 5)))
+    cache.write(0, np.zeros((2, 2, 2, 2, 4)), view)
+    bucket.put(str(tmp_path / "train"), "/bucket/latents/train", recursive=True)
+    for url in ("memory://bucket/latents", "memory://bucket/latents/train"):
+        name, found = open_data(url, None, "train")
+        assert name == "latent cache memory://bucket/latents/train" and found.scenes == 1
+    for kind, message in (
+        (None, "of a data set in object storage give the name, too, with --kind"),
+        ("multicam_video", "no data set of kind 'multicam_video' there"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_data("memory://bucket/data", kind, "train")
+
+
+def test_what_is_written_here_alone_is_not_given_as_a_url(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for main, flags in (
+        (cam_x_time.main, ["--scenes", "a", "--out", "gs://bucket/data"]),
+        (cam_x_time.main, ["--scenes", "s3://bucket/scenes", "--out", "a"]),
+        (embed_captions.main, ["--weights", "a", "--data", "gs://bucket/data", "--out", "b"]),
+        (verify.main, ["gs://bucket/latents"]),
+    ):
+        with pytest.raises(SystemExit):
+            main(flags)
+        assert "is not on this machine: give a local folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_read_is_one_line(bucket, monkeypatch):

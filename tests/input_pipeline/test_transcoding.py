@@ -62,6 +62,15 @@ def test_full_colour_and_odd_sizes_are_kept(tmp_path):
     assert decode_scene(open_records(folder, "stored", "train")[0]).videos.shape[2:4] == (33, 41)
 
 
+def test_depth_stays_with_pictures_of_their_size(tmp_path, known):
+    depth = np.random.default_rng(0).random((2, stored.TIMES, 8, 12)).astype(np.float16)
+    with pytest.raises(InputError, match="one: has depth, which is not resized .* leave out --size"):
+        build(tmp_path / "smaller", known | {"depth": depth}, Transcoding((32, 48)), strict=True)
+    for size in (None, (64, 96), (128, 128)):
+        folder = build(tmp_path / str(size), known | {"depth": depth}, Transcoding(size))
+        np.testing.assert_array_equal(open_records(folder, "stored", "train")[0]["depth"], depth)
+
+
 def test_a_build_that_was_begun_otherwise_is_not_continued(tmp_path, known):
     broken = known | {"videos": [known["videos"][0], b"none"]}
     with pytest.raises(InputError, match="not a readable video"):

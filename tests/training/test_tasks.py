@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from safetensors.numpy import save_file
 from configs import demo, demo_vae
 from input_pipeline.caption_embeddings import CaptionEmbeddings, Part
 from input_pipeline.datasets import cam_x_time
+from input_pipeline.latent_checksums import append_captions, captions_checksum
 from input_pipeline.latents import LatentCache
 from input_pipeline.pipeline import make_clips, make_dataset
 from stp_jax.controls.view import view_of
@@ -351,13 +353,20 @@ def test_training_starts_from_wan_and_adds_what_it_lacks(tmp_path, latents, dit_
     config.model.update(text_dim=12, rope_frames="stream")
     config.text = str(tmp_path / "words.npz")
     np.savez(config.text, embeddings=np.random.default_rng(0).standard_normal((1, 512, 12), np.float32))
-    Part(tmp_path / "captions", (0, 1), {"dim": 12, "tokens": 512}).add("", np.ones((1, 12)))
-    config.data.update(captions=str(tmp_path / "captions"), caption_dropout=0.1)  # the scenes have none
+    Part(tmp_path / "captions", (0, 1), {"dim": 12, "tokens": 512}).add("a dog", np.ones((1, 12)))
+    config.data.update(captions=str(tmp_path / "captions"), caption_dropout=0.1)
     wan = dataclasses.replace(DiTConfig(**config.model), **WAN | {"text_dim": 12})
     stored = random_tensors("dit", wan, "official")
     save_file(stored, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"dim": wan.dim, "num_heads": wan.heads}))
-    found = started_from(config, latents, tmp_path / "run", tmp_path / "diffusion_pytorch_model.safetensors")
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(InputError, match="no scene of .*latents has a caption"):
+        started_from(config, latents, tmp_path / "none", weights)
+    latents = shutil.copytree(latents, tmp_path / "latents")
+    sums = np.load(latents / "train" / "checksums.npy", mmap_mode="r+")
+    sums[0, -1] = captions_checksum(["a dog"])
+    append_captions(latents / "train", (0, 1), 0, ["a dog"])
+    found = started_from(config, latents, tmp_path / "run", weights)
     expected = lazy_parameters(dit.rules(wan, "official"), stored)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], np.asarray(array), rtol=1e-6)

@@ -276,7 +276,7 @@ def _caption_seeds(work: Path) -> list[Seed]:
     part = Part(work, (0, 1), {"dim": 4, "tokens": 8, "encoder": {"title": "a test"}})
     for number, caption in enumerate(("", "a dog runs", "狗")):
         part.add(caption, np.full((number + 1, 4), number))
-    mark_covered(work, "a data set", (0, 1), "name")
+    mark_covered(work, "a data set", (0, 1), "name", 1)
     return _one_of_each(work)
 
 
