@@ -62,6 +62,8 @@ class FlowMapTask(DiTTask):
 
     def __init__(self, config: ConfigDict, *, load: bool = True):
         self.teacher_config: DiTConfig | None = None
+        if config.loss.depth:
+            raise InputError("config.loss.depth is for models that are no flow maps: set it to 0.")
         super().__init__(config, load=load)
         section = config.flow_map
         check_section(FlowMapConfig, section, "config.flow_map")
@@ -69,8 +71,6 @@ class FlowMapTask(DiTTask):
             raise InputError(
                 "config.flow_map: instant_share and clean_share are shares of one batch: at most 1."
             )
-        if config.loss.depth:
-            raise InputError("config.loss.depth is for models that are no flow maps: set it to 0.")
         if section.teacher:
             self._set_teacher(section.teacher, load)
             self._set_cost()
