@@ -99,7 +99,7 @@ def random_target_levels(
 def adaptive_weight(errors: jax.Array, power: float) -> jax.Array:
     """Weights `[B]` of examples with these mean squared errors: `1 / (error + WEIGHT_FLOOR)^power`.
 
-    Long steps have errors many times those of short ones; with a power of 1 all count alike (MeanFlow, eq.
-    22). The weight is a constant to the gradient.
+    Long steps have errors many times those of short ones; with a power of 1 all count alike (MeanFlow).
+    The weight is a constant to the gradient.
     """
     return jax.lax.stop_gradient((errors + WEIGHT_FLOOR) ** -power)

@@ -29,6 +29,10 @@ from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, pad, sinusoid, z
 from stp_jax.models.rope import rotary_tables
 from stp_jax.models.stack import prepare_blocks, run_blocks
 
+# Of the length of a step, before its sinusoids: they then have less than two periods over all noise levels.
+# With those of the timestep, of up to 160, its derivative in training would be that of noise.
+INTERVAL_SCALE = 0.01
+
 
 class Tokens(NamedTuple):
     """Tokens of all clips, the input of the first block."""
@@ -240,11 +244,12 @@ class SpaceTimeDiT(nnx.Module):
     def _embed_timestep(self, timestep: jax.Array, target_timestep: jax.Array | None) -> jax.Array:
         """`[B]` -> `[B, D]` float32."""
         interval = timestep - (timestep if target_timestep is None else target_timestep)
+        waves = sinusoid(INTERVAL_SCALE * interval, self.config.freq_dim)
         if self.config.official_rounding:
             timestep = timestep.astype(jnp.bfloat16)
         t = self.timestep_embedding(sinusoid(timestep, self.config.freq_dim))
         if self.config.flow_map:
-            t = t + self.interval_embedding(sinusoid(interval, self.config.freq_dim))
+            t = t + self.interval_embedding(waves)
         return t
 
     def _head(self, stream: Stream, t: jax.Array) -> jax.Array:

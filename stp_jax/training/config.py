@@ -78,7 +78,8 @@ class FlowMapConfig:
     teacher: str = ""
     instant_share: float = setting(0.5, least=0, below=1)  # examples that train the velocity itself
     clean_share: float = setting(0.25, least=0, below=1)  # examples whose step goes to the clean latents
-    delta: float = setting(0.005, least=1e-4, below=0.5)  # of the differences, in units of sigma
+    # Of the differences, in units of sigma; in bfloat16 more, see docs/few_step.md.
+    delta: float = setting(0.02, least=1e-4, below=0.5)
     adaptive_power: float = setting(1.0, least=0)  # of the weight by an example's error; 0: all weigh 1
 
 

@@ -27,7 +27,7 @@ from stp_jax.training.state import TEACHER
 from stp_jax.training.task import Batch
 from stp_jax.weights import kinds, reading, recognition
 
-TEACHER_STEPS = 10  # of the samples with which the validation loss compares
+TEACHER_STEPS = 32  # of the samples with which the validation loss compares
 EXAMPLE_AXES = (1, 2, 3, 4)
 
 
