@@ -29,6 +29,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.command_line import Parser, count, number, read_config
     from stp_jax.devices.sharding import batch_sharding, make_mesh
     from stp_jax.training.dit_task import DiTTask
+    from stp_jax.training.flow_map_task import dit_task
     from stp_jax.training.optimizer import make_optimizer
     from stp_jax.training.state import Average, init_state
     from stp_jax.training.step import make_train_step
@@ -49,14 +50,14 @@ def random_batch(task: DiTTask, batch_size: int, mesh) -> dict[str, jax.Array]:
 def measure(config, devices: int, steps: int, profile: int, hlo: str | None) -> None:
     mesh = make_mesh(devices, devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        task, optimizer = DiTTask(config, load=False), make_optimizer(config.optimizer)
+        task, optimizer = dit_task(config, load=False), make_optimizer(config.optimizer)
         average = Average(config.optimizer)
         state = average.place(init_state(task, optimizer, 0, mesh))
         parameters = sum(array.size for array in state.params.values())
         batch = random_batch(task, config.train.batch_size, mesh)
-        # A prompt, where the model takes one. There is no VAE, as the batch has latents.
-        prompt = {name: task.frozen[name] for name in ("text",) if name in task.frozen}
-        frozen = jax.tree.map(lambda array: jax.numpy.zeros(array.shape, array.dtype), prompt)
+        # A prompt and a teacher, where the model has them. There is no VAE, as the batch has latents.
+        given = {name: task.frozen[name] for name in ("text", "teacher") if name in task.frozen}
+        frozen = jax.tree.map(lambda array: jax.numpy.zeros(array.shape, array.dtype), given)
         step_fn: Any = make_train_step(task, optimizer, config)
         started = time.perf_counter()
         compiled = step_fn.lower(state._replace(ema={}), frozen, batch, 0.0).compile()

@@ -45,7 +45,7 @@ def test_our_recipes_add_only_their_encoders_to_wan(name, wan, width, layers):
 def test_every_field_that_the_documents_set_by_a_flag_exists():
     configs = [
         importlib.import_module(f"configs.{name}").get_config()
-        for name in ("demo", "demo_mixture", "demo_vae", "wan_1_3b_plucker")
+        for name in ("demo", "demo_few_step", "demo_mixture", "demo_vae", "wan_1_3b_plucker")
     ]
     known = {path for config in configs for path in fields(config)}
     documents = [p for kind in ("*.md", "*.py", "*.sh", "*.yaml") for p in ROOT.glob(f"**/{kind}")]

@@ -56,7 +56,12 @@ def make_parser(description: str | None) -> Parser:
     add = parser.add_argument
     add("--seconds", type=count, default=1500, help="of the whole run, all calls together (default: 1500)")
     add("--seeds", default="100000:103200", help="of the scenes to render, first:end (default: %(default)s)")
-    add("--from", dest="from_name", default="", help="weights to go on from (default: random ones)")
+    add(
+        "--from",
+        dest="from_name",
+        default="",
+        help="weights to go on from (default: the config's, or random ones)",
+    )
     add("--out", type=Path, help="folder of the results, new or to be continued")
     add("--work", type=Path, help="folder of scenes, latents and checkpoints (default: <out>/work)")
     add("--vae", dest="vae_name", default="", help="weights of the VAE (default: those beside --from's)")
@@ -149,6 +154,7 @@ def _find_devices(args: Any) -> None:
 
 def _find_weights(args: Any) -> None:
     """Sets from_ and vae, and sees that the model of --from is the config's."""
+    args.from_name = args.from_name or args.config.init_from
     args.from_ = Path(args.from_name).resolve() if args.from_name else None
     beside = args.from_ is not None and (args.from_ / "vae.json").exists()
     args.vae = Path(args.vae_name).resolve() if args.vae_name else args.from_ if beside else native.BUNDLED
@@ -163,6 +169,11 @@ def _find_weights(args: Any) -> None:
                 f"--from {args.from_name} has {field} {model[field]}, but {args.config_name} has "
                 f"{args.config.model[field]}: give the --config that it was trained with."
             )
+    if model.get("flow_map") and not args.config.model.flow_map:
+        raise InputError(
+            f"--from {args.from_name} is a flow map, for few steps: give --config "
+            "configs/demo_few_step.py:gpu."
+        )
     if model.get("memory") and not args.long_scenes:
         raise InputError(
             f"--from {args.from_name} is a model with a memory: give --long_scenes, such as 400."

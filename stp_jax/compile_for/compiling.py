@@ -26,8 +26,9 @@ from stp_jax.models.flop import dit_flop
 from stp_jax.models.parameters import bind
 from stp_jax.training.config import check_run
 from stp_jax.training.dit_task import DiTTask
+from stp_jax.training.flow_map_task import dit_task
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import abstract_state, trained
+from stp_jax.training.state import abstract_state, frozen_shardings, trained
 from stp_jax.training.step import make_train_step
 from stp_jax.weights import kinds
 
@@ -57,12 +58,13 @@ def make_pod(topology: str, sizes: dict[str, int]):
 
 def abstract_step(config, mesh) -> tuple[Any, tuple]:
     """The jitted train step of a config, and its arguments as shapes, without any array."""
-    task = DiTTask(config, load=False)
+    task = dit_task(config, load=False)
     optimizer = make_optimizer(config.optimizer)
     state = abstract_state(task, optimizer, mesh, config.train.trainable, average=False)
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frozen = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), task.frozen
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        task.frozen,
+        frozen_shardings(task.frozen, mesh),
     )
     rows = batch_sharding(mesh)
     batch = {
@@ -76,7 +78,7 @@ def abstract_step(config, mesh) -> tuple[Any, tuple]:
 
 def abstract_velocity(config, mesh) -> tuple[Any, tuple]:
     """The jitted function for one velocity in bfloat16, as in sampling, and its arguments as shapes."""
-    task = DiTTask(config, load=False)
+    task = dit_task(config, load=False)
     model_config = dataclasses.replace(task.model_config, remat="none", ffn_parts=1)
     graph, shapes = kinds.abstract("dit", model_config)
     rows, size = batch_sharding(mesh), config.train.batch_size
@@ -120,7 +122,7 @@ def compile_for(topology: str, config, sizes: dict[str, int], what: str = "train
     mesh = make_pod(topology, sizes)
     check_run(config, mesh)
     device = _device_of(topology, mesh)
-    task = DiTTask(config, load=False)
+    task = dit_task(config, load=False)
     result = Compiled(
         topology=topology,
         mesh=dict(mesh.shape),

@@ -62,6 +62,8 @@ def inputs_of(
         "noisy": (latents, "noisy latents of the target [B, F', H', W', C], normalised"),
         "timestep": ((batch,), "noise level [B], 1000 is pure noise"),
     }
+    if config.flow_map:
+        inputs["target_timestep"] = (batch,), "noise level [B] at which the step ends"
     if config.source:
         inputs["source"] = (latents, "latents of the source, normalised")
         view = _described_view(config, batch, frames)
@@ -109,7 +111,8 @@ def _denoiser(graph: nnx.GraphDef, latent_size: tuple[int, int, int]) -> Callabl
             latent_size=latent_size,
         )
         arguments = inputs["noisy"], inputs.get("source"), inputs["timestep"], conditioning
-        return model(*arguments, differentiable=False).astype(jnp.float32)
+        ends = inputs.get("target_timestep")
+        return model(*arguments, target_timestep=ends, differentiable=False).astype(jnp.float32)
 
     return denoise
 

@@ -68,6 +68,8 @@ class DiTConfig:
       source: whether the source video's clean frames stand beside the target's.
       memory: latent frames of earlier output that may stand beside both, to continue a long video; 0: none.
         Training draws as many. A call without a memory costs what it costs a model of 0.
+      flow_map: whether the model is also given the timestep at which a sampling step ends, and predicts the
+        mean velocity between the two, see `stp_jax.flow_map`. False: the velocity at one timestep.
       camera: `plucker`, rays inside each token; `pose12`, the official encoder of poses, with a projector
         after self-attention; `pose12_target`, the same given the target's poses alone (ReCamMaster); `none`.
       animation_time: `frames`, all four of a latent frame; `uniform`, one of four; `official_conv`,
@@ -106,6 +108,7 @@ class DiTConfig:
     text_dim: int = 0
     source: bool = True
     memory: int = 0
+    flow_map: bool = False
     camera: str = "plucker"
     animation_time: str = "frames"
     rope_frames: str = "animation_time"

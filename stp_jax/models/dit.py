@@ -29,6 +29,10 @@ from stp_jax.models.layers import MLP, Dense, gelu, layer_norm, pad, sinusoid, z
 from stp_jax.models.rope import rotary_tables
 from stp_jax.models.stack import prepare_blocks, run_blocks
 
+# Of the length of a step, before its sinusoids: they then have less than two periods over all noise levels.
+# With those of the timestep, of up to 160, its derivative in training would be that of noise.
+INTERVAL_SCALE = 0.01
+
 
 class Tokens(NamedTuple):
     """Tokens of all clips, the input of the first block."""
@@ -47,6 +51,9 @@ class SpaceTimeDiT(nnx.Module):
         self.patch_embedding = Dense(tokens_in, dim, rngs=rngs)
         self.timestep_embedding = MLP(config.freq_dim, dim, dim, rngs=rngs)
         self.timestep_projection = Dense(dim, 6 * dim, rngs=rngs)
+        if config.flow_map:
+            # Zero until it is trained: with the weights of a model of velocities it predicts its velocity.
+            self.interval_embedding = MLP(config.freq_dim, dim, dim, rngs=rngs, init=zeros)
         if config.text_dim:
             self.text_embedding = MLP(config.text_dim, dim, dim, rngs=rngs, activation=gelu)
         if config.camera == "plucker":
@@ -145,9 +152,10 @@ class SpaceTimeDiT(nnx.Module):
         conditioning: Conditioning,
         memory: jax.Array | None = None,
         *,
+        target_timestep: jax.Array | None = None,
         differentiable: bool = True,
     ) -> jax.Array:
-        """Predicts `noise - x0` of the target.
+        """Predicts `noise - x0` of the target; a flow map predicts the mean velocity of a step.
 
         Args:
           noisy_target: latents `[B, F', H', W', C]` at the noise level of `timestep`.
@@ -156,6 +164,8 @@ class SpaceTimeDiT(nnx.Module):
           conditioning: from `condition`.
           memory: latents `[B, K, H', W', C]` of earlier output, clean or slightly noisy, where `conditioning`
             has a memory of K latent frames.
+          target_timestep: `[B]` or a scalar, at most `timestep`: where the step ends. Only a flow map
+            (`DiTConfig.flow_map`) reads it; None: `timestep`, for the velocity there.
           differentiable: False is for sampling: faster, and no gradient can be taken, see `run_blocks`.
 
         Returns:
@@ -165,7 +175,9 @@ class SpaceTimeDiT(nnx.Module):
           ValueError: latents and memory have other numbers of frames than `condition` was given.
         """
         given = noisy_target, source, timestep, conditioning, memory
-        return self._run(*given, differentiable=differentiable, keep_after=0)[0]
+        return self._run(
+            *given, target_timestep=target_timestep, differentiable=differentiable, keep_after=0
+        )[0]
 
     def with_tokens(
         self,
@@ -186,7 +198,7 @@ class SpaceTimeDiT(nnx.Module):
           Velocity, and tokens `[B, 2F', h, w, D]` of F' latent frames of the target, then of the source.
         """
         given = noisy_target, source, timestep, conditioning, memory
-        velocity, tokens = self._run(*given, differentiable=True, keep_after=after)
+        velocity, tokens = self._run(*given, target_timestep=None, differentiable=True, keep_after=after)
         assert tokens is not None
         _, frames, height, width, _ = noisy_target.shape
         grid = {"h": height // self.config.patch, "w": width // self.config.patch}
@@ -201,6 +213,7 @@ class SpaceTimeDiT(nnx.Module):
         conditioning: Conditioning,
         memory: jax.Array | None,
         *,
+        target_timestep: jax.Array | None,
         differentiable: bool,
         keep_after: int,
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -209,7 +222,7 @@ class SpaceTimeDiT(nnx.Module):
         tokens = self._embed(noisy_target.astype(c.dtype), source, memory)
         if conditioning.shared.cos.shape[1] != tokens.x.shape[1]:
             raise ValueError("the latents have more or fewer frames than what `condition` was given")
-        t = self._embed_timestep(timestep)
+        t = self._embed_timestep(timestep, target_timestep)
         stream, kept = run_blocks(
             self.blocks,
             tokens.x,
@@ -228,11 +241,16 @@ class SpaceTimeDiT(nnx.Module):
         )
         return y.astype(jnp.float32), kept
 
-    def _embed_timestep(self, timestep: jax.Array) -> jax.Array:
+    def _embed_timestep(self, timestep: jax.Array, target_timestep: jax.Array | None) -> jax.Array:
         """`[B]` -> `[B, D]` float32."""
+        interval = timestep - (timestep if target_timestep is None else target_timestep)
+        waves = sinusoid(INTERVAL_SCALE * interval, self.config.freq_dim)
         if self.config.official_rounding:
             timestep = timestep.astype(jnp.bfloat16)
-        return self.timestep_embedding(sinusoid(timestep, self.config.freq_dim))
+        t = self.timestep_embedding(sinusoid(timestep, self.config.freq_dim))
+        if self.config.flow_map:
+            t = t + self.interval_embedding(waves)
+        return t
 
     def _head(self, stream: Stream, t: jax.Array) -> jax.Array:
         """Tokens `[B, N, D]`, modulated by `t` `[B, D]`, to the values of their patches `[B, N, p p C]`."""

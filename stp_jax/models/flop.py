@@ -47,6 +47,11 @@ def dit_flop(
         "head": target * c.dim * values,
     }
     attention = 2 * queries * tokens * c.dim
+    if c.flow_map:
+        kernels |= {
+            "interval_embedding.layer_in": c.freq_dim * c.dim,
+            "interval_embedding.layer_out": c.dim**2,
+        }
     if c.text_dim:
         kernels |= {f"blocks.cross_attn.{name}": queries * c.dim**2 for name in "qo"}
         attention += 2 * queries * TEXT_TOKENS * c.dim

@@ -100,11 +100,20 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class MLP(nnx.Module):
-    """Dense, an activation (by default SiLU), Dense."""
+    """Dense, an activation (by default SiLU), Dense, whose second kernel begins as `init` makes it."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs, activation=jax.nn.silu):
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        activation=jax.nn.silu,
+        init=lecun_normal,
+    ):
         self.layer_in = Dense(inputs, hidden, rngs=rngs)
-        self.layer_out = Dense(hidden, outputs, rngs=rngs)
+        self.layer_out = Dense(hidden, outputs, rngs=rngs, init=init)
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -76,13 +76,17 @@ def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
     def step(
         state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
     ) -> tuple[jax.Array, jax.Array]:
-        model = nnx.merge(graph, state)
+        model = functools.partial(
+            nnx.merge(graph, state),
+            target_timestep=flow.MAX_TIMESTEP * following,  # a flow map's velocity is the mean of the step
+            differentiable=False,
+        )
         timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
         if guidance is None:
-            velocity = model(x, source, timestep, conditioning, memory, differentiable=False)
+            velocity = model(x, source, timestep, conditioning, memory)
         elif batched_guidance:
             videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
-            both = model(videos, sources, timesteps, conditioning, earlier, differentiable=False)
+            both = model(videos, sources, timesteps, conditioning, earlier)
             predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
             velocity = without + guidance * (predicted - without)
         else:
@@ -90,7 +94,7 @@ def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
             def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
                 blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
                 of_prompt = conditioning._replace(blocks=blocks)
-                return model(x, source, timestep, of_prompt, memory, differentiable=False)
+                return model(x, source, timestep, of_prompt, memory)
 
             prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
             predicted, without = jax.lax.map(velocity_with, prompts)

@@ -71,6 +71,19 @@ class DiTLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FlowMapConfig:
+    """Training of a model with model.flow_map for few sampling steps, see `stp_jax.flow_map`."""
+
+    # Weights of the model whose velocity is followed: distillation. Empty: the data's own velocity.
+    teacher: str = ""
+    instant_share: float = setting(0.5, least=0, below=1)  # examples that train the velocity itself
+    clean_share: float = setting(0.25, least=0, below=1)  # examples whose step goes to the clean latents
+    # Of the differences, in units of sigma; in bfloat16 more, see docs/few_step.md.
+    delta: float = setting(0.02, least=1e-4, below=0.5)
+    adaptive_power: float = setting(1.0, least=0)  # of the weight by an example's error; 0: all weigh 1
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How pictures are sampled, and the notes of exported weights for those who sample from them."""
 
@@ -180,6 +193,7 @@ class DiTTraining(Training):
     model: DiTConfig = DiTConfig()
     flow: FlowConfig = FlowConfig()
     loss: DiTLossConfig = DiTLossConfig()
+    flow_map: FlowMapConfig = FlowMapConfig()
     sampling: SamplingConfig = SamplingConfig()
 
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,20 @@ from stp_jax.training.state import graph_of, trained
 from stp_jax.training.task import Batch
 from stp_jax.training.videos import psnr, rows
 from stp_jax.weights import kinds, native, reading, recognition
+
+
+class Noised(NamedTuple):
+    """The latents of a batch, `[B, F', H', W', C]`, as a model is given them in training."""
+
+    x: jax.Array  # the target with noise
+    target: jax.Array
+    noise: jax.Array
+    source: jax.Array
+    memory: jax.Array | None  # [B, K, H', W', C]
+    levels: flow.NoiseLevels
+
+    def velocity(self) -> jax.Array:
+        return flow.velocity(self.target, self.noise)
 
 
 class DiTTask:
@@ -97,7 +111,12 @@ class DiTTask:
                 self.frozen["text"] = jax.ShapeDtypeStruct((1, TEXT_TOKENS, text_dim), jnp.float32)
         if config.loss.depth:
             self._set_depth()
-        share = config.data.memory_share if drawn else 0.0
+        self._set_cost()
+
+    def _set_cost(self) -> None:
+        """Sets `tokens` and `flop`, the means over examples with a memory and without."""
+        data = self.config.data
+        share = data.memory_share if data.get("memory_frames", 0) else 0.0
         pairs = zip(self.cost(memory=False), self.cost(memory=True), strict=True)
         tokens, self.flop = ((1 - share) * without + share * with_ for without, with_ in pairs)
         self.tokens = round(tokens)
@@ -168,6 +187,11 @@ class DiTTask:
                 f"config.init_from = {self.config.init_from}: weights of a model with heads = {theirs}; "
                 f"config.model.heads is {own}.\nSet --config.model.heads={theirs}."
             )
+        if config.flow_map and not self.model_config.flow_map:
+            raise InputError(
+                f"config.init_from = {self.config.init_from}: weights of a flow map, for few steps: train "
+                "it with configs/demo_few_step.py, or set --config.model.flow_map=true."
+            )
         for name in ("rope_frames", "scene_scale"):
             theirs, own = getattr(config, name), getattr(self.model_config, name)
             if theirs != own:
@@ -176,7 +200,7 @@ class DiTTask:
     def may_start_random(self, name):
         # What a text-to-video model lacks: conditioning on cameras and animation times. Projections of it
         # start at zero, and the projector of self-attention as the identity.
-        added = ("camera", "animation_time", "projector", depth_head.NAME)
+        added = ("camera", "animation_time", "projector", "interval_embedding", depth_head.NAME)
         return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
 
     def frozen_for(self, data):
@@ -200,25 +224,31 @@ class DiTTask:
         return model.condition(*views, text=text, latent_size=latent_size)
 
     def loss(self, model, frozen, batch, key):
-        target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
-        noise_key, sigma_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, target.shape)
-        levels = self._levels(sigma_key, target)
-        conditioning = self.condition(model, frozen, batch, target.shape[1:4])
-        noisy = flow.add_noise(target, noise, levels.sigma)
-        memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
-        given = noisy, source, levels.timestep, conditioning, memory
+        noised = self._noised(frozen, batch, key)
+        conditioning = self.condition(model, frozen, batch, noised.target.shape[1:4])
+        given = noised.x, noised.source, noised.levels.timestep, conditioning, noised.memory
         # Held-out examples have no depth: their loss is that of a model without the head.
         if with_depth := "target_depth" in batch:
             predicted, tokens = model.with_tokens(*given, after=self._depth_layer)
         else:
             predicted = model(*given)
-        errors = jnp.mean(jnp.square(predicted - flow.velocity(target, noise)), axis=(1, 2, 3, 4))
-        loss = jnp.mean(levels.weight * errors)
+        errors = jnp.mean(jnp.square(predicted - noised.velocity()), axis=(1, 2, 3, 4))
+        loss = jnp.mean(noised.levels.weight * errors)
         if not with_depth:
             return loss, {}
         of_depth = depth_head.depth_loss(model, tokens, batch)
         return loss + self.config.loss.depth * of_depth, {"flow_loss": loss, "depth_loss": of_depth}
+
+    def validation_loss(self, model, frozen, batch, key):
+        return self.loss(model, frozen, batch, key)[0]
+
+    def _noised(self, frozen: dict[str, Any], batch: Batch, key: jax.Array) -> Noised:
+        target, source = (self._latents(batch, name, frozen) for name in ("target", "source"))
+        noise_key, sigma_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, target.shape)
+        levels = self._levels(sigma_key, target)
+        memory = self._noisy_memory(batch, jax.random.fold_in(key, 1))
+        return Noised(flow.add_noise(target, noise, levels.sigma), target, noise, source, memory, levels)
 
     def _noisy_memory(self, batch: Batch, key: jax.Array) -> jax.Array | None:
         if "memory_latents" not in batch:

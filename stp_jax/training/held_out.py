@@ -17,7 +17,7 @@ from stp_jax.devices.sharding import global_batch, host_rows
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, bind
 from stp_jax.training.metrics import Writer
-from stp_jax.training.state import PICTURES, VALIDATION, graph_of, random_key
+from stp_jax.training.state import PICTURES, VALIDATION, frozen_shardings, graph_of, random_key
 from stp_jax.training.task import Task
 
 
@@ -93,7 +93,8 @@ class Validation:
             size, seed = run.validation.batch_size, run.validation.seed
             task = task.with_flow(run.validation.flow)
         self._frozen = task.frozen_for(config.pictures.data) | frozen
-        self._on_devices = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+        shardings = frozen_shardings(self._frozen, mesh)
+        self._on_devices = jax.jit(lambda tree: tree, out_shardings=shardings)
         data = config.pictures.data
         self._parts = parts_of(data) if data.get("mixture") else {"": data}
         rows = host_rows(mesh, size)
@@ -103,7 +104,7 @@ class Validation:
         }
         self._keys = [random_key(seed, i, VALIDATION) for i in range(count)]
         graph = graph_of(task)
-        self._loss = jax.jit(lambda params, *inputs: task.loss(bind(graph, params), *inputs)[0])
+        self._loss = jax.jit(lambda params, *inputs: task.validation_loss(bind(graph, params), *inputs))
 
     def losses(self, params: Params) -> dict[str, float]:
         """`loss`: the mean loss with these weights. Of a mixture it is the mean over its data sets by their

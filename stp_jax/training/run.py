@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from input_pipeline import latent_batches
@@ -20,10 +20,17 @@ from stp_jax.devices.distributed import log
 from stp_jax.errors import InputError
 from stp_jax.training.checkpoints import Checkpoints
 from stp_jax.training.data import device_batches, training_data
-from stp_jax.training.dit_task import DiTTask
+from stp_jax.training.flow_map_task import dit_task
 from stp_jax.training.held_out import Preview, Validation
 from stp_jax.training.optimizer import make_optimizer
-from stp_jax.training.state import Average, TrainState, abstract_state, init_state, trained
+from stp_jax.training.state import (
+    Average,
+    TrainState,
+    abstract_state,
+    frozen_shardings,
+    init_state,
+    trained,
+)
 from stp_jax.training.task import Params, Task
 from stp_jax.training.vae_task import VAETask
 
@@ -81,7 +88,8 @@ class Run:
         self.task = make_task(config)
         self.optimizer = make_optimizer(config.optimizer)
         self.average = Average(config.optimizer)
-        self.frozen = jax.device_put(self.task.frozen_for(config.data), NamedSharding(mesh, P()))
+        frozen = self.task.frozen_for(config.data)
+        self.frozen = jax.device_put(frozen, frozen_shardings(frozen, mesh))
         training_data(config, config.seed, mesh)  # finds mistakes in the data
         check_captions(config.data, "train")
         for remark in latent_batches.remarks(config.data, "train") if "kind" in config.data else ():
@@ -180,7 +188,7 @@ def make_task(config: ConfigDict) -> Task:
     Raises:
       InputError: an unknown task, or its frozen weights cannot be read.
     """
-    tasks: dict[str, type[DiTTask] | type[VAETask]] = {"dit": DiTTask, "vae": VAETask}
+    tasks: dict[str, Callable[[ConfigDict], Task]] = {"dit": dit_task, "vae": VAETask}
     if config.task not in tasks:
         raise InputError(f"config.task is {config.task!r}; choose one of {', '.join(tasks)}.")
     return tasks[config.task](config)

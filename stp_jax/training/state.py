@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import constrain_parameters, parameter_shardings
@@ -34,6 +36,7 @@ class TrainState(NamedTuple):
 
 # Purposes of random keys: keys of one step never collide, and a resumed run draws the same numbers.
 INIT, LOSS, PICTURES, VALIDATION = range(4)
+TEACHER = "teacher"  # the name of a teacher's weights among the frozen ones
 
 
 def random_key(seed: int, step: int | jax.Array, purpose: int) -> jax.Array:
@@ -59,6 +62,15 @@ def trained(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
             f"{', '.join(list(params)[:6])}, .."
         )
     return chosen
+
+
+def frozen_shardings(frozen: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Places of the weights that a loss reads: whole on every device; a teacher is split like a model."""
+    whole = NamedSharding(mesh, P())
+    return {
+        name: parameter_shardings(value, mesh) if name == TEACHER else jax.tree.map(lambda _: whole, value)
+        for name, value in frozen.items()
+    }
 
 
 def graph_of(task: Task) -> nnx.GraphDef:

@@ -43,6 +43,9 @@ class Task(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The float32 loss on a batch and further numbers to log; runs inside jit."""
 
+    def validation_loss(self, model: Any, frozen: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        """The float32 loss on a batch of held-out examples; runs inside jit."""
+
     def generator(self, sharding: NamedSharding) -> Generate:
         """Returns `generate(params, frozen, batch, key)`: videos by name, `[B, F, H, W, 3]` in [-1, 1].
 

@@ -85,6 +85,9 @@ class VAETask:
         video = random_crop(self._video(batch), self.config.crop, crop_key)
         return vae_loss(model, video, noise_key, self.loss_weights, frozen.get("lpips"))
 
+    def validation_loss(self, model, frozen, batch, key):
+        return self.loss(model, frozen, batch, key)[0]
+
     def generator(self, sharding):
         graph = graph_of(self)
 

@@ -51,6 +51,7 @@ CONFIGS: dict[str, dict[str, Field]] = {
         "text_dim": Field(int, 0, 2**17),
         "source": FLAG,
         "memory": Field(int, 0, 10_000),
+        "flow_map": FLAG,
         "camera": NAME,
         "animation_time": NAME,
         "rope_frames": NAME,

@@ -409,7 +409,7 @@ class KnowsTheTarget(nnx.Module):
     def condition(self, *views, text=None, latent_size):
         assert latent_size == (2, SIZE // 4, SIZE // 4)
 
-    def __call__(self, noisy, source, timestep, conditioning, memory, *, differentiable):
+    def __call__(self, noisy, source, timestep, conditioning, memory, *, target_timestep, differentiable):
         return (noisy - self.target[...]) / (timestep / 1000).reshape(-1, 1, 1, 1, 1)
 
 

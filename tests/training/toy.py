@@ -61,6 +61,9 @@ class ToyTask:
         loss = jnp.mean(jnp.square(model(batch["x"] + noise) - batch["x"] - frozen["shift"]))
         return loss, {"mean_input": jnp.mean(batch["x"])}
 
+    def validation_loss(self, model, frozen, batch, key):
+        return self.loss(model, frozen, batch, key)[0]
+
     def generator(self, sharding):
         def generate(params, frozen, batch, key):
             return {"y": bind(graph_of(self), params)(batch["x"])}

@@ -71,6 +71,11 @@ def rules(config: DiTConfig, layout: str) -> list[Rule]:
     Raises:
       InputError: this kind of DiT has no form in the layout.
     """
+    if config.flow_map:
+        raise InputError(
+            f"this DiT is a flow map (few sampling steps): it is also given where a step ends, which the "
+            f"{layout} models are not. Store it in our own form (--format ours)."
+        )
     own = config.camera == "plucker" or config.animation_time in ("frames", "uniform")
     if own or not config.text_dim:
         raise InputError(
