@@ -348,9 +348,7 @@ def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
         def one(function: Callable, inputs: tuple, tflop=tflop, true=true, name: str = "") -> dict[str, Any]:
             compiled, kernels = kernels_of(function, *inputs)
             took, y = seconds(compiled, *inputs)
-            wrong = (
-                None if "already" in name else float(relative_error(y[None, :QUERIES], true[None]))
-            )
+            wrong = None if "already" in name else float(relative_error(y[None, :QUERIES], true[None]))
             return {"ms": 1e3 * took, "TFLOP/s": tflop / took, "error": wrong, "kernels": kernels}
 
         for name, (function, inputs) in forms.items():
