@@ -29,6 +29,7 @@ with starting(__name__ == "__main__"):
     import jax.numpy as jnp
 
     from stp_jax.command_line import Parser, count
+    from stp_jax.models import fp8_attention
 
 E4M3 = jnp.float8_e4m3fn
 LARGEST = 448.0  # of e4m3
@@ -77,8 +78,9 @@ def relative_error(y: jax.Array, true: jax.Array) -> jax.Array:
 
 
 def bfloat16(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    implementation = "cudnn" if jax.default_backend() == "gpu" else "xla"
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    if jax.default_backend() == "gpu":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v)
 
 
 def to_fp8(x: jax.Array, scale: jax.Array | float) -> jax.Array:
@@ -90,7 +92,7 @@ def cudnn_fp8(q: jax.Array, k: jax.Array, v: jax.Array, scales: tuple[Any, ...],
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     one = jnp.ones((1, 1, 1, 1), jnp.float32)
-    params = dict.fromkeys(cudnn.fp8_params_keys, one)
+    params: Any = dict.fromkeys(cudnn.fp8_params_keys, one)
     for name, scale in zip("qkv", scales, strict=True):
         params[f"descale_{name}"] = one / scale
     params |= {
@@ -134,8 +136,8 @@ def power_of_two(amax: jax.Array, top: float = 256.0) -> jax.Array:
     return jnp.exp2(jnp.floor(jnp.log2(top / jnp.maximum(amax, 1e-12))))
 
 
-def amax(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
-    return jnp.max(jnp.abs(x.astype(jnp.float32)), axes, keepdims=axes is not None)
+def amax(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(x.astype(jnp.float32)))
 
 
 def fp8(
@@ -143,18 +145,17 @@ def fp8(
     k: jax.Array,
     v: jax.Array,
     *,
-    scales: str = "data",
+    fixed: bool = False,
     keys: bool = False,
     values: bool = False,
     multiple: int = 1,
     wide_output: bool = False,
     only: str = "",
-) -> jax.Array | tuple[jax.Array, ...]:
+) -> Any:
     """Attention in 8 bits.
 
     Args:
-      scales: `fixed` (1), `data` (from the largest of each tensor), `channels` (of values, one for each
-        head and channel, which is undone on the output).
+      fixed: scales of 1; else from the largest of each tensor.
       keys: whether the mean over the tokens is subtracted from the keys.
       values: the same from the values; it is added to the output.
       multiple: keys and values are padded to a multiple of this; padding is a zero key and a zero value.
@@ -167,28 +168,18 @@ def fp8(
     if values:
         mean = jnp.mean(v, 1, keepdims=True, dtype=jnp.float32)
         v = v.astype(jnp.float32) - mean
-    of_channels: jax.Array | float = 1.0
-    if scales == "fixed":
-        given, out_scale = (1.0, 1.0, 1.0), 64.0
-    elif scales == "channels":
-        of_channels = power_of_two(amax(v, (0, 1)))
-        given, out_scale = (power_of_two(amax(q)), power_of_two(amax(k)), 1.0), 1.0
-    else:
-        given = tuple(power_of_two(amax(x)) for x in (q, k, v))
-        out_scale = given[2]
-    small = [
-        to_fp8(x, scale)
-        for x, scale in zip((q, k, v), (given[0], given[1], given[2] * of_channels), strict=True)
-    ]
+    given = tuple(jnp.float32(1) if fixed else power_of_two(amax(x)) for x in (q, k, v))
+    out_scale = 64.0 if fixed else given[2]
+    small = [to_fp8(x, scale) for x, scale in zip((q, k, v), given, strict=True)]
     if multiple > 1:
         small = [jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, 0), (0, 0))) for x in small]
     if only == "casts":
         return tuple(small)
     if wide_output:
-        y = cudnn_fp8_wide_output(*small, given).astype(jnp.float32)
+        y = cudnn_fp8_wide_output(small[0], small[1], small[2], given).astype(jnp.float32)
     else:
-        y = cudnn_fp8(*small, given, out_scale).astype(jnp.float32) / out_scale
-    return (y[:, :tokens] / of_channels + mean).astype(q.dtype)
+        y = cudnn_fp8(small[0], small[1], small[2], given, out_scale).astype(jnp.float32) / out_scale
+    return (y[:, :tokens] + mean).astype(q.dtype)
 
 
 def by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -232,7 +223,7 @@ class Cases:
         print(f"| {' | '.join(shown)} |", flush=True)
 
 
-def attention_cases(cases: Cases, tokens: int, heads: int, width: int, small: bool) -> None:
+def attention_cases(cases: Cases, tokens: int, heads: int, width: int) -> None:
     kinds = ("noise", "offsets")
     data = {kind: draw(tokens, heads, width, kind) for kind in kinds}
     true = {kind: exact(*data[kind]) for kind in kinds}
@@ -252,22 +243,20 @@ def attention_cases(cases: Cases, tokens: int, heads: int, width: int, small: bo
     smooth: dict[str, Any] = {"keys": True, "values": True}
     variants: dict[str, tuple[Callable, bool]] = {
         "bfloat16": (bfloat16, True),
-        "fp8, scales 1, 1, 1, output 64": (functools.partial(fp8, scales="fixed"), True),
+        "fp8, scales 1, 1, 1, output 64": (functools.partial(fp8, fixed=True), True),
         "fp8, scales from data": (fp8, True),
         "fp8, keys smoothed": (functools.partial(fp8, keys=True), True),
         "fp8, keys and values smoothed": (functools.partial(fp8, **smooth), True),
         "the same, padded to 128 tokens": (functools.partial(fp8, **smooth, multiple=128), True),
-        "the same, scale of values by channel": (functools.partial(fp8, **smooth, scales="channels"), True),
+        "as the model computes it": (functools.partial(fp8_attention.attention, mode="fp8"), True),
         "casts alone": (functools.partial(fp8, **smooth, only="casts"), False),
     }
     for name, (function, has_error) in variants.items():
-        if small and "fp8" not in name and "same" not in name and "bfloat" not in name:
-            continue
         cases.run(name, functools.partial(measured, function, has_error))
 
     def kernel_alone() -> dict[str, Any]:
         inputs = jax.jit(functools.partial(fp8, **smooth, only="casts"))(*data["noise"])
-        took, _ = seconds(jax.jit(lambda *x: cudnn_fp8(*x, (1.0, 1.0, 1.0), 1.0)), *inputs)
+        took, _ = seconds(jax.jit(lambda *x: cudnn_fp8(x[0], x[1], x[2], (1.0, 1.0, 1.0), 1.0)), *inputs)
         return {"ms": 1e3 * took, "TFLOP/s": tflop / took}
 
     cases.run("kernel alone", kernel_alone)
@@ -290,32 +279,38 @@ def last_cases(cases: Cases, tokens: int, heads: int, width: int) -> None:
     cases.run("fp8, output in bfloat16", functools.partial(measured, wide))
 
 
-def scaled_product(x: jax.Array, w: jax.Array, scale_w: jax.Array, scale_x: Any, form: str) -> jax.Array:
-    """`x @ w` for `w` in e4m3 (times `scale_w`), `x` cast to e4m3; in two forms that XLA may recognise."""
-    small = to_fp8(x, scale_x)
-    if form == "direct":
-        y = jax.lax.dot_general(small, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return (y * (1 / (scale_x * scale_w))).astype(x.dtype)
-    wide, weights = (
-        a.astype(x.dtype) * jnp.asarray(1 / s, x.dtype) for a, s in ((small, scale_x), (w, scale_w))
-    )
+def fp8_dot(x: jax.Array, w: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    return jax.lax.dot_general(x, w, (((1,), (0,)), ((), ())), preferred_element_type=dtype)
+
+
+def scaled_product(x: jax.Array, w: jax.Array, scale_w: jax.Array, scale_x: Any = None) -> jax.Array:
+    """`x @ w` for `w` in e4m3, multiplied by `scale_w`; `x` is cast to e4m3, by default scaled by data."""
+    scale_x = power_of_two(amax(x)) if scale_x is None else scale_x
+    return (fp8_dot(to_fp8(x, scale_x), w) / (scale_x * scale_w)).astype(x.dtype)
+
+
+def by_bfloat16(x: jax.Array, w: jax.Array, scale_w: jax.Array) -> jax.Array:
+    """The same as a product of bfloat16, a pattern that XLA turns into one of e4m3."""
+    scale_x = power_of_two(amax(x))
+    small = (to_fp8(x, scale_x), scale_x), (w, scale_w)
+    wide, weights = (a.astype(x.dtype) * jnp.asarray(1 / s, x.dtype) for a, s in small)
     return wide @ weights
 
 
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.jit(lambda: jax.random.normal(jax.random.key(seed), shape).astype(jnp.bfloat16))()
+
+
+def kernels_of(function: Callable, *inputs: jax.Array) -> tuple[Callable, str]:
+    compiled = jax.jit(function).lower(*inputs).compile()
+    text = compiled.as_text() or ""
+    found = set(
+        re.findall(r"__cublas\$(?:lt\$matmul\$f8|lt\$matmul|gemm)|__triton[a-z_]*|__cudnn\$[a-z]+", text)
+    )
+    return compiled, ", ".join(sorted(found)) or "other"
+
+
 def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
-    def normal(seed: int, *shape: int) -> jax.Array:
-        return jax.jit(lambda: jax.random.normal(jax.random.key(seed), shape).astype(jnp.bfloat16))()
-
-    def kernels_of(function: Callable, *inputs: jax.Array) -> tuple[Callable, str]:
-        compiled = jax.jit(function).lower(*inputs).compile()
-        found = set(
-            re.findall(
-                r"__cublas\$lt\$matmul(?:\$f8)?|__cublas\$gemm|__triton_gemm|kind\":\"__triton[a-z_]*|__cudnn\$fusion",
-                compiled.as_text() or "",
-            )
-        )
-        return compiled, ", ".join(sorted(found)) or "other"
-
     print("\n| product | ms | TFLOP/s | error | kernels | seconds with compilation |")
     print("|---|---|---|---|---|---|")
     for inner, outer in ((dim, ffn_dim), (ffn_dim, dim), (dim, dim)):
@@ -323,26 +318,16 @@ def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
         scale_w = power_of_two(amax(w))
         w8, tflop = to_fp8(w, scale_w), 2 * rows * inner * outer / 1e12
         true = jnp.matmul(x[:QUERIES].astype(jnp.float32), w.astype(jnp.float32), precision="highest")
+        data = (x, w8, scale_w)
         forms: dict[str, tuple[Callable, tuple]] = {
-            "bfloat16": (lambda x, w: x @ w, (x, w)),
-            "fp8, scale from data, direct": (
-                lambda x, w, s: scaled_product(x, w, s, power_of_two(amax(x)), "direct"),
-                (x, w8, scale_w),
-            ),
-            "fp8, scale from data, by bfloat16": (
-                lambda x, w, s: scaled_product(x, w, s, power_of_two(amax(x)), "pattern"),
-                (x, w8, scale_w),
-            ),
+            "bfloat16": (jnp.matmul, (x, w)),
+            "fp8, scale from data, direct": (scaled_product, data),
+            "fp8, scale from data, by bfloat16": (by_bfloat16, data),
             "fp8, scale of activations fixed, direct": (
-                lambda x, w, s: scaled_product(x, w, s, jnp.float32(16), "direct"),
-                (x, w8, scale_w),
+                functools.partial(scaled_product, scale_x=16.0),
+                data,
             ),
-            "fp8, x already cast": (
-                lambda x, w: jax.lax.dot_general(
-                    x, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.bfloat16
-                ),
-                (to_fp8(x, 1.0), w8),
-            ),
+            "fp8, x already cast": (functools.partial(fp8_dot, dtype=jnp.bfloat16), (to_fp8(x, 1.0), w8)),
         }
 
         def one(function: Callable, inputs: tuple, tflop=tflop, true=true, name: str = "") -> dict[str, Any]:
@@ -355,6 +340,11 @@ def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
             label = f"[{rows}, {inner}] x [{inner}, {outer}], {name}"
             cases.run(label, functools.partial(one, function, inputs, name=name))
 
+    net_cases(cases, rows, dim, ffn_dim)
+
+
+def net_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
+    """A feed-forward net, GELU and all."""
     x = normal(1, rows, dim)
     w1, w2 = normal(2, dim, ffn_dim) * jnp.bfloat16(dim**-0.5), normal(3, ffn_dim, dim) * jnp.bfloat16(0.01)
     s1, s2 = power_of_two(amax(w1)), power_of_two(amax(w2))
@@ -363,17 +353,14 @@ def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
         def product(x: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
             if kind == "bfloat16":
                 return x @ w
-            return scaled_product(
-                x, w, s, jnp.float32(16) if kind == "fixed" else power_of_two(amax(x)), "direct"
-            )
+            return scaled_product(x, w, s, 16.0 if kind == "fixed" else None)
 
         hidden = jax.nn.gelu(product(x, w1, s1).astype(jnp.float32)).astype(x.dtype)
         return product(hidden, w2, s2)
 
     tflop = 4 * rows * dim * ffn_dim / 1e12
-    true = net(
-        x[:QUERIES].astype(jnp.float32), w1.astype(jnp.float32), w2.astype(jnp.float32), s1, s2, "bfloat16"
-    )
+    first, exact_1, exact_2 = (a.astype(jnp.float32) for a in (x[:QUERIES], w1, w2))
+    true = net(first, exact_1, exact_2, s1, s2, "bfloat16")
 
     def whole(kind: str) -> dict[str, Any]:
         weights = (w1, w2) if kind == "bfloat16" else (to_fp8(w1, s1), to_fp8(w2, s2))
@@ -383,10 +370,8 @@ def product_cases(cases: Cases, rows: int, dim: int, ffn_dim: int) -> None:
         return {"ms": 1e3 * took, "TFLOP/s": tflop / took, "error": wrong, "kernels": kernels}
 
     for kind in ("bfloat16", "data", "fixed"):
-        cases.run(
-            f"feed-forward net, {kind if kind == 'bfloat16' else f'fp8, scale {kind}'}",
-            lambda kind=kind: whole(kind),
-        )
+        name = {"data": "fp8, scales from data", "fixed": "fp8, scales of activations fixed"}.get(kind, kind)
+        cases.run(f"feed-forward net, {name}", functools.partial(whole, kind))
 
 
 @exit_on_input_error
@@ -406,11 +391,11 @@ def main() -> None:
         f"{device.device_kind} ({capability}), jax {jax.__version__}, "
         f"{tokens:,} tokens, {heads} heads of {width}"
     )
-    if device.platform != "gpu" or float(capability or 0) < 8.9:
+    if device.platform != "gpu" or float(capability or 0) < 9:
         print("This device has no fp8 attention: its cases fail below, each with its reason.")
     report = {"device": device.device_kind, "jax": jax.__version__, "tokens": tokens, "rows": ROWS}
     cases = Cases(given.seconds, report, given.out)
-    attention_cases(cases, tokens, heads, width, given.small)
+    attention_cases(cases, tokens, heads, width)
     product_cases(cases, *((256, 64, 128) if given.small else (65_536, 1536, 8960)))
     last_cases(cases, tokens, heads, width)
     print("\n" + json.dumps(report))
