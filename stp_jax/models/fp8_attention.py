@@ -111,12 +111,12 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, mode: str) -> jax.Arr
     Raises:
       InputError: cuDNN's kernel cannot serve here.
     """
-    simulated = mode == "fp8_simulated"
-    reason = None if simulated else unavailable(q.shape[-1], k.shape[1])
+    on_gpu = mode == "fp8"
+    reason = unavailable(q.shape[-1], k.shape[1]) if on_gpu else None
     if reason:
         raise InputError(f"model.sampling_attention is fp8: {reason}. Set it to exact.")
     given = quantise(q, k, v)
-    y = _simulated(given) if simulated else _cudnn(given)[:, : q.shape[1]]
+    y = _cudnn(given)[:, : q.shape[1]] if on_gpu else simulated(given)
     # No output is larger than the largest value, so that its scale serves both.
     return (y.astype(jnp.float32) / given.scales[2] + given.mean).astype(q.dtype)
 
@@ -160,7 +160,7 @@ def _cudnn(given: Quantised) -> jax.Array:
     return cudnn.dot_product_attention(q, k, v, fp8_params=parameters, scale=scale, use_fp8=True)[0]
 
 
-def _simulated(given: Quantised) -> jax.Array:
+def simulated(given: Quantised, output: jax.typing.DTypeLike = E4M3) -> jax.Array:
     """What cuDNN's kernel computes, but that it subtracts the largest logit so far instead of the largest."""
     q, k, v = (x.astype(jnp.float32) for x in given[:3])
     scale = q.shape[-1] ** -0.5 / (given.scales[0] * given.scales[1])
@@ -169,4 +169,4 @@ def _simulated(given: Quantised) -> jax.Array:
     small = (WEIGHTS_SCALE * weights).astype(E4M3).astype(jnp.float32)
     total = WEIGHTS_SCALE * jnp.sum(weights, -1)
     y = jnp.einsum("bhqk,bkhd->bqhd", small, v, precision="highest") / total.swapaxes(1, 2)[..., None]
-    return y.astype(E4M3)
+    return y.astype(output)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stp_jax import text
 from stp_jax.errors import InputError
@@ -92,11 +92,14 @@ def sampling_remarks(
     return tuple(lines)
 
 
-def available_attention(mode: str, config: DiTConfig, tokens: int) -> tuple[DiTConfig, tuple[str, ...]]:
+def available_attention(
+    mode: str, config: DiTConfig, tokens: int, exact_blocks: int = 1
+) -> tuple[DiTConfig, tuple[str, ...]]:
     """The config with the attention that was asked for, or else with exact attention and a line that says so.
 
     Args:
       tokens: of all clips of a video.
+      exact_blocks: see `DiTConfig.sampling_exact_blocks`.
 
     Raises:
       InputError: there is no such mode.
@@ -105,7 +108,8 @@ def available_attention(mode: str, config: DiTConfig, tokens: int) -> tuple[DiTC
         raise InputError(f"attention {mode!r}; choose one of {', '.join(fp8_attention.MODES)}.")
     reason = fp8_attention.unavailable(config.dim // config.heads, tokens) if mode == "fp8" else None
     lines = (f"Attention is exact, not in 8 bits: {reason}.",) if reason else ()
-    return dataclasses.replace(config, sampling_attention="exact" if reason else mode), lines
+    used: dict[str, Any] = {"sampling_attention": "exact" if reason else mode}
+    return dataclasses.replace(config, sampling_exact_blocks=exact_blocks, **used), lines
 
 
 def refuse_idle_tiles(vae: VAEConfig, frames: int, height: int, width: int) -> None:

@@ -66,6 +66,7 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       attention: `exact`; `fp8`, in 8 bits, faster for long videos, see `stp_jax.models.fp8_attention`: where
         that cannot be, a remark says why, and attention is exact; `fp8_simulated`, for measurements.
+      exact_blocks: first blocks, and last ones, whose attention is exact all the same.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
@@ -93,6 +94,7 @@ class Rerenderer:
         shift: float | None = None,
         guidance: float | None = None,
         attention: str = "exact",
+        exact_blocks: int = 1,
         dtype: str | None = None,
         official_rounding: bool | None = None,
         tiled: bool = False,
@@ -128,7 +130,8 @@ class Rerenderer:
         self._vae_config = vae_files.config
         self._vae_config.check_video_size(*size, patch=dit.config.patch)
         tokens = dit.config.clip_tokens(self._latent_size())
-        self._dit_config, remarks = available_attention(attention, dit.config, sum(tokens.values()))
+        given = dit.config, sum(tokens.values()), exact_blocks
+        self._dit_config, remarks = available_attention(attention, *given)
         self.remarks += remarks
         dit = dataclasses.replace(dit, config=self._dit_config)
         self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens["target"], guided=self._guided)
