@@ -5,9 +5,9 @@
 
 Of the first scenes of the bundled test split, the cases of `stp_jax.evaluate --quick` are made in float32,
 with exact attention and with 8 bits in all blocks, or in all but the first and the last ones. PSNR against
-the exact video tells what is lost, PSNR of both against the ground truth whether it matters. Then the error
-of attention itself on the activations of one video, by block: the norm of the difference as a share of the
-norm, with means subtracted as `stp_jax.models.fp8_attention` does, and without.
+the exact video tells what is lost, PSNR of both against the ground truth whether it matters. Before that the
+error of attention itself on the activations of one video, by block: the norm of the difference as a share of
+the norm, with what `stp_jax.models.fp8_attention` does before it rounds, and without.
 """
 
 from __future__ import annotations
@@ -58,13 +58,19 @@ def make(model: Rerenderer, examples: list[Example]) -> list[np.ndarray]:
     return [model(one["source_video"], view(one, "source"), view(one, "target")) for one in examples]
 
 
-def as_they_are(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """The same rounding, of keys and values with their means."""
+def rounded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Rounded without anything before."""
+    none, width = jnp.zeros_like(v[:, :1]), q.shape[-1]
     scales = [fp8_attention.power_of_two(jnp.max(jnp.abs(x))) for x in (q, k, v)]
-    small = [(x * scale).astype(fp8_attention.E4M3) for x, scale in zip((q, k, v), scales, strict=True)]
-    none = jnp.zeros_like(v[:, :1])
-    given = fp8_attention.Quantised(small[0], small[1], small[2], (scales[0], scales[1], scales[2]), none)
+    q, k, v = ((x * scale).astype(fp8_attention.E4M3) for x, scale in zip((q, k, v), scales, strict=True))
+    given = fp8_attention.Quantised(q, k, v, (scales[0], scales[1], scales[2]), none, width**-0.5)
     return fp8_attention.simulated(given).astype(jnp.float32) / scales[2]
+
+
+def without_means(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Rounded after the means are subtracted."""
+    mean = jnp.mean(v, 1, keepdims=True)
+    return rounded(q, k - jnp.mean(k, 1, keepdims=True), v - mean) + mean
 
 
 def wide_output(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -73,9 +79,10 @@ def wide_output(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 VARIANTS: dict[str, Callable[..., jax.Array]] = {
-    "means subtracted": functools.partial(fp8_attention.attention, mode=SIMULATED),
-    "as they are": as_they_are,
-    "means subtracted, output not rounded": wide_output,
+    "rounded alone": rounded,
+    "means subtracted": without_means,
+    "channels mixed, too: `fp8_attention`": functools.partial(fp8_attention.attention, mode=SIMULATED),
+    "the same, output not rounded": wide_output,
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from scipy.linalg import hadamard
 
 from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
@@ -54,9 +55,12 @@ def rounded(q, k, v):
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     mean = v.mean(1, keepdims=True)
     k, v = k - k.mean(1, keepdims=True), v - mean
+    sizes = [np.sqrt(np.square(x).mean(1, keepdims=True)) for x in (q, k)]
+    by_channel = 2 ** np.round(np.log2(sizes[1] / sizes[0]) / 2)
+    q, k = q * by_channel @ hadamard(16), k / by_channel @ hadamard(16)
     scales = [2.0 ** np.floor(np.log2(448 / np.abs(x).max())) for x in (q, k, v)]
     q, k, v = (e4m3(x * scale) / scale for x, scale in zip((q, k, v), scales, strict=True))
-    logits = np.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+    logits = np.einsum("bqhd,bkhd->bhqk", q, k) / 16 * 16**-0.5
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     total = weights.sum(-1, keepdims=True)
     y = np.einsum("bhqk,bkhd->bqhd", e4m3(256 * weights) / 256 / total, v)
@@ -76,6 +80,30 @@ def test_offsets_of_keys_and_values_cost_no_accuracy():
     plain, offset = (np.asarray(simulated(*draw(offset=x))) for x in (0.0, 64.0))
     moved = np.where(np.arange(16) == 5, 64.0, 0.0)
     np.testing.assert_allclose(offset + moved, plain, atol=0.02)  # float32 and a few roundings
+
+
+@pytest.mark.parametrize("width", [16, 24, 20])
+def test_mixing_changes_no_logit(width):
+    q, k, _ = draw(width=width)
+    q[..., 1] *= 100
+    k[..., 2] = 0
+    mixed_q, mixed_k, factor = module.mix(q, k)
+    logits = np.einsum("bqhd,bkhd->bhqk", mixed_q, mixed_k, dtype=np.float64) / factor
+    np.testing.assert_allclose(logits, np.einsum("bqhd,bkhd->bhqk", q, k, dtype=np.float64), atol=1e-3)
+
+
+def test_mixing_makes_the_error_of_few_large_channels_smaller():
+    """Channels of which a few make most of the logits, and others that are large in the keys alone."""
+    q, k, v = draw(width=64, keys=256)
+    for channels, factor in (([7, 8], 8.0), ([20, 21], 0.05)):
+        q[..., channels] *= factor
+    k[..., [20, 21]] *= 20
+    true = exact(q, k, v)
+    plain = module.Quantised(*(jnp.asarray(x, module.E4M3) for x in (q, k, v)), (1, 1, 1), 0, 1 / 8)
+    without = relative_error(module.simulated(plain, jnp.float32), true)
+    given = module.quantise(q, k, v)
+    with_it = relative_error(module.simulated(given, jnp.float32) / given.scales[2] + given.mean, true)
+    assert with_it < 0.7 * without
 
 
 def test_constant_inputs_are_exact():
@@ -165,7 +193,8 @@ def test_a_mesh_changes_nothing_though_each_device_has_its_own_scales(sizes):
     with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
         y = jax.jit(lambda *x: attention(*x, keys=60, mode="fp8_simulated"))(q, k, v)
     whole = simulated(q, k[:, :60], v[:, :60])
-    assert relative_error(y, np.asarray(whole, np.float64)) < 2e-3
+    # Queries of one half of the tokens may get other factors by channel than those of all.
+    assert relative_error(y, np.asarray(whole, np.float64)) < 0.02
 
 
 @pytest.mark.parametrize(
