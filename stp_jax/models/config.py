@@ -97,7 +97,7 @@ class DiTConfig:
         need less memory; their insides are then always recomputed.
       sampling_attention: self-attention while sampling: `exact`; `fp8`, faster for long videos on NVIDIA GPUs
         of Hopper's generation and later, see `fp8_attention`; `fp8_simulated`, for measurements.
-      sampling_exact_blocks: first blocks, and last ones, that attend exactly all the same.
+      sampling_exact_blocks: first blocks, and as many last ones, that attend exactly all the same.
     """
 
     dim: int = 1536
@@ -125,7 +125,7 @@ class DiTConfig:
     ffn_parts: int = 1
     lora_rank: int = 0
     sampling_attention: str = "exact"
-    sampling_exact_blocks: int = 1
+    sampling_exact_blocks: int = 0
 
     def __post_init__(self):
         for field, known in CHOICES.items():

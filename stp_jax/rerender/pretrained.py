@@ -93,7 +93,7 @@ def sampling_remarks(
 
 
 def available_attention(
-    mode: str, config: DiTConfig, tokens: int, exact_blocks: int = 1
+    mode: str, config: DiTConfig, tokens: int, exact_blocks: int = 0
 ) -> tuple[DiTConfig, tuple[str, ...]]:
     """The config with the attention that was asked for, or else with exact attention and a line that says so.
 

@@ -66,7 +66,7 @@ class Rerenderer:
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
       attention: `exact`; `fp8`, in 8 bits, faster for long videos, see `stp_jax.models.fp8_attention`: where
         that cannot be, a remark says why, and attention is exact; `fp8_simulated`, for measurements.
-      exact_blocks: first blocks, and last ones, whose attention is exact all the same.
+      exact_blocks: first blocks, and as many last ones, whose attention is exact all the same.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
@@ -94,7 +94,7 @@ class Rerenderer:
         shift: float | None = None,
         guidance: float | None = None,
         attention: str = "exact",
-        exact_blocks: int = 1,
+        exact_blocks: int = 0,
         dtype: str | None = None,
         official_rounding: bool | None = None,
         tiled: bool = False,

@@ -18,6 +18,8 @@ from stp_jax.models import stack
 from stp_jax.models.attention import attention
 from stp_jax.models.config import DiTConfig
 from stp_jax.rerender.pretrained import available_attention
+from stp_jax.rerender.rerenderer import Rerenderer
+from tests.tiny_model import write_tiny_model
 
 CONFIG = DiTConfig(dim=32, ffn_dim=32, layers=6, heads=2, dtype="float32")
 
@@ -185,6 +187,14 @@ def test_it_is_never_silently_exact():
     assert (config.sampling_attention, lines) == ("fp8_simulated", ())
 
 
+def test_a_rerenderer_takes_it_or_says_why_not(tmp_path):
+    folder = write_tiny_model(tmp_path / "weights")
+    plain, simulated, without = (Rerenderer(folder, attention=mode) for mode in module.MODES[::2] + ("fp8",))
+    assert not plain.remarks and not simulated.remarks
+    assert plain._dit.graph != simulated._dit.graph and plain._dit.graph == without._dit.graph
+    assert any(line.startswith("Attention is exact, not in 8 bits: ") for line in without.remarks)
+
+
 @pytest.mark.parametrize("sizes", [{"sequence": 8}, {"sequence": 4, "tensor": 2}, {"data": 2, "sequence": 4}])
 def test_a_mesh_changes_nothing_though_each_device_has_its_own_scales(sizes):
     q, k, v = draw(queries=64, keys=64, heads=4)
@@ -233,7 +243,7 @@ def test_only_self_attention_while_sampling_is_in_8_bits(monkeypatch):
     text_to_video = DiTConfig(
         dim=32, ffn_dim=32, layers=3, heads=2, channels=4, text_dim=8, dtype="float32", freq_dim=16,
         source=False, camera="none", animation_time="none", rope_frames="stream",
-        sampling_attention="fp8_simulated",
+        sampling_attention="fp8_simulated", sampling_exact_blocks=1,
     )  # fmt: skip
     model = nnx.eval_shape(lambda: SpaceTimeDiT(text_to_video, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
