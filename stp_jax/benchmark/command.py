@@ -96,7 +96,11 @@ def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
         default=0,
         help="number of the costliest kernels to list; default 0",
     )
-    add("--attention", choices=BACKENDS, help="default: what fits the device")
+    add(
+        "--attention",
+        choices=(*BACKENDS, "fp8"),
+        help="default: what fits the device; fp8: of the DiT, in 8 bits",
+    )
     add("--out", help="write the figures to this JSON file, too")
     add("--small", action="store_true", help="a tiny model and video, for trying it out")
     flags = parser.parse_args(arguments)
@@ -119,10 +123,13 @@ def settings_of(flags: argparse.Namespace) -> Settings:
         dit = dataclasses.replace(dit, dtype="bfloat16", remat="none", ffn_parts=1)
         settings = Settings(dit, VAEConfig(dtype="bfloat16"))
     given = {name: getattr(flags, name) for name in ("frames", "height", "width", "repeats")}
+    in_8_bits = flags.attention == "fp8"
+    mode = "fp8" if in_8_bits else settings.dit.sampling_attention
     settings = dataclasses.replace(
         settings,
+        dit=dataclasses.replace(settings.dit, sampling_attention=mode),
         profile=flags.profile,
-        attention=flags.attention,
+        attention=None if in_8_bits else flags.attention,
         **{name: value for name, value in given.items() if value},
     )
     size = settings.frames, settings.height, settings.width

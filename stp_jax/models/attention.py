@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from stp_jax.devices.sharding import RULES, batch_axes, size_of
 from stp_jax.errors import InputError
+from stp_jax.models import fp8_attention
 from stp_jax.models.layers import pad
 
 LOGITS_BYTES = 2**30  # the most memory for attention weights where no fused kernel avoids them
@@ -56,7 +57,13 @@ def attention_backend(name: str | None) -> Iterator[None]:
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, keys: int | None = None, whole_keys: bool = False
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    keys: int | None = None,
+    whole_keys: bool = False,
+    mode: str = "exact",
 ) -> jax.Array:
     """Full bidirectional softmax attention, scaled by `1 / sqrt(head_dim)`.
 
@@ -73,16 +80,17 @@ def attention(
       k, v: `[B, M, heads, head_dim]`.
       keys: the number of the M that are attended to; the others are padding. Default: all.
       whole_keys: whether every device has all keys and values, as for those of a prompt.
+      mode: `exact`, or in 8 bits, see `fp8_attention.attention`; only for sampling.
 
     Returns:
       `[B, N, heads, head_dim]` in the dtype of `q`.
 
     Raises:
-      InputError: the mesh does not divide the heads.
+      InputError: the mesh does not divide the heads; there is no kernel for 8 bits here.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _local(q, k, v, keys)
+        return _local(q, k, v, keys, mode)
     sequence, tensor = size_of(RULES.tokens, mesh), size_of(RULES.heads, mesh)
     heads = q.shape[2]
     if heads % tensor:
@@ -93,11 +101,13 @@ def attention(
     own = P(batch, RULES.tokens, RULES.heads, None)
     other = P(batch, None, RULES.heads, None) if whole_keys else own
     local = _local if whole_keys or sequence == 1 else functools.partial(_over_sequence, size=sequence)
-    local = functools.partial(local, keys=keys)
+    local = functools.partial(local, keys=keys, mode=mode)
     return jax.shard_map(local, in_specs=(own, other, other), out_specs=own, check_vma=False)(q, k, v)
 
 
-def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None, *, size: int) -> jax.Array:
+def _over_sequence(
+    q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None, mode: str, *, size: int
+) -> jax.Array:
     """Attention of one device's tokens `[B, N / size, heads, head_dim]` to those of all."""
     (axis,) = RULES.tokens
     exchanging = math.gcd(size, q.shape[2])  # neighbours that exchange heads for tokens
@@ -115,12 +125,14 @@ def _over_sequence(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None, *
         return jax.lax.all_gather(x, axis, axis=1, tiled=True, axis_index_groups=same_heads)
 
     q, k, v = (exchange(x, 2, 1) for x in (q, k, v))
-    return exchange(_local(q, gather(k), gather(v), keys), 1, 2)
+    return exchange(_local(q, gather(k), gather(v), keys, mode), 1, 2)
 
 
-def _local(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None = None) -> jax.Array:
+def _local(q: jax.Array, k: jax.Array, v: jax.Array, keys: int | None, mode: str) -> jax.Array:
     """Attention on one device."""
     k, v = k[:, :keys], v[:, :keys]
+    if mode != "exact":
+        return fp8_attention.attention(q, k, v, mode=mode)
     backend = _chosen.get() or {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
     if backend in ("cudnn", "tokamax") and q.dtype in (jnp.bfloat16, jnp.float16):
         if backend == "tokamax":

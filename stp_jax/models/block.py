@@ -154,6 +154,7 @@ class Block(nnx.Module):
         tokens: int,
         out_tokens: int,
         defer: bool = False,
+        mode: str = "exact",
     ) -> Stream:
         """Applies the block to a stream `[B, N, D]`; returns its first `out_tokens` tokens, as a stream.
 
@@ -163,6 +164,7 @@ class Block(nnx.Module):
           out_tokens: the number of the first tokens that serve as queries.
           defer: whether the feed-forward net's update may be returned without being added, for the next norm
             if it is one of the kernels that add it.
+          mode: of self-attention, see `attention`.
         """
         c, dtype = self.config, stream.x.dtype
         attn, ffn = self._modulations(modulation)
@@ -175,7 +177,7 @@ class Block(nnx.Module):
             assert stream.update is None
             x = stream.x
             y = self._attention_input(x, attn, shared, conditioning, tokens)
-        a, x = self._attend(y, shared, tokens, out_tokens), x[:, :out_tokens]
+        a, x = self._attend(y, shared, tokens, out_tokens, mode), x[:, :out_tokens]
         if fast:
             update = Update(row_major(self.o.product(a)), self.o.bias[...], attn.gate[:, 0])
             x, y = fused.modulated_norm(Stream(x, update), ffn.shift[:, 0], ffn.scale[:, 0], c.eps)
@@ -196,16 +198,18 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (mod[:, i] for i in range(6))
         return Modulation(shift1, scale1, gate1), Modulation(shift2, scale2, gate2)
 
-    def _attend(self, y: jax.Array, shared: SharedConditioning, tokens: int, out_tokens: int) -> jax.Array:
+    def _attend(
+        self, y: jax.Array, shared: SharedConditioning, tokens: int, out_tokens: int, mode: str
+    ) -> jax.Array:
         """Self-attention of the first `out_tokens` of `y` `[B, N, D]` to all tokens, before `o`."""
         c, cos, sin = self.config, shared.cos, shared.sin
         if out_tokens == y.shape[1] and c.fused and fused.available(y.dtype):
-            return merge_heads(attention(*self._fused_heads(y, cos, sin), keys=tokens))
+            return merge_heads(attention(*self._fused_heads(y, cos, sin), keys=tokens, mode=mode))
         q = self.norm_q(self.q(y[:, :out_tokens], rotary_heads=c.heads), rotary_heads=c.heads)
         k = self.norm_k(self.k(y, rotary_heads=c.heads), rotary_heads=c.heads)
         q, k, v = split_heads(q, c.heads), split_heads(k, c.heads), split_heads(self.v(y), c.heads)
         q, k = rotate(q, cos[:, :out_tokens], sin[:, :out_tokens]), rotate(k, cos, sin)
-        return merge_heads(attention(q, k, v, keys=tokens))
+        return merge_heads(attention(q, k, v, keys=tokens, mode=mode))
 
     def _fused_heads(self, y: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, ...]:
         """Queries, keys, values `[B, N, heads, head_dim]` of `y` `[B, N, D]`: one product and a kernel."""

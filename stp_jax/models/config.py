@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from stp_jax.models import fp8_attention
 from stp_jax.models.attention import keep_attention
 from stp_jax.models.conditioning import ANIMATION_TIME_ENCODERS
 
@@ -37,6 +38,7 @@ CHOICES = {
     "animation_time": (*ANIMATION_TIME_ENCODERS, "official_conv", "none"),
     "rope_frames": ("stream", "shared", "animation_time"),
     "remat": tuple(REMAT_POLICIES),
+    "sampling_attention": fp8_attention.MODES,
 }
 
 # Fields of earlier versions, with the value that says that a model did without.
@@ -95,6 +97,9 @@ class DiTConfig:
         the kernel of a norm also adds what the block before it computed.
       ffn_parts: of the tokens, that the feed-forward nets compute one after the other on a single device, to
         need less memory; their insides are then always recomputed.
+      sampling_attention: self-attention while sampling: `exact`; `fp8`, faster for long videos on NVIDIA GPUs
+        of Hopper's generation and later, see `fp8_attention`; `fp8_simulated`, for measurements.
+      sampling_exact_blocks: first blocks, and as many last ones, that attend exactly all the same.
     """
 
     dim: int = 1536
@@ -122,6 +127,8 @@ class DiTConfig:
     fused: bool = False
     ffn_parts: int = 1
     lora_rank: int = 0
+    sampling_attention: str = "exact"
+    sampling_exact_blocks: int = 0
 
     def __post_init__(self):
         for field, known in CHOICES.items():
@@ -132,6 +139,10 @@ class DiTConfig:
             raise ValueError("model.fused has no kernels for lora_rank, text_dim and the pose12 cameras")
         if self.ffn_parts < 1:
             raise ValueError(f"model.ffn_parts is {self.ffn_parts}; it must be at least 1")
+        if self.sampling_exact_blocks < 0:
+            raise ValueError(
+                f"model.sampling_exact_blocks is {self.sampling_exact_blocks}; it must be at least 0"
+            )
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
         if self.dim // self.heads % 2 or self.freq_dim % 2:

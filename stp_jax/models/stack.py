@@ -25,7 +25,7 @@ class Layers(NamedTuple):
     conditioning: BlockConditioning
 
 
-# (stream, one layer, number of tokens to return, whether updates may be deferred) -> stream
+# (stream, one layer, number of tokens to return, whether updates may be deferred, attention) -> stream
 RunBlock = Callable[..., Stream]
 
 
@@ -74,7 +74,9 @@ def run_blocks(
     layers = Layers(stacked, conditioning.blocks)
     backend = fastest_backend(differentiable=differentiable)
 
-    def run(stream: Stream, layer: Layers, out_tokens: int, defer: bool = False) -> Stream:
+    def run(
+        stream: Stream, layer: Layers, out_tokens: int, defer: bool = False, mode: str = "exact"
+    ) -> Stream:
         block = _block(graph, layer.params, c)
         stream = stream._replace(x=checkpoint_name(stream.x, BLOCK_INPUT))
         with attention_backend(backend):
@@ -86,13 +88,14 @@ def run_blocks(
                 tokens=tokens,
                 out_tokens=out_tokens,
                 defer=defer,
+                mode=mode,
             )
         return _constrained(stream)
 
     # After the last block only target tokens are read, so only they need queries there: exact, and cheaper.
     all_tokens, last_tokens = padded_tokens(tokens), padded_tokens(target_tokens)
     if not differentiable:
-        return _run_in_place(run, Stream(x), layers, all_tokens, last_tokens, c.layers), None
+        return _run_in_place(run, Stream(x), layers, all_tokens, last_tokens, c), None
     if c.unroll:
         return _run_unrolled(run, Stream(x), layers, all_tokens, last_tokens, c.remat, keep_after)
     layers = layers._replace(params=cast_kernels(stacked, dtype))
@@ -109,11 +112,23 @@ def _at(layers: Layers, index: int | jax.Array | slice) -> Layers:
 
 
 def _run_in_place(
-    run: RunBlock, stream: Stream, layers: Layers, all_tokens: int, last_tokens: int, count: int
+    run: RunBlock, stream: Stream, layers: Layers, all_tokens: int, last_tokens: int, config: DiTConfig
 ) -> Stream:
-    """In a loop that reads the parameters where they are, for sampling."""
-    stream = jax.lax.fori_loop(0, count - 1, lambda i, s: run(s, _at(layers, i), all_tokens), stream)
-    return run(stream, _at(layers, count - 1), last_tokens)
+    """In a loop that reads the parameters where they are, for sampling; both ends may attend exactly."""
+    mode, before_last = config.sampling_attention, config.layers - 1
+    exact = 0 if mode == "exact" else config.sampling_exact_blocks  # at each end
+    first = min(exact, before_last)
+    last = max(first, min(before_last, config.layers - exact))
+    for start, stop, its_mode in ((0, first, "exact"), (first, last, mode), (last, before_last, "exact")):
+        step = functools.partial(_one_in_place, run, layers, all_tokens, its_mode)
+        stream = jax.lax.fori_loop(start, stop, step, stream) if start < stop else stream
+    return run(stream, _at(layers, before_last), last_tokens, mode="exact" if exact else mode)
+
+
+def _one_in_place(
+    run: RunBlock, layers: Layers, out_tokens: int, mode: str, index: jax.Array, stream: Stream
+) -> Stream:
+    return run(stream, _at(layers, index), out_tokens, mode=mode)
 
 
 def _run_unrolled(

@@ -6,10 +6,12 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stp_jax import text
 from stp_jax.errors import InputError
+from stp_jax.models import fp8_attention
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.vae import VAEConfig
 from stp_jax.official.tiles import TILE
 from stp_jax.weights import recognition
@@ -63,7 +65,7 @@ def find_models(
     found = [found_dit, found_vae, *([encoder] if encoder else [])]
     files = [one.lora.path.resolve() for one in merged]
     lines = [remark for one in found for remark in recognition.remarks(one, files)]
-    dit_config = dataclasses.replace(found_dit.config, remat="none", **used)
+    dit_config = dataclasses.replace(found_dit.config, remat="none", sampling_attention="exact", **used)
     vae_config = dataclasses.replace(found_vae.config, **used)
     return Models(
         dataclasses.replace(found_dit, config=dit_config),
@@ -88,6 +90,26 @@ def sampling_remarks(
             f"steps and guidance {guidance:g}."
         )
     return tuple(lines)
+
+
+def available_attention(
+    mode: str, config: DiTConfig, tokens: int, exact_blocks: int = 0
+) -> tuple[DiTConfig, tuple[str, ...]]:
+    """The config with the attention that was asked for, or else with exact attention and a line that says so.
+
+    Args:
+      tokens: of all clips of a video.
+      exact_blocks: see `DiTConfig.sampling_exact_blocks`.
+
+    Raises:
+      InputError: there is no such mode.
+    """
+    if mode not in fp8_attention.MODES:
+        raise InputError(f"attention {mode!r}; choose one of {', '.join(fp8_attention.MODES)}.")
+    reason = fp8_attention.unavailable(config.dim // config.heads, tokens) if mode == "fp8" else None
+    lines = (f"Attention is exact, not in 8 bits: {reason}.",) if reason else ()
+    used: dict[str, Any] = {"sampling_attention": "exact" if reason else mode}
+    return dataclasses.replace(config, sampling_exact_blocks=exact_blocks, **used), lines
 
 
 def refuse_idle_tiles(vae: VAEConfig, frames: int, height: int, width: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,13 @@ from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
-from stp_jax.rerender.pretrained import find_models, is_official, refuse_idle_tiles, sampling_remarks
+from stp_jax.rerender.pretrained import (
+    available_attention,
+    find_models,
+    is_official,
+    refuse_idle_tiles,
+    sampling_remarks,
+)
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
 from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
 from stp_jax.weights import native, reading
@@ -58,6 +64,9 @@ class Rerenderer:
       steps: Euler steps; default: as the weights' notes say.
       shift: of the noise levels, see `stp_jax.flow`; default: as the weights' notes say.
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
+      attention: `exact`; `fp8`, in 8 bits, faster for long videos, see `stp_jax.models.fp8_attention`: where
+        that cannot be, a remark says why, and attention is exact; `fp8_simulated`, for measurements.
+      exact_blocks: first blocks, and as many last ones, whose attention is exact all the same.
       dtype: "float32" or "bfloat16"; default: bfloat16 except on a CPU, where it is slow.
       official_rounding: see `DiTConfig`; default: for the official weights in bfloat16.
       tiled: the VAE works in the official tiles, see `stp_jax.official.tiles`, to match official videos.
@@ -84,6 +93,8 @@ class Rerenderer:
         steps: int | None = None,
         shift: float | None = None,
         guidance: float | None = None,
+        attention: str = "exact",
+        exact_blocks: int = 0,
         dtype: str | None = None,
         official_rounding: bool | None = None,
         tiled: bool = False,
@@ -116,10 +127,14 @@ class Rerenderer:
         stored = notes.frames, notes.height, notes.width
         size = [b if a is None else a for a, b in zip((frames, height, width), stored, strict=True)]
         self.notes = notes._replace(frames=size[0], height=size[1], width=size[2])
-        self._dit_config, self._vae_config = dit.config, vae_files.config
-        self._vae_config.check_video_size(*size, patch=self._dit_config.patch)
-        tokens = math.prod(self._latent_size()) // self._dit_config.patch**2
-        self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens, guided=self._guided)
+        self._vae_config = vae_files.config
+        self._vae_config.check_video_size(*size, patch=dit.config.patch)
+        tokens = dit.config.clip_tokens(self._latent_size())
+        given = dit.config, sum(tokens.values()), exact_blocks
+        self._dit_config, remarks = available_attention(attention, *given)
+        self.remarks += remarks
+        dit = dataclasses.replace(dit, config=self._dit_config)
+        self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens["target"], guided=self._guided)
         self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
         self._dit = ModelOnDevice(dit, self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)

@@ -332,8 +332,8 @@ class DiTTask:
         return merge_lora(kept)
 
     def final_config(self, model, dataset):
-        # Fields that only affect training are reset: the weights may be used without these kernels.
-        plain = dict(lora_rank=0, ffn_parts=1, unroll=False, fused=False)
+        # Fields that only affect training or speed are reset: the weights may be used without these kernels.
+        plain = dict(lora_rank=0, ffn_parts=1, unroll=False, fused=False, sampling_attention="exact")
         return dataclasses.asdict(dataclasses.replace(self.model_config, **plain))
 
     def notes(self):

@@ -65,6 +65,8 @@ CONFIGS: dict[str, dict[str, Field]] = {
         "fused": FLAG,
         "ffn_parts": Field(int, 1, 10_000),
         "lora_rank": Field(int, 0, 2**16),
+        "sampling_attention": NAME,
+        "sampling_exact_blocks": Field(int, 0, 1000),
     },
     "vae": {
         "dim": Field(int, 1, 4096),
