@@ -195,13 +195,8 @@ class Rows:
         } | self.latents(row)
         flags = [f"{name}={value}" for name, value in fields.items()] + list(SMALL if args.small else ())
         folder = self.folder(row, seed) / "run"
-        return [
-            *command,
-            "--workdir",
-            str(folder),
-            *(f"--config.{flag}" for flag in flags),
-            *args.train_flags,
-        ]
+        command += ["--workdir", str(folder), *(f"--config.{flag}" for flag in flags)]
+        return [*command, *args.train_flags]
 
     def evaluate_command(self, row: str, seed: int) -> list[str]:
         args, folder = self._args, self.folder(row, seed)
@@ -340,12 +335,7 @@ def parse(argv: list[str] | None) -> Any:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--rows", nargs="+", required=True, metavar="ROW", help=f"all, or some of {', '.join(known)}")
-    add(
-        "--seconds",
-        type=count,
-        default=480,
-        help="of training, for each row (default: %(default)s)",
-    )
+    add("--seconds", type=count, default=480, help="of training, for each row (default: %(default)s)")
     add("--seeds", type=number(0, 2**31 - 1, int), nargs="+", default=[0], help="of the training runs")
     add("--gpus", type=count, default=1, help="GPUs, and so rows at a time (default: %(default)s)")
     add("--data", type=Path, default=Path("data/built"), help="built data set, to evaluate on")
@@ -365,12 +355,7 @@ def parse(argv: list[str] | None) -> Any:
     )
     add("--at_steps", type=count, nargs="*", default=[2000, 5000], help="steps at which losses are compared")
     add("--at_times", type=number(0, 10**6), nargs="*", help="seconds, likewise (default: half of --seconds)")
-    add(
-        "--out",
-        type=Path,
-        default=Path("runs/ablations"),
-        help="folder of the results (default: %(default)s)",
-    )
+    add("--out", type=Path, default=Path("runs/ablations"), help="of the results (default: %(default)s)")
     add("--small", action="store_true", help="tiny models on the mini data set, to try it on a CPU")
     add("--table", action="store_true", help="train nothing: the table of what is done")
     argv = sys.argv[1:] if argv is None else argv

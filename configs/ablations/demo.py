@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config.flow.shift = 1.0
     config.pictures.data.kind = "latents"
     with config.unlocked():
-        config.pictures.data.update(path="", mixture={name: dict(path=f"data/latents_{name}") for name in KINDS})
+        config.pictures.data.update(
+            path="", mixture={name: dict(path=f"data/latents_{name}") for name in KINDS}
+        )
     refer(config.pictures.data)
     return config

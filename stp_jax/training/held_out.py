@@ -14,7 +14,6 @@ from input_pipeline.mixture import parts_of
 from input_pipeline.pipeline import make_dataset
 from stp_jax.devices.distributed import log
 from stp_jax.devices.sharding import global_batch, host_rows
-from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, bind
 from stp_jax.training.metrics import Writer
 from stp_jax.training.state import PICTURES, VALIDATION, frozen_shardings, graph_of, random_key
@@ -99,7 +98,10 @@ class Validation:
         self._parts = parts_of(data) if data.get("mixture") else {"": data}
         rows = host_rows(mesh, size)
         self._batches = {
-            name: [global_batch(batch, mesh, size) for batch in read_batches(config, count, size, rows, seed, part)]
+            name: [
+                global_batch(batch, mesh, size)
+                for batch in read_batches(config, count, size, rows, seed, part)
+            ]
             for name, part in self._parts.items()
         }
         self._keys = [random_key(seed, i, VALIDATION) for i in range(count)]

@@ -363,5 +363,10 @@ def test_fields_of_parts_follow_those_of_the_data_unless_they_are_set():
     a, b = mixture.parts_of(config.data).values()
     assert (a.kind, a.fps, a.weight, a.modes.time_only, a.modes.both) == ("grids_static", 12.0, 0.5, 0.9, 0.4)
     assert (b.kind, b.fps, b.weight, b.modes.time_only, b.modes.both) == ("grids_static", 5.0, 1.0, 0.9, 0.0)
+    config.data.mixture.b.kind, config.data.mixture.b.modes.time_only = "latents", 0.1
+    config.data.mixture.a.kind = "latents"
+    c, d = mixture.parts_of(config.data).values()
+    assert (config.data.kind, config.data.modes.time_only) == ("grids_static", 0.9)
+    assert (c.kind, c.modes.time_only, d.kind, d.modes.time_only) == ("latents", 0.9, "latents", 0.1)
     with pytest.raises(InputError, match="unknown field of data.mixture.a"):
         make_config(DiTTraining, data=dict(mixture=dict(a=dict(pathh="x"))))

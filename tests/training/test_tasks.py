@@ -270,7 +270,7 @@ def test_the_loss_with_a_memory_is_taken_on_long_held_out_scenes(long_latents, d
     mesh, task = make_mesh(data=1, devices=jax.devices()[:1]), make_task(config)
     model = task.init(nnx.Rngs(5))
     params = {name: jnp.asarray(array) for name, array in flatten(model).items()}
-    found = Validation(task, config, {}, mesh).loss(params)
+    found = Validation(task, config, {}, mesh).losses(params)["loss"]
 
     cache = LatentCache.open(long_latents / "test")
     assert (cache.scenes, cache.windows) == (1, 2)
@@ -283,7 +283,17 @@ def test_the_loss_with_a_memory_is_taken_on_long_held_out_scenes(long_latents, d
     assert losses[0] != losses[1] and found == pytest.approx(np.mean(losses), rel=1e-4)
 
     config.seed, config.train.batch_size = 17, 2
-    assert Validation(task, config, {}, mesh).loss(params) == pytest.approx(found, rel=1e-6)
+    parts = {
+        "all": dict(path=str(long_latents), weight=3.0),
+        "source": dict(path=str(long_latents), modes=dict(both=0.0)),
+    }
+    mixed = config.copy_and_resolve_references()
+    with mixed.unlocked():
+        mixed.pictures.data.update(path="", memory_path=str(long_latents), mixture=parts)
+    of_parts = Validation(task, mixed, {}, mesh).losses(params)
+    assert of_parts["all/loss"] == pytest.approx(found, rel=1e-6) and of_parts["source/loss"] > 0
+    mean = (3 * of_parts["all/loss"] + of_parts["source/loss"]) / 4
+    assert list(of_parts) == ["loss", "all/loss", "source/loss"] and of_parts["loss"] == pytest.approx(mean)
     config.pictures.data.memory_frames = 2
     with pytest.raises(InputError, match="pictures.data.memory_frames is 2, but config.model.memory 1"):
         make_task(config)
