@@ -380,7 +380,7 @@ def poison(monkeypatch, at_steps):
 
 def test_the_best_weights_on_held_out_scenes_are_kept(tmp_path, toy, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5, 4.0])
-    monkeypatch.setattr(run.Validation, "loss", lambda self, params: next(losses))
+    monkeypatch.setattr(run.Validation, "losses", lambda self, params: {"loss": next(losses)})
     loop.train(toy_config(steps=8, validate_every=2), tmp_path)
     assert logged(tmp_path, "validation/loss") == {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5}
     assert native.read_index(tmp_path / "best", "toy")["notes"]["steps"] == 4
