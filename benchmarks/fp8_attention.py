@@ -30,10 +30,8 @@ with starting(__name__ == "__main__"):
 
     from stp_jax.command_line import Parser, count
     from stp_jax.models import fp8_attention
+    from stp_jax.models.fp8_attention import E4M3, LARGEST, WEIGHTS_SCALE
 
-E4M3 = jnp.float8_e4m3fn
-LARGEST = 448.0  # of e4m3
-WEIGHTS_SCALE = 256.0  # attention weights are at most 1 before they are divided by their sum
 QUERIES = 512  # of which errors are measured
 REPEATS = 5
 ROWS: list[dict[str, Any]] = []

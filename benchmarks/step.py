@@ -31,7 +31,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.training.dit_task import DiTTask
     from stp_jax.training.flow_map_task import dit_task
     from stp_jax.training.optimizer import make_optimizer
-    from stp_jax.training.state import Average, init_state
+    from stp_jax.training.state import TEACHER, Average, init_state
     from stp_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def measure(config, devices: int, steps: int, profile: int, hlo: str | None) -> 
         parameters = sum(array.size for array in state.params.values())
         batch = random_batch(task, config.train.batch_size, mesh)
         # A prompt and a teacher, where the model has them. There is no VAE, as the batch has latents.
-        given = {name: task.frozen[name] for name in ("text", "teacher") if name in task.frozen}
+        given = {name: task.frozen[name] for name in ("text", TEACHER) if name in task.frozen}
         frozen = jax.tree.map(lambda array: jax.numpy.zeros(array.shape, array.dtype), given)
         step_fn: Any = make_train_step(task, optimizer, config)
         started = time.perf_counter()

@@ -27,6 +27,8 @@ from stp_jax.training.config import DiTTraining, FlowConfig, make_config
 ASSETS = Path(__file__).resolve().parent.parent / "stp_jax" / "assets"
 FLOW = dataclasses.asdict(FlowConfig(shift=1.0))
 MINI = dict(path=str(ASSETS / "cam_x_time_mini"))
+SIZE = dict(dim=512, ffn_dim=1792, layers=12, heads=4)  # of the bundled model
+CPU_SIZE = dict(dim=384, ffn_dim=1408, layers=9, heads=3)
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
@@ -37,10 +39,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         DiTTraining,
         vae=str(ASSETS / "demo"),
         model=dict(
-            dim=512 if gpu else 384,
-            ffn_dim=1792 if gpu else 1408,
-            layers=12 if gpu else 9,
-            heads=4 if gpu else 3,
+            **(SIZE if gpu else CPU_SIZE),
             conditioning_dim=128,
             rope_frames="stream",
             dtype="bfloat16" if gpu else "float32",

@@ -13,14 +13,10 @@ The model begins with the weights of `init_from` (`--from`), and follows the vel
 stays as it is, unless `flow_map.teacher` names another. docs/few_step.md has the formulas and the cost.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from configs import demo
 from stp_jax.errors import InputError
-
-ASSETS = Path(__file__).resolve().parent.parent / "stp_jax" / "assets"
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
@@ -30,9 +26,9 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         )
     config = demo.get_config(variant)
     with config.unlocked():
-        config.init_from = str(ASSETS / "demo")
+        config.init_from = str(demo.ASSETS / "demo")
         config.flow_map.delta = 0.05 if variant == "gpu" else 0.02  # in bfloat16 more: docs/few_step.md
         config.flow_map.teacher = config.get_oneway_ref("init_from")
-        config.model.update(dim=512, ffn_dim=1792, layers=12, heads=4, flow_map=True)  # as the teacher
+        config.model.update(**demo.SIZE, flow_map=True)  # as the teacher
         config.optimizer.update(learning_rate=1e-3, adam_learning_rate=2e-4)  # it is trained already
     return config

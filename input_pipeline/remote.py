@@ -50,14 +50,16 @@ def local_folder(text: str) -> Path:
     return local_path(text)
 
 
-def holds(url: str, name: str) -> bool:
-    """Whether there is a file of this name in a folder in object storage.
+def holds(folder: str | os.PathLike, name: str) -> bool:
+    """Whether there is a file of this name in a folder, which may be remote.
 
     Raises:
       InputError: the storage cannot be read.
     """
+    if not is_remote(folder):
+        return (local_path(folder) / name).is_file()
     try:
-        return name in RemoteFolder(url).sizes
+        return name in RemoteFolder(str(folder)).sizes
     except InputError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return False

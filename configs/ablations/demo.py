@@ -8,6 +8,7 @@ such caches.
 from ml_collections import ConfigDict
 
 from configs.ablations import base
+from configs.demo import SIZE
 from input_pipeline.mixture import refer
 
 KINDS = ("grids", "static", "synchronised")
@@ -15,7 +16,7 @@ KINDS = ("grids", "static", "synchronised")
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.model.update(dim=512, ffn_dim=1792, layers=12, heads=4, rope_frames="stream")
+    config.model.update(**SIZE, rope_frames="stream")
     config.flow.shift = 1.0
     config.pictures.data.kind = "latents"
     with config.unlocked():

@@ -3,10 +3,10 @@
 from ml_collections import ConfigDict
 
 from configs.ablations import demo
+from configs.ablations.official import DESIGN
 
 
 def get_config() -> ConfigDict:
     config = demo.get_config()
-    config.model.update(camera="pose12", animation_time="official_conv", rope_frames="stream")
-    config.model.fused = False  # the kernels do not know the projector of these cameras
+    config.model.update(**DESIGN)
     return config

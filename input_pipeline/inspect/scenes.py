@@ -82,9 +82,8 @@ def open_data(path: str | Path, kind: str | None, split: str) -> tuple[str, Sour
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     if kind in (None, LATENTS):
-        for folder in (path, path / split):
-            if (folder / "meta.json").is_file():
-                return f"latent cache {folder}", LatentCache.open(folder)
+        if found := _latent_cache(path, split):
+            return found
         others = sorted(meta.parent.name for meta in path.glob("*/meta.json"))
         if others:
             raise InputError(f"latent cache {path}: no split {split!r}; there is: {', '.join(others)[:500]}")
@@ -94,14 +93,21 @@ def open_data(path: str | Path, kind: str | None, split: str) -> tuple[str, Sour
 
 def _open_remote(url: str, kind: str | None, split: str) -> tuple[str, Source]:
     if kind in (None, LATENTS):
-        for folder in (url, str(within(url, split))):
-            if holds(folder, "meta.json"):
-                return f"latent cache {folder}", LatentCache.open(folder)
+        if found := _latent_cache(url, split):
+            return found
         raise InputError(
             f"{url}: no latent cache of the split {split!r} there; of a data set in object storage give the "
             "name, too, with --kind"
         )
     return f"data set {url}, {kind}, split {split}", reading.open_records(url, kind, split)
+
+
+def _latent_cache(path: str | Path, split: str) -> tuple[str, Source] | None:
+    """The cache of a folder, or of the split in it, as `open_data` returns it."""
+    for folder in (path, within(path, split)):
+        if holds(folder, "meta.json"):
+            return f"latent cache {folder}", LatentCache.open(folder)
+    return None
 
 
 def _only_kind(path: Path) -> str:

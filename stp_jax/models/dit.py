@@ -243,13 +243,12 @@ class SpaceTimeDiT(nnx.Module):
 
     def _embed_timestep(self, timestep: jax.Array, target_timestep: jax.Array | None) -> jax.Array:
         """`[B]` -> `[B, D]` float32."""
-        interval = timestep - (timestep if target_timestep is None else target_timestep)
-        waves = sinusoid(INTERVAL_SCALE * interval, self.config.freq_dim)
-        if self.config.official_rounding:
-            timestep = timestep.astype(jnp.bfloat16)
-        t = self.timestep_embedding(sinusoid(timestep, self.config.freq_dim))
-        if self.config.flow_map:
-            t = t + self.interval_embedding(waves)
+        c = self.config
+        rounded = timestep.astype(jnp.bfloat16) if c.official_rounding else timestep
+        t = self.timestep_embedding(sinusoid(rounded, c.freq_dim))
+        if c.flow_map:
+            interval = timestep - (timestep if target_timestep is None else target_timestep)
+            t = t + self.interval_embedding(sinusoid(INTERVAL_SCALE * interval, c.freq_dim))
         return t
 
     def _head(self, stream: Stream, t: jax.Array) -> jax.Array:

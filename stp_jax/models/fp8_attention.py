@@ -22,7 +22,8 @@ The mean over keys of the exponentials of a query's logits is at least 1, that o
 inequality, as the logits of smoothed keys have mean 0). So p keys of padding take at most p / (N + p) of the
 weights, 0.02 % of 65,520 tokens, and pull the output that far towards the mean.
 
-This is the only module that uses jax's private interface to that kernel; `unavailable` says why it cannot be.
+This is the only module of stp_jax that uses jax's private interface to that kernel; `unavailable` says why it
+cannot be.
 """
 
 from __future__ import annotations
