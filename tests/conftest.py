@@ -30,6 +30,7 @@ if os.environ.get("STP_REQUIRE_COMPARISONS"):  # elsewhere the tests that need t
 
 def pytest_collection_finish():
     gc.freeze()  # what the modules imported by now hold: looking through it takes 5 % of the time
+    gc.set_threshold(50_000, 20, 50)  # tracing and compiling make many objects and few cycles
 
 
 def pytest_collection_modifyitems(items):

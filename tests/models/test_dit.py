@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,10 @@ def randomised(config: DiTConfig) -> SpaceTimeDiT:
     graph, shapes = kinds.abstract("dit", config)
     rng = np.random.default_rng(0)
     tensors = {
-        key: jnp.asarray(0.2 * rng.standard_normal(leaf.shape) + key.endswith("scale"), leaf.dtype)
+        key: (0.2 * rng.standard_normal(leaf.shape) + key.endswith("scale")).astype(leaf.dtype)
         for key, leaf in shapes.items()
     }
-    return bind(graph, tensors)
+    return bind(graph, jax.device_put(tensors))  # jnp.asarray would compile for each shape
 
 
 def inputs(seed: int = 0) -> dict:
@@ -127,13 +128,14 @@ def test_sinusoids_of_large_timesteps_are_those_of_float64():
 
 
 def test_the_feed_forward_nonlinearity_rounds_once_in_bfloat16():
-    x = np.asarray(jnp.linspace(-6, 6, 4001, dtype=jnp.bfloat16), np.float64)
+    x = np.linspace(-6, 6, 4001).astype(jnp.bfloat16).astype(np.float64)
     inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     slope = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
     value = 0.5 * x * (1 + np.tanh(inner))
     gradient = 0.5 * (1 + np.tanh(inner)) + 0.5 * x * slope / np.cosh(inner) ** 2
-    found, backward = jax.vjp(jax.jit(layers.gelu), jnp.asarray(x, jnp.bfloat16))
-    (found_gradient,) = backward(jnp.ones(x.shape, jnp.bfloat16))
+    inputs = x.astype(jnp.bfloat16)
+    found = jax.jit(layers.gelu)(inputs)
+    found_gradient = jax.jit(jax.grad(lambda x: jnp.sum(layers.gelu(x).astype(jnp.float32))))(inputs)
     half_a_step = 2.0**-8
     np.testing.assert_allclose(np.asarray(found, np.float64), value, rtol=half_a_step, atol=1e-5)
     np.testing.assert_allclose(np.asarray(found_gradient, np.float64), gradient, rtol=half_a_step, atol=1e-5)
@@ -147,8 +149,9 @@ def test_the_downsampler_drops_incomplete_groups_and_ignores_every_fourth_frame(
     changed = np.array(x)
     changed[:, [4, 8]] += 1
     compiled = jax.jit(lambda x: layer(x))
-    np.testing.assert_array_equal(compiled(changed), compiled(x))
-    np.testing.assert_array_equal(compiled(x)[:, 0], x[:, 0])
+    found = np.asarray(compiled(x))
+    np.testing.assert_array_equal(compiled(changed), found)
+    np.testing.assert_array_equal(found[:, 0], x[:, 0])
 
 
 def test_official_rounding_means_the_timestep_of_bfloat16():
@@ -180,16 +183,24 @@ def test_a_model_says_what_it_must_be_given():
 def test_a_model_of_the_targets_poses_needs_none_of_the_source():
     model, x = randomised(VARIANTS["ReCamMaster"]), inputs()
     without = {name: value for name, value in x.items() if name != "source_c2w"}
-    jax.tree.map(np.testing.assert_array_equal, condition(model, without), condition(model, x))
+    encoded = jax.jit(functools.partial(condition, model))
+    jax.tree.map(np.testing.assert_array_equal, encoded(without), encoded(x))
     with pytest.raises(ValueError, match=r"must be given target\.c2w$"):
         condition(model, {name: value for name, value in without.items() if name != "target_c2w"})
 
 
 def test_new_model_predicts_zero_and_ignores_conditioning():
-    model, x = SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)), inputs()
-    np.testing.assert_array_equal(run(model, x), 0)
-    for name in ("camera", "animation_time"):
-        np.testing.assert_array_equal(getattr(model.blocks, name).kernel[...], 0)
+    @jax.jit
+    def starting():
+        new = SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0))
+        return flatten(new.head), [new.blocks.camera.kernel[...], new.blocks.animation_time.kernel[...]]
+
+    head, of_conditioning = starting()
+    graph, _ = kinds.abstract("dit", CONFIG)
+    tensors = flatten(randomised(CONFIG)) | {f"head.{key}": value for key, value in head.items()}
+    np.testing.assert_array_equal(run(bind(graph, tensors), inputs()), 0)
+    for kernel in of_conditioning:
+        np.testing.assert_array_equal(kernel, 0)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +241,8 @@ def test_rematerialisation_changes_no_gradient():
 
 @pytest.mark.parametrize("changes", [{}, {"camera": "pose12", "lora_rank": 2, "ffn_parts": 4}], ids=str)
 def test_gates_multiplied_into_kernels_change_nothing_but_the_cost(monkeypatch, changes):
-    model, x = randomised(dataclasses.replace(CONFIG, remat="attention", **changes)), inputs()
-    graph, state = nnx.split(model)
+    config = dataclasses.replace(CONFIG, remat="attention", layers=1, unroll=True, **changes)
+    (graph, state), x = nnx.split(randomised(config)), inputs()
     results, flops = [], []
     for threshold in (10**9, 0):
         monkeypatch.setattr(layers, "LONG_SEQUENCE", threshold)
@@ -270,8 +281,8 @@ def test_gradients_summed_over_many_tokens_count_every_token_in_bfloat16(what):
 def test_what_a_gradient_copies_of_the_parameters_is_in_16_bits():
     x = inputs()
     changes = dict(layers=6, dim=96, ffn_dim=2048, remat="full", dtype="bfloat16")
-    model = randomised(dataclasses.replace(CONFIG, **changes))
-    graph, state = nnx.split(model)
+    config = dataclasses.replace(CONFIG, **changes)
+    graph, state = nnx.split(nnx.eval_shape(lambda: SpaceTimeDiT(config, rngs=nnx.Rngs(0))))
     parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.blocks))
     gradient = jax.jit(jax.grad(lambda state: jnp.mean(forward(graph, state, x) ** 2)))
     needed = gradient.lower(state).compile().memory_analysis()
@@ -289,21 +300,25 @@ def test_the_last_block_has_no_more_queries_than_it_needs(monkeypatch):
 
 def test_the_form_for_sampling_predicts_the_same():
     model, x = randomised(SPACETIMEPILOT), inputs()
-    conditioning = condition(model, x)
     graph, state = nnx.split(model)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def predict(state, differentiable):
-        latents = x["noisy"], x["source"]
-        return nnx.merge(graph, state)(*latents, x["timestep"], conditioning, differentiable=differentiable)
+    @jax.jit
+    def predict(state, x):
+        model = nnx.merge(graph, state)
+        return model(x["noisy"], x["source"], x["timestep"], condition(model, x), differentiable=False)
 
-    both = [predict(state, differentiable) for differentiable in (True, False)]
-    np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predict(state, x), run(model, x), rtol=1e-5, atol=1e-5)
 
 
 def test_rope_modes_differ_and_unknown_ones_are_refused():
-    x = inputs()
-    outs = [run(randomised(dataclasses.replace(CONFIG, rope_frames=m)), x) for m in ("stream", "shared")]
-    assert np.abs(outs[0] - outs[1]).max() > 1e-3
+    x = with_memory(inputs())
+    config = VARIANTS["ours with a memory"]
+    tensors = {key: np.asarray(value) for key, value in flatten(randomised(config)).items()}
+    outs = [
+        reference_dit.predict(tensors, dataclasses.replace(config, rope_frames=mode), x, 0)
+        for mode in ("stream", "shared", "animation_time")  # the model equals the reference in each
+    ]
+    for one, other in itertools.combinations(outs, 2):
+        assert np.abs(one - other).max() > 1e-3
     with pytest.raises(ValueError, match="rope_frames"):
         dataclasses.replace(CONFIG, rope_frames="spiral")
