@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from stp_jax.models.config import DiTConfig
@@ -50,7 +50,7 @@ def build(kind: str, config, layout: str, tensors: dict[str, np.ndarray] | None 
     """Our model with these parameters, by default random ones."""
     tensors = random_tensors(kind, config, layout) if tensors is None else tensors
     parameters = lazy_parameters(LAYOUTS[kind].rules(config, layout), tensors)
-    arrays = {name: jnp.asarray(np.asarray(value)) for name, value in parameters.items()}
+    arrays = jax.device_put({name: np.asarray(value) for name, value in parameters.items()})
     return bind(kinds.abstract(kind, config)[0], arrays)
 
 

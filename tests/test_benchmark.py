@@ -124,8 +124,7 @@ def test_a_video_is_measured_through_all_its_parts():
     assert len(result.sharding.device_set) == 4
 
 
-@pytest.mark.parametrize("part", [workloads.encoding, workloads.decoding])
-@pytest.mark.parametrize("chunk", [1, None])
+@pytest.mark.parametrize(("part", "chunk"), [(workloads.encoding, None), (workloads.decoding, 1)])
 def test_the_vae_is_measured_whole_and_in_chunks(part, chunk):
     make = functools.partial(workloads.vae_workload, part=part, chunk=chunk)
     measured = measure.measure("vae", make, WITH_TINY_VAE)

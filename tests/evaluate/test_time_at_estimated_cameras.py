@@ -57,12 +57,24 @@ def measure(scene, cameras):
     return lambda case, video: measure.measure(scene, case, video, video, video)
 
 
+@pytest.fixture(scope="module")
+def right(scene, case, film, cameras):
+    """Camera and time fidelity of the right video, and how often its cameras were estimated for both."""
+    measures = CameraFidelity(cameras), TimeFidelity(cameras)
+    cameras.enter(scene)
+    calls, estimate = [], cameras._estimator.estimate
+    spy = lambda *given: calls.append(given) or estimate(*given)  # noqa: E731
+    video = film()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cameras._estimator, "estimate", spy)
+        return *(measure.measure(scene, case, video, video, video) for measure in measures), len(calls)
+
+
 @needs_opengl
-def test_a_turned_camera_is_not_blamed_on_the_animation_time(scene, case, film, measure):
-    right = measure(case, example_of(scene, case)["target_video"])
+def test_a_turned_camera_is_not_blamed_on_the_animation_time(case, film, measure, right):
     turned = measure(case, film(degrees=3.0))
     for name in ("mean", "median"):
-        own = right[f"estimated_camera_{name}_frames"]
+        own = right[1][f"estimated_camera_{name}_frames"]
         assert own < 0.1 and turned[f"estimated_camera_{name}_frames"] < own + 0.05
     assert turned["mean_absolute_error_frames"] > 0.3  # seen from the commanded camera
     assert turned["median_absolute_error_frames"] <= turned["mean_absolute_error_frames"]
@@ -77,16 +89,10 @@ def test_late_time_is_found_though_the_camera_is_off(case, film, measure):
 
 
 @needs_opengl
-def test_measures_that_share_cameras_estimate_a_video_once(scene, case, film, cameras, monkeypatch):
-    camera, time = CameraFidelity(cameras), TimeFidelity(cameras)
-    cameras.enter(scene)
-    calls, estimate = [], cameras._estimator.estimate
-    spy = lambda *given: calls.append(given) or estimate(*given)  # noqa: E731
-    monkeypatch.setattr(cameras._estimator, "estimate", spy)
-    video = film()
-    found = [measure.measure(scene, case, video, video, video) for measure in (camera, time)]
-    assert len(calls) == 1 and found[0]["rotation_absolute"] < 0.2
-    assert found[1]["estimated_camera_mean_frames"] < 0.1
+def test_measures_that_share_cameras_estimate_a_video_once(right):
+    camera, time, estimates = right
+    assert estimates == 1 and camera["rotation_absolute"] < 0.2
+    assert time["estimated_camera_mean_frames"] < 0.1
 
 
 def test_without_the_renderer_the_commanded_camera_is_left(scene, case):

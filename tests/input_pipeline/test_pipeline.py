@@ -129,12 +129,6 @@ def test_an_epoch_has_every_record_once(folder, kind, batch_size):
     assert second != endless[:length]
 
 
-def test_workers_read_the_same_order_to_its_end(folder):
-    alone = all_ids(batches(folder, "latents", epochs=2))
-    assert len(alone) == 2 * ROWS
-    assert all_ids(batches(folder, "latents", epochs=2, num_workers=2)) == alone
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_hosts_and_threads_share_one_order(folder, kind):
     one = all_ids(batches(folder, kind, count=12, read_threads=1))
@@ -151,9 +145,9 @@ def test_hosts_and_threads_share_one_order(folder, kind):
     [("latents", 1, 0), ("latents", 2, 0), ("cam_x_time", 2, 0), ("cam_x_time", 1, 2)],
 )
 def test_a_run_goes_on_with_the_same_examples_on_any_hosts_and_workers(folder, kind, hosts, workers):
-    config, options = config_for(folder, kind), dict(split="train", seed=3)
-    iterator = iter(pipeline.make_dataset(config, batch_size=4, **options))
-    straight = [next(iterator) for _ in range(13)][7:]  # into the second epoch
+    config, options = config_for(folder, kind), dict(split="train", seed=3, epochs=4)
+    assert 4 * pipeline.count_examples(config, "train") % 4 == 0  # whole batches
+    straight = list(pipeline.make_dataset(config, batch_size=4, **options))[7:]  # into later epochs
     shares = [
         iter(
             pipeline.make_dataset(
@@ -175,6 +169,7 @@ def test_a_run_goes_on_with_the_same_examples_on_any_hosts_and_workers(folder, k
         for name, array in expected.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
     for share in shares:
+        assert next(share, None) is None
         share.close()
 
 
@@ -211,7 +206,8 @@ def test_examples_show_what_their_cameras_and_times_say(folder):
 
 def test_pairs_of_latents_keep_the_promised_mixture(folder):
     modes = dict(time_only=3.0, camera_only=1.0, both=1.0)
-    pairs = all_ids(batches(folder, "latents", count=300, changes=dict(modes=modes, source_warp=0.0)))
+    many = dict(count=25, batch_size=48)
+    pairs = all_ids(batches(folder, "latents", **many, changes=dict(modes=modes, source_warp=0.0)))
     same_path = Counter()
     for target, source in pairs:
         assert target != source and target // CLIPS == source // CLIPS
@@ -223,7 +219,7 @@ def test_pairs_of_latents_keep_the_promised_mixture(folder):
         else:
             same_path[source_path == path] += 1
     assert abs(same_path[True] / same_path.total() - 0.75) < 0.06
-    warped = all_ids(batches(folder, "latents", count=100, changes=dict(source_warp=1.0)))
+    warped = all_ids(batches(folder, "latents", count=8, batch_size=48, changes=dict(source_warp=1.0)))
     assert all(target != source for target, source in warped)
     assert any(source % CLIPS % PER_PATH for _, source in warped)
 

@@ -1,6 +1,7 @@
 """A DiT with the GPU kernels, interpreted on the CPU, against the same one with XLA's operations."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,24 +47,32 @@ def loss_and_gradients(model: SpaceTimeDiT, x: dict) -> tuple[np.ndarray, dict]:
     return y, flatten(nnx.merge(graph, gradients))
 
 
+def eight_inputs() -> dict:
+    x = inputs()
+    x |= {clip: x[clip][:, :, :6, :6] for clip in ("noisy", "source")}  # 9 tokens a frame: there is padding
+    return {name: np.concatenate([a, a[::-1], a, a]) for name, a in x.items()}
+
+
+@functools.cache
+def expected() -> tuple[np.ndarray, dict]:
+    """Of one device and without kernels, also where there are some."""
+    return loss_and_gradients(randomised(CONFIG), eight_inputs())
+
+
 def test_the_kernels_compute_the_same_in_a_scan(kernels):
-    config, x = dataclasses.replace(CONFIG, unroll=False, remat="full"), inputs()
-    expected = loss_and_gradients(randomised(config), x)
+    without = expected()
     assert not kernels
-    same(loss_and_gradients(randomised(dataclasses.replace(config, fused=True)), x), expected)
+    config = dataclasses.replace(CONFIG, unroll=False, remat="full", fused=True)
+    same(loss_and_gradients(randomised(config), eight_inputs()), without)
     assert kernels
 
 
 def test_the_kernels_compute_on_eight_devices_what_one_does_without_them(kernels):
-    x = inputs()
-    x |= {clip: x[clip][:, :, :6, :6] for clip in ("noisy", "source")}  # 9 tokens a frame: there is padding
-    x = {name: np.concatenate([a, a[::-1], a, a]) for name, a in x.items()}
-    expected = loss_and_gradients(randomised(CONFIG), x)
-    mesh = make_mesh(data=8)
+    without, mesh = expected(), make_mesh(data=8)
     with jax.set_mesh(mesh):
         model = randomised(dataclasses.replace(CONFIG, fused=True))
-        got = loss_and_gradients(model, jax.device_put(x, batch_sharding(mesh)))
-    same(got, expected)
+        got = loss_and_gradients(model, jax.device_put(eight_inputs(), batch_sharding(mesh)))
+    same(got, without)
     # Forward and backward: two norms in each of two blocks, the head's norm, which adds the last update, and
     # queries and keys of the first block; the last computes those of the target alone, without a kernel.
     assert len(kernels) == 2 * (2 * 2 + 1 + 1)

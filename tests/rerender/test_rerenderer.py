@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -65,10 +64,22 @@ def same(a, b):
     assert np.abs(a.astype(int) - b).max() <= 1
 
 
-def test_result_is_euler_integration_of_the_velocity(folder, model):
-    video, source, target = inputs()
+@pytest.fixture(scope="module")
+def reference(folder):
+    """The VAE's encoding of pixels and its decoding to pixels, and the DiT, without the code under test."""
     vae, dit = read_tiny_model(folder)
-    latents = jax.jit(vae.encode)(jnp.asarray(video / 127.5 - 1, jnp.float32))
+    encode, decode = jax.jit(vae.encode), jax.jit(vae.decode)
+    return (
+        lambda video: encode((video / 127.5 - 1).astype(np.float32)),
+        lambda latents: np.round((np.asarray(decode(latents)) + 1) * 127.5).astype(np.uint8),
+        dit,
+    )
+
+
+def test_result_is_euler_integration_of_the_velocity(reference, model):
+    video, source, target = inputs()
+    encode, decode, dit = reference
+    latents = encode(video)
     conditioning = jax.jit(functools.partial(dit.condition, latent_size=latents.shape[1:4]))(target, source)
     key = jax.random.fold_in(jax.random.key(7), 0)
     x = np.asarray(jax.random.normal(key, latents.shape[1:]))[None].astype(np.float64)
@@ -76,10 +87,9 @@ def test_result_is_euler_integration_of_the_velocity(folder, model):
     sigmas = SHIFT * u / (1 + (SHIFT - 1) * u)
     velocity = jax.jit(lambda x, t: dit(x, latents, t, conditioning))
     for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        v = velocity(jnp.asarray(x, jnp.float32), jnp.full(1, 1000 * now, jnp.float32))
+        v = velocity(x.astype(np.float32), np.full(1, 1000 * now, np.float32))
         x = x + (following - now) * np.asarray(v)
-    expected = np.asarray(jax.jit(vae.decode)(jnp.asarray(x, jnp.float32)))
-    expected = np.round((expected + 1) * 127.5).astype(np.uint8)
+    expected = decode(x.astype(np.float32))
     result = model(*one(inputs(), 0), seed=7)
     same(result, expected[0])
     assert expected.std() > 10  # the model does not saturate
@@ -124,12 +134,10 @@ def test_batches_and_meshes_do_not_change_a_video(folder, model):
     same(spread.reconstruct(batch[0]), model.reconstruct(batch[0]))
 
 
-def test_reconstruct_is_the_vae_there_and_back(folder, model):
+def test_reconstruct_is_the_vae_there_and_back(reference, model):
     video = inputs()[0]
-    vae, _ = read_tiny_model(folder)
-    there_and_back = jax.jit(lambda video: vae.decode(vae.encode(video)))
-    expected = there_and_back(jnp.asarray(video / 127.5 - 1, jnp.float32))
-    same(model.reconstruct(video), np.round((np.asarray(expected) + 1) * 127.5).astype(np.uint8))
+    encode, decode, _ = reference
+    same(model.reconstruct(video), decode(encode(video)))
 
 
 def test_steps_and_shift_are_those_of_the_weights_unless_given(folder, model):
@@ -241,7 +249,8 @@ def test_unfit_weights_are_refused(tmp_path, damage):
 )
 def test_numbers_that_are_not_finite_are_an_error_that_says_where(model, monkeypatch, part, layer, message):
     def spoil(path, leaf):
-        return leaf * jnp.nan if layer in jax.tree_util.keystr(path) else leaf
+        broken = layer in jax.tree_util.keystr(path)
+        return jax.device_put(np.full(leaf.shape, np.nan, leaf.dtype), leaf.sharding) if broken else leaf
 
     spoilt = jax.tree_util.tree_map_with_path(spoil, getattr(model, part).state())
     monkeypatch.setattr(getattr(model, part), "_state", spoilt)
