@@ -26,7 +26,8 @@ TINY = """
 from configs import wan_1_3b_plucker
 def get_config():
     config = wan_1_3b_plucker.get_config()
-    config.model.update(dim=256, ffn_dim=512, layers=2, heads=2, text_dim=32, conditioning_dim=16)
+    config.model.update(dim=256, ffn_dim=512, layers=1, heads=2, text_dim=32, conditioning_dim=16)
+    config.model.unroll = True
     config.data.update(frames=17, height=128, width=128)
     return config
 """

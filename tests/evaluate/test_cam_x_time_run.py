@@ -19,7 +19,12 @@ from tests.evaluate.test_cam_x_time_folder import SCENES, write_set
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model
 
 
-def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch, without_lpips):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "CamxTime_eval", size=(24, 40))
+
+
+def test_command_line_evaluates_the_published_set(folder, tmp_path, capsys, monkeypatch, without_lpips):
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     prompts = []
 
@@ -32,7 +37,6 @@ def test_command_line_evaluates_the_published_set(tmp_path, capsys, monkeypatch,
 
     monkeypatch.setattr(Rerenderer, "__call__", darker)
     monkeypatch.setattr(Rerenderer, "reconstruct", lambda self, video: video)
-    folder = write_set(tmp_path / "CamxTime_eval")
     weights, out = str(write_tiny_model(tmp_path / "tiny")), tmp_path / "out"
     command = ["--cam_x_time", str(folder), "--weights", weights, "--out", str(out), "--sheets", "1"]
     main(command)
@@ -72,13 +76,12 @@ def frames_of(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_videos_of_others_are_scored(tmp_path, capsys, monkeypatch, without_lpips):
+def test_videos_of_others_are_scored(folder, tmp_path, capsys, monkeypatch, without_lpips):
     """At their own size: 81 frames, here of small pictures, of which the truth itself is one method."""
     monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
     for module in ("cam_x_time_folder", "cam_x_time_run"):
         monkeypatch.setattr(f"stp_jax.evaluate.{module}.HEIGHT", 24)
         monkeypatch.setattr(f"stp_jax.evaluate.{module}.WIDTH", 40)
-    folder = write_set(tmp_path / "CamxTime_eval", size=(24, 40))
     truths, out = folder / "eval_gt_wan2.1_format", tmp_path / "out"
     brighter = write_disturbed(tmp_path / "brighter", truths)
     command = ["--cam_x_time", str(folder), "--out", str(out), "--sheets", "1", "--measures"]

@@ -19,20 +19,29 @@ def compare(function, reference, arrays, dtype, tolerance):
     """Values and gradients of a kernel in `dtype` against a float64 reference, for random cotangents."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        exact = [jnp.asarray(np.asarray(a, np.float64)) for a in arrays]
-        expected, pull = jax.vjp(reference, *exact)
-        cotangents = jax.tree.map(lambda a: rng.standard_normal(a.shape), expected)
-        gradients = pull(jax.tree.map(jnp.asarray, cotangents))
-        expected, gradients = jax.device_get((expected, gradients))
-    given = [jnp.asarray(a) for a in arrays]
-    got, pull = jax.vjp(function, *given)
-    own = pull(jax.tree.map(lambda c, a: jnp.asarray(c, a.dtype), cotangents, got))
+        exact = [np.asarray(a, np.float64) for a in arrays]
+        shapes = jax.eval_shape(reference, *exact)
+        cotangents = jax.tree.map(lambda a: rng.standard_normal(a.shape), shapes)
+        expected, gradients = jax.device_get(with_gradients(reference)(exact, cotangents))
+    kinds = jax.eval_shape(function, *arrays)
+    cotangents = jax.tree.map(lambda c, a: c.astype(a.dtype), tuple(cotangents), tuple(kinds))
+    got, own = with_gradients(function)(arrays, cotangents)
     for one, other in zip(got, expected, strict=True):
         assert one.shape == other.shape
         close(one, other, tolerance)
     for number, (one, other) in enumerate(zip(own, gradients, strict=True)):
-        assert one.dtype == given[number].dtype
+        assert one.dtype == arrays[number].dtype
         close(one, other, tolerance)
+
+
+def with_gradients(function):
+    """Of arrays and cotangents: the values and the gradients; compiled as one."""
+
+    def run(arrays, cotangents):
+        values, pull = jax.vjp(lambda *arrays: tuple(function(*arrays)), *arrays)
+        return values, pull(tuple(cotangents))
+
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize("runs", [None, 4])
@@ -43,7 +52,7 @@ def test_modulated_norm(dtype, tolerance, runs):
     def normal(*shape):
         return rng.standard_normal(shape).astype(np.float32)
 
-    x, product = (jnp.asarray(normal(2, tokens, width), dtype) for _ in range(2))
+    x, product = (normal(2, tokens, width).astype(dtype) for _ in range(2))
     bias, gate, scale = normal(width), normal(2, width), normal(2, width)
     shift = normal(2, width) if runs is None else normal(2, runs, width)
 

@@ -15,7 +15,7 @@ from tests.models.test_fused import EPS, compare
 def test_norm_rotate(heads, half, tables, dtype, tolerance):
     rng = np.random.default_rng(0)
     tokens, width = 35, 2 * heads * half
-    qkv = jnp.asarray(rng.standard_normal((2, tokens, 3 * width)), dtype)
+    qkv = rng.standard_normal((2, tokens, 3 * width)).astype(dtype)
     bias = rng.standard_normal(3 * width).astype(np.float32)
     scales = rng.standard_normal((2, width)).astype(np.float32)
     angle = rng.standard_normal((tables, tokens, half))

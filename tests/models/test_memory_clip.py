@@ -1,6 +1,7 @@
 """The third clip of the DiT: a memory of earlier output. Its numbers are checked in test_dit.py."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,29 @@ from flax import nnx
 
 from stp_jax.controls.view import View
 from stp_jax.models.dit import SpaceTimeDiT
-from stp_jax.models.parameters import flatten, load_into
+from stp_jax.models.parameters import bind, flatten
+from stp_jax.weights import kinds
 from tests.models.test_dit import CONFIG, condition, forward, inputs, randomised, run, with_memory
+
+ROOM = dataclasses.replace(CONFIG, memory=2)
+
+
+@functools.cache
+def new_parameters(config):
+    return flatten(SpaceTimeDiT(config, rngs=nnx.Rngs(0)))  # under jit it compiles longer
+
+
+def with_room(without: SpaceTimeDiT) -> SpaceTimeDiT:
+    """The model with room for a memory, whose role is that of a new model."""
+    return bind(kinds.abstract("dit", ROOM)[0], new_parameters(ROOM) | flatten(without))
 
 
 def test_a_model_with_room_for_a_memory_is_the_one_without_until_it_has_one():
     without, x = randomised(CONFIG), inputs()
-    room = SpaceTimeDiT(dataclasses.replace(CONFIG, memory=4), rngs=nnx.Rngs(0))
-    new, plain = flatten(room), flatten(SpaceTimeDiT(CONFIG, rngs=nnx.Rngs(0)))
+    new, plain = new_parameters(ROOM), new_parameters(CONFIG)
     assert new.keys() - plain.keys() == {"camera_encoder.memory_role"}
     assert all(np.array_equal(new[name], array) for name, array in plain.items())
-    load_into(room, new | flatten(without), "test")
+    room = with_room(without)
     compiled = []
     for model in (without, room):
         graph, state = nnx.split(model)
@@ -39,10 +52,8 @@ def test_a_memory_of_source_frames_counts_as_a_longer_source_until_it_is_trained
         name: np.concatenate([x[name], x[name][:, 1:]], axis=1)
         for name in ("source", "source_c2w", "source_intrinsics", "source_animation_time")
     }
-    config = dataclasses.replace(CONFIG, memory=2)
-    model = SpaceTimeDiT(config, rngs=nnx.Rngs(0))
     plain = randomised(CONFIG)
-    load_into(model, flatten(model) | flatten(plain), "test")  # role of a new model
+    model = with_room(plain)
     memory = {"memory": x["source"][:, 1:]}
     memory |= {f"memory_{name}": x[f"source_{name}"][:, 1:] for name in View._fields}
     found, alone = run(model, x | memory), run(plain, x)
