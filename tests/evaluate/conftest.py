@@ -44,6 +44,12 @@ def without_lpips(monkeypatch):
     monkeypatch.setattr("stp_jax.evaluate.lpips.load", lambda: None)
 
 
+@pytest.fixture
+def without_metrics_plot(monkeypatch):
+    """That plot takes most of the rest; it is drawn in the tests of the commands and of whole evaluations."""
+    monkeypatch.setattr("stp_jax.evaluate.report.plot_metrics", lambda path, summary: None)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return write_data_set(tmp_path_factory.mktemp("data"))

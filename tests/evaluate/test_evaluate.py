@@ -227,7 +227,7 @@ def test_a_quick_evaluation_has_its_cases_alone_and_says_how_long_it_takes(
     assert "The first 5 videos took a while" in printed and "the other 5 will take about a while" in printed
 
 
-def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips):
+def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips, without_metrics_plot):
     whole, broken = Oracle(data), Oracle(data)
     run(data, tmp_path / "whole", whole)
     broken.fail_at = 6  # in the second scene
@@ -248,7 +248,7 @@ def test_an_interrupted_evaluation_goes_on(data, tmp_path, without_lpips):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_folders_in_use_are_left_alone(data, tmp_path, without_lpips):
+def test_folders_in_use_are_left_alone(data, tmp_path, without_lpips, without_metrics_plot):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="not empty"):

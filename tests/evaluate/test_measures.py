@@ -19,6 +19,8 @@ from stp_jax.evaluate.run import evaluate
 from stp_jax.evaluate.scores import Model, measure_case
 from tests.opengl import needs_opengl
 
+pytestmark = pytest.mark.usefixtures("without_metrics_plot")
+
 
 class Brightness(Measure):
     """How much brighter a video is than the target: in all, and for each frame."""

@@ -10,6 +10,8 @@ from stp_jax.errors import InputError
 from stp_jax.evaluate.measure import Measure
 from tests.evaluate.test_measures import BRIGHTNESS, run
 
+pytestmark = pytest.mark.usefixtures("without_metrics_plot")
+
 
 class OfProcess(Measure):
     name, title = "process", "Where it is measured"
