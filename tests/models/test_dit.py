@@ -216,14 +216,16 @@ def test_every_pixel_frame_of_the_conditioning_counts(key, frame):
 
 
 def test_rematerialisation_changes_no_gradient():
-    """Of the blocks, which alone are computed again, and of what comes into them from the conditioning."""
+    """Of the blocks, which alone are computed again, and of what comes into them from the conditioning.
+
+    Those of "full" are compared in test_fused_dit.py.
+    """
     model, x = randomised(CONFIG), inputs()
     conditioning = jax.jit(lambda: condition(model, x))()
     gradients = []
     for changes in (
         {},
         {"remat": "dots"},
-        {"remat": "full"},
         {"remat": "attention", "ffn_parts": 4},
         {"remat": "offload"},
     ):
