@@ -1,4 +1,4 @@
-"""What a user points at is found, recognised, read onto the devices, or refused with the reason."""
+"""What a user points at is found, recognised, or refused with the reason."""
 
 import dataclasses
 import json
@@ -7,10 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import save_file
 
-from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.parameters import flatten
@@ -19,7 +17,6 @@ from stp_jax.weights.layouts import dit
 from stp_jax.weights.layouts.table import stored_shapes
 from stp_jax.weights.layouts.text_encoder import TIED
 from tests.stored_tensors import SPACETIMEPILOT, TINY, TINY_DIT, build, random_tensor, random_tensors
-from tests.tiny_model import edit_index
 
 SPACETIMEPILOT = DiTConfig(**SPACETIMEPILOT | TINY_DIT)
 HEADS = {"dim": 64, "num_heads": 2}
@@ -296,32 +293,6 @@ def test_why_a_dit_beside_a_good_vae_is_not_read_is_said(tmp_path):
         recognition.recognise(tmp_path, "dit")
 
 
-def test_numbers_that_are_not_finite_are_named_when_they_are_read(tmp_path):
-    tensors = random_tensors("dit", SPACETIMEPILOT, "official")
-    tensors["blocks.1.ffn.0.weight"][3, 4] = np.nan
-    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", tensors=tensors))
-    complaint = r"x.safetensors: blocks.1.ffn.0.weight has numbers that are NaN or infinite"
-    for read in (reading.read, lambda found: reading.load(found, make_mesh(data=2, fsdp=4), "bfloat16")):
-        with pytest.raises(InputError, match=complaint):
-            read(found)
-
-
-def test_a_file_that_does_not_match_its_checksum_is_named_when_it_is_read(tmp_path):
-    write_ours(tmp_path, "dit", DiTConfig(**TINY_DIT | {"text_dim": 0}))
-    part = sorted(tmp_path.glob("*.safetensors"))[1]
-    content = bytearray(part.read_bytes())
-    content[-3] ^= 1
-    part.write_bytes(content)
-    found = recognition.recognise(tmp_path, "dit")
-    assert not recognition.remarks(found)
-    for read in (reading.read, lambda found: reading.load(found, make_mesh(data=2, fsdp=4), "bfloat16")):
-        with pytest.raises(InputError, match=f"{part.name} is damaged: its SHA-256 is not the one"):
-            read(found)
-    edit_index(tmp_path, "dit")
-    found = recognition.recognise(tmp_path, "dit")
-    assert "without checksums" in recognition.remarks(found)[0] and reading.read(found)
-
-
 def test_parts_and_models_of_pictures_are_refused_as_such(tmp_path):
     part = write(tmp_path / "model-00001-of-00002.safetensors", "dit", SPACETIMEPILOT)
     with pytest.raises(InputError, match="is one part of a model: give"):
@@ -359,57 +330,6 @@ def test_the_tied_embedding_of_transformers_may_stand_under_either_name(tmp_path
         del tensors["shared.weight"]
     found = recognition.recognise(write(tmp_path / "model.safetensors", "text_encoder", tensors=tensors))
     np.testing.assert_array_equal(reading.read(found)["token_embedding"], tensors[TIED])
-
-
-def test_our_own_folder_is_read_as_it_was_written(tmp_path):
-    parameters = write_ours(tmp_path, "dit", DiTConfig(**TINY_DIT | {"text_dim": 0}))
-    write_ours(tmp_path, "vae", TINY["vae"])
-    found = recognition.recognise(tmp_path)
-    assert (found.kind, found.layout, found.path) == ("dit", "ours", tmp_path)
-    assert any(rule.pieces > 1 for rule in found.rules)
-    read = reading.read(found)
-    assert read.keys() == parameters.keys()
-    for name, array in parameters.items():
-        np.testing.assert_array_equal(read[name], array)
-    assert recognition.recognise(tmp_path, "vae").config == TINY["vae"]
-
-
-def test_a_config_of_another_version_is_refused(tmp_path):
-    write_ours(tmp_path, "vae", TINY["vae"])
-    edit_index(tmp_path, "vae", config={"colour": "blue"})
-    with pytest.raises(InputError, match=r"vae.json: .*colour"):
-        recognition.recognise(tmp_path, "vae")
-
-
-def test_loading_spreads_a_model_over_the_mesh_in_the_dtypes_asked_for(tmp_path):
-    found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT))
-    mesh = make_mesh(data=2, fsdp=4)
-    graph, state = reading.load(found, mesh, "bfloat16")
-    expected = reading.read(found)
-    read = flatten(nnx.merge(graph, state))
-    assert read.keys() == expected.keys()
-    for name, array in read.items():
-        matrix = name.endswith("kernel")
-        assert array.dtype == ("bfloat16" if matrix else "float32"), name
-        np.testing.assert_array_equal(array, expected[name].astype(array.dtype))
-    kernel = read["blocks.ffn_in.kernel"]
-    assert kernel.addressable_shards[0].data.size == kernel.size // 4
-    assert nnx.graphdef(nnx.merge(graph, state)) == reading.graph(found)
-
-
-def test_training_may_start_from_a_model_that_lacks_some_parts(tmp_path):
-    found = recognition.recognise(write(tmp_path / "wan.safetensors", "dit"))
-    wanted = kinds.shapes("dit", dataclasses.replace(TINY["dit"], source=True, camera="plucker"))
-    with pytest.raises(InputError, match=r"missing \(blocks.camera"):
-        reading.read(found, wanted)
-    read = reading.read(found, wanted, allow_missing=lambda name: "camera" in name)
-    assert {name for name in wanted if name not in read} == {name for name in wanted if "camera" in name}
-
-
-def test_text_weights_are_left_over_for_a_model_without_text(tmp_path):
-    found = recognition.recognise(write(tmp_path / "wan.safetensors", "dit"))
-    with pytest.raises(InputError, match="not known .*cross_attn"):
-        reading.read(found, kinds.shapes("dit", dataclasses.replace(TINY["dit"], text_dim=0)))
 
 
 def test_folders_that_diffusers_and_transformers_write(tmp_path):
