@@ -74,7 +74,7 @@ def test_however_often_it_is_killed_a_run_ends_bit_identical(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(KILLS), str(STEPS)],
         cwd=ROOT,
-        env=environment(devices=1),
+        env=environment(devices=1) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
         capture_output=True,
         text=True,
     )

@@ -111,7 +111,7 @@ def test_a_perfect_reconstruction_of_one_frame_has_a_finite_score():
 def test_training_reaches_every_parameter_and_learns_a_clip(vae):
     graph, state = nnx.split(vae)
     video = jnp.asarray(moving_square(), jnp.float32)
-    optimiser = optax.adam(1e-2)
+    optimiser = optax.flatten(optax.adam(1e-2))  # in one array: one for each parameter compiles for seconds
 
     @jax.jit
     def step(state, opt_state, key):
