@@ -11,7 +11,7 @@ import pytest
 
 from launch import blender_export_camera as exporter
 from stp_jax.controls import cameras
-from tests.controls.test_cameras import project, random_cameras
+from tests.controls.random_cameras import project, random_cameras
 
 SCRIPT = Path(exporter.__file__)
 

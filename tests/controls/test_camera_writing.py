@@ -6,7 +6,7 @@ import numpy as np
 
 from stp_jax.controls import cameras
 from stp_jax.controls.formats.writing import to_nerfstudio, to_ours
-from tests.controls.test_cameras import project, random_cameras
+from tests.controls.random_cameras import project, random_cameras
 
 F = 5
 SIZE = (160, 96)
