@@ -14,6 +14,7 @@ from stp_jax.media import sequences, writing
 from stp_jax.official import time_patterns
 from stp_jax.rerender import takes
 from stp_jax.rerender.request import LONGEST
+from stp_jax.rerender.speed import PRESETS, choose
 from stp_jax.rerender.takes import SAME_CAMERA
 from stp_jax.weights import native
 
@@ -43,6 +44,7 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         ("what to re-render", _add_what),
         ("camera and time", _add_controls),
         ("model and sampling", _add_sampling),
+        ("speed and its price (docs/speed.md)", _add_speed),
         ("size and memory", _add_size),
         ("results", _add_results),
     ):
@@ -57,6 +59,7 @@ def parse_flags(argv: list[str], description: str | None = None) -> argparse.Nam
         # An unset variable of a shell must not mean the default; an empty prompt is a prompt.
         if value == "" and name not in ("prompt", "negative_prompt"):
             raise InputError(f"--{name} is empty (see --help)")
+    choose(flags.speed, flags.attention, flags.guidance_interval, flags.cache_threshold)
     return flags
 
 
@@ -194,6 +197,33 @@ def _add_sampling(add: Callable[..., Any]) -> None:
     )
     add("--vae", metavar="PATH", help="weights of the VAE (beside the others)")
     add("--text_encoder", metavar="PATH", help="weights of the text encoder (beside the others)")
+
+
+def _add_speed(add: Callable[..., Any]) -> None:
+    add(
+        "--speed",
+        choices=tuple(PRESETS),
+        help="exact: nothing is left out; fast, draft: fewer computations, another result. They set the "
+        "following, of which each that is given wins (exact)",
+    )
+    add(
+        "--guidance_interval",
+        nargs=2,
+        type=number(0, 1),
+        metavar=("LOW", "HIGH"),
+        help="noise levels, from 0 to 1, at which the prompt guides; other steps take half of the time",
+    )
+    add(
+        "--cache_threshold",
+        type=number(0, 100),
+        metavar="SHARE",
+        help="a step reuses the last velocity where it is predicted to differ by less; 0: never",
+    )
+    add(
+        "--attention",
+        choices=("exact", "fp8"),
+        help="fp8: in 8 bits, for long videos on NVIDIA GPUs from Hopper on; elsewhere it is exact",
+    )
 
 
 def _add_size(add: Callable[..., Any]) -> None:

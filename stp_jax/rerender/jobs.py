@@ -38,7 +38,7 @@ from stp_jax.weights.native import SamplingNotes
 # Flags of the model, which is loaded once, and of the whole run.
 _OF_ALL = (
     *("weights", "lora", "vae", "text_encoder", "frames", "size", "steps", "shift", "guidance"),
-    *("dtype", "tiled", "low_memory"),
+    *("speed", "guidance_interval", "cache_threshold", "attention", "dtype", "tiled", "low_memory"),
 )
 _OF_RUN = ("jobs", "list", "dry_run")
 _FILES = ("video", "camera", "source_cameras", "keyframes", "animation_time")

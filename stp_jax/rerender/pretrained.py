@@ -17,6 +17,7 @@ from stp_jax.official.tiles import TILE
 from stp_jax.weights import recognition
 from stp_jax.weights.adapters import Lora, parse_lora, steps_in_name
 from stp_jax.weights.merging import merge
+from stp_jax.weights.native import SamplingNotes
 from stp_jax.weights.recognition import Pretrained
 
 FEW_STEPS = 10  # a LoRA that is distilled takes no more
@@ -73,6 +74,12 @@ def find_models(
         encoder.path if encoder else None,
         tuple(dict.fromkeys([*(one.remark() for one in merged), *lines])),
     )
+
+
+def sized(notes: SamplingNotes, frames: int | None, height: int | None, width: int | None) -> SamplingNotes:
+    """Notes of weights with the size that videos are to have; None: as the notes say."""
+    size: dict[str, Any] = {"frames": frames, "height": height, "width": width}
+    return notes._replace(**{name: value for name, value in size.items() if value is not None})
 
 
 def sampling_remarks(

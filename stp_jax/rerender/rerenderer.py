@@ -19,11 +19,13 @@ from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
+from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop, traced_flop
 from stp_jax.models.vae import fitting_chunk, to_deep_pixels, to_pixels
 from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.noise import official_noise
 from stp_jax.official.poses import official_poses
+from stp_jax.rerender.checks import check_finite, check_shapes
 from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
 from stp_jax.rerender.pretrained import (
     available_attention,
@@ -31,11 +33,14 @@ from stp_jax.rerender.pretrained import (
     is_official,
     refuse_idle_tiles,
     sampling_remarks,
+    sized,
 )
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
 from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
+from stp_jax.rerender.speed import Speed, choose, for_model, guided_steps, refuse_idle_knobs
 from stp_jax.weights import native, reading
 from stp_jax.weights.adapters import Lora
+from stp_jax.weights.recognition import Pretrained
 
 Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
 
@@ -64,6 +69,10 @@ class Rerenderer:
       steps: Euler steps; default: as the weights' notes say.
       shift: of the noise levels, see `stp_jax.flow`; default: as the weights' notes say.
       guidance: by text, see `Sampler.sample`; 1 is none; default: as the weights' notes say.
+      speed: a preset of the three knobs that follow, see `stp_jax.rerender.speed` and docs/speed.md; each
+        that is given wins.
+      guidance_interval: lowest and highest noise level, from 0 to 1, of steps with guidance.
+      cache_threshold: steps reuse velocities, see `stp_jax.rerender.caching`; 0: none.
       attention: `exact`; `fp8`, in 8 bits, faster for long videos, see `stp_jax.models.fp8_attention`: where
         that cannot be, a remark says why, and attention is exact; `fp8_simulated`, for measurements.
       exact_blocks: first blocks, and as many last ones, whose attention is exact all the same.
@@ -77,7 +86,7 @@ class Rerenderer:
 
     Raises:
       InputError: missing or damaged weights, of another model, or of models that do not fit together; sizes
-        that the models cannot work at.
+        that the models cannot work at; knobs that are impossible, or have no effect.
     """
 
     def __init__(
@@ -93,7 +102,10 @@ class Rerenderer:
         steps: int | None = None,
         shift: float | None = None,
         guidance: float | None = None,
-        attention: str = "exact",
+        speed: str = "exact",
+        guidance_interval: tuple[float, float] | None = None,
+        cache_threshold: float | None = None,
+        attention: str | None = None,
         exact_blocks: int = 0,
         dtype: str | None = None,
         official_rounding: bool | None = None,
@@ -107,13 +119,9 @@ class Rerenderer:
         self._compiled: set[int] = set()  # batch sizes; functions compile on first use
         self._costs = CPU_COSTS if on_cpu else GPU_COSTS
         self._low_memory = low_memory
+        files = {"vae": vae, "text_encoder": text_encoder}
         dit, vae_files, self._text_encoder, self.remarks = find_models(
-            folder,
-            loras=loras,
-            vae=vae,
-            text_encoder=text_encoder,
-            dtype=self.dtype,
-            official_rounding=official_rounding,
+            folder, loras=loras, dtype=self.dtype, official_rounding=official_rounding, **files
         )
         self.title = f"{dit.title}, {dit.path}"
         #: the official weights are sampled the official way: its noise, its poses, its rounding
@@ -124,25 +132,36 @@ class Rerenderer:
         self.guidance = notes.sampling_guidance if guidance is None else guidance
         self.remarks += sampling_remarks(loras, self.steps, self.guidance)
         self._check_guidance(folder)
-        stored = notes.frames, notes.height, notes.width
-        size = [b if a is None else a for a, b in zip((frames, height, width), stored, strict=True)]
-        self.notes = notes._replace(frames=size[0], height=size[1], width=size[2])
+        self.notes = sized(notes, frames, height, width)
         self._vae_config = vae_files.config
+        size = self.notes.frames, self.notes.height, self.notes.width
         self._vae_config.check_video_size(*size, patch=dit.config.patch)
-        tokens = dit.config.clip_tokens(self._latent_size())
-        given = dit.config, sum(tokens.values()), exact_blocks
-        self._dit_config, remarks = available_attention(attention, *given)
-        self.remarks += remarks
-        dit = dataclasses.replace(dit, config=self._dit_config)
-        self._mesh = mesh or mesh_for_one_video(jax.local_devices(), tokens["target"], guided=self._guided)
-        self._vae = ModelOnDevice(vae_files, self._mesh, self.dtype)
+        knobs = choose(speed, attention, guidance_interval, cache_threshold)
+        refuse_idle_knobs(guidance_interval, cache_threshold, self.guidance, flow_map=dit.config.flow_map)
+        self._set_speed(knobs, dit.config, exact_blocks)
+        target = dit.config.clip_tokens(self._latent_size())["target"]
+        self._mesh = mesh or mesh_for_one_video(jax.local_devices(), target, guided=self._always_guided)
+        self._load_when_needed(dataclasses.replace(dit, config=self._dit_config), vae_files, tiled, deep)
+
+    def _set_speed(self, knobs: Speed, config: DiTConfig, exact_blocks: int) -> None:
+        knobs, lines = for_model(knobs, guidance=self.guidance, flow_map=config.flow_map)
+        tokens = sum(config.clip_tokens(self._latent_size()).values())
+        self._dit_config, more = available_attention(knobs.attention, config, tokens, exact_blocks)
+        self.remarks += lines + more
+        #: the knobs of sampling as they are used
+        self.speed = knobs._replace(attention=self._dit_config.sampling_attention)
+        #: forwards of the DiT, made for the last video or batch; two for a step with guidance
+        self.forwards = 0
+
+    def _load_when_needed(self, dit: Pretrained, vae: Pretrained, tiled: bool, deep: bool) -> None:
+        self._vae = ModelOnDevice(vae, self._mesh, self.dtype)
         self._dit = ModelOnDevice(dit, self._mesh, self.dtype)
         self._sampler = Sampler(self._dit.graph)
         chunk = fitting_chunk(self.notes.frames, self.notes.height, self.notes.width)
         self._encode, self._decode = vae_functions(
             self._vae.graph,
             chunk=chunk,
-            decode_chunk=1 if on_cpu else chunk,  # a CPU has small caches
+            decode_chunk=1 if jax.default_backend() == "cpu" else chunk,  # a CPU has small caches
             tiled=tiled,
             finish=_FINISH[self.official, deep],
         )
@@ -171,6 +190,21 @@ class Rerenderer:
     @property
     def _guided(self) -> bool:
         return self.guidance != 1
+
+    @property
+    def _sigmas(self) -> np.ndarray:
+        return flow.sampling_sigmas(self.steps, self.shift)
+
+    @property
+    def most_forwards(self) -> int:
+        """Forwards of the DiT where none is left out by reuse, for one video or batch."""
+        guided = guided_steps(self._sigmas, self.speed.guidance_interval) if self._guided else np.zeros(1)
+        return self.steps + int(guided.sum())
+
+    @property
+    def _always_guided(self) -> bool:
+        """Whether every step has guidance: only then halves of the devices compute one velocity each."""
+        return self.most_forwards == 2 * self.steps
 
     def _latent_size(self) -> tuple[int, int, int]:
         return self._vae_config.latent_size(self.notes.frames, self.notes.height, self.notes.width)
@@ -213,7 +247,7 @@ class Rerenderer:
         views = self._views(source_video, source, target)
         checks: list[tuple[str, jax.Array]] = []
         report = Report(progress, self._costs.encode + self.steps + self._costs.decode)
-        batched = batched_guidance(self._guided, len(source_video), self._mesh)
+        batched = batched_guidance(self._always_guided, len(source_video), self._mesh)
         embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
         with jax.set_mesh(self._mesh):
             note = "" if len(source_video) in self._compiled else ", compiling"
@@ -230,7 +264,7 @@ class Rerenderer:
             decoded, finite = self._decode(self._vae.state(), latents)
             checks.append(("the pixels of the decoded video", finite))
             video = np.asarray(decoded)[: len(source_video)]
-        _check_finite(checks)
+        check_finite(checks)
         self._compiled |= {len(source_video), len(source_latents)}  # these may be padded
         report("done", 0)
         return video
@@ -240,7 +274,7 @@ class Rerenderer:
         with jax.set_mesh(self._mesh):
             latents, encoded = self._encode(self._vae.state(), self._put(video))
             pixels, decoded = self._decode(self._vae.state(), latents)
-            _check_finite([("the source's latents", encoded), ("the pixels of the decoded video", decoded)])
+            check_finite([("the source's latents", encoded), ("the pixels of the decoded video", decoded)])
             return np.asarray(pixels)[: len(video)]
 
     def flop(self) -> tuple[float, float]:
@@ -249,7 +283,7 @@ class Rerenderer:
         The VAE's are counted by tracing it, a second or two, for which its weights are loaded.
         """
         size = self._latent_size()
-        steps = self.steps * (2 if self._guided else 1) * dit_flop(self._dit_config, size)
+        steps = self.most_forwards * dit_flop(self._dit_config, size)
         video = (1, self.notes.frames, self.notes.height, self.notes.width, 3)
         latents = (1, *size, self._vae_config.z_dim)
         with jax.set_mesh(self._mesh):
@@ -270,7 +304,7 @@ class Rerenderer:
         same_cameras = target.c2w is None
         if same_cameras:
             target = View(source.c2w, source.intrinsics, target.animation_time)
-        self._check(video, source, target)
+        check_shapes(video, source, target, self.notes)
         reference = source.c2w[:, :1]
         if self.official:
             source_c2w, target_c2w = official_poses(
@@ -282,22 +316,6 @@ class Rerenderer:
         else:
             source_c2w, target_c2w = relative_to(source.c2w, reference), relative_to(target.c2w, reference)
         return target._replace(c2w=target_c2w), source._replace(c2w=source_c2w)
-
-    def _check(self, video: np.ndarray, source: View, target: View) -> None:
-        batch, frames, size = len(video), self.notes.frames, (self.notes.height, self.notes.width)
-        if video.dtype != np.uint8 or video.shape[1:] != (frames, *size, 3):
-            raise InputError(
-                f"source video: {video.dtype} {list(video.shape[1:])}; the model takes uint8 "
-                f"[{frames}, {size[0]}, {size[1]}, 3]. stp_jax.media.fit_clip cuts a video to size."
-            )
-        shapes = View(c2w=(4, 4), intrinsics=(4,), animation_time=())
-        for clip, view in (("source", source), ("target", target)):
-            for name, array, shape in zip(View._fields, view, shapes, strict=True):
-                if np.shape(array) != (batch, frames, *shape):
-                    raise InputError(
-                        f"{clip} {name.replace('_', ' ')}: shape {list(np.shape(array))}, not "
-                        f"{[batch, frames, *shape]} as the source video asks for."
-                    )
 
     def _embed(
         self, videos: int, prompt: str | Sequence[str], negative_prompt: str | None, report: Report
@@ -335,19 +353,24 @@ class Rerenderer:
         """Latents of the target, from those of the source; `checks` gets whether each step's are finite."""
         compiled = len(source) in self._compiled
         finite: list[jax.Array] = []
+        forwards: list[int] = []
         latents = self._sampler.sample(
             self._dit.state(),
             self._put(self._noise(seed, source.shape), whole=batched),
             source,
             conditioning,
-            flow.sampling_sigmas(self.steps, self.shift),
+            self._sigmas,
             guidance=self.guidance if self._guided else None,
+            guidance_interval=self.speed.guidance_interval,
+            cache_threshold=self.speed.cache_threshold,
             batched_guidance=batched,
             progress=lambda number, x: report(
                 f"step {number + 1} of {self.steps}" + ("" if number or compiled else ", compiling"), 1, x
             ),
             finite=finite,
+            forwards=forwards,
         )
+        self.forwards = sum(forwards)
         checks += [(f"the latents of step {i + 1} of {self.steps}", one) for i, one in enumerate(finite)]
         return latents
 
@@ -371,13 +394,3 @@ class Rerenderer:
         array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
         sharding = NamedSharding(self._mesh, P()) if whole else batch_sharding(self._mesh)
         return jax.device_put(array, sharding)
-
-
-def _check_finite(checks: Sequence[tuple[str, jax.Array]]) -> None:
-    """Raises `InputError` that names the first thing whose flag is false; waits for all of them."""
-    for what, finite in checks:
-        if not bool(finite):
-            raise InputError(
-                f"{what} are not finite (NaN or overflow): the weights are damaged, or their numbers are too "
-                "large for the computation (try --dtype float32)."
-            )

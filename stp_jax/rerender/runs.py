@@ -89,6 +89,10 @@ def load_model(flags: argparse.Namespace, notes: SamplingNotes, *, deep: bool = 
         steps=flags.steps,
         shift=flags.shift,
         guidance=flags.guidance,
+        speed=flags.speed or "exact",
+        guidance_interval=flags.guidance_interval,
+        cache_threshold=flags.cache_threshold,
+        attention=flags.attention,
         dtype=flags.dtype,
         tiled=flags.tiled,
         low_memory=flags.low_memory,
@@ -167,10 +171,17 @@ def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> 
         )
 
 
+def forwards(model: Rerenderer) -> str:
+    """A line on how much of the last video's sampling was computed."""
+    every = model.steps * (1 if model.guidance == 1 else 2)
+    return f"Forwards of the DiT: {model.forwards}" + (f" of {every}" if model.forwards < every else "")
+
+
 def make(folder: Path, model: Rerenderer, planned: Plan, flags: argparse.Namespace) -> None:
     """Re-renders, and writes everything into a folder, settings.json last."""
     request, fps, sound, _ = planned
     result = rerender(model, request, flags)
+    print(forwards(model))
     shown = result if result.dtype == np.uint8 else writing.to_8_bits(result, truncated=model.official)
     scale = enlarged(flags, model.notes)
     results.write_results(folder, request, shown, fps=fps, scale=scale, sound=sound)
@@ -178,7 +189,10 @@ def make(folder: Path, model: Rerenderer, planned: Plan, flags: argparse.Namespa
         frames = result if writing.FORMS[form].deep else shown
         results.write_form(folder, form, frames, fps=fps, sound=sound)
     settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}
-    results.write_settings(folder / "settings.json", settings, request, device=model.device, fps=fps)
+    sampling = {"forwards": model.forwards, "speed": model.speed._asdict()}
+    results.write_settings(
+        folder / "settings.json", settings, request, device=model.device, fps=fps, **sampling
+    )
 
 
 def enlarged(flags: argparse.Namespace, notes: SamplingNotes) -> int:

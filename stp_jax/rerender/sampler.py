@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from stp_jax.controls.view import View
 from stp_jax.devices.sharding import RULES, constrain, make_mesh, size_of
 from stp_jax.models.block import Conditioning
 from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.rerender.caching import VelocityCache
+from stp_jax.rerender.speed import EVERYWHERE, guided_steps
 
 WORTH_SPREADING = 2048  # with at least this many target tokens several devices are faster than one
 
@@ -55,10 +58,16 @@ def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
-@functools.lru_cache(maxsize=8)  # samplers of one structure compile once
-def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
-    """Compiled `condition` and one Euler `step`, see `Sampler`."""
+class _Functions(NamedTuple):
+    """Compiled functions, see `Sampler`."""
 
+    condition: Callable
+    step: Callable  # a whole Euler step
+    velocity: Callable  # the first half of one, where velocities are kept
+
+
+@functools.lru_cache(maxsize=8)  # samplers of one structure compile once
+def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> _Functions:
     def condition(state, views, text, negative, latent_size, batched_guidance) -> Conditioning:
         model = nnx.merge(graph, state)
         if batched_guidance:
@@ -73,9 +82,9 @@ def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
         both = jax.tree.map(lambda *two: jnp.stack(two), positive.blocks, other.blocks)
         return positive._replace(blocks=both._replace(frames=positive.blocks.frames))
 
-    def step(
+    def velocity(
         state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> jax.Array:
         model = functools.partial(
             nnx.merge(graph, state),
             target_timestep=flow.MAX_TIMESTEP * following,  # a flow map's velocity is the mean of the step
@@ -83,29 +92,46 @@ def _compiled(graph: nnx.GraphDef[SpaceTimeDiT]) -> tuple[Callable, Callable]:
         )
         timestep = jnp.full(x.shape[:1], flow.MAX_TIMESTEP * sigma)
         if guidance is None:
-            velocity = model(x, source, timestep, conditioning, memory)
-        elif batched_guidance:
+            return model(x, source, timestep, conditioning, memory)
+        if batched_guidance:
             videos, sources, timesteps, earlier = jax.tree.map(twice, (x, source, timestep, memory))
             both = model(videos, sources, timesteps, conditioning, earlier)
             predicted, without = jnp.split(constrain(both, None, None, None, None, None), 2)
-            velocity = without + guidance * (predicted - without)
-        else:
-            # One after the other: a batch of two would need twice the memory.
-            def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
-                blocks = conditioning.blocks._replace(text_keys=prompt[0], text_values=prompt[1])
-                of_prompt = conditioning._replace(blocks=blocks)
-                return model(x, source, timestep, of_prompt, memory)
+            return without + guidance * (predicted - without)
 
-            prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
-            predicted, without = jax.lax.map(velocity_with, prompts)
-            velocity = without + guidance * (predicted - without)
-        x = flow.euler_step(x, velocity, sigma, following)
-        return x, jnp.isfinite(x).all()
+        # One after the other: a batch of two would need twice the memory.
+        def velocity_with(prompt: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return model(x, source, timestep, _with_prompt(conditioning, *prompt), memory)
 
-    return (
+        prompts = (conditioning.blocks.text_keys, conditioning.blocks.text_values)
+        predicted, without = jax.lax.map(velocity_with, prompts)
+        return without + guidance * (predicted - without)
+
+    def step(
+        state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
+    ) -> tuple[jax.Array, jax.Array]:
+        given = source, memory, sigma, following, conditioning, guidance, batched_guidance
+        return _advance(x, velocity(state, x, *given), sigma, following)
+
+    return _Functions(
         jax.jit(condition, static_argnames=("latent_size", "batched_guidance")),
         jax.jit(step, donate_argnames="x", static_argnames="batched_guidance"),
+        jax.jit(velocity, static_argnames="batched_guidance"),
     )
+
+
+def _advance(x, velocity, sigma, following) -> tuple[jax.Array, jax.Array]:
+    """Latents after an Euler step, and whether they are finite."""
+    x = flow.euler_step(x, velocity, sigma, following)
+    return x, jnp.isfinite(x).all()
+
+
+_advance_compiled = jax.jit(_advance, donate_argnames="x")
+
+
+def _with_prompt(conditioning: Conditioning, keys: jax.Array, values: jax.Array) -> Conditioning:
+    """Conditioning by one of the two prompts of guidance."""
+    return conditioning._replace(blocks=conditioning.blocks._replace(text_keys=keys, text_values=values))
 
 
 class Sampler:
@@ -116,7 +142,7 @@ class Sampler:
     """
 
     def __init__(self, graph: nnx.GraphDef[SpaceTimeDiT]):
-        self._condition, self._step = _compiled(graph)
+        self._compiled = _compiled(graph)
 
     def condition(
         self,
@@ -135,7 +161,7 @@ class Sampler:
           text, negative: embeddings [B, T, D] to go towards and, with guidance, away from.
           batched_guidance: whether both velocities of guidance are computed as one batch.
         """
-        return self._condition(
+        return self._compiled.condition(
             state, views, text, negative, latent_size=latent_size, batched_guidance=batched_guidance
         )
 
@@ -148,10 +174,13 @@ class Sampler:
         sigmas: np.ndarray,
         *,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        cache_threshold: float = 0.0,
         memory: jax.Array | None = None,
         batched_guidance: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
         finite: list[jax.Array] | None = None,
+        forwards: list[int] | None = None,
     ) -> jax.Array:
         """Latents of the target, [B, F', H', W', C] float32.
 
@@ -162,19 +191,54 @@ class Sampler:
           sigmas: noise levels from 1 down to 0, see `flow.sampling_sigmas`.
           guidance: g of `v = v_negative + g (v_text - v_negative)` (Ho and Salimans 2022). None: no guidance,
             which takes half the time.
+          guidance_interval: noise levels of steps with guidance (Kynkäänniemi et al. 2024, arXiv 2404.07724);
+            the others take `v_text` alone, which takes half the time. With `batched_guidance` all levels.
+          cache_threshold: above 0 steps reuse velocities, see `stp_jax.rerender.caching`; not for flow maps.
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
           batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
           finite: after each step gets whether its latents are finite, a bool [] that is still being computed:
             read after the last step, it does not keep the devices waiting.
+          forwards: after each step gets the forwards of the model that it took: 0, 1, or 2 with guidance.
         """
+        guided = guided_steps(sigmas, guidance_interval) & (guidance is not None)
+        unguided = _by_text_alone(conditioning, guided, guidance, batched_guidance)
         x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
+        cache = VelocityCache(x, guided, cache_threshold) if cache_threshold else None
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x, is_finite = self._step(
-                state, x, source, memory, sigma, following, conditioning, guidance, batched_guidance
-            )
+            by_text = (conditioning, guidance) if guided[number] else (unguided, None)
+            given = (source, memory, sigma, following, *by_text, batched_guidance)
+            x, is_finite, ran = self._take(cache, number, state, x, *given)
             if finite is not None:
                 finite.append(is_finite)
+            if forwards is not None:
+                forwards.append((2 if guided[number] else 1) if ran else 0)
         return x
+
+    def _take(
+        self, cache: VelocityCache | None, number: int, state: nnx.State, x: jax.Array, *given: Any
+    ) -> tuple[jax.Array, jax.Array, bool]:
+        """Latents after a step, whether they are finite, and whether the model ran."""
+        if cache is None:
+            return *self._compiled.step(state, x, *given), True
+        sigma, following = given[2:4]
+        wanted = cache.wanted(number, sigma)
+        if wanted.any():
+            cache.keep(number, sigma, wanted, self._compiled.velocity(state, x, *given))
+        return *_advance_compiled(x, cache.velocity, sigma, following), bool(wanted.any())
+
+
+def _by_text_alone(
+    conditioning: Conditioning, guided: np.ndarray, guidance: float | None, batched_guidance: bool
+) -> Conditioning:
+    """The conditioning of steps without guidance, which may have been made for both prompts."""
+    if guidance is None or guided.all():
+        return conditioning
+    if batched_guidance:
+        raise ValueError("steps without guidance have no batch of both velocities")
+    blocks = conditioning.blocks
+    return _with_prompt(
+        conditioning, *jax.tree.map(lambda both: both[0], (blocks.text_keys, blocks.text_values))
+    )

@@ -16,6 +16,7 @@ from stp_jax.controls.animation_time import needs_rates
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.rerender import estimated_cameras
+from stp_jax.rerender.speed import refuse_idle_knobs
 from stp_jax.weights import adapters
 from stp_jax.weights.native import SamplingNotes
 
@@ -32,12 +33,14 @@ class Takes(NamedTuple):
       animation_time: whether it is given animation times.
       text: whether it is given prompts.
       title: names the model in messages.
+      flow_map: whether it is one, see `stp_jax.flow_map`.
     """
 
     camera: str = "plucker"
     animation_time: bool = True
     text: bool = True
     title: str = "this model"
+    flow_map: bool = False
 
     @property
     def official(self) -> bool:
@@ -61,7 +64,8 @@ def takes(config: Mapping[str, Any], title: str) -> Takes:
     clock = config.get("animation_time", "frames") != "none"
     rotary = config.get("rope_frames", "animation_time") == "animation_time"
     camera = str(config.get("camera", "plucker"))
-    return Takes(camera, clock or rotary, bool(config.get("text_dim", 0)), title)
+    flow_map = bool(config.get("flow_map", False))
+    return Takes(camera, clock or rotary, bool(config.get("text_dim", 0)), title, flow_map)
 
 
 class Asked(NamedTuple):
@@ -194,6 +198,7 @@ def refuse_idle_flags(flags: argparse.Namespace, model: Takes, notes: SamplingNo
             )
     elif flags.negative_prompt and guidance == 1:
         raise InputError("--negative_prompt has no effect without guidance: give --guidance above 1.")
+    refuse_idle_knobs(flags.guidance_interval, flags.cache_threshold, guidance, flow_map=model.flow_map)
     source_file = flags.source_cameras is not None and not estimated_cameras.is_asked(flags.source_cameras)
     for name in ("source_camera_axes", "source_camera_poses"):
         if getattr(flags, name) is not None and not source_file:

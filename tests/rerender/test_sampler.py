@@ -1,5 +1,6 @@
 """Sampling is the Euler integration of the guided velocity, step by step."""
 
+import itertools
 import math
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from stp_jax import flow
 from stp_jax.controls.view import view_of
 from stp_jax.official.noise import official_noise
+from stp_jax.rerender import speed
 from stp_jax.rerender.sampler import Sampler, jax_noise, mesh_for_one_video
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
@@ -24,49 +26,138 @@ def parts():
     return model, Sampler(graph), state, x, views
 
 
-@pytest.mark.parametrize("guidance", [None, 5.0])
-def test_five_steps_equal_a_loop_in_float64(parts, guidance):
+@pytest.fixture(scope="module")
+def reference(parts):
+    """`velocity(latents, sigma, guidance)` in float64, by the model alone; a sampler's conditioning."""
     model, sampler, state, x, views = parts
     negative = np.random.default_rng(9).standard_normal(x["text"].shape).astype(np.float32)
-    velocity = jax.jit(
-        lambda state, latents, timestep, text: nnx.merge(nnx.graphdef(model), state)(
-            latents,
-            x["source"],
-            timestep,
-            nnx.merge(nnx.graphdef(model), state).condition(*views, text=text, latent_size=SIZE),
-        )
-    )
-    expected = x["noisy"].astype(np.float64)
-    u = 1 - np.arange(STEPS + 1) / STEPS
-    sigmas = SHIFT * u / (1 + (SHIFT - 1) * u)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        at = np.full(2, 1000 * sigma, np.float32)
-        v = np.asarray(velocity(state, expected.astype(np.float32), at, x["text"]), np.float64)
-        if guidance:
-            other = np.asarray(velocity(state, expected.astype(np.float32), at, negative), np.float64)
-            v = other + guidance * (v - other)
-        expected = expected + (following - sigma) * v
+    graph = nnx.graphdef(model)
 
-    conditioning = sampler.condition(
-        state, views, x["text"], negative if guidance else None, latent_size=SIZE
-    )
-    seen, finite = [], []
-    result = sampler.sample(
-        state,
-        x["noisy"],
-        x["source"],
+    @jax.jit
+    def predicted(state, latents, timestep, text):
+        model = nnx.merge(graph, state)
+        return model(latents, x["source"], timestep, model.condition(*views, text=text, latent_size=SIZE))
+
+    def velocity(latents, sigma, guidance):
+        given = state, latents.astype(np.float32), np.full(2, 1000 * sigma, np.float32)
+        v = np.asarray(predicted(*given, x["text"]), np.float64)
+        if guidance is None:
+            return v
+        other = np.asarray(predicted(*given, negative), np.float64)
+        return other + guidance * (v - other)
+
+    def conditioning(guidance):
+        return sampler.condition(state, views, x["text"], negative if guidance else None, latent_size=SIZE)
+
+    return velocity, conditioning
+
+
+def levels(steps=STEPS):
+    u = 1 - np.arange(steps + 1) / steps
+    return SHIFT * u / (1 + (SHIFT - 1) * u)
+
+
+def sampled(parts, conditioning, guidance, steps=STEPS, **options):
+    _, sampler, state, x, _ = parts
+    given = x["noisy"], x["source"], conditioning, flow.sampling_sigmas(steps, SHIFT)
+    return np.asarray(sampler.sample(state, *given, guidance=guidance, **options))
+
+
+def near(result, expected):
+    return np.abs(result - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("guidance", [None, 5.0])
+def test_five_steps_equal_a_loop_in_float64(parts, reference, guidance):
+    _, sampler, state, x, _ = parts
+    velocity, condition = reference
+    expected = x["noisy"].astype(np.float64)
+    for sigma, following in itertools.pairwise(levels()):
+        expected = expected + (following - sigma) * velocity(expected, sigma, guidance)
+
+    conditioning, seen, finite, forwards = condition(guidance), [], [], []
+    result = sampled(
+        parts,
         conditioning,
-        flow.sampling_sigmas(STEPS, SHIFT),
-        guidance=guidance,
+        guidance,
         progress=lambda number, latents: seen.append(number),
         finite=finite,
+        forwards=forwards,
     )
-    assert np.abs(np.asarray(result) - expected).max() < 1e-4 * np.abs(expected).max()
-    assert seen == list(range(STEPS)) and all(finite)
+    assert near(result, expected)
+    assert seen == list(range(STEPS)) and all(finite) and forwards == [2 if guidance else 1] * STEPS
+    # Knobs that leave nothing out change no bit.
+    idle = sampled(parts, conditioning, guidance, guidance_interval=(0.0, 1.0), cache_threshold=0.0)
+    np.testing.assert_array_equal(idle, result)
     # A step that overflows is told from those before it.
     sigmas, flags = np.array([1, 0.5, np.inf, 0], np.float32), []
     sampler.sample(state, x["noisy"], x["source"], conditioning, sigmas, guidance=guidance, finite=flags)
     assert [bool(flag) for flag in flags] == [True, False, False]
+
+
+def test_guidance_is_on_within_its_interval_alone(parts, reference):
+    (velocity, condition), expected = reference, parts[3]["noisy"].astype(np.float64)
+    sigmas, interval = levels(), (0.6, 0.96)
+    inside = [interval[0] <= sigma <= interval[1] for sigma in sigmas[:-1]]
+    assert inside == [False, True, True, True, False]
+    for sigma, following, guided in zip(sigmas[:-1], sigmas[1:], inside, strict=True):
+        expected = expected + (following - sigma) * velocity(expected, sigma, 5.0 if guided else None)
+    forwards = []
+    result = sampled(parts, condition(5.0), 5.0, guidance_interval=interval, forwards=forwards)
+    assert near(result, expected) and forwards == [1, 2, 2, 2, 1]
+    with pytest.raises(ValueError, match="no batch of both"):
+        sampled(parts, condition(5.0), 5.0, guidance_interval=interval, batched_guidance=True)
+
+
+def easy_cache(velocity, x, sigmas, threshold, guidance, interval):
+    """EasyCache as in its paper, by sums of predicted changes for each video of `x` [B, ...].
+
+    Returns the latents after the last step, and the forwards of each.
+    """
+
+    def size(a):
+        return np.abs(a).mean((1, 2, 3, 4))
+
+    steps = len(sigmas) - 1
+    guided = [guidance is not None and interval[0] <= sigma <= interval[1] for sigma in sigmas[:-1]]
+    rate, total, forwards = np.full(len(x), 1 / 3), np.zeros(len(x)), []
+    kept = at = before = None
+    for number, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+        jump = number == 0 or guided[number] != guided[number - 1]
+        new = velocity(x, sigma, guidance if guided[number] else None)
+        if number == 0:
+            kept, at, before = new, x, x
+        total = total + rate * size(x - before) / size(kept)
+        always = jump or number < math.ceil(steps / 5) or number == steps - 1
+        wanted = (total >= threshold) | always
+        if not jump:
+            rate = np.where(wanted, size(new - kept) / size(x - at), rate)
+        total = np.where(wanted, 0, total)
+        spread = wanted[:, None, None, None, None]
+        kept, at, before = np.where(spread, new, kept), np.where(spread, x, at), x
+        x = x + (following - sigma) * kept
+        forwards.append(int(wanted.any()) * (1 + guided[number]))
+    return x, forwards
+
+
+@pytest.mark.parametrize(("guidance", "interval"), [(None, (0.0, 1.0)), (5.0, (0.55, 0.9))])
+def test_velocities_are_reused_as_easy_cache_says(parts, reference, guidance, interval):
+    (velocity, condition), x = reference, parts[3]["noisy"].astype(np.float64)
+    counts = []
+    for threshold in (1e-6, 1.5, 3.0):
+        expected, by_step = easy_cache(velocity, x, levels(12), threshold, guidance, interval)
+        forwards, options = [], {"guidance_interval": interval, "cache_threshold": threshold}
+        result = sampled(parts, condition(guidance), guidance, 12, **options, forwards=forwards)
+        assert forwards == by_step and near(result, expected)
+        counts.append(sum(forwards))
+    assert counts[0] == sum(1 + (guidance is not None and 0.55 <= one <= 0.9) for one in levels(12)[:-1])
+    assert counts[0] > counts[1] > counts[2]
+
+
+@pytest.mark.parametrize(("preset", "forwards"), [("exact", 40), ("fast", 33), ("draft", 28)])
+def test_forwards_of_twenty_guided_steps_without_reuse(preset, forwards):
+    guided = speed.guided_steps(flow.sampling_sigmas(20, 5.0), speed.PRESETS[preset].guidance_interval)
+    assert len(guided) + guided.sum() == forwards
 
 
 @pytest.mark.parametrize(
