@@ -21,7 +21,7 @@ from stp_jax.models.parameters import bind
 from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.state import trained
 from stp_jax.weights import kinds
-from tests.tiny_model import VAE_CONFIG
+from tests.tiny_model import VAE_CONFIG, write_tiny_model
 
 WITH_TINY_VAE = dataclasses.replace(SMALL, vae=VAE_CONFIG)
 TINY = DiTConfig(
@@ -122,6 +122,25 @@ def test_a_video_is_measured_through_all_its_parts():
     result = work.function(*work.arguments)
     assert result.shape == work.arguments[2].shape and result.dtype == jnp.uint8
     assert len(result.sharding.device_set) == 4
+
+
+def test_presets_of_speed_are_compared_on_a_video(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stp_jax.devices.hardware.use_compilation_cache", lambda: None)
+    out, weights = tmp_path / "speeds.json", write_tiny_model(tmp_path / "weights")
+    words = ["--compare_speeds", "--weights", str(weights), "--cases", "1", "--presets", "draft"]
+    command.main([*words, "--out", str(out)])
+    exact, draft = json.loads(out.read_text())
+    assert (exact["forwards"], draft["forwards"]) == ([3], [2]) and exact["psnr"] == [None]
+    assert draft["seconds"] > 0 and 0 < draft["psnr"][0] < 99 and draft["speed"]["cache_threshold"] == 0.1
+    said = capsys.readouterr().out
+    assert "| draft |" in said and "videos: 1; forwards of each without a preset: 3" in said
+    for wrong, message in (
+        (["--presets", "quick"], "invalid choice: 'quick'"),
+        (["--out", str(out)], "exists"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            command.main([*words, *wrong])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("part", "chunk"), [(workloads.encoding, None), (workloads.decoding, 1)])

@@ -4,6 +4,7 @@
     python -m stp_jax.benchmark --only decode --chunks 1 4 10 --profile 15
     python -m stp_jax.benchmark --only video --devices 1 2       # one video on several GPUs
     python -m stp_jax.benchmark --small                          # a tiny model, to try the program on a CPU
+    python -m stp_jax.benchmark --compare_speeds --weights models --video clip.mp4    # its own --help
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Prints a markdown table.
 `seconds` is the median of the repetitions (the video is run once), `first` the first run with all that must
@@ -19,10 +20,12 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 
 import jax
 from tqdm import tqdm
 
+from stp_jax.benchmark import speeds
 from stp_jax.benchmark.measure import Measurement, in_own_process, measure
 from stp_jax.benchmark.settings import SMALL, SPACETIMEPILOT, Settings
 from stp_jax.benchmark.start import measure_starts
@@ -70,7 +73,7 @@ def read_model_config(spec: str) -> DiTConfig:
         raise InputError(f"--config {spec}: config.model is not that of a DiT ({error}).") from None
 
 
-def parse_flags(arguments: list[str] | None) -> argparse.Namespace:
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
     """The flags of the command.
 
     Raises:
@@ -146,7 +149,11 @@ def write_figures(path: str, measurements: list[Measurement]) -> None:
 
 @exit_on_input_error
 def main(arguments: list[str] | None = None) -> None:
-    flags = parse_flags(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if speeds.FLAG in words:
+        speeds.main(words)
+        return
+    flags = parse_flags(words)
     settings = settings_of(flags)
     measurements = []
     guidance = flags.guidance if flags.guidance != 1 and settings.dit.text_dim else None

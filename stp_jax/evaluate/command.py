@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from stp_jax.command_line import Parser, count, number, read_config
 from stp_jax.errors import INTERRUPTED, InputError, exit_on_input_error, starting
 from stp_jax.evaluate.cases import QUICK_CASES, QUICK_SCENES
 from stp_jax.evaluate.rows import BASELINES, CEILING, DEGRADED, TRUTH
+from stp_jax.rerender.speed import PRESETS
 from stp_jax.weights.adapters import Lora, parse_lora
 from stp_jax.weights.native import BUNDLED
 
@@ -89,6 +91,12 @@ def _add_sampling(parser: Parser) -> None:
     )
     parser.add_argument("--steps", type=count, help="sampling steps (default: the weights')")
     parser.add_argument("--guidance", type=number(0, 100), help="by text; 1: none (default: the weights')")
+    parser.add_argument(
+        "--speed",
+        nargs="+",
+        choices=tuple(PRESETS),
+        help="presets of sample.py, docs/speed.md; several: each model is measured by each (exact)",
+    )
 
 
 def _parser() -> Parser:
@@ -226,8 +234,9 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
                     f"--measures {measure.name} needs a grid of cameras and times; --cam_x_time has {usable}."
                 )
         weights = args.weights or ([] if args.videos else [str(BUNDLED)])
-        if args.lora and not weights:
-            raise InputError("--lora: needs --weights, whose models it changes: leave it out.")
+        for flag in ("lora", "speed"):
+            if getattr(args, flag) and not weights:
+                raise InputError(f"--{flag}: needs --weights, whose models it changes: leave it out.")
         models, settings = read_models(weights, official=True, **_of_models(args))
     folders = args.videos or []
     labels = labels_of(folders, [*_RESERVED, *settings], flag="--videos")
@@ -248,7 +257,8 @@ def _on_cam_x_time(args: argparse.Namespace) -> str:
 
 
 def _of_models(args: argparse.Namespace) -> dict[str, Any]:
-    return {"loras": args.lora or (), "steps": args.steps, "guidance": args.guidance}
+    speeds = list(dict.fromkeys(args.speed or ["exact"]))
+    return {"loras": args.lora or (), "steps": args.steps, "guidance": args.guidance, "speeds": speeds}
 
 
 def _about_lora(lora: Lora) -> dict[str, Any]:
@@ -264,6 +274,7 @@ def read_models(
     loras: Sequence[str] = (),
     steps: int | None = None,
     guidance: float | None = None,
+    speeds: Sequence[str] = ("exact",),
     official: bool = False,
 ) -> tuple[list[Any], dict[str, Any]]:
     """The models in folders of weights, and by label the settings their figures depend on, as JSON values.
@@ -273,6 +284,7 @@ def read_models(
     Args:
       loras: merged into each of them, see `stp_jax.weights.adapters.parse_lora`.
       steps, guidance: of sampling. None: as each model's notes say.
+      speeds: presets; each model is there once for each of them, `LABEL+PRESET` where it is not `exact`.
       official: whether official models are sampled as in their evaluation.
 
     Raises:
@@ -288,12 +300,16 @@ def read_models(
     chosen = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     models: list[Model] = []
     settings: dict[str, Any] = {}
-    for folder, name in zip(folders, labels_of(folders, _RESERVED), strict=True):
-        label = "+".join([name, *(adapter.path.stem for adapter in adapters)])
+    named = zip(folders, labels_of(folders, _RESERVED), strict=True)
+    for (folder, name), speed in itertools.product(named, speeds):
+        added = [adapter.path.stem for adapter in adapters] + [speed] * (speed != "exact")
+        label = "+".join([name, *added])
+        if label in settings:
+            raise InputError(f"--weights {folder}: two models would be named {label}: rename its folder.")
         options: dict[str, Any] = {}
         if official and recognise(folder, "dit").config.camera.startswith("pose12"):
             options = dict(OFFICIAL_SAMPLING)
-        model = Rerenderer(folder, loras=adapters, **(options | chosen))
+        model = Rerenderer(folder, loras=adapters, speed=speed, **(options | chosen))
         vae = checksum(recognise(folder, "vae").tensors)
         size = (model.notes.frames, model.notes.height, model.notes.width)
         if models and models[0].size and size != models[0].size:
@@ -305,16 +321,17 @@ def read_models(
         settings[label] = {
             "folder": folder,
             "checksums": {"dit": checksum(recognise(folder, "dit").tensors), "vae": vae},
-            "sampling": {
-                "steps": model.steps,
-                "shift": model.shift,
-                "guidance": model.guidance,
-                "dtype": model.dtype,
-                "tiled": bool(options.get("tiled")),
-            },
+            "sampling": _about_sampling(model, tiled=bool(options.get("tiled"))),
         }
         if adapters:
             settings[label]["loras"] = [_about_lora(one) for one in adapters]
         said = [f"{label}: {folder} on {model.device}, {model.steps} steps"]
         print("\n".join([*said, *(f"Note: {remark}" for remark in model.remarks)]))
     return models, settings
+
+
+def _about_sampling(model: Any, *, tiled: bool) -> dict[str, Any]:
+    """How a `Rerenderer` samples; its knobs of speed where any leaves something out."""
+    about = {name: getattr(model, name) for name in ("steps", "shift", "guidance", "dtype")}
+    speed = {} if model.speed == PRESETS["exact"] else {"speed": model.speed._asdict()}
+    return about | {"tiled": tiled} | speed

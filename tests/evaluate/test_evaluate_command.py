@@ -152,7 +152,19 @@ def test_loras_are_merged_into_the_models_and_are_among_the_settings(tmp_path, c
     with pytest.raises(InputError, match="another model"):
         save_file({f"{q}.lora_A.weight": down, f"{q}.lora_B.weight": up[:9]}, tmp_path / "wide.safetensors")
         read_models([folder], loras=[str(tmp_path / "wide.safetensors")])
-    assert "needs" in one_line_error(capsys, ["--cam_x_time", "x", "--videos", "y", "--lora", lora])
+    for flag in (["--lora", lora], ["--speed", "fast"]):
+        assert "needs" in one_line_error(capsys, ["--cam_x_time", "x", "--videos", "y", *flag])
+
+
+def test_presets_of_speed_are_models_side_by_side(tmp_path, capsys):
+    folder = str(write_tiny_model(tmp_path / "a"))
+    models, settings = read_models([folder], speeds=["exact", "draft"])
+    assert [model.label for model in models] == list(settings) == ["a", "a+draft"]
+    assert "speed" not in settings["a"]["sampling"]  # an evaluation that was begun earlier goes on
+    assert settings["a+draft"]["sampling"]["speed"]["cache_threshold"] == 0.1
+    assert "a+draft: " in capsys.readouterr().out
+    error = one_line_error(capsys, ["--config", "configs/demo.py", "--speed", "quick"])
+    assert "invalid choice: 'quick'" in error
 
 
 @pytest.mark.parametrize(

@@ -132,16 +132,22 @@ def test_the_official_rounding_is_on_for_official_weights_in_bfloat16(folders):
 
 
 @pytest.mark.parametrize(
-    ("guidance", "sizes"),
-    [(5.0, {"data": 2, "sequence": 2}), (1.0, {"sequence": 6})],
+    ("guidance", "sizes", "knobs", "forwards"),
+    [
+        (5.0, {"data": 2, "sequence": 2}, {}, 4),
+        (1.0, {"sequence": 6}, {}, 2),
+        (5.0, {"data": 2, "sequence": 2}, {"guidance_interval": (0.9, 1.0), "cache_threshold": 0.1}, 3),
+    ],
 )
-def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes):
+def test_one_video_on_several_devices_is_the_same(folders, guidance, sizes, knobs, forwards):
     devices = jax.devices()[: math.prod(sizes.values())]
-    options = SIZE | {"steps": 2, "guidance": guidance, "dtype": "float32"}
-    videos = [
-        Rerenderer(folders["spacetimepilot"], **options, mesh=mesh)(*inputs(), prompt="a dog", seed=1)
+    options = SIZE | {"steps": 2, "guidance": guidance, "dtype": "float32"} | knobs
+    models = [
+        Rerenderer(folders["spacetimepilot"], **options, mesh=mesh)
         for mesh in (None, make_mesh(**{"data": 1} | sizes, devices=devices))
     ]
+    videos = [model(*inputs(), prompt="a dog", seed=1) for model in models]
+    assert [model.forwards for model in models] == [forwards, forwards]
     assert np.abs(np.subtract(*videos, dtype=int)).max() <= 1
 
 

@@ -15,6 +15,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.config import RETIRED
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.rerender.speed import Speed
 from stp_jax.weights import native
 from tests.tiny_model import (
     DIT_CONFIG,
@@ -132,6 +133,34 @@ def test_batches_and_meshes_do_not_change_a_video(folder, model):
     spread = Rerenderer(folder, mesh=make_mesh(data=2, fsdp=2, devices=jax.devices()[:4]))
     same(spread(*batch, seed=4), result)  # 3 videos on 4 devices
     same(spread.reconstruct(batch[0]), model.reconstruct(batch[0]))
+
+
+def test_presets_and_knobs_of_speed(folder, model):
+    draft = Rerenderer(folder, speed="draft")
+    assert any("Attention is exact, not in 8 bits" in remark for remark in draft.remarks)
+    assert draft.speed == Speed("exact", (0.0, 1.0), 0.1)  # as there are no 8 bits, and no guidance
+    batch = inputs(3)
+    result, exact = draft(*batch, seed=4), model(*batch, seed=4)
+    assert (model.forwards, draft.forwards) == (STEPS, STEPS - 1)
+    assert 0 < np.mean(result != exact)
+    same(draft(*one(batch, 0), seed=4), result[0])  # reuse of a video does not depend on its batch
+    mesh = make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+    same(Rerenderer(folder, speed="draft", mesh=mesh)(*batch, seed=4), result)
+    knob = Rerenderer(folder, speed="draft", cache_threshold=0.0, attention="exact")
+    assert np.array_equal(knob(*batch, seed=4), exact) and knob.remarks == model.remarks
+    with pytest.raises(InputError, match="--speed quick: choose one of exact, fast, draft"):
+        Rerenderer(folder, speed="quick")
+    with pytest.raises(InputError, match="--guidance_interval has no effect"):
+        Rerenderer(folder, guidance_interval=(0.2, 0.9))
+
+
+def test_flow_maps_reuse_nothing(tmp_path):
+    write_tiny_model(tmp_path)
+    save_dit(tmp_path, dataclasses.replace(DIT_CONFIG, flow_map=True))
+    draft = Rerenderer(tmp_path, speed="draft")
+    assert draft.speed.cache_threshold == 0 and any("is a flow map" in remark for remark in draft.remarks)
+    with pytest.raises(InputError, match="--cache_threshold: the velocity of a flow map"):
+        Rerenderer(tmp_path, cache_threshold=0.1)
 
 
 def test_reconstruct_is_the_vae_there_and_back(reference, model):

@@ -138,7 +138,8 @@ def test_writes_everything_and_its_settings_repeat_it(run, tmp_path, monkeypatch
     with Image.open(first / "contact_sheet.png") as sheet:
         assert sheet.height > 2 * SIZE
     settings = json.loads((first / "settings.json").read_text())
-    assert settings["settings"]["steps"] == STEPS
+    assert settings["settings"]["steps"] == settings["used"]["forwards"] == STEPS
+    assert f"Forwards of the DiT: {STEPS}\n" in out
     assert settings["used"]["target_animation_time"] == [0, 1, 2, 2.25, 2.5]
     assert np.shape(settings["used"]["target_cameras"]["c2w"]) == (FRAMES, 4, 4)
 
@@ -170,6 +171,12 @@ def test_size_speed_and_folder_can_be_chosen(run, tmp_path):
 
 
 BAD = {
+    # the speed
+    "--speed quick": "invalid choice: 'quick'",
+    "--guidance_interval 0.5 0.4": "--guidance_interval 0.5 0.4: give the lowest and the highest noise level",
+    "--guidance_interval 0.2 1.5": "'1.5' is not a number from 0 to 1",
+    "--guidance_interval 0.2 0.9": "--guidance_interval has no effect, as nothing is guided",
+    "--cache_threshold -0.1": "'-0.1' is not a number from 0 to 100",
     # the video
     "--video {f}/nowhere.mp4": "nowhere.mp4: there is no such file",
     "--video {f}/full": "full is a folder without pictures: give a video, or a folder of .png",

@@ -154,10 +154,16 @@ def test_velocities_are_reused_as_easy_cache_says(parts, reference, guidance, in
     assert counts[0] > counts[1] > counts[2]
 
 
-@pytest.mark.parametrize(("preset", "forwards"), [("exact", 40), ("fast", 33), ("draft", 28)])
-def test_forwards_of_twenty_guided_steps_without_reuse(preset, forwards):
-    guided = speed.guided_steps(flow.sampling_sigmas(20, 5.0), speed.PRESETS[preset].guidance_interval)
-    assert len(guided) + guided.sum() == forwards
+@pytest.mark.parametrize(("preset", "most"), [("exact", 40), ("fast", 33), ("draft", 28)])
+def test_forwards_of_twenty_guided_steps(parts, reference, preset, most):
+    knobs, (_, condition) = speed.PRESETS[preset], reference
+    made, reusing = [], []
+    options = {"guidance_interval": knobs.guidance_interval, "steps": 20}
+    sampled(parts, condition(5.0), 5.0, **options, forwards=made)
+    # Where no change reaches the threshold: the first four steps, that at which guidance ends, the last.
+    sampled(parts, condition(5.0), 5.0, **options, cache_threshold=1e9, forwards=reusing)
+    ends = [] if preset == "exact" else [1]
+    assert sum(made) == most and [one for one in reusing if one] == [2] * 4 + ends + [1 + (not ends)]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ F = 17
 OURS = Takes("plucker", True, False, "ours")
 PILOT = Takes("pose12", True, True, "SpaceTimePilot 1.3B")
 MASTER = Takes("pose12_target", False, True, "ReCamMaster 1.3B")
+FLOW_MAP = Takes(flow_map=True)
 BLIND = Takes("none", True, False, "a model without cameras")
 
 
@@ -94,6 +95,13 @@ def test_what_has_one_is_not(model, asked):
         (OURS, "--negative_prompt dog", "--negative_prompt: .* takes no text"),
         (OURS, "--text_encoder x", "--text_encoder: .* takes no text"),
         (OURS, "--guidance 4", "--guidance 4 has no meaning"),
+        (OURS, "--guidance_interval 0.2 0.9", "--guidance_interval has no effect, as nothing is guided"),
+        (PILOT, "--guidance_interval 0 1 --guidance 1", "--guidance_interval has no effect"),
+        (
+            FLOW_MAP,
+            "--cache_threshold 0.1",
+            "--cache_threshold: the velocity of a flow map is that of one step",
+        ),
         (PILOT, "--negative_prompt dog --guidance 1", "--negative_prompt has no effect without guidance"),
         (OURS, "--source_camera_axes opengl", "needs --source_cameras"),
         (OURS, "--source_camera_poses w2c", "needs --source_cameras"),
@@ -111,6 +119,8 @@ def test_flags_with_one_are_not():
     notes = native.SamplingNotes(**NOTES)._replace(sampling_guidance=5.0)
     refuse_idle_flags(parse_flags(["--negative_prompt", "dog"]), PILOT, notes)
     refuse_idle_flags(parse_flags(["--guidance", "1"]), OURS, notes)
+    refuse_idle_flags(parse_flags(["--guidance_interval", "0.2", "0.9"]), PILOT, notes)
+    refuse_idle_flags(parse_flags(["--cache_threshold", "0", "--speed", "draft"]), FLOW_MAP, notes)
     refuse_idle_flags(parse_flags(["--camera", "a.npy", "--camera_axes", "opengl"]), OURS, notes)
     refuse_idle_flags(parse_flags(["--source_cameras", "a.npy", "--camera_axes", "opengl"]), OURS, notes)
 
@@ -139,6 +149,7 @@ def test_what_models_take_is_read_from_their_config():
     master = {"camera": "pose12_target", "animation_time": "none", "rope_frames": "stream", "text_dim": 4096}
     assert takes(master, "t") == Takes("pose12_target", False, True, "t")
     assert takes(master | {"rope_frames": "animation_time"}, "t").animation_time
+    assert takes({"flow_map": True}, "t").flow_map
     _, bundled = read_notes(native.BUNDLED)
     assert bundled.lens and bundled.animation_time and not bundled.text and not bundled.official
 
