@@ -23,7 +23,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.command_line import Parser, count
     from stp_jax.controls.view import View
     from stp_jax.evaluate.cases import cases_of, example_of
-    from stp_jax.evaluate.metrics import psnr
+    from stp_jax.media.metrics import psnr
     from stp_jax.rerender.rerenderer import Rerenderer
     from stp_jax.rerender.speed import PRESETS
     from stp_jax.weights import native

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 
 import jax
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from stp_jax.benchmark import speeds
 from stp_jax.benchmark.measure import Measurement, in_own_process, measure
-from stp_jax.benchmark.settings import SMALL, SPACETIMEPILOT, Settings
+from stp_jax.benchmark.settings import SMALL, SPACETIMEPILOT, Settings, refuse_existing
 from stp_jax.benchmark.start import measure_starts
 from stp_jax.benchmark.workloads import workloads
 from stp_jax.command_line import Parser, count, number, read_config
@@ -107,8 +106,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     add("--out", help="write the figures to this JSON file, too")
     add("--small", action="store_true", help="a tiny model and video, for trying it out")
     flags = parser.parse_args(arguments)
-    if flags.out and os.path.exists(flags.out):
-        raise InputError(f"--out {flags.out}: exists already; name another file")
+    refuse_existing(flags.out)
     if flags.small and flags.config:
         raise InputError("--small measures a tiny model of its own: give it without --config")
     return flags

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
+from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.text_encoder import TextEncoderConfig
 from stp_jax.models.vae import VAEConfig
@@ -42,3 +44,9 @@ SMALL = Settings(
     width=32,
     repeats=2,
 )
+
+
+def refuse_existing(out: str | None) -> None:
+    """Raises `InputError` where the file of `--out` exists: before anything is measured."""
+    if out and os.path.exists(out):
+        raise InputError(f"--out {out}: exists already; name another file")

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from stp_jax.benchmark.settings import refuse_existing
 from stp_jax.command_line import Parser, count
-from stp_jax.errors import InputError
 from stp_jax.files import new_file
+from stp_jax.media.metrics import psnr
 from stp_jax.rerender import flags as sample_flags
 from stp_jax.rerender import runs
 from stp_jax.rerender.request import Request, read_notes
@@ -65,8 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         add(f"--{name}", help="as of sample.py")
     add("--size", nargs=2, metavar=("WIDTH", "HEIGHT"), help="as of sample.py")
     flags = parser.parse_args(arguments)
-    if flags.out and os.path.exists(flags.out):
-        raise InputError(f"--out {flags.out}: exists already; name another file")
+    refuse_existing(flags.out)
     return flags
 
 
@@ -129,15 +128,12 @@ def _measure(
         statistics.median(seconds[1:]),
         seconds[0],
         forwards,
-        [psnr(*pair) for pair in zip(videos, exact or videos, strict=True)],
+        [
+            None if np.array_equal(*pair) else psnr(*pair)
+            for pair in zip(videos, exact or videos, strict=True)
+        ],
     )
     return videos, row
-
-
-def psnr(video: np.ndarray, other: np.ndarray) -> float | None:
-    """dB between two uint8 videos; None where they are the same."""
-    error = np.mean((video.astype(np.float64) - other) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else None
 
 
 def table(rows: list[Compared]) -> str:

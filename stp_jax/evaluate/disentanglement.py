@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation
 
 from stp_jax.errors import InputError
 from stp_jax.evaluate.time_fidelity import TimeScores
+from stp_jax.media.metrics import psnr_of_error
 
 CHANGES = 12  # levels of 255: where a pixel's colour changes by more over time, something moves
 MARGIN = 2  # pixels at 128 around what moves that do not count: compression, and a model's soft edges
@@ -53,7 +54,7 @@ def background_psnr(videos: Sequence[np.ndarray], moving: np.ndarray) -> float:
     if not still[0].size:
         return float("nan")
     error = np.mean([np.mean((first - second) ** 2) for first, second in itertools.combinations(still, 2)])
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+    return psnr_of_error(error)
 
 
 class TimeDrift(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from stp_jax.evaluate.metrics import psnr
+from stp_jax.media.metrics import psnr
 
 NOISE_WIDTH = 1.5  # pixels at 128: a model's errors are smears, not single pixels
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from input_pipeline.shots import Scene
 from stp_jax.controls.view import View, view_of
-from stp_jax.evaluate import metrics
 from stp_jax.evaluate.cases import Case, cases_of, check_scene, example_of, nearest_source_frame
 from stp_jax.evaluate.disturb import degrade
 from stp_jax.evaluate.measure import Measure
 from stp_jax.evaluate.rows import CEILING, DEGRADED, NEAREST, SOURCE, TRUTH, WHOLE_SCENE, Row, Values
+from stp_jax.media import metrics
 
 Lpips = Callable[[np.ndarray, np.ndarray], float]
 

@@ -35,7 +35,7 @@ import numpy as np
 from stp_jax.devices.sharding import constrain
 
 FIRST_RATE = 1 / 3  # of the demo from its first step to its second, about: 0.08 to 0.5
-WARM_UP = 5  # the first of so many parts of the steps is computed
+WARM_UP = 5  # the first 1 / WARM_UP of the steps is computed
 
 
 class Kept(NamedTuple):

@@ -12,8 +12,8 @@ from stp_jax import media
 from stp_jax.evaluate.cam_x_time_folder import MODES, read_frames, target_animation_time
 from stp_jax.evaluate.cases import TIME
 from stp_jax.evaluate.command import main
-from stp_jax.evaluate.metrics import psnr, psnr_frames
 from stp_jax.evaluate.rows import NEAREST, SOURCE
+from stp_jax.media.metrics import psnr, psnr_frames
 from stp_jax.rerender.rerenderer import Rerenderer
 from tests.evaluate.test_cam_x_time_folder import SCENES, write_set
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model

@@ -12,7 +12,7 @@ from stp_jax.evaluate.camera_estimation import CameraEstimator
 from stp_jax.evaluate.camera_fidelity import camera_scores, extent_of, rotation_error, summary
 from stp_jax.evaluate.disturb import degrade
 from stp_jax.evaluate.matching import ShiftedComparison
-from stp_jax.evaluate.metrics import psnr
+from stp_jax.media.metrics import psnr
 from tests.opengl import needs_opengl
 
 CAMERAS = np.array([3, 9, 15])

@@ -5,7 +5,8 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stp_jax.errors import InputError
-from stp_jax.evaluate import lpips, metrics
+from stp_jax.evaluate import lpips
+from stp_jax.media import metrics
 
 
 def noisy_pair(sigma=12.0, shape=(3, 40, 33, 3)):

@@ -12,7 +12,11 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def psnr(video: np.ndarray, reference: np.ndarray) -> float:
     """PSNR in dB from the mean squared error of the whole video; infinite where the two are equal."""
-    error = np.mean(np.square(video.astype(np.float64) - reference))
+    return psnr_of_error(np.mean(np.square(video.astype(np.float64) - reference)))
+
+
+def psnr_of_error(error: float | np.floating) -> float:
+    """PSNR in dB of a mean squared error of 8-bit values; infinite where it is zero."""
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
