@@ -4,7 +4,7 @@ r"""Quality of the demo model against the pairs it was trained on, over all runs
 
 Reads the runs of docs/demo_runs.jsonl that have a `validation_psnr` (dB, of each group of cases on four
 validation scenes, by `stp_jax.evaluate --quick`) and `trained_pairs`, those of the runs before included. All
-were judged after their learning rate had decayed. Fits `p - k N^-a`, a power law with a ceiling, to each group.
+were judged after their learning rate had decayed. Fits `p - k N^-a`, a power law with a ceiling, to each.
 """
 
 from __future__ import annotations
