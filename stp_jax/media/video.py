@@ -192,8 +192,9 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes until the size is covered, and crops the centre: uint8 `[h, w, 3]` -> `[height, width, 3]`."""
     h, w = image.shape[:2]
     scale = min(h / height, w / width)
-    top, left = (h - height * scale) / 2, (w - width * scale) / 2
-    box = (left, top, left + width * scale, top + height * scale)
+    # Rounding may put an edge outside of the picture by a tiny bit, which Pillow refuses.
+    top, left = max(0.0, (h - height * scale) / 2), max(0.0, (w - width * scale) / 2)
+    box = (left, top, min(w, left + width * scale), min(h, top + height * scale))
     picture = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
 

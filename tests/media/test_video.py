@@ -166,6 +166,14 @@ def test_fit_cuts_the_middle_and_intrinsics_follow():
     np.testing.assert_allclose(after[0, :2] * point + after[0, 2:], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(543, 938), (550, 938), (938, 543)])
+def test_sizes_whose_edges_are_rounded_past_the_picture_are_fitted(size):
+    """938 / 832 * 832 is a little more than 938 in floating point."""
+    height, width = (480, 832) if size[1] == 938 else (832, 480)
+    fitted = media.fit_image(np.full((*size, 3), 90, np.uint8), height, width)
+    assert fitted.shape == (height, width, 3) and (fitted == 90).all()
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_files_are_named_with_what_is_wrong(tmp_path, kind):
     path = break_file(kind, tmp_path)
