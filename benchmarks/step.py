@@ -3,7 +3,7 @@ r"""What a training step of a small model costs, without its data, and in which 
     python benchmarks/step.py                                                # configs/demo.py:gpu on one GPU
     python benchmarks/step.py --profile 40 -- --config.model.dim=768 --config.model.layers=12
     python benchmarks/step.py --devices 4 -- --config.train.batch_size=256   # 64 pairs on each of four GPUs
-    python benchmarks/step.py -- --config.memory=4 --config.data.memory_path=NONE   # with a memory and without
+    python benchmarks/step.py -- --config.memory=4 --config.data.memory_path=NONE   # with and without
 
 Builds the train step that `train.py` would run, on random latents which are on the devices already; the
 optimizer and the average are included. Whatever follows `--` are fields of the config. Prints the median of
