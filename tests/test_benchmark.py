@@ -157,7 +157,9 @@ def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
     _, seconds = measure.in_own_process(
         start.measure_start, WITH_TINY_VAE, folder, cache, 1, 5.0, time.time()
     )
-    assert seconds > 0 and any(cache.iterdir())
+    assert list(seconds) == ["imports and device", "reading the models", "encoding", "step 1"]
+    ends = list(seconds.values())
+    assert ends == sorted(ends) and ends[0] > 0 and any(cache.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,23 +32,32 @@ def write_random_model(folder: Path, kind: str, config: DiTConfig | VAEConfig) -
 
 def measure_start(
     settings: Settings, folder: Path, cache: Path, chunk: int | None, guidance: float | None, begun: float
-) -> tuple[str, float]:
-    """The device, and the seconds from `begun` (a `time.time`) to the end of step 1, loading included."""
+) -> tuple[str, dict[str, float]]:
+    """The device, and the seconds from `begun` (a `time.time`) to the end of each part, in their order."""
+    seconds: dict[str, float] = {}
+
+    def ended(part: str, *arrays: Any) -> None:
+        jax.block_until_ready(arrays)
+        seconds[part] = time.time() - begun
+
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     mesh = make_mesh(devices=jax.devices()[:1])
+    ended("imports and device")
     found = {kind: recognition.recognise(folder, kind) for kind in ("dit", "vae")}
     dit, state = reading.load(found["dit"], mesh, settings.dit.dtype)
     _, vae = reading.load(found["vae"], mesh, settings.vae.dtype)
+    ended("reading the models", state, vae)
     with jax.set_mesh(mesh):
         encode, video = encoding(settings, chunk)
-        latents = sampling(settings, dit, 1, guidance, mesh)(state, jax.jit(encode)(vae, video))
-        jax.block_until_ready(latents)
-    return jax.local_devices()[0].device_kind, time.time() - begun
+        source = jax.jit(encode)(vae, video)
+        ended("encoding", source)
+        ended("step 1", sampling(settings, dit, 1, guidance, mesh)(state, source))
+    return jax.local_devices()[0].device_kind, seconds
 
 
 def measure_starts(settings: Settings, chunk: int | None, guidance: float | None) -> list[Measurement]:
-    """A first start, and a second one that finds the compiled functions of the first."""
+    """A first start, and a second one that finds the compiled functions of the first: a row for each part."""
     with tempfile.TemporaryDirectory() as folder:
         models_folder, cache = Path(folder) / "models", Path(folder) / "cache"
         for kind in ("dit", "vae"):
@@ -58,5 +68,8 @@ def measure_starts(settings: Settings, chunk: int | None, guidance: float | None
             device, seconds = in_own_process(
                 measure_start, settings, models_folder, cache, chunk, guidance, begun
             )
-            measurements.append(Measurement(f"{name} start, to the end of step 1", device, seconds))
+            measurements += [
+                Measurement(f"{name} start, to the end of {part}", device, spent)
+                for part, spent in seconds.items()
+            ]
         return measurements
