@@ -8,6 +8,8 @@ import tempfile
 
 from tests.environment import xla_flags
 
+gc.disable()  # until all modules are imported, which make many objects that stay
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # which line an operation is of: a tenth of compiling
@@ -31,6 +33,7 @@ if os.environ.get("STP_REQUIRE_COMPARISONS"):  # elsewhere the tests that need t
 def pytest_collection_finish():
     gc.freeze()  # what the modules imported by now hold: looking through it takes 5 % of the time
     gc.set_threshold(50_000, 20, 50)  # tracing and compiling make many objects and few cycles
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -32,6 +32,12 @@ def test_a_command_ends_with_one_line(program, status, message):
     assert (done.returncode, done.stderr) == (status, message)
 
 
+def test_what_a_command_imports_is_never_searched_for_garbage():
+    program = "import gc\nwith starting():\n import decimal\n assert not gc.isenabled()\n"
+    program += "assert gc.isenabled() and gc.get_freeze_count() > 1000 > len(gc.get_objects())"
+    subprocess.run([sys.executable, "-c", BEGIN + program], check=True)
+
+
 def test_a_reader_that_goes_away_ends_a_command_in_silence():
     program = BEGIN + "@exit_on_input_error\ndef main(): print('line\\n' * 100_000)\nmain()"
     with subprocess.Popen(

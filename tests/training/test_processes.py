@@ -57,9 +57,10 @@ def prepare():
         HostShare.__getitem__ = mistaken
 
 from stp_jax.devices.supervisor import is_child
-from stp_jax.errors import InputError
+from stp_jax.errors import InputError, starting
 if is_child() or not any(flag.startswith("--coordinator") for flag in sys.argv):
-    prepare()
+    with starting():
+        prepare()
 # Unlike runpy this keeps argv: the program starts itself again.
 exec(compile(open({str(ROOT / "train.py")!r}).read(), "train.py", "exec"))
 """
@@ -225,8 +226,8 @@ DIT_CONFIG = """
 from configs import demo
 def get_config():
     config = demo.get_config()
-    config.vae = "{folder}/model"
-    config.model.update(dim=48, ffn_dim=96, layers=1, channels=4, freq_dim=32, conditioning_dim=16, heads=2)
+    config.vae = config.init_from = "{folder}/model"
+    config.model.update(dim=48, ffn_dim=96, layers=2, channels=4, freq_dim=32, conditioning_dim=16, heads=2)
     config.model.remat = "none"
     config.optimizer.update(name="adamw")
     for data in (config.data, config.pictures.data):
