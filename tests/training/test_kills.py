@@ -17,10 +17,13 @@ STEPS = 30
 PROGRAM = """
 import glob, os, random, signal, sys, time
 
-import tests.training.toy as toy
-from stp_jax.training import loop
-from stp_jax.training.metrics import Meter
-from tests.training.toy_config import toy_config
+from stp_jax.errors import starting
+
+with starting():
+    import tests.training.toy as toy
+    from stp_jax.training import loop
+    from stp_jax.training.metrics import Meter
+    from tests.training.toy_config import toy_config
 
 toy.install()
 folder, kills, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
