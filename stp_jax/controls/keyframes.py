@@ -155,13 +155,18 @@ def to_json(keyframes: Keyframes) -> dict[str, Any]:
     return _given(head | {"comment": keyframes.comment}) | {"keyframes": keys}
 
 
-def write(path: str | os.PathLike, keyframes: Keyframes) -> None:
-    """Writes a new file, a line for each keyframe. Raises `InputError` where it exists or is not writable."""
+def to_text(keyframes: Keyframes) -> str:
+    """The text of a file, a line for each keyframe."""
     data = to_json(keyframes)
     keys = ",\n".join(f"    {json.dumps(key)}" for key in data.pop("keyframes"))
     head = "".join(f"  {json.dumps(name)}: {json.dumps(value)},\n" for name, value in data.items())
+    return f'{{\n{head}  "keyframes": [\n{keys}\n  ]\n}}\n'
+
+
+def write(path: str | os.PathLike, keyframes: Keyframes) -> None:
+    """Writes a new file. Raises `InputError` where it exists or is not writable."""
     with new_file(path) as partial:
-        partial.write_text(f'{{\n{head}  "keyframes": [\n{keys}\n  ]\n}}\n', encoding="utf-8")
+        partial.write_text(to_text(keyframes), encoding="utf-8")
 
 
 def _key_to_json(key: Keyframe) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -237,12 +237,17 @@ def _cameras_of(view: View) -> dict[str, list]:
 
 def _command(flags: dict[str, Any]) -> str:
     """The command line of sample.py with these flags."""
-    command = ["python", "sample.py"]
+    return shlex.join(["python", "sample.py", *words(flags)])
+
+
+def words(flags: Mapping[str, Any]) -> list[str]:
+    """The words of sample.py's command line for flags by name; those that are None or False are left out."""
+    made: list[str] = []
     for key, value in flags.items():
         if value is True:
-            command.append(f"--{key}")
+            made.append(f"--{key}")
         elif isinstance(value, (list, tuple)):
-            command += [f"--{key}", *map(str, value)]
-        else:
-            command.append(f"--{key}={value}")
-    return shlex.join(command)
+            made += [f"--{key}", *map(str, value)]
+        elif value is not None and value is not False:
+            made.append(f"--{key}={value}")
+    return made

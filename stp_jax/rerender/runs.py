@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -158,9 +159,11 @@ def _nothing_to_find(flags: argparse.Namespace) -> bool:
     )
 
 
-def rerender(model: Rerenderer, request: Request, flags: argparse.Namespace) -> np.ndarray:
-    """The new video, made under a progress bar."""
-    with progress.bar() as show:
+def rerender(
+    model: Rerenderer, request: Request, flags: argparse.Namespace, report: progress.Progress | None = None
+) -> np.ndarray:
+    """The new video, made under a progress bar, or with another report of its progress."""
+    with progress.bar() if report is None else contextlib.nullcontext(report) as show:
         return model(
             request.clip.frames,
             *request.in_world(),
@@ -177,10 +180,16 @@ def forwards(model: Rerenderer) -> str:
     return f"Forwards of the DiT: {model.forwards}" + (f" of {every}" if model.forwards < every else "")
 
 
-def make(folder: Path, model: Rerenderer, planned: Plan, flags: argparse.Namespace) -> None:
-    """Re-renders, and writes everything into a folder, settings.json last."""
+def make(
+    folder: Path,
+    model: Rerenderer,
+    planned: Plan,
+    flags: argparse.Namespace,
+    report: progress.Progress | None = None,
+) -> np.ndarray:
+    """Re-renders, and writes everything into a folder, settings.json last; returns the new video in 8 bits."""
     request, fps, sound, _ = planned
-    result = rerender(model, request, flags)
+    result = rerender(model, request, flags, report)
     print(forwards(model))
     shown = result if result.dtype == np.uint8 else writing.to_8_bits(result, truncated=model.official)
     scale = enlarged(flags, model.notes)
@@ -193,6 +202,7 @@ def make(folder: Path, model: Rerenderer, planned: Plan, flags: argparse.Namespa
     results.write_settings(
         folder / "settings.json", settings, request, device=model.device, fps=fps, **sampling
     )
+    return shown
 
 
 def enlarged(flags: argparse.Namespace, notes: SamplingNotes) -> int:

@@ -1,0 +1,181 @@
+"""The fields of one keyframe: where it is, what its camera is, which moment it shows."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from stp_jax.controls import interpolation
+from stp_jax.controls.keyframes import LookAt, Orbit, Turned
+from stp_jax.edit import poses
+from stp_jax.edit.scene import pose_of, quaternion
+from stp_jax.edit.state import State
+
+_TITLES = {poses.FORMS[kind]: kind for kind in poses.EDITED}
+_TURN = "YXZ"  # to the right, up, right side down; as `stp_jax.controls.moves.Rig`
+
+
+class Page(Protocol):
+    """What the panels need of the page."""
+
+    state: State
+    chosen: int
+    frame: int
+
+    def act(self, work: Any) -> Any: ...
+    def choose(self, number: int) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class KeyPanel:
+    """Fields in the container of a page that is open."""
+
+    def __init__(self, gui: Any, page: Any, client: Any):
+        self._page, self._client = page, client
+        row = gui.add_button_group("Edit", ("Undo", "Redo"))
+        row.on_click(lambda event: page.act(page.state.undo if row.value == "Undo" else page.state.redo))
+        self._list = gui.add_dropdown("Keyframe", ("1",))
+        keys = gui.add_button_group("At this frame", ("Add", "Remove"), hint="Of the chosen keyframe: Remove")
+        keys.on_click(lambda event: page.act(self._add if keys.value == "Add" else self._remove))
+        last = 16
+        self._time = gui.add_number("At frame", 0.0, min=0.0, max=last, step=0.01, hint="Of the new video")
+        self._moment = gui.add_number("Shows source frame", 0.0, min=0.0, max=last, step=0.01)
+        self._fov = gui.add_number(
+            "Field of view", 50.0, min=1.0, max=179.0, step=0.01, hint="Degrees, shorter side"
+        )
+        self._form = gui.add_dropdown("Camera", tuple(_TITLES), hint="The form of all keyframes' cameras")
+        self._position = gui.add_vector3(
+            "Position", (0.0, 0.0, 0.0), step=0.01, hint="Metres: right, down, ahead"
+        )
+        self._point = gui.add_vector3("Looks at", (0.0, 0.0, 4.0), step=0.01)
+        self._turn = gui.add_vector3("Turn", (0.0, 0.0, 0.0), step=0.1, hint="Degrees: right, up, roll")
+        self._orbit = gui.add_vector3(
+            "Orbit", (0.0, 0.0, 4.0), step=0.1, hint="Degrees left, up; metres away"
+        )
+        self._roll = gui.add_number("Roll", 0.0, step=0.1, hint="Degrees, the right side down")
+        kinds = interpolation.KINDS
+        self._way = gui.add_dropdown("Camera to next", kinds, initial_value="smooth")
+        self._clock_way = gui.add_dropdown("Clock to next", kinds, initial_value="smooth")
+        view = gui.add_button_group("View", ("Look through it", "Take my view"))
+        view.on_click(lambda event: page.act(self._look if view.value.startswith("Look") else self._take))
+        self._listen()
+
+    def _listen(self) -> None:
+        page = self._page
+        for handle, work in (
+            (self._list, lambda: page.choose(self._list.options.index(self._list.value))),
+            (self._time, self._move),
+            (self._moment, lambda: page.state.set_moment(page.chosen, self._moment.value, page.snap)),
+            (self._fov, lambda: page.state.set_fov(page.chosen, self._fov.value)),
+            (self._form, lambda: page.state.set_form(_TITLES[self._form.value])),
+            (self._position, self._camera),
+            (self._point, self._camera),
+            (self._turn, self._camera),
+            (self._orbit, self._camera),
+            (self._roll, self._camera),
+            (self._way, lambda: page.state.set_way(page.chosen, "camera", self._way.value)),
+            (
+                self._clock_way,
+                lambda: page.state.set_way(page.chosen, "animation_time", self._clock_way.value),
+            ),
+        ):
+            handle.on_update(lambda event, work=work: event.client_id is not None and page.act(work))
+
+    # What the buttons do ----------------------------------------------------------------------------------
+
+    def _add(self) -> None:
+        self._page.chosen = self._page.state.add(self._page.frame)
+        self._page.refresh()
+
+    def _remove(self) -> None:
+        self._page.state.remove(self._page.chosen)
+
+    def _move(self) -> None:
+        value = round(self._time.value) if self._page.snap else self._time.value
+        self._page.chosen = self._page.state.move(self._page.chosen, value)
+        self._page.refresh()
+
+    def _camera(self) -> None:
+        """The camera of the fields."""
+        kind, roll = _TITLES[self._form.value], round(float(self._roll.value), 4) or None
+        state, number = self._page.state, self._page.chosen
+        before = state.keys.keyframes[number].camera
+        if kind is Orbit:
+            left, up, away = poses.rounded(self._orbit.value)
+            around: Any = poses.rounded(self._point.value)
+            usual = np.allclose(around, state.pivot, atol=1e-4)
+            state.set_camera(number, Orbit(left, up, away, None if usual else around, roll))
+        elif kind is LookAt:
+            up_axis = before.up if isinstance(before, LookAt) else None
+            place, point = poses.rounded(self._position.value), poses.rounded(self._point.value)
+            state.set_camera(number, LookAt(place, point, up_axis, roll))
+        else:
+            right, up, tilt = self._turn.value
+            from scipy.spatial.transform import Rotation
+
+            turn = Rotation.from_euler(_TURN, (right, up, tilt), degrees=True)
+            wxyz = turn.as_quat(scalar_first=True, canonical=True)
+            state.set_camera(number, Turned(poses.rounded(self._position.value), poses.rounded(wxyz, 7)))
+
+    def _look(self) -> None:
+        """The page's own view goes to the keyframe."""
+        state, number = self._page.state, self._page.chosen
+        self._page.look(state.pose_of(number), round(state.frame_of(state.keys.keyframes[number])))
+
+    def _take(self) -> None:
+        """The keyframe goes to where the page looks from."""
+        camera = self._client.camera
+        self._page.state.take_view(self._page.chosen, pose_of(camera.wxyz, camera.position))
+
+    # What they show ---------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """The chosen keyframe in all fields."""
+        state, number = self._page.state, self._page.chosen
+        key, last = state.keys.keyframes[number], state.frames - 1
+        options = tuple(
+            f"{i + 1} of {len(state.keys.keyframes)}: frame {state.frame_of(one):.6g}"
+            for i, one in enumerate(state.keys.keyframes)
+        )
+        if tuple(self._list.options) != options:
+            self._list.options = options
+        self._list.value = options[number]
+        for handle in (self._time, self._moment):
+            if handle.max != last:
+                handle.max = last
+        self._time.value = round(state.frame_of(key), 3)
+        moment = state.moment_of(key)
+        _, clock = state.path()
+        self._moment.value = round(float(np.interp(state.frame_of(key), np.arange(len(clock)), clock)), 3)
+        self._moment.label = "Shows source frame" if moment is not None else "Shows (of others)"
+        self._fov.value = round(state.fov_of(number), 3)
+        self._way.value, self._clock_way.value = key.way("camera"), key.way("animation_time")
+        self._show_camera(key.camera, state.pose_of(number))
+
+    def _show_camera(self, camera: Any, pose: np.ndarray) -> None:
+        kind = type(camera) if isinstance(camera, poses.EDITED) else Turned
+        state = self._page.state
+        self._form.value = poses.FORMS[kind]
+        for handle, kinds in (
+            (self._position, (LookAt, Turned)),
+            (self._point, (LookAt, Orbit)),
+            (self._turn, (Turned,)),
+            (self._orbit, (Orbit,)),
+            (self._roll, (LookAt, Orbit)),
+        ):
+            if handle.visible != (kind in kinds):
+                handle.visible = kind in kinds
+        self._position.value = poses.rounded(pose[:3, 3])
+        self._point.value = poses.rounded(poses.pivot_of(camera, state.pivot))
+        self._point.label = "Looks at" if kind is LookAt else "Around"
+        if isinstance(camera, Orbit):
+            away = float(np.linalg.norm(poses.pivot_of(camera, state.pivot)))
+            values = (camera.left or 0, camera.up or 0, away if camera.distance is None else camera.distance)
+            self._orbit.value = poses.rounded(values)
+        if isinstance(camera, (Orbit, LookAt)):
+            self._roll.value = float(camera.roll or 0.0)
+        from scipy.spatial.transform import Rotation
+
+        turn = Rotation.from_quat(quaternion(pose), scalar_first=True)
+        self._turn.value = poses.rounded(turn.as_euler(_TURN, degrees=True), 4)

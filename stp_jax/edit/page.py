@@ -1,0 +1,219 @@
+"""One tab: its state, its panels, its view, and what happens when it is closed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stp_jax.controls.keyframes import Keyframes
+from stp_jax.edit import geometry, scene, view_panel
+from stp_jax.edit.clip_panel import ClipPanel
+from stp_jax.edit.clips import Source
+from stp_jax.edit.key_panel import KeyPanel
+from stp_jax.edit.make_panel import MakePanel
+from stp_jax.edit.state import State
+from stp_jax.edit.takes import Takes
+from stp_jax.edit.uploads import Guard
+from stp_jax.errors import InputError, of_a_disk
+
+if TYPE_CHECKING:
+    from stp_jax.edit.server import App
+
+_WIDE = 1000  # pixels of the window from which there are two columns of panels
+_QUIET = 0.4  # seconds without an edit before a preview begins
+_FAILED = "A fault of the editor: {}. The terminal has more."
+
+
+class Page:
+    """What one client of viser sees and does; edits come one after the other.
+
+    Attributes:
+      state: what is edited.
+      chosen: the number of the keyframe whose fields are shown.
+      frame: of the new video, which is shown.
+      rendering: a full render goes on, which edits do not stop.
+    """
+
+    def __init__(self, client: Any, app: App, source: Source, keys: Keyframes | None):
+        self.client, self.app = client, app
+        self.state = State(source, keys)
+        self.takes = Takes(view_panel.PREVIEW)
+        self.chosen, self.frame = 0, 0
+        self.rendering = self.closed = False
+        self.answered = 0.0  # seconds that the last edit took
+        self._lock = threading.RLock()
+        self._folder = Path(tempfile.mkdtemp(prefix="stp_editor_"))
+        self._files = 0
+        self._timer: threading.Timer | None = None
+        self._dragged: tuple[int, np.ndarray] | None = None
+        self.guard = Guard(client, self.say)
+        self.scene = scene.Scene(client.scene, lambda i: self.act(lambda: self.choose(i)), self._drag)
+        with client.atomic():
+            self._build()
+            self._first_view()
+            self.refresh()
+        self.state.changed.append(self._edited)
+        self._preview_soon()
+
+    def _build(self) -> None:
+        """The panels: two columns where there is room, else one."""
+        gui = self.client.gui
+        gui.configure_theme(dark_mode=False, show_logo=False, show_share_button=False, control_width="medium")
+        gui.set_panel_label("Space-time editor")
+        wide = self.client.camera.image_width >= _WIDE
+        panel = gui.add_panel()
+        if wide:
+            panel.dock_right()
+            panel.set_width(300)
+            left = gui.add_panel()
+            left.dock_left()
+            left.set_width(400)
+        else:
+            panel.dock_right()
+            panel.set_width(330)
+            left = panel
+        with left.add_tab("Time and pictures"):
+            self.view = view_panel.ViewPanel(gui, self)
+        with panel.add_tab("Keys"):
+            self.keys = KeyPanel(gui, self, self.client)
+        with panel.add_tab("Make"):
+            self.make = MakePanel(gui, self)
+        with panel.add_tab("Files"):
+            self.clip = ClipPanel(gui, self)
+        for label, hotkey, modifier, work in (
+            ("Undo", "Z", "cmd/ctrl", lambda: self.state.undo()),
+            ("Redo", "Z", "cmd/ctrl+shift", lambda: self.state.redo()),
+        ):
+            command = gui.add_command(label, hotkey=hotkey, modifier=modifier)
+            command.on_trigger(lambda event, work=work: self.act(work))
+
+    def _first_view(self) -> None:
+        """From behind the source's camera, above it."""
+        away = self.state.source.distance
+        camera = self.client.camera
+        camera.up_direction = (0.0, -1.0, 0.0)
+        camera.position = (-0.9 * away, -0.55 * away, -0.75 * away)
+        camera.look_at = (0.0, 0.0, 0.6 * away)
+
+    # Work ---------------------------------------------------------------------------------------------------
+
+    def act(self, work: Callable[[], Any]) -> None:
+        """Does something that a person asked for; mistakes appear in the page in the words of the command line."""
+        started = time.monotonic()
+        with self._lock:
+            if self.closed:
+                return
+            try:
+                with self.client.atomic():
+                    work()
+            except InputError as error:
+                self.say(str(error))
+                self.refresh()  # fields show what is, not what was refused
+            except Exception as error:
+                mistake = of_a_disk(error) if isinstance(error, OSError) else None
+                if mistake is None:
+                    traceback.print_exc()
+                self.say(str(mistake or _FAILED.format(error)))
+        self.client.flush()
+        self.answered = time.monotonic() - started
+
+    def say(self, text: str) -> None:
+        """Shows an error."""
+        plain = re.sub(r"\s+", " ", text)
+        self.client.add_notification("Not possible", plain[:600], color="red", auto_close_seconds=12)
+
+    def choose(self, number: int) -> None:
+        """Shows another keyframe, and the frame that it is at."""
+        self.chosen = number
+        self.frame = round(self.state.frame_of(self.state.keys.keyframes[number]))
+        self.refresh()
+
+    def _edited(self) -> None:
+        self.refresh()
+        self._preview_soon()
+
+    def refresh(self) -> None:
+        """Shows the state everywhere."""
+        self.chosen = min(self.chosen, len(self.state.keys.keyframes) - 1)
+        self.frame = min(self.frame, self.state.frames - 1)
+        self.keys.show()
+        self.make.show()
+        self.clip.show()
+        self.scene.draw(self.state, self.chosen)
+        self.view.show()
+
+    @property
+    def snap(self) -> bool:
+        return self.view.snap
+
+    def warped(self, frame: int) -> np.ndarray:
+        """The geometry of a frame, uint8 [H, W, 3]."""
+        return geometry.warped(self.state.source, self.state.view(), frame)
+
+    def look(self, pose: np.ndarray, frame: int) -> None:
+        """Puts the page's own view at a pose [4, 4], with the lens of a frame."""
+        camera = self.client.camera
+        camera.wxyz = scene.quaternion(pose)
+        camera.position = pose[:3, 3]
+        camera.fov = scene.upright(self.state.view().intrinsics[frame])
+
+    def load(self, source: Source) -> None:
+        """Another clip, with keyframes of its own."""
+        self.state = State(source)
+        self.state.changed.append(self._edited)
+        self.chosen = self.frame = 0
+        self._edited()
+
+    def _drag(self, number: int, pose: np.ndarray) -> None:
+        """The latest place of a gizmo; those that came meanwhile are left out."""
+        self._dragged = (number, pose)
+
+        def work() -> None:
+            dragged, self._dragged = self._dragged, None
+            if dragged is not None:
+                self.state.drag(*dragged)
+
+        self.act(work)
+
+    def _preview_soon(self) -> None:
+        """Ends the preview of before, and begins another when edits pause."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.rendering:
+            return
+        self.app.worker.stop(self)
+        if self.make.auto.value:
+            self._timer = threading.Timer(_QUIET, lambda: self.act(self._preview))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _preview(self) -> None:
+        if not self.rendering:
+            self.make.preview()
+
+    def scratch(self, content: str | bytes, name: str = "keyframes.json") -> Path:
+        """A new file that goes with the tab."""
+        self._files += 1
+        folder = self._folder / str(self._files)
+        folder.mkdir()
+        path = folder / (re.sub(r"[^\w.-]+", "_", name)[-80:] or "file")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def close(self) -> None:
+        """The tab has gone: its work ends, its files go."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.view.stop()
+        self.app.worker.stop(self)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,200 @@
+"""What is seen in three dimensions: the source's cameras, the scene, the new camera's path, and its keyframes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from stp_jax.edit import geometry, poses
+from stp_jax.edit.state import State
+
+_SOURCE, _PATH, _KEY, _CHOSEN, _NOW = (
+    (31, 119, 180),
+    (214, 39, 40),
+    (140, 30, 30),
+    (245, 159, 0),
+    (43, 138, 62),
+)
+_SHOWN = 7  # source cameras with their pictures
+
+
+def quaternion(c2w: np.ndarray) -> np.ndarray:
+    """w, x, y, z of a pose [4, 4]."""
+    return Rotation.from_matrix(np.asarray(c2w, np.float64)[:3, :3]).as_quat(
+        scalar_first=True, canonical=True
+    )
+
+
+def pose_of(wxyz: Any, position: Any) -> np.ndarray:
+    """A pose [4, 4] of what viser has."""
+    made = np.eye(4)
+    made[:3, :3] = Rotation.from_quat(np.asarray(wxyz), scalar_first=True).as_matrix()
+    made[:3, 3] = position
+    return made
+
+
+def upright(lens: np.ndarray) -> float:
+    """Radians from the bottom to the top of a picture."""
+    return float(2 * np.arctan(0.5 / lens[1]))
+
+
+class Scene:
+    """The things of one tab's view.
+
+    Args:
+      api: viser's scene of one client.
+      choose: is called with the number of a keyframe that is clicked.
+      drag: is called with the number and the pose [4, 4] of a keyframe whose gizmo is moved.
+    """
+
+    def __init__(self, api: Any, choose: Callable[[int], None], drag: Callable[[int, np.ndarray], None]):
+        self._api, self._choose, self._drag = api, choose, drag
+        self._sources: list[Any] = []
+        self._still: Any = None
+        self._now: Any = None
+        self._cloud: Any = None
+        self._cloud_of = -1
+        self._gizmo: Any = None
+        self._held = False  # the gizmo is being dragged, so it is not drawn anew
+        self._keys: list[Any] = []
+        self._source_drawn: Any = None
+        api.set_up_direction("-y")
+
+    def size(self, state: State) -> float:
+        return 0.09 * state.source.distance
+
+    def draw(self, state: State, chosen: int) -> None:
+        """What does not depend on the frame that is shown, after an edit."""
+        if self._source_drawn is not state.source:
+            self._source_drawn = state.source
+            self._draw_source(state)
+        self._draw_path(state)
+        self._draw_keys(state, chosen)
+
+    def _draw_source(self, state: State) -> None:
+        """The source's cameras with their pictures, and the ground where no depth is known."""
+        source = state.source
+        for old in self._sources:
+            old.remove()
+        self._sources, self._still, self._cloud_of = [], None, -1
+        c2w, lens = source.cameras
+        moves = not np.allclose(c2w, c2w[:1], atol=1e-4)
+        chosen = np.unique(np.round(np.linspace(0, state.frames - 1, _SHOWN if moves else 1)).astype(int))
+        for i in chosen:
+            height, width = source.clip.frames.shape[1:3]
+            self._sources.append(
+                self._api.add_camera_frustum(
+                    f"/source/{i}",
+                    fov=upright(source.lenses[i]),
+                    aspect=width / height,
+                    scale=self.size(state) * (0.8 if moves else 1.6),
+                    color=_SOURCE,
+                    image=source.clip.frames[i],
+                    wxyz=quaternion(c2w[i]),
+                    position=c2w[i, :3, 3],
+                )
+            )
+        if not moves:
+            self._still = self._sources[0]
+        if source.depth is None:
+            self._sources += [
+                self._api.add_grid(
+                    "/ground",
+                    width=4 * source.distance,
+                    height=4 * source.distance,
+                    plane="xz",
+                    cell_size=source.distance / 4,
+                    position=(0.0, 0.3 * source.distance, source.distance),
+                ),
+                self._api.add_icosphere("/pivot", 0.03 * source.distance, _NOW, position=state.pivot),
+            ]
+
+    def _draw_path(self, state: State) -> None:
+        """A line, and a dot for each frame: the wider apart, the faster."""
+        positions = np.asarray(state.path()[0].c2w, np.float32)[:, :3, 3]
+        ends = np.stack([positions[:-1], positions[1:]], axis=1)
+        self._api.add_line_segments("/path/line", ends, _PATH, thickness=2.0, thickness_units="screen")
+        self._api.add_point_cloud(
+            "/path/dots",
+            positions,
+            np.broadcast_to(np.array(_PATH, np.uint8), positions.shape),
+            point_size=0.012 * state.source.distance,
+            point_shape="circle",
+            precision="float32",
+        )
+
+    def _draw_keys(self, state: State, chosen: int) -> None:
+        for old in self._keys:
+            old.remove()
+        self._keys = []
+        path, _ = state.path()
+        height, width = state.source.clip.frames.shape[1:3]
+        lenses = state.view().intrinsics
+        for i, key in enumerate(state.keys.keyframes):
+            if key.camera is None and i != chosen:
+                continue
+            pose = state.pose_of(i)
+            near = round(state.frame_of(key))
+            handle = self._api.add_camera_frustum(
+                f"/keys/{i}",
+                fov=upright(lenses[near]),
+                aspect=width / height,
+                scale=self.size(state),
+                color=_CHOSEN if i == chosen else _KEY,
+                thickness=0.03,
+                wxyz=quaternion(pose),
+                position=pose[:3, 3],
+            )
+            handle.on_click(lambda _, i=i: self._choose(i))
+            self._keys.append(handle)
+            if i == chosen and not self._held:
+                self._put_gizmo(i, key.camera, pose, self.size(state))
+
+    def _put_gizmo(self, number: int, camera: Any, pose: np.ndarray, size: float) -> None:
+        """The handles of the chosen keyframe; those that look at a point turn by themselves."""
+        gizmo = self._api.add_transform_controls(
+            "/gizmo",
+            scale=2.2 * size,
+            disable_rotations=camera is not None and not isinstance(camera, poses.TURNING),
+            depth_test=False,
+            wxyz=quaternion(pose),
+            position=pose[:3, 3],
+        )
+
+        def moved(event: Any) -> None:
+            self._held = event.phase != "end"
+            self._drag(number, pose_of(event.target.wxyz, event.target.position))
+
+        gizmo.on_update(moved)
+        self._gizmo = gizmo
+
+    def show(self, state: State, frame: int, picture: np.ndarray) -> None:
+        """One frame of the new video: its camera with what it sees, and the scene at its moment."""
+        view = state.view()
+        height, width = state.source.clip.frames.shape[1:3]
+        self._now = self._api.add_camera_frustum(
+            "/now",
+            fov=upright(view.intrinsics[frame]),
+            aspect=width / height,
+            scale=1.3 * self.size(state),
+            color=_NOW,
+            image=picture,
+            wxyz=quaternion(view.c2w[frame]),
+            position=view.c2w[frame][:3, 3],
+        )
+        shown = geometry.nearest_frame(view, frame)
+        if self._still is not None:
+            self._still.image = state.source.clip.frames[shown]
+        if state.source.depth is not None and shown != self._cloud_of:
+            points, colours = geometry.cloud(state.source, shown)
+            near = points[:, 2] < 12 * state.source.distance  # far things would only make the scene small
+            self._cloud = self._api.add_point_cloud(
+                "/scene",
+                points[near].astype(np.float32),
+                colours[near],
+                point_size=0.006 * state.source.distance,
+            )
+            self._cloud_of = shown

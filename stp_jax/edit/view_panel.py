@@ -1,0 +1,184 @@
+"""Pictures before and after, the frame that is shown, and the clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stp_jax.controls import animation_time
+from stp_jax.edit import clock, geometry
+from stp_jax.media import pictures
+
+SOURCE, GEOMETRY, PREVIEW = "source as filmed", "geometry, at once", "latest preview"
+_SIDE = 256  # pixels of each picture
+_OWN = "your own"
+
+
+class ViewPanel:
+    """Pictures, a slider and the clock in the container of a page that is open."""
+
+    def __init__(self, gui: Any, page: Any):
+        self._page = page
+        self._playing = threading.Event()
+        self._pictures: list[str] = []
+        self._pictured: Any = None
+        blank = np.zeros((_SIDE // 2, _SIDE, 3), np.uint8)
+        self._image = gui.add_image(blank, format="jpeg", jpeg_quality=88)
+        self._left = gui.add_dropdown("Left", (SOURCE, GEOMETRY, PREVIEW), initial_value=SOURCE)
+        self._right = gui.add_dropdown("Right", (SOURCE, GEOMETRY, PREVIEW), initial_value=PREVIEW)
+        self._slider = gui.add_slider("Frame", 0, max(page.state.frames - 1, 1), 1, 0)
+        self._play = gui.add_checkbox("Play", False)
+        self._through = gui.add_checkbox("Look through the new camera", False)
+        self._drawing = gui.add_html("")
+        self._snap = gui.add_checkbox("Snap to whole frames", True)
+        self._text = gui.add_text("Clock", "", hint="frame:source frame, ..., or a preset; Apply takes it")
+        self._preset = gui.add_dropdown("Clock preset", (_OWN, *animation_time.PRESETS))
+        apply = gui.add_button("Apply the clock")
+        apply.on_click(lambda event: page.act(self._apply))
+        self._text.on_update(self._typed)
+        self._preset.on_update(lambda event: self._by_page(event) and page.act(self._use_preset))
+        self._slider.on_update(lambda event: self._by_page(event) and page.act(self._scrub))
+        self._snap.on_update(lambda event: self._by_page(event) and page.act(self.show))
+        self._play.on_update(lambda event: self._by_page(event) and self._start())
+        for handle in (self._left, self._right, self._through):
+            handle.on_update(lambda event: self._by_page(event) and page.act(self.show_frame))
+
+    @staticmethod
+    def _by_page(event: Any) -> bool:
+        """Whether someone did it, not the program."""
+        return event.client_id is not None
+
+    @property
+    def snap(self) -> bool:
+        return self._snap.value
+
+    # What is done -----------------------------------------------------------------------------------------
+
+    def _typed(self, event: Any) -> None:
+        if self._by_page(event) and self._text.value.endswith(clock.COMMIT):
+            self._page.act(self._apply)
+
+    def _apply(self) -> None:
+        text, state = self._text.value.rstrip(clock.COMMIT + " "), self._page.state
+        points = clock.read_points(text)
+        keys = [key for key in state.keys.keyframes if key.animation_time is not None]
+        try:
+            if points is not None and len(points) == len(keys):
+                state.bend(points, self.snap)
+            else:
+                state.use_clock(text)
+        finally:
+            self.show()  # the text that was refused goes
+
+    def _use_preset(self) -> None:
+        if self._preset.value != _OWN:
+            self._page.state.use_clock(self._preset.value)
+
+    def _scrub(self) -> None:
+        self._page.frame = int(self._slider.value)
+        self.show_frame()
+
+    def _start(self) -> None:
+        if self._play.value and not self._playing.is_set():
+            self._playing.set()
+            threading.Thread(target=self._run, daemon=True).start()
+        elif not self._play.value:
+            self._playing.clear()
+
+    def _run(self) -> None:
+        """Goes through the frames at the new video's speed."""
+        while self._playing.is_set() and not self._page.closed:
+            page = self._page
+            page.act(lambda: self.go((page.frame + 1) % page.state.frames))
+            time.sleep(1 / page.state.source.rates.new)
+
+    def stop(self) -> None:
+        self._playing.clear()
+
+    def go(self, frame: int) -> None:
+        """Shows another frame."""
+        self._page.frame = frame
+        self._slider.value = frame
+        self.show_frame()
+
+    # What is shown ----------------------------------------------------------------------------------------
+
+    def offer(self, takes: list[str], chosen: str | None = None) -> None:
+        """Offers takes to compare; `chosen` goes to the right."""
+        options = (SOURCE, GEOMETRY, PREVIEW, *takes)
+        for handle in (self._left, self._right):
+            before = handle.value
+            handle.options = options
+            handle.value = before if before in options else PREVIEW
+        if chosen is not None:
+            self._right.value = chosen
+
+    def show(self) -> None:
+        """Everything, after an edit."""
+        state = self._page.state
+        if self._pictured is not state.source:
+            self._pictured = state.source
+            self._pictures = clock.thumbnails(state.source.clip.frames)
+            self._slider.max = max(state.frames - 1, 1)
+        self._slider.value = min(self._page.frame, state.frames - 1)
+        self._text.value = clock.as_text(self._points())
+        self._preset.value = _OWN
+        self.show_frame()
+
+    def _points(self) -> list[tuple[float, float]]:
+        """The keys of the clock: frame, source frame."""
+        state = self._page.state
+        shown = ((state.frame_of(key), state.moment_of(key)) for key in state.keys.keyframes)
+        return [(frame, moment) for frame, moment in shown if moment is not None]
+
+    def _draw_clock(self) -> None:
+        page, state = self._page, self._page.state
+        key = state.keys.keyframes[page.chosen]
+        moment = state.moment_of(key)
+        selected = None if moment is None else (state.frame_of(key), moment)
+        curve = state.path()[1]
+        drawing = clock.draw(
+            curve, self._points(), self._pictures, page.frame, snap=self.snap, selected=selected
+        )
+        if self._drawing.content != drawing:
+            self._drawing.content = drawing
+
+    def show_frame(self) -> None:
+        """The frame that is chosen, in all pictures."""
+        page, state = self._page, self._page.state
+        page.frame = min(page.frame, state.frames - 1)
+        warped = page.warped(page.frame)
+        shown = {label: self._picture(label, warped) for label in {self._left.value, self._right.value}}
+        pair = [self._labelled(handle.value, *shown[handle.value]) for handle in (self._left, self._right)]
+        self._image.image = np.concatenate([pair[0], np.full((len(pair[0]), 4, 3), 24, np.uint8), pair[1]], 1)
+        self._draw_clock()
+        page.scene.show(state, page.frame, warped)
+        if self._through.value:
+            page.look(np.asarray(state.path()[0].c2w[page.frame], np.float64), page.frame)
+
+    def _picture(self, label: str, warped: np.ndarray) -> tuple[np.ndarray, str]:
+        """The picture of a label now, and what is to be said of it."""
+        page, state = self._page, self._page.state
+        if label == SOURCE:
+            return state.source.clip.frames[page.frame], f"source, frame {page.frame}"
+        shown = geometry.nearest_frame(state.view(), page.frame)
+        plane = "" if state.source.depth is not None else ", flat"
+        if label == GEOMETRY:
+            return warped, f"geometry of source frame {shown}{plane}"
+        take = page.takes.find(label)
+        if take is None or len(take.video) != state.frames or take.video.shape[1:] != warped.shape:
+            return warped, f"geometry{plane}; the preview comes"
+        fresh = take.keys == state.keys or label != PREVIEW
+        return take.video[page.frame], take.name if fresh else f"{take.name}, of before"
+
+    @staticmethod
+    def _labelled(_label: str, picture: np.ndarray, said: str) -> np.ndarray:
+        height, width = picture.shape[:2]
+        scale = _SIDE / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+        return np.concatenate([pictures.label_bar(said, 20, size[0]), np.asarray(image)])
