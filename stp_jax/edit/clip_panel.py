@@ -16,10 +16,11 @@ VIDEO_BYTES, FILE_BYTES = 512 << 20, 64 << 20  # the largest uploads
 _OWN = "your own"
 
 # A video that is dropped on it goes into the button's own field, as if it had been chosen there.
-_DROP = """<div class="stp-drop" style="margin:0 0.8em 0.5em;padding:0.5em;border:1px dashed #888;text-align:center;
-font-size:12px" ondragover="event.preventDefault()" ondrop="event.preventDefault();
+_DROP = """<div class="stp-drop" style="margin:0 0.8em 0.5em;padding:0.5em;border:1px dashed #888;
+text-align:center;font-size:12px" ondragover="event.preventDefault()" ondrop="event.preventDefault();
 const field=document.querySelector('input[type=file][accept=&quot;video/*,image/*&quot;]');
-field.files=event.dataTransfer.files;field.dispatchEvent(new Event('change',{bubbles:true}))">or drop a video here</div>"""
+field.files=event.dataTransfer.files;field.dispatchEvent(new Event('change',{bubbles:true}))"
+>or drop a video here</div>"""
 
 
 class ClipPanel:
@@ -80,6 +81,7 @@ class ClipPanel:
     def _save(self) -> None:
         text = self._page.state.text().encode()
         self._page.client.send_file_download(KEYFRAMES, text, save_immediately=True)
+        self._page.kept = self._page.state.keys
 
     def _stored(self, name: str, content: bytes) -> Path:
         """An upload as a file of a name of its own."""
@@ -92,6 +94,7 @@ class ClipPanel:
         self._check(name, content, FILE_BYTES)
         path = self._page.scratch(content, Path(name).name)
         self._page.state.open(keyframes.read(path))
+        self._page.kept = self._page.state.keys
 
     def _camera_file(self, name: str, content: bytes) -> None:
         self._check(name, content, FILE_BYTES)

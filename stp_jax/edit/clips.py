@@ -1,4 +1,4 @@
-"""The clip that is edited: read once, as `sample.py` reads it with the same flags, with what is known of its depth."""
+"""The clip that is edited, with what is known of its depth; read once, as `sample.py` reads it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import copy
 import os
 import shlex
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,15 +93,17 @@ class Source(NamedTuple):
         flags = _with(self.flags, camera=camera, animation_time="forward", keyframes=None)
         return runs.plan(flags, self.notes, self.takes).request
 
-    def words(self, keyframes: str | os.PathLike, by_distance: bool) -> list[str]:
+    def words(self, keyframes: str | os.PathLike, by_distance: bool, also: Sequence[str] = ()) -> list[str]:
         """The words of the sample.py command that takes a file of keyframes.
 
         Args:
           by_distance: whether the keyframes depend on the distance to the pivot; otherwise it is refused.
+          also: further forms of the result.
         """
         plain = vars(parse_flags([]))
         given = {name: value for name, value in vars(self.flags).items() if value != plain[name]}
-        given |= {"keyframes": str(keyframes), "camera": None, "animation_time": None}
+        given |= {"keyframes": str(keyframes), "camera": None, "animation_time": None, "out": None}
+        given["also"] = list(dict.fromkeys((*(self.flags.also or ()), *also))) or None
         if not by_distance and self.flags.source_cameras is None:
             given["distance"] = None
         return results.words(given)
@@ -184,7 +187,7 @@ def read_depth(path: str | os.PathLike, clip: media.Clip) -> np.ndarray:
 
 
 def _cells(size: tuple[int, ...], picture: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a map of the whole picture, for each pixel of the cut picture as `fit_image` cuts it."""
+    """Rows and columns of a map of the whole picture, for each pixel of the picture that `fit_image` cuts."""
     scale = min(size[0] / picture[0], size[1] / picture[1])
     cut = ((whole - kept * scale) / 2 for whole, kept in zip(size, picture, strict=True))
     places = (

@@ -1,7 +1,7 @@
 """The clock as a curve that is dragged: a drawing in SVG, with the source's pictures along it.
 
-viser has no such control. The drawing's handlers, the only JavaScript of this package, move a point under the pointer,
-and on release write the points into the page's text field of the clock, as a person would type them.
+viser has no such control. The drawing's handlers move a point under the pointer, and on release write the
+points into the page's text field of the clock, as a person would type them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from PIL import Image
 
 from stp_jax.errors import InputError
 
-WIDTH, HEIGHT = 360, 216
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 44, 26  # margins around the curve
+WIDTH, HEIGHT = 360, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 22, 42, 26  # margins around the curve
 _PICTURES = 9  # along the curve
 _SIDE = (WIDTH - _LEFT - _RIGHT) / _PICTURES
+_STYLE = "width:100%;touch-action:none;font:10px sans-serif;user-select:none"
 COMMIT = ";"  # at the end of the text field's value: it is taken at once
 
-# Of the drawing, in its own units: the point that is dragged is `this.p`. On release the text of all points is
-# written to the field whose value is that which was drawn; React listens to the field's `input` event.
+# The point that is dragged is `this.p`. On release the text of all points is written to the field that has
+# the text which was drawn; React listens to the field's `input` event.
 _SCRIPT = {
     "onpointerdown": """
 const c=event.target.closest('[data-key]'); if(!c) return;
@@ -108,14 +109,15 @@ def draw(
     attributes += ' data-snap="1"' if snap else ""
     handlers = "".join(f' {name}="{html.escape(" ".join(text.split()))}"' for name, text in _SCRIPT.items())
     line = " ".join("{:.1f},{:.1f}".format(*place(f, t)) for f, t in enumerate(curve))
-    now = place(frame, float(curve[frame]))
+    now = place(frame, 0)[0]
+    end = _LEFT + wide
     parts = [
-        f'<svg class="stp-clock" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="clock"'
-        f' style="width:100%;touch-action:none;font:10px sans-serif;user-select:none"{attributes}{handlers}>',
+        f'<svg class="stp-clock" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="clock"',
+        f' style="{_STYLE}"{attributes}{handlers}>',
         f'<rect x="{_LEFT}" y="{_TOP}" width="{wide}" height="{high}" fill="#8881" stroke="#8886"/>',
         *_strip(curve, pictures),
-        f'<line x1="{_LEFT}" y1="{bottom}" x2="{_LEFT + wide}" y2="{_TOP}" stroke="#888" stroke-dasharray="2 4"/>',
-        f'<line x1="{now[0]:.1f}" y1="{_TOP}" x2="{now[0]:.1f}" y2="{bottom}" stroke="#2b8a3e"/>',
+        _line((_LEFT, bottom), (end, _TOP), 'stroke="#888" stroke-dasharray="2 4"'),
+        _line((now, _TOP), (now, bottom), 'stroke="#2b8a3e"'),
         f'<polyline points="{line}" fill="none" stroke="#d62728" stroke-width="2"/>',
         *_labels(last),
     ]
@@ -123,10 +125,18 @@ def draw(
         x, y = place(f, t)
         colour = "#f59f00" if selected is not None and abs(f - selected[0]) < 1e-6 else "#fff"
         parts.append(
-            f'<circle data-key="1" data-text="{f:.6g}:{t:.6g}" cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"'
-            ' stroke="#d62728" stroke-width="2" style="cursor:grab"/>'
+            f'<circle data-key="1" data-text="{f:.6g}:{t:.6g}" cx="{x:.1f}" cy="{y:.1f}" r="6"'
+            f' fill="{colour}" stroke="#d62728" stroke-width="2" style="cursor:grab"/>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _line(begin: tuple[float, float], end: tuple[float, float], style: str) -> str:
+    return f'<line x1="{begin[0]:.1f}" y1="{begin[1]}" x2="{end[0]:.1f}" y2="{end[1]}" {style}/>'
+
+
+def _words(text: str, where: str, anchor: str) -> str:
+    return f'<text {where} text-anchor="{anchor}" fill="currentColor">{text}</text>'
 
 
 def _strip(curve: np.ndarray, pictures: Sequence[str]) -> list[str]:
@@ -135,31 +145,23 @@ def _strip(curve: np.ndarray, pictures: Sequence[str]) -> list[str]:
     for i in range(_PICTURES):
         shown = round(float(curve[round((i + 0.5) / _PICTURES * last)]))
         x = _LEFT + i * _SIDE
+        side = f"{_SIDE - 1:.1f}"
         made.append(
-            f'<image href="{pictures[shown]}" x="{x:.1f}" y="4" width="{_SIDE - 1:.1f}" height="{_SIDE - 1:.1f}"'
+            f'<image href="{pictures[shown]}" x="{x:.1f}" y="4" width="{side}" height="{side}"'
             f' preserveAspectRatio="xMidYMid slice"><title>source frame {shown}</title></image>'
         )
     return made
 
 
 def _labels(last: int) -> list[str]:
-    """Numbers at the axes."""
-    made = []
-    for share in (0, 0.5, 1):
+    """Numbers at the axes, and what they count."""
+    made, bottom = [], HEIGHT - _BOTTOM
+    for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
         value = f"{share * last:g}"
-        x, y = _LEFT + share * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
-        anchor = ("start", "middle", "end")[round(share * 2)]
-        made.append(
-            f'<text x="{x:.0f}" y="{HEIGHT - _BOTTOM + 11}" text-anchor="{anchor}" fill="currentColor">{value}</text>'
-        )
-        made.append(
-            f'<text x="{_LEFT - 4}" y="{y + 3:.0f}" text-anchor="end" fill="currentColor">{value}</text>'
-        )
-    middle = (_TOP + HEIGHT - _BOTTOM) / 2
-    made.append(
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 3}" text-anchor="middle" fill="currentColor">frame of the new video</text>'
-    )
-    made.append(
-        f'<text transform="translate(9 {middle}) rotate(-90)" text-anchor="middle" fill="currentColor">source frame</text>'
-    )
-    return made
+        x, y = _LEFT + share * (WIDTH - _LEFT - _RIGHT), bottom - share * (bottom - _TOP)
+        made.append(_words(value, f'x="{x:.0f}" y="{bottom + 14}"', anchor))
+        made.append(_words(value, f'x="{_LEFT - 9}" y="{y + 3:.0f}"', "end"))
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    made.append(_words("frame of the new video", f'x="{middle}" y="{HEIGHT - 3}"', "middle"))
+    turned = f'transform="translate(9 {(_TOP + bottom) / 2}) rotate(-90)"'
+    return [*made, _words("source frame", turned, "middle")]

@@ -12,6 +12,7 @@ It is served for this machine alone, and reads nothing from the network. Ctrl-C 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -61,6 +62,9 @@ def begin(flags: argparse.Namespace, depth: str | None) -> tuple[clips.Source, K
     state = State(source)
     if keys is not None:
         state.open(keys)
+    if flags.video is None and not (flags.keyframes or flags.camera or flags.animation_time):
+        state.use_camera(takes.default_camera())  # what sample.py makes without flags
+        state.use_clock(takes.default_animation_time())
     if flags.camera is not None:
         preset = flags.camera == SAME_CAMERA or cameras.is_preset(flags.camera)
         state.use_camera(flags.camera) if preset else state.use_camera_file(flags.camera)
@@ -78,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     source, keys = begin(flags, own.depth)
     print(source.summary)
     app = App(source, keys, own.host, own.port, Path(flags.out or Path("outputs", "editor")))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"The editor is at {app.address}\nTakes are written to {app.out}. Ctrl-C ends it.", flush=True)
     try:
         threading.Event().wait()

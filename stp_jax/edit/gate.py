@@ -1,8 +1,8 @@
 """Who may use the page: the server's own machine, or whoever knows the token of its address.
 
-viser answers any connection. A browser lets every web page open a websocket to this machine, and names that are
-made to point here get past its rule of one origin. So each request is looked at before viser sees it: `Gate.check`
-is put in front of viser's own `process_request` of the websockets library.
+viser answers any connection. A browser lets every web page open a websocket to this machine, and names that
+are made to point here get past its rule of one origin. So each request is looked at before viser sees it:
+`Gate.check` is put in front of viser's own `process_request` of the websockets library.
 """
 
 from __future__ import annotations
@@ -70,10 +70,13 @@ class Gate:
         return None if hmac.compare_digest(given.encode(), self.token.encode()) else _CLOSED
 
 
-# Pictures are blobs and data; nothing is read from the network. viser's page is one file with its own scripts.
-_POLICY = (
-    "default-src 'self' blob: data: 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval'; connect-src 'self' ws: wss: "
-    "blob: data:; frame-ancestors 'none'"
+# Pictures are blobs and data; nothing is read from the network. viser's page is one file with its scripts.
+_POLICY = "; ".join(
+    [
+        "default-src 'self' blob: data: 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval'",
+        "connect-src 'self' blob: data:",
+        "frame-ancestors 'none'",
+    ]
 )
 
 

@@ -1,4 +1,4 @@
-"""What the new camera would see of the source's pictures, at once and without a model: a warp by their depth."""
+"""What the new camera sees of the source's pictures: a warp by their depth, at once and without a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nearest_frame(view: View, frame: int) -> int:
 
 
 def depth_of(source: Source, frame: int) -> np.ndarray:
-    """Metres [H, W] of a source frame; where it is not known, a wall through the pivot that faces the first camera."""
+    """Metres [H, W] of a source frame; unknown, a wall through the pivot that faces the first camera."""
     if source.depth is not None:
         return np.minimum(source.depth[frame], _SKY)
     height, width = source.clip.frames.shape[1:3]
@@ -37,7 +37,7 @@ def depth_of(source: Source, frame: int) -> np.ndarray:
 
 
 def warped(source: Source, view: View, frame: int) -> np.ndarray:
-    """The source frame nearest in time, seen from the new camera: uint8 [H, W, 3]; grey where it shows nothing."""
+    """The source frame nearest in time, from the new camera, uint8 [H, W, 3]; grey where it shows nothing."""
     shown = nearest_frame(view, frame)
     picture = source.clip.frames[shown]
     height, width = picture.shape[:2]
@@ -73,7 +73,7 @@ def _closed(picture: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndar
 
 
 def cloud(source: Source, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [N, 3] of a source frame in the frame of the first camera, without the sky, and colours uint8 [N, 3]."""
+    """Points [N, 3] of a source frame, relative to the first camera, without sky; colours uint8 [N, 3]."""
     picture = source.clip.frames[frame]
     step = max(1, round(picture.shape[0] / 128 * _STEP / 4))
     depth = depth_of(source, frame)

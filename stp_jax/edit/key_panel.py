@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from stp_jax.controls import interpolation
 from stp_jax.controls.keyframes import LookAt, Orbit, Turned
 from stp_jax.edit import poses
 from stp_jax.edit.scene import pose_of, quaternion
-from stp_jax.edit.state import State
 
 _TITLES = {poses.FORMS[kind]: kind for kind in poses.EDITED}
 _TURN = "YXZ"  # to the right, up, right side down; as `stp_jax.controls.moves.Rig`
-
-
-class Page(Protocol):
-    """What the panels need of the page."""
-
-    state: State
-    chosen: int
-    frame: int
-
-    def act(self, work: Any) -> Any: ...
-    def choose(self, number: int) -> None: ...
-    def refresh(self) -> None: ...
 
 
 class KeyPanel:
@@ -40,7 +28,9 @@ class KeyPanel:
         keys.on_click(lambda event: page.act(self._add if keys.value == "Add" else self._remove))
         last = 16
         self._time = gui.add_number("At frame", 0.0, min=0.0, max=last, step=0.01, hint="Of the new video")
-        self._moment = gui.add_number("Shows source frame", 0.0, min=0.0, max=last, step=0.01)
+        self._moment = gui.add_number(
+            "Moment", 0.0, min=0.0, max=last, step=0.01, hint="The source frame that it shows"
+        )
         self._fov = gui.add_number(
             "Field of view", 50.0, min=1.0, max=179.0, step=0.01, hint="Degrees, shorter side"
         )
@@ -112,8 +102,6 @@ class KeyPanel:
             state.set_camera(number, LookAt(place, point, up_axis, roll))
         else:
             right, up, tilt = self._turn.value
-            from scipy.spatial.transform import Rotation
-
             turn = Rotation.from_euler(_TURN, (right, up, tilt), degrees=True)
             wxyz = turn.as_quat(scalar_first=True, canonical=True)
             state.set_camera(number, Turned(poses.rounded(self._position.value), poses.rounded(wxyz, 7)))
@@ -148,7 +136,7 @@ class KeyPanel:
         moment = state.moment_of(key)
         _, clock = state.path()
         self._moment.value = round(float(np.interp(state.frame_of(key), np.arange(len(clock)), clock)), 3)
-        self._moment.label = "Shows source frame" if moment is not None else "Shows (of others)"
+        self._moment.label = "Moment" if moment is not None else "Moment (of others)"
         self._fov.value = round(state.fov_of(number), 3)
         self._way.value, self._clock_way.value = key.way("camera"), key.way("animation_time")
         self._show_camera(key.camera, state.pose_of(number))
@@ -175,7 +163,5 @@ class KeyPanel:
             self._orbit.value = poses.rounded(values)
         if isinstance(camera, (Orbit, LookAt)):
             self._roll.value = float(camera.roll or 0.0)
-        from scipy.spatial.transform import Rotation
-
         turn = Rotation.from_quat(quaternion(pose), scalar_first=True)
         self._turn.value = poses.rounded(turn.as_euler(_TURN, degrees=True), 4)

@@ -18,7 +18,7 @@ KEYFRAMES = "keyframes.json"
 _EXPORTS = {
     "Video": "result.mp4",
     "Both": "side_by_side.mp4",
-    "PNGs": "png",
+    "PNGs": "result_png",
     "Cameras": "new_camera.json",
     "All": "*",
 }
@@ -48,8 +48,8 @@ class MakePanel:
         """The command, after an edit."""
         command = html.escape(self._page.state.command(KEYFRAMES))
         self._command.content = (
-            '<code class="stp-command" style="display:block;margin:0 0.8em;white-space:pre-wrap;overflow-wrap:anywhere;'
-            f'font-size:11px;user-select:all">{command}</code>'
+            '<code class="stp-command" style="display:block;margin:0 0.8em;white-space:pre-wrap;'
+            f'overflow-wrap:anywhere;font-size:11px;user-select:all">{command}</code>'
         )
 
     # Work -------------------------------------------------------------------------------------------------
@@ -74,9 +74,8 @@ class MakePanel:
         folder = page.app.new_folder("take")
         with new_file(folder / KEYFRAMES) as partial:
             partial.write_text(page.state.text(), encoding="utf-8")
-        keys = page.state.keys
-        words = page.state.source.words(folder / KEYFRAMES, keys.uses_distance)
-        words = [*words, *([] if page.state.source.flags.also else ["--also", "png"])]
+        keys = page.kept = page.state.keys
+        words = page.state.source.words(folder / KEYFRAMES, keys.uses_distance, also=("png",))
         self._start("render")
         page.rendering = True
         page.app.worker.submit(

@@ -10,23 +10,21 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from stp_jax.controls import keyframes
 from stp_jax.controls.keyframes import Keyframes
 from stp_jax.edit import geometry, scene, view_panel
 from stp_jax.edit.clip_panel import ClipPanel
 from stp_jax.edit.clips import Source
 from stp_jax.edit.key_panel import KeyPanel
-from stp_jax.edit.make_panel import MakePanel
+from stp_jax.edit.make_panel import KEYFRAMES, MakePanel
 from stp_jax.edit.state import State
 from stp_jax.edit.takes import Takes
 from stp_jax.edit.uploads import Guard
 from stp_jax.errors import InputError, of_a_disk
-
-if TYPE_CHECKING:
-    from stp_jax.edit.server import App
 
 _WIDE = 1000  # pixels of the window from which there are two columns of panels
 _QUIET = 0.4  # seconds without an edit before a preview begins
@@ -36,6 +34,11 @@ _FAILED = "A fault of the editor: {}. The terminal has more."
 class Page:
     """What one client of viser sees and does; edits come one after the other.
 
+    Args:
+      client: of viser.
+      app: the `server.App`.
+      source, keys: what it begins with.
+
     Attributes:
       state: what is edited.
       chosen: the number of the keyframe whose fields are shown.
@@ -43,9 +46,10 @@ class Page:
       rendering: a full render goes on, which edits do not stop.
     """
 
-    def __init__(self, client: Any, app: App, source: Source, keys: Keyframes | None):
+    def __init__(self, client: Any, app: Any, source: Source, keys: Keyframes | None):
         self.client, self.app = client, app
         self.state = State(source, keys)
+        self.kept = self.state.keys  # as they were saved, or at the beginning
         self.takes = Takes(view_panel.PREVIEW)
         self.chosen, self.frame = 0, 0
         self.rendering = self.closed = False
@@ -59,7 +63,6 @@ class Page:
         self.scene = scene.Scene(client.scene, lambda i: self.act(lambda: self.choose(i)), self._drag)
         with client.atomic():
             self._build()
-            self._first_view()
             self.refresh()
         self.state.changed.append(self._edited)
         self._preview_soon()
@@ -69,25 +72,24 @@ class Page:
         gui = self.client.gui
         gui.configure_theme(dark_mode=False, show_logo=False, show_share_button=False, control_width="medium")
         gui.set_panel_label("Space-time editor")
-        wide = self.client.camera.image_width >= _WIDE
-        panel = gui.add_panel()
-        if wide:
-            panel.dock_right()
-            panel.set_width(300)
+        panel = gui.main_panel
+        panel.dock_right()
+        panel.set_width(310)
+        tabs = gui.add_tab_group()
+        if self.client.camera.image_width >= _WIDE:
             left = gui.add_panel()
             left.dock_left()
             left.set_width(400)
+            first = left.add_tab("Pictures and clock")
         else:
-            panel.dock_right()
-            panel.set_width(330)
-            left = panel
-        with left.add_tab("Time and pictures"):
+            first = tabs.add_tab("Time")
+        with first:
             self.view = view_panel.ViewPanel(gui, self)
-        with panel.add_tab("Keys"):
+        with tabs.add_tab("Keys"):
             self.keys = KeyPanel(gui, self, self.client)
-        with panel.add_tab("Make"):
+        with tabs.add_tab("Make"):
             self.make = MakePanel(gui, self)
-        with panel.add_tab("Files"):
+        with tabs.add_tab("Files"):
             self.clip = ClipPanel(gui, self)
         for label, hotkey, modifier, work in (
             ("Undo", "Z", "cmd/ctrl", lambda: self.state.undo()),
@@ -96,18 +98,10 @@ class Page:
             command = gui.add_command(label, hotkey=hotkey, modifier=modifier)
             command.on_trigger(lambda event, work=work: self.act(work))
 
-    def _first_view(self) -> None:
-        """From behind the source's camera, above it."""
-        away = self.state.source.distance
-        camera = self.client.camera
-        camera.up_direction = (0.0, -1.0, 0.0)
-        camera.position = (-0.9 * away, -0.55 * away, -0.75 * away)
-        camera.look_at = (0.0, 0.0, 0.6 * away)
-
     # Work ---------------------------------------------------------------------------------------------------
 
     def act(self, work: Callable[[], Any]) -> None:
-        """Does something that a person asked for; mistakes appear in the page in the words of the command line."""
+        """Does what a person asked for; mistakes appear in the page in the words of the command line."""
         started = time.monotonic()
         with self._lock:
             if self.closed:
@@ -169,6 +163,7 @@ class Page:
     def load(self, source: Source) -> None:
         """Another clip, with keyframes of its own."""
         self.state = State(source)
+        self.kept = self.state.keys
         self.state.changed.append(self._edited)
         self.chosen = self.frame = 0
         self._edited()
@@ -216,4 +211,8 @@ class Page:
             self._timer.cancel()
         self.view.stop()
         self.app.worker.stop(self)
+        if self.state.keys != self.kept:
+            folder = self.app.new_folder("closed")
+            keyframes.write(folder / KEYFRAMES, self.state.keys)
+            print(f"A tab was closed with changes that were not saved: {folder / KEYFRAMES}", flush=True)
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -30,6 +30,11 @@ def rounded(values: Any, digits: int = 5) -> tuple[float, ...]:
     return tuple(float(round(float(value), digits)) + 0.0 for value in np.ravel(values))
 
 
+def whole(value: float) -> float:
+    """Whole numbers as int, as people write them."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
 def as_form(kind: type, pose: np.ndarray, pivot: np.ndarray) -> Camera:
     """A pose [4, 4] in a form. An orbit looks at the pivot [3], whatever the pose does.
 
@@ -40,9 +45,10 @@ def as_form(kind: type, pose: np.ndarray, pivot: np.ndarray) -> Camera:
         away = pivot - position
         distance = max(float(np.linalg.norm(away)), 1e-2)
         x, y, z = away / distance
-        left, up = np.degrees(np.arctan2(x, z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
+        angles = np.degrees([np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))])
+        left, up, distance = rounded((*angles, distance))
         straight = not np.any(pivot[:2])  # the pivot that --distance sets needs not be named
-        return Orbit(*rounded((left, up, distance)), around=None if straight else rounded(pivot))
+        return Orbit(left, up, distance, None if straight else rounded(pivot))
     if kind is LookAt:
         ahead = max(float((pivot - position) @ pose[:3, 2]), 0.5)
         level = np.cross(np.cross(pose[:3, 2], [0.0, -1, 0]), pose[:3, 2])  # up in the picture, without roll
@@ -83,7 +89,7 @@ def field_of_view(lens: np.ndarray, aspect: float) -> float:
 
 
 def lens_fields(lens: np.ndarray, aspect: float) -> dict[str, Any]:
-    """The fields of a keyframe for a lens [4]: its field of view, or where that does not say it all, intrinsics."""
+    """The fields of a keyframe for a lens [4]: field of view, or, if that does not say all, intrinsics."""
     fov = round(field_of_view(lens, aspect), 4)
     if 1 <= fov <= 179 and np.allclose(default_intrinsics(fov, aspect), lens, atol=_LENS):
         return {"fov": fov}
@@ -202,8 +208,9 @@ def clock_keys(times: np.ndarray) -> list[Keyframe]:
         while last + 1 < len(times) and _straight(times[first : last + 2]):
             last += 1
         at.append(last)
+    shown = rounded(times, 4)
     return [
-        Keyframe(Time(f), animation_time=Time(*rounded(times[f], 4)), to_next={"animation_time": "linear"})
+        Keyframe(Time(f), animation_time=Time(whole(shown[f])), to_next={"animation_time": "linear"})
         for f in at
     ]
 

@@ -1,4 +1,4 @@
-"""What is seen in three dimensions: the source's cameras, the scene, the new camera's path, and its keyframes."""
+"""What is seen in three dimensions: source cameras, the scene, the new camera's path, and its keyframes."""
 
 from __future__ import annotations
 
@@ -195,6 +195,6 @@ class Scene:
                 "/scene",
                 points[near].astype(np.float32),
                 colours[near],
-                point_size=0.006 * state.source.distance,
+                point_size=0.009 * state.source.distance,
             )
             self._cloud_of = shown

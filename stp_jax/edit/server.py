@@ -14,10 +14,16 @@ from typing import Any
 from stp_jax.controls.keyframes import Keyframes
 from stp_jax.edit.clips import Source
 from stp_jax.edit.gate import Gate
+from stp_jax.edit.page import Page
 from stp_jax.edit.worker import Worker
 from stp_jax.errors import InputError
 
 MOST_TABS = 8
+
+
+def _warm_words(source: Source) -> list[str]:
+    """Of a job whose video nobody needs: the source as it is."""
+    return [word for word in source.words("", True) if not word.startswith(("--keyframes", "--distance"))]
 
 
 class App:
@@ -34,11 +40,14 @@ class App:
     def __init__(self, source: Source, keys: Keyframes | None, host: str, port: int, out: Path):
         self.source, self.keys, self.out = source, keys, out
         self.gate = Gate(host)
-        self.pages: dict[int, Any] = {}
+        self.pages: dict[int, Page] = {}
         self._lock = threading.Lock()
         self._check_port(host, port)
         self.server = self._serve(host, port)
+        self._first_view(source.distance)
         self.worker = Worker()
+        # Loads and compiles while someone looks around: the first preview of a tab does not wait for it.
+        self.worker.submit(self, _warm_words(source), lambda report: None, draft=True)
         self.port = self.server.get_port()
         self.address = self.gate.address("127.0.0.1" if host in ("0.0.0.0", "::") else host, self.port)
         self.server.on_client_connect(self._opened)
@@ -59,9 +68,8 @@ class App:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                raise InputError(
-                    f"--host {host} --port {port}: cannot be used ({error.strerror or error}); give another --port."
-                ) from None
+                reason = error.strerror or error
+                raise InputError(f"--host {host} --port {port}: {reason}. Give another --port.") from None
 
     def _serve(self, host: str, port: int) -> Any:
         """viser, whose requests pass the gate first."""
@@ -82,10 +90,19 @@ class App:
                 made = viser.ViserServer(host=host, port=port, verbose=False)
         finally:
             library.serve = serve  # type: ignore[misc]
+        made._websock_server.unregister_handler(viser._messages.ShareUrlRequest)  # it would use the network
         if not self.gate.stands:
             made.stop()
             raise InputError("This version of viser cannot be guarded: pip install 'viser>=1.1.1,<1.2'")
         return made
+
+    def _first_view(self, away: float) -> None:
+        """Where tabs look from at first: behind the source's camera, beside and above it."""
+        self.server.scene.set_up_direction("-y")
+        camera = self.server.initial_camera
+        camera.up = (0.0, -1.0, 0.0)
+        camera.position = (-0.9 * away, -0.55 * away, -0.75 * away)
+        camera.look_at = (0.0, 0.0, 0.7 * away)
 
     def new_folder(self, name: str) -> Path:
         """A new folder `name_1`, `name_2`, ... for a take or an upload."""
@@ -98,8 +115,6 @@ class App:
         raise AssertionError
 
     def _opened(self, client: Any) -> None:
-        from stp_jax.edit.page import Page
-
         with self._lock:
             if len(self.pages) >= MOST_TABS:
                 client.add_notification(
@@ -108,10 +123,9 @@ class App:
                     color="red",
                 )
                 return
-            self.pages[client.client_id] = page = Page(client, self, self.source, self.keys)
+            self.pages[client.client_id] = Page(client, self, self.source, self.keys)
         if client.client_id not in self.server.get_clients():  # it has gone meanwhile
             self._closed(client)
-        del page
 
     def _closed(self, client: Any) -> None:
         with self._lock:

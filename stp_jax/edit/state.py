@@ -34,7 +34,7 @@ class Moment(NamedTuple):
 
 
 class State:
-    """Keyframes over a clip, and what they give; an edit that is impossible raises `InputError` and changes nothing.
+    """Keyframes over a clip, and what they give. An impossible edit raises `InputError`, and changes nothing.
 
     All positions are in the frame of the source's first camera.
 
@@ -225,9 +225,11 @@ class State:
         kind = type(like) if isinstance(like, poses.EDITED) else keyframes.Turned
         pivot = poses.pivot_of(like, self.pivot)
         made = Keyframe(
-            Time(_whole(frame)),
+            Time(poses.whole(frame)),
             poses.as_form(kind, np.asarray(path.c2w[near], np.float64), pivot),
-            animation_time=Time(_whole(round(float(np.interp(frame, np.arange(self.frames), clock)), 3))),
+            animation_time=Time(
+                poses.whole(round(float(np.interp(frame, np.arange(self.frames), clock)), 3))
+            ),
             to_next=before[-1].to_next if before else None,
             **poses.lens_fields(path.intrinsics[near], self.filmed.aspect),
         )
@@ -247,7 +249,7 @@ class State:
         others = [self.frame_of(key) for i, key in enumerate(keys) if i != index]
         if any(abs(other - frame) < 1e-6 for other in others):
             raise InputError(f"There is a keyframe at frame {frame:g} already.")
-        keys[index] = keys[index]._replace(time=Time(_whole(frame)))
+        keys[index] = keys[index]._replace(time=Time(poses.whole(frame)))
         self.change(keys, "time")
         return self._at(frame)
 
@@ -276,7 +278,7 @@ class State:
         self.set_camera(index, poses.moved(camera, pose, self.pivot), "drag")
 
     def take_view(self, index: int, pose: np.ndarray, fov: float | None = None) -> None:
-        """A keyframe gets the very pose that someone looks from: it and the others then have turns of their own."""
+        """A keyframe gets the pose that someone looks from; all keyframes then have turns of their own."""
         keys = list(self.keys.keyframes)
         for i, key in enumerate(keys):
             if i == index or key.camera is not None:
@@ -294,7 +296,7 @@ class State:
             return self.replace(index, "moment", animation_time=None)
         moment = min(max(float(moment), 0.0), self.frames - 1)
         moment = float(round(moment)) if snap else round(moment, 3)
-        return self.replace(index, "moment", animation_time=Time(_whole(moment)))
+        return self.replace(index, "moment", animation_time=Time(poses.whole(moment)))
 
     def set_way(self, index: int, track: str, way: str) -> None:
         """How a track goes from a keyframe to the next."""
@@ -303,7 +305,7 @@ class State:
         self.replace(index, to_next=ways)
 
     def bend(self, points: Sequence[tuple[float, float]], snap: bool = False) -> None:
-        """Moves the keys of the clock to points (frame, source frame), as many as there are, in their order."""
+        """Moves the keys of the clock to points (frame, source frame): as many, in their order."""
         last = self.frames - 1
         chosen = [i for i, key in enumerate(self.keys.keyframes) if key.animation_time is not None]
         if len(points) != len(chosen):
@@ -314,15 +316,15 @@ class State:
             if snap:
                 frame, moment = round(frame), round(moment)
             if abs(frame - self.frame_of(keys[i])) > 1e-3:
-                keys[i] = keys[i]._replace(time=Time(_whole(round(frame, 3))))
+                keys[i] = keys[i]._replace(time=Time(poses.whole(round(frame, 3))))
             if abs(moment - (self.moment_of(keys[i]) or 0.0)) > 1e-3:
-                keys[i] = keys[i]._replace(animation_time=Time(_whole(round(moment, 3))))
+                keys[i] = keys[i]._replace(animation_time=Time(poses.whole(round(moment, 3))))
         self.change(keys)
 
     # Presets and files ------------------------------------------------------------------------------------
 
     def use_camera(self, spec: str) -> None:
-        """Directs cameras, and lenses where it changes them, by a preset of `--camera` or `source`; clocks stay."""
+        """Directs cameras and lenses by a preset of `--camera`, or `source`; clocks stay."""
         source = self.source.cameras
         if spec == SAME_CAMERA:
             path = source
@@ -383,14 +385,9 @@ class State:
         return keyframes.to_text(self.keys)
 
     def open(self, keys: Keyframes) -> None:
-        """Takes the keyframes of a file; those in the world of the source's cameras are brought to the first one's."""
+        """Takes the keyframes of a file. Those in another world are brought to the first camera's."""
         self._take(poses.in_first_camera(keys, self.source.world))
 
     def command(self, path: str | os.PathLike) -> str:
         """The sample.py command that makes this video, where the keyframes are in a file."""
         return self.source.command(path, self.keys.uses_distance)
-
-
-def _whole(value: float) -> float:
-    """Whole numbers as int, as people write them."""
-    return int(value) if float(value).is_integer() else float(value)

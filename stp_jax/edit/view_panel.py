@@ -16,6 +16,7 @@ from stp_jax.media import pictures
 SOURCE, GEOMETRY, PREVIEW = "source as filmed", "geometry, at once", "latest preview"
 _SIDE = 256  # pixels of each picture
 _OWN = "your own"
+_FOLLOW = "Follow: you look through the new camera. Free: you fly yourself, with the mouse and W A S D."
 
 
 class ViewPanel:
@@ -28,23 +29,23 @@ class ViewPanel:
         self._pictured: Any = None
         blank = np.zeros((_SIDE // 2, _SIDE, 3), np.uint8)
         self._image = gui.add_image(blank, format="jpeg", jpeg_quality=88)
+        self._slider = gui.add_slider("Frame", 0, max(page.state.frames - 1, 1), 1, 0)
+        moving = gui.add_button_group("View", ("Play", "Stop", "Follow", "Free"), hint=_FOLLOW)
+        self._drawing = gui.add_html("")
+        self._preset = gui.add_dropdown("Clock preset", (_OWN, *animation_time.PRESETS))
+        self._text = gui.add_text("Clock", "", hint="frame:source frame, ..., or a preset; Apply takes it")
+        apply = gui.add_button("Apply the clock")
+        self._snap = gui.add_checkbox("Snap to frames", True)
         self._left = gui.add_dropdown("Left", (SOURCE, GEOMETRY, PREVIEW), initial_value=SOURCE)
         self._right = gui.add_dropdown("Right", (SOURCE, GEOMETRY, PREVIEW), initial_value=PREVIEW)
-        self._slider = gui.add_slider("Frame", 0, max(page.state.frames - 1, 1), 1, 0)
-        self._play = gui.add_checkbox("Play", False)
-        self._through = gui.add_checkbox("Look through the new camera", False)
-        self._drawing = gui.add_html("")
-        self._snap = gui.add_checkbox("Snap to whole frames", True)
-        self._text = gui.add_text("Clock", "", hint="frame:source frame, ..., or a preset; Apply takes it")
-        self._preset = gui.add_dropdown("Clock preset", (_OWN, *animation_time.PRESETS))
-        apply = gui.add_button("Apply the clock")
+        self._follows = False
+        moving.on_click(lambda event: page.act(lambda: self._move(moving.value)))
         apply.on_click(lambda event: page.act(self._apply))
         self._text.on_update(self._typed)
         self._preset.on_update(lambda event: self._by_page(event) and page.act(self._use_preset))
         self._slider.on_update(lambda event: self._by_page(event) and page.act(self._scrub))
         self._snap.on_update(lambda event: self._by_page(event) and page.act(self.show))
-        self._play.on_update(lambda event: self._by_page(event) and self._start())
-        for handle in (self._left, self._right, self._through):
+        for handle in (self._left, self._right):
             handle.on_update(lambda event: self._by_page(event) and page.act(self.show_frame))
 
     @staticmethod
@@ -82,17 +83,21 @@ class ViewPanel:
         self._page.frame = int(self._slider.value)
         self.show_frame()
 
-    def _start(self) -> None:
-        if self._play.value and not self._playing.is_set():
+    def _move(self, what: str) -> None:
+        """Plays or stops; follows the new camera, or lets the view free."""
+        if what == "Play" and not self._playing.is_set():
             self._playing.set()
             threading.Thread(target=self._run, daemon=True).start()
-        elif not self._play.value:
+        elif what == "Stop":
             self._playing.clear()
+        elif what in ("Follow", "Free"):
+            self._follows = what == "Follow"
+            self.show_frame()
 
     def _run(self) -> None:
         """Goes through the frames at the new video's speed."""
-        while self._playing.is_set() and not self._page.closed:
-            page = self._page
+        page = self._page
+        while self._playing.is_set() and not page.closed:
             page.act(lambda: self.go((page.frame + 1) % page.state.frames))
             time.sleep(1 / page.state.source.rates.new)
 
@@ -157,7 +162,7 @@ class ViewPanel:
         self._image.image = np.concatenate([pair[0], np.full((len(pair[0]), 4, 3), 24, np.uint8), pair[1]], 1)
         self._draw_clock()
         page.scene.show(state, page.frame, warped)
-        if self._through.value:
+        if self._follows:
             page.look(np.asarray(state.path()[0].c2w[page.frame], np.float64), page.frame)
 
     def _picture(self, label: str, warped: np.ndarray) -> tuple[np.ndarray, str]:

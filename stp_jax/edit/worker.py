@@ -1,7 +1,7 @@
 """Sampling in a process of its own: a page answers while a model works, and its work can be stopped.
 
-There is one process for all tabs, so that a model is in memory once. Jobs of a tab replace each other; those of
-several tabs take turns. What a job does is what `sample.py` does with the same words.
+There is one process for all tabs, so that a model is in memory once. Jobs of a tab replace each other; those
+of several tabs take turns. What a job does is what `sample.py` does with the same words.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Worker:
         return job.number
 
     def stop(self, owner: Any) -> None:
-        """Drops what an owner has asked for: at once, or after the step of sampling that is being computed."""
+        """Drops what an owner has asked for: at once, or after the step of sampling that is under way."""
         with self._lock:
             self._drop(owner)
 
@@ -161,7 +161,7 @@ class Worker:
         self._pipe = ours
 
 
-# In the process -----------------------------------------------------------------------------------------------
+# In the process -------------------------------------------------------------------------------------------
 
 
 def _work(pipe: Any, stopped: Any) -> None:

@@ -187,7 +187,7 @@ def make(
     flags: argparse.Namespace,
     report: progress.Progress | None = None,
 ) -> np.ndarray:
-    """Re-renders, and writes everything into a folder, settings.json last; returns the new video in 8 bits."""
+    """Re-renders and writes everything into a folder, settings.json last; returns the video in 8 bits."""
     request, fps, sound, _ = planned
     result = rerender(model, request, flags, report)
     print(forwards(model))
