@@ -9,8 +9,8 @@ from stp_jax.edit.clips import Source
 
 _FINER = 2  # points for each pixel and axis, so that few holes open
 _SKY = 1e3  # metres: as far away as the sky is put
-_UNSEEN = np.array([40, 40, 46], np.uint8)  # what no picture shows
-_STEP = 4  # pixels between the points of a cloud
+UNSEEN = np.array([40, 40, 46], np.uint8)  # what no picture shows
+_MOST_PIXELS = 40_000  # of a warped picture, and points of a cloud
 
 
 def _rays(lens: np.ndarray, height: int, width: int, finer: int = 1) -> np.ndarray:
@@ -37,45 +37,63 @@ def depth_of(source: Source, frame: int) -> np.ndarray:
 
 
 def warped(source: Source, view: View, frame: int) -> np.ndarray:
-    """The source frame nearest in time, from the new camera, uint8 [H, W, 3]; grey where it shows nothing."""
+    """The source frame nearest in time, from the new camera, uint8 [h, w, 3]; grey where it shows nothing.
+
+    Large pictures are made smaller by a whole number, so that an edit is answered at once.
+    """
     shown = nearest_frame(view, frame)
-    picture = source.clip.frames[shown]
+    step = _coarser(source.clip.frames.shape[1:3])
+    picture = source.clip.frames[shown][step // 2 :: step, step // 2 :: step]
+    depth = depth_of(source, shown)[step // 2 :: step, step // 2 :: step]
     height, width = picture.shape[:2]
-    depth = np.repeat(np.repeat(depth_of(source, shown), _FINER, 0), _FINER, 1)
+    depth, colours = (np.repeat(np.repeat(one, _FINER, 0), _FINER, 1) for one in (depth, picture))
     to_new = np.linalg.inv(np.asarray(view.c2w[frame], np.float64)) @ source.cameras.c2w[shown]
     points = _rays(source.lenses[shown], height, width, _FINER) * depth[..., None]
     points = points.reshape(-1, 3) @ to_new[:3, :3].T + to_new[:3, 3]
-    colours = np.repeat(np.repeat(picture, _FINER, 0), _FINER, 1).reshape(-1, 3)
     ahead = points[:, 2] > 1e-2
-    points, colours = points[ahead], colours[ahead]
+    points, colours = points[ahead], colours.reshape(-1, 3)[ahead]
     fx, fy, cx, cy = view.intrinsics[frame]
     column = np.floor((points[:, 0] / points[:, 2] * fx + cx) * width).astype(int)
     row = np.floor((points[:, 1] / points[:, 2] * fy + cy) * height).astype(int)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     row, column, colours, z = row[inside], column[inside], colours[inside], points[inside, 2]
-    made = np.broadcast_to(_UNSEEN, picture.shape).copy()
+    made = np.broadcast_to(UNSEEN, picture.shape).copy()
+    seen = np.zeros((height, width), bool)
     order = np.argsort(-z, kind="stable")  # the nearest are written last
     made[row[order], column[order]] = colours[order]
-    return _closed(made, row, column)
-
-
-def _closed(picture: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Fills single pixels that no point fell on from the pixel beside them."""
-    height, width = picture.shape[:2]
-    seen = np.zeros((height, width), bool)
     seen[row, column] = True
-    for axis, step in ((1, 1), (1, -1), (0, 1), (0, -1)):
-        beside, there = np.roll(picture, step, axis), np.roll(seen, step, axis)
-        fill = ~seen & there
-        picture = np.where(fill[..., None], beside, picture)
-        seen |= fill & np.roll(there, step, axis)  # only next to two: holes, not borders
-    return picture
+    return _closed(_closed(made, seen), seen)
+
+
+def _coarser(size: tuple[int, ...]) -> int:
+    return max(1, int(np.ceil(np.sqrt(size[0] * size[1] / _MOST_PIXELS))))
+
+
+def _closed(picture: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Fills pixels that nothing fell on, from one beside them, where most around them are seen.
+
+    These are holes of a surface that came nearer; `seen` [H, W] is brought up to date.
+    """
+    height, width = seen.shape
+    there = np.pad(seen, 1)
+    around = [(0, 1), (2, 1), (1, 0), (1, 2), (0, 0), (0, 2), (2, 0), (2, 2)]
+    count = sum(there[y : y + height, x : x + width].astype(int) for y, x in around)
+    fill = ~seen & (count >= 5)
+    wide = np.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    made = picture.copy()
+    left = fill.copy()
+    for y, x in around:
+        now = left & there[y : y + height, x : x + width]
+        made[now] = wide[y : y + height, x : x + width][now]
+        left &= ~now
+    seen |= fill
+    return made
 
 
 def cloud(source: Source, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """Points [N, 3] of a source frame, relative to the first camera, without sky; colours uint8 [N, 3]."""
     picture = source.clip.frames[frame]
-    step = max(1, round(picture.shape[0] / 128 * _STEP / 4))
+    step = _coarser(picture.shape)
     depth = depth_of(source, frame)
     c2w = np.asarray(source.cameras.c2w[frame], np.float64)
     points = (_rays(source.lenses[frame], *picture.shape[:2]) * depth[..., None])[::step, ::step]

@@ -35,8 +35,10 @@ def whole(value: float) -> float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def as_form(kind: type, pose: np.ndarray, pivot: np.ndarray) -> Camera:
+def as_form(kind: type, pose: np.ndarray, pivot: np.ndarray, usual: np.ndarray | None = None) -> Camera:
     """A pose [4, 4] in a form. An orbit looks at the pivot [3], whatever the pose does.
+
+    An orbit about the `usual` pivot [3], that of `--distance`, does not name it.
 
     A `LookAt` looks at the point straight ahead that is nearest to the pivot, half a metre away at least.
     """
@@ -47,8 +49,8 @@ def as_form(kind: type, pose: np.ndarray, pivot: np.ndarray) -> Camera:
         x, y, z = away / distance
         angles = np.degrees([np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))])
         left, up, distance = rounded((*angles, distance))
-        straight = not np.any(pivot[:2])  # the pivot that --distance sets needs not be named
-        return Orbit(left, up, distance, None if straight else rounded(pivot))
+        unnamed = usual is not None and np.allclose(pivot, usual, atol=1e-5)
+        return Orbit(left, up, distance, None if unnamed else rounded(pivot))
     if kind is LookAt:
         ahead = max(float((pivot - position) @ pose[:3, 2]), 0.5)
         level = np.cross(np.cross(pose[:3, 2], [0.0, -1, 0]), pose[:3, 2])  # up in the picture, without roll
@@ -146,11 +148,11 @@ def camera_keys(c2w: np.ndarray, filmed: Filmed) -> list[Keyframe]:
     keys: list[Keyframe] = []
     if np.allclose(c2w, c2w[:1], atol=1e-6):
         kind = Orbit if np.allclose(_looks_at(c2w[0], pivot), 0, atol=_TURN) else Turned
-        return [Keyframe(Time(0), as_form(kind, c2w[0], pivot))]
+        return [Keyframe(Time(0), as_form(kind, c2w[0], pivot, pivot))]
     for at in _spread(frames):
         for kind in (Orbit, Turned):
             for way in ("linear", "smooth"):
-                forms = [as_form(kind, c2w[frame], pivot) for frame in at]
+                forms = [as_form(kind, c2w[frame], pivot, pivot) for frame in at]
                 if kind is Orbit:
                     forms = _unwrapped(forms)
                 keys = [

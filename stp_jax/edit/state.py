@@ -118,7 +118,7 @@ class State:
     def _first_keys(self) -> Keyframes:
         """The source as it is: its own first camera and lens, forward."""
         lens = poses.lens_keys(self.source.cameras.intrinsics[:1], self.filmed)[0]
-        first = Keyframe(Time(0), poses.as_form(keyframes.Orbit, np.eye(4), self.pivot))
+        first = Keyframe(Time(0), poses.as_form(keyframes.Orbit, np.eye(4), self.pivot, self.pivot))
         first = first._replace(fov=lens.fov, intrinsics=lens.intrinsics, animation_time=Time(0))
         last = first._replace(time=Time(self.frames - 1), animation_time=Time(self.frames - 1))
         linear = first._replace(to_next={"animation_time": "linear"})
@@ -226,7 +226,7 @@ class State:
         pivot = poses.pivot_of(like, self.pivot)
         made = Keyframe(
             Time(poses.whole(frame)),
-            poses.as_form(kind, np.asarray(path.c2w[near], np.float64), pivot),
+            poses.as_form(kind, np.asarray(path.c2w[near], np.float64), pivot, self.pivot),
             animation_time=Time(
                 poses.whole(round(float(np.interp(frame, np.arange(self.frames), clock)), 3))
             ),
@@ -267,7 +267,7 @@ class State:
         for i, key in enumerate(self.keys.keyframes):
             if key.camera is not None and not isinstance(key.camera, kind):
                 pivot = poses.pivot_of(key.camera, self.pivot)
-                key = key._replace(camera=poses.as_form(kind, self.pose_of(i), pivot))
+                key = key._replace(camera=poses.as_form(kind, self.pose_of(i), pivot, self.pivot))
             keys.append(key)
         self.change(keys)
 

@@ -175,7 +175,7 @@ class ViewPanel:
         if label == GEOMETRY:
             return warped, f"geometry of source frame {shown}{plane}"
         take = page.takes.find(label)
-        if take is None or len(take.video) != state.frames or take.video.shape[1:] != warped.shape:
+        if take is None or take.video.shape != state.source.clip.frames.shape:
             return warped, f"geometry{plane}; the preview comes"
         fresh = take.keys == state.keys or label != PREVIEW
         return take.video[page.frame], take.name if fresh else f"{take.name}, of before"

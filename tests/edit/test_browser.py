@@ -4,11 +4,15 @@ import contextlib
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from stp_jax.controls import keyframes
 from tests.edit.browser import Editor, needs_browser
@@ -104,3 +108,71 @@ def test_a_person_directs_camera_and_clock_and_the_command_line_gives_the_same_f
         [*command, "--out", made], env=environment(devices=1), cwd=ROOT, check=True, capture_output=True
     )
     assert np.array_equal(pictures(made), pictures(take))
+
+
+def test_tabs_do_not_mix_mistakes_are_shown_and_a_closed_tab_ends_its_work(address, tmp_path):
+    url, out = address
+    one = Editor(url)
+    try:
+        other = one.another(url)
+        other.set("Frame", 1)
+        other.press("Add")
+        other.wait_for_clock("0:2, 1:2, 4:2")
+        one.set("Clock", "0:1, 9:3")
+        one.press("Apply the clock")
+        one.wait_for("keyframe 9:3 is outside this video")
+        assert one.clock.get_attribute("data-text") == "0:2, 4:2"
+        one.tab("Files")
+        bad = tmp_path / "bad.json"
+        bad.write_text('{"version": 1, "keyframes": [{"time": 0, "fov": 500}]}')
+        one.upload("Open keyframes", bad)
+        one.wait_for("bad.json: keyframes[0] at frame 0: fov: expected a number from 1 to 179, found 500")
+        clip = tmp_path / "clip.mp4"
+        clip.write_bytes(b"no video")
+        one.upload("Open a video", clip)
+        one.wait_for("clip.mp4")
+        other.page.close()  # with a keyframe that was not saved
+        one.page.wait_for_timeout(500)
+        (closed,) = out.glob("closed_*")
+        assert len(keyframes.read(closed / "keyframes.json").keyframes) == 3
+        assert not one.errors and not one.outside
+    finally:
+        one.close()
+
+
+def test_a_video_and_a_trim_from_the_page(address):
+    url, _ = address
+    editor = Editor(url, 800, 600)
+    try:
+        editor.tab("Files")
+        editor.upload("Open a video", ROOT / "stp_jax/assets/example.mp4")
+        editor.tab("Time")
+        editor.wait_for_clock("0:0, 4:4")
+        editor.tab("Files")
+        editor.wait_for("Depth: not known")
+        editor.set("From second", 0.4)
+        editor.set("Seconds", 1)
+        editor.press("Trim")
+        editor.wait_for("from 0.4 to 1.4 s")
+        editor.choose("Camera preset", "dolly_in")
+        editor.tab("Make")
+        editor.wait_for("--start=0.4 --duration=1.0")
+        assert not editor.errors and not editor.outside
+    finally:
+        editor.close()
+
+
+def test_another_address_needs_the_token_and_other_pages_cannot_connect(weights, tmp_path):
+    with serving("--weights", weights, "--out", tmp_path, "--host", "0.0.0.0") as url:
+        plain, token = url.split("?")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(plain)
+        editor = Editor(url)
+        try:
+            editor.wait_for_clock("0:2, 4:2")
+        finally:
+            editor.close()
+        address = plain.replace("http", "ws") + "?" + token
+        for origin in ("http://evil.example", None):
+            with pytest.raises(InvalidStatus):
+                connect(address if origin else plain.replace("http", "ws"), origin=origin)
