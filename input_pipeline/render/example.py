@@ -2,7 +2,8 @@
 
     python -m input_pipeline.render.example --seed 1000118 --camera 8 --out stp_jax/assets
 
-writes example.mp4, one frame for each source frame, and example_cameras.json, whose camera stands still.
+writes example.mp4, one frame for each source frame, example_cameras.json, whose camera stands still, and
+example_depth.npz, by which the editor warps its pictures (docs/editor.md).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from stp_jax.errors import InputError, exit_on_input_error, starting
 with starting(__name__ == "__main__"):
     import numpy as np
 
+    from input_pipeline.render import layers
     from input_pipeline.render.grid import FPS, GridSettings, render_grid
     from input_pipeline.render.opengl import choose_backend
+    from input_pipeline.render.views import SceneViews
     from stp_jax import media
     from stp_jax.command_line import Parser
     from stp_jax.files import replace_file
@@ -43,6 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     poses = {"c2w": [c2w] * len(video), "intrinsics": data["cameras"]["intrinsic"][name]}
     with replace_file(args.out / "example_cameras.json") as partial:
         partial.write_text(json.dumps(poses))
+    with SceneViews(args.seed, settings) as scene:
+        chosen = slice(args.camera, args.camera + 1)
+        seen = [scene.at(scene.c2w[chosen], scene.intrinsics[chosen], float(t)) for t in range(len(video))]
+    inverse = layers.to_code(np.stack([1 / one.depth[0] for one in seen]))
+    with replace_file(args.out / "example_depth.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, inverse_depth=inverse, nearest=np.float64(layers.NEAREST))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from stp_jax.controls.view import View
@@ -10,6 +12,7 @@ from stp_jax.edit.clips import Source
 _FINER = 2  # points for each pixel and axis, so that few holes open
 _SKY = 1e3  # metres: as far away as the sky is put
 UNSEEN = np.array([40, 40, 46], np.uint8)  # what no picture shows
+_MOST_KEPT = 40  # source frames as points, 1 MB each
 _MOST_PIXELS = 40_000  # of a warped picture, and points of a cloud
 
 
@@ -36,33 +39,59 @@ def depth_of(source: Source, frame: int) -> np.ndarray:
     return np.where((away > 0) & (away < _SKY), away, _SKY)
 
 
-def warped(source: Source, view: View, frame: int) -> np.ndarray:
-    """The source frame nearest in time, from the new camera, uint8 [h, w, 3]; grey where it shows nothing.
+class _Points(NamedTuple):
+    """A source frame as points, in the frame of the first camera."""
+
+    places: np.ndarray  # float32 [N, 3]
+    colours: np.ndarray  # uint8 [N, 3]
+    size: tuple[int, int]  # of a warped picture
+
+
+class Warp:
+    """Source frames nearest in time, seen from a new camera. Their points are kept between calls.
 
     Large pictures are made smaller by a whole number, so that an edit is answered at once.
     """
-    shown = nearest_frame(view, frame)
-    step = _coarser(source.clip.frames.shape[1:3])
-    picture = source.clip.frames[shown][step // 2 :: step, step // 2 :: step]
-    depth = depth_of(source, shown)[step // 2 :: step, step // 2 :: step]
-    height, width = picture.shape[:2]
-    depth, colours = (np.repeat(np.repeat(one, _FINER, 0), _FINER, 1) for one in (depth, picture))
-    to_new = np.linalg.inv(np.asarray(view.c2w[frame], np.float64)) @ source.cameras.c2w[shown]
-    points = _rays(source.lenses[shown], height, width, _FINER) * depth[..., None]
-    points = points.reshape(-1, 3) @ to_new[:3, :3].T + to_new[:3, 3]
-    ahead = points[:, 2] > 1e-2
-    points, colours = points[ahead], colours.reshape(-1, 3)[ahead]
-    fx, fy, cx, cy = view.intrinsics[frame]
-    column = np.floor((points[:, 0] / points[:, 2] * fx + cx) * width).astype(int)
-    row = np.floor((points[:, 1] / points[:, 2] * fy + cy) * height).astype(int)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    row, column, colours, z = row[inside], column[inside], colours[inside], points[inside, 2]
-    made = np.broadcast_to(UNSEEN, picture.shape).copy()
-    seen = np.zeros((height, width), bool)
-    order = np.argsort(-z, kind="stable")  # the nearest are written last
-    made[row[order], column[order]] = colours[order]
-    seen[row, column] = True
-    return _closed(_closed(made, seen), seen)
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._points: dict[int, _Points] = {}
+
+    def _of(self, shown: int) -> _Points:
+        if shown not in self._points:
+            source = self._source
+            step = _coarser(source.clip.frames.shape[1:3])
+            picture = source.clip.frames[shown][step // 2 :: step, step // 2 :: step]
+            depth = depth_of(source, shown)[step // 2 :: step, step // 2 :: step]
+            height, width = picture.shape[:2]
+            depth, colours = (np.repeat(np.repeat(one, _FINER, 0), _FINER, 1) for one in (depth, picture))
+            points = _rays(source.lenses[shown], height, width, _FINER) * depth[..., None]
+            c2w = np.asarray(source.cameras.c2w[shown], np.float64)
+            points = points.reshape(-1, 3) @ c2w[:3, :3].T + c2w[:3, 3]
+            if len(self._points) >= _MOST_KEPT:
+                self._points.pop(next(iter(self._points)))
+            made = _Points(points.astype(np.float32), colours.reshape(-1, 3), (height, width))
+            self._points[shown] = made
+        return self._points[shown]
+
+    def __call__(self, view: View, frame: int) -> np.ndarray:
+        """What a frame of the new video sees: uint8 [h, w, 3], grey where the source shows nothing."""
+        points, colours, (height, width) = self._of(nearest_frame(view, frame))
+        to_new = np.linalg.inv(np.asarray(view.c2w[frame], np.float64)).astype(np.float32)
+        x, y, z = to_new[:3, :3] @ points.T + to_new[:3, 3:]
+        fx, fy, cx, cy = np.asarray(view.intrinsics[frame], np.float32)
+        with np.errstate(all="ignore"):  # what is behind the camera is left out next
+            column = (x / z * fx + cx) * width
+            row = (y / z * fy + cy) * height
+        inside = (z > 1e-2) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        place = row[inside].astype(np.int32) * width + column[inside].astype(np.int32)
+        order = np.argsort(-z[inside])  # the nearest are written last
+        place, colours = place[order], colours[inside][order]
+        made = np.broadcast_to(UNSEEN, (height * width, 3)).copy()
+        seen = np.zeros(height * width, bool)
+        made[place], seen[place] = colours, True
+        made, seen = made.reshape(height, width, 3), seen.reshape(height, width)
+        return _closed(_closed(made, seen), seen)
 
 
 def _coarser(size: tuple[int, ...]) -> int:

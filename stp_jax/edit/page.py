@@ -59,11 +59,13 @@ class Page:
         self._files = 0
         self._timer: threading.Timer | None = None
         self._dragged: tuple[int, np.ndarray] | None = None
+        self._warp: geometry.Warp | None = None
+        self._warped: Source | None = None  # what it is of
         self.guard = Guard(client, self.say)
         self.scene = scene.Scene(client.scene, lambda i: self.act(lambda: self.choose(i)), self._drag)
         with client.atomic():
             self._build()
-            self.refresh()
+        self.refresh()
         self.state.changed.append(self._edited)
         self._preview_soon()
 
@@ -107,8 +109,7 @@ class Page:
             if self.closed:
                 return
             try:
-                with self.client.atomic():
-                    work()
+                work()
             except InputError as error:
                 self.say(str(error))
                 self.refresh()  # fields show what is, not what was refused
@@ -136,14 +137,18 @@ class Page:
         self._preview_soon()
 
     def refresh(self) -> None:
-        """Shows the state everywhere."""
+        """Shows the state everywhere: numbers and the clock at once, then pictures."""
         self.chosen = min(self.chosen, len(self.state.keys.keyframes) - 1)
         self.frame = min(self.frame, self.state.frames - 1)
-        self.keys.show()
-        self.make.show()
-        self.clip.show()
-        self.scene.draw(self.state, self.chosen)
-        self.view.show()
+        with self.client.atomic():
+            self.view.show()
+            self.keys.show()
+        self.client.flush()
+        with self.client.atomic():
+            self.view.show_frame()
+            self.scene.draw(self.state, self.chosen)
+            self.make.show()
+            self.clip.show()
 
     @property
     def snap(self) -> bool:
@@ -151,7 +156,9 @@ class Page:
 
     def warped(self, frame: int) -> np.ndarray:
         """The geometry of a frame, uint8 [H, W, 3]."""
-        return geometry.warped(self.state.source, self.state.view(), frame)
+        if self._warp is None or self._warped is not self.state.source:
+            self._warp, self._warped = geometry.Warp(self.state.source), self.state.source
+        return self._warp(self.state.view(), frame)
 
     def look(self, pose: np.ndarray, frame: int) -> None:
         """Puts the page's own view at a pose [4, 4], with the lens of a frame."""

@@ -56,11 +56,13 @@ class Scene:
         self._still: Any = None
         self._now: Any = None
         self._cloud: Any = None
-        self._cloud_of = -1
+        self._cloud_of = self._still_of = -1
         self._gizmo: Any = None
         self._held = False  # the gizmo is being dragged, so it is not drawn anew
         self._keys: list[Any] = []
         self._source_drawn: Any = None
+        self._path_drawn: Any = None
+        self._keys_drawn: Any = None
         api.set_up_direction("-y")
 
     def size(self, state: State) -> float:
@@ -71,15 +73,23 @@ class Scene:
         if self._source_drawn is not state.source:
             self._source_drawn = state.source
             self._draw_source(state)
-        self._draw_path(state)
-        self._draw_keys(state, chosen)
+        path = state.path()[0].c2w
+        if self._path_drawn is None or not np.array_equal(path, self._path_drawn):
+            self._path_drawn = path
+            self._draw_path(state)
+        # Not the clock's, which is dragged often.
+        keys = [key._replace(animation_time=None, to_next=None) for key in state.keys.keyframes]
+        drawn = (keys, chosen, path.tobytes(), state.view().intrinsics.tobytes())
+        if drawn != self._keys_drawn:
+            self._keys_drawn = drawn
+            self._draw_keys(state, chosen)
 
     def _draw_source(self, state: State) -> None:
         """The source's cameras with their pictures, and the ground where no depth is known."""
         source = state.source
         for old in self._sources:
             old.remove()
-        self._sources, self._still, self._cloud_of = [], None, -1
+        self._sources, self._still, self._still_of, self._cloud_of = [], None, -1, -1
         c2w, lens = source.cameras
         moves = not np.allclose(c2w, c2w[:1], atol=1e-4)
         chosen = np.unique(np.round(np.linspace(0, state.frames - 1, _SHOWN if moves else 1)).astype(int))
@@ -175,18 +185,17 @@ class Scene:
         """One frame of the new video: its camera with what it sees, and the scene at its moment."""
         view = state.view()
         height, width = state.source.clip.frames.shape[1:3]
-        self._now = self._api.add_camera_frustum(
-            "/now",
-            fov=upright(view.intrinsics[frame]),
-            aspect=width / height,
-            scale=1.3 * self.size(state),
-            color=_NOW,
-            image=picture,
-            wxyz=quaternion(view.c2w[frame]),
-            position=view.c2w[frame][:3, 3],
-        )
+        fov, pose = upright(view.intrinsics[frame]), view.c2w[frame]
+        if self._now is None:
+            self._now = self._api.add_camera_frustum("/now", fov=fov, aspect=width / height, color=_NOW)
+        for name, value in (("fov", fov), ("aspect", width / height), ("scale", 1.3 * self.size(state))):
+            if getattr(self._now, name) != value:
+                setattr(self._now, name, value)
+        self._now.image = picture
+        self._now.wxyz, self._now.position = quaternion(pose), pose[:3, 3]
         shown = geometry.nearest_frame(view, frame)
-        if self._still is not None:
+        if self._still is not None and shown != self._still_of:
+            self._still_of = shown
             self._still.image = state.source.clip.frames[shown]
         if state.source.depth is not None and shown != self._cloud_of:
             points, colours = geometry.cloud(state.source, shown)

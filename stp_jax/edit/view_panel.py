@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import Any
@@ -123,7 +124,7 @@ class ViewPanel:
             self._right.value = chosen
 
     def show(self) -> None:
-        """Everything, after an edit."""
+        """The clock, after an edit."""
         state = self._page.state
         if self._pictured is not state.source:
             self._pictured = state.source
@@ -132,7 +133,7 @@ class ViewPanel:
         self._slider.value = min(self._page.frame, state.frames - 1)
         self._text.value = clock.as_text(self._points())
         self._preset.value = _OWN
-        self.show_frame()
+        self._draw_clock()
 
     def _points(self) -> list[tuple[float, float]]:
         """The keys of the clock: frame, source frame."""
@@ -186,4 +187,9 @@ class ViewPanel:
         scale = _SIDE / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
-        return np.concatenate([pictures.label_bar(said, 20, size[0]), np.asarray(image)])
+        return np.concatenate([_bar(said, size[0]), np.asarray(image)])
+
+
+@functools.lru_cache(maxsize=256)
+def _bar(said: str, width: int) -> np.ndarray:
+    return pictures.label_bar(said, 20, width)

@@ -28,15 +28,21 @@ class Editor:
     """The editor's page, in a browser that reaches nothing but this machine."""
 
     def __init__(self, address: str, width: int = 1280, height: int = 800):
-        self.outside: list[str] = []  # addresses elsewhere that the page asked for
-        self.errors: list[str] = []
         self._playwright = sync_playwright().start()
         self._browser = self._playwright.chromium.launch(executable_path=_EXECUTABLE, args=_FLAGS)
-        context = self._browser.new_context(
-            viewport={"width": width, "height": height}, accept_downloads=True
-        )
-        context.route("**/*", self._only_local)
+        self._open(self._browser.new_context(viewport={"width": width, "height": height}), address)
+
+    def another(self, address: str) -> "Editor":
+        """A tab beside this one, which closes with it."""
+        made = object.__new__(Editor)
+        made._open(self.page.context, address)
+        return made
+
+    def _open(self, context, address: str) -> None:
+        self.outside: list[str] = []  # addresses elsewhere that the page asked for
+        self.errors: list[str] = []
         self.page = context.new_page()
+        self.page.route("**/*", self._only_local)
         self.page.set_default_timeout(WAIT)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("websocket", lambda socket: self._note(socket.url))

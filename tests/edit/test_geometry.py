@@ -27,7 +27,7 @@ def view_of(source, camera, clock=None):
 def test_from_the_sources_camera_it_is_the_source(source):
     view = view_of(source, "static", np.linspace(16, 0, 17))
     for frame in (0, 5, 16):
-        assert np.array_equal(geometry.warped(source, view, frame), source.clip.frames[16 - frame])
+        assert np.array_equal(geometry.Warp(source)(view, frame), source.clip.frames[16 - frame])
 
 
 def test_depth_makes_it_nearer_to_another_cameras_pictures(source):
@@ -44,7 +44,7 @@ def test_depth_makes_it_nearer_to_another_cameras_pictures(source):
         lens = scene.intrinsics[8:9]
         c2w = source.world @ np.asarray(view.c2w[16], np.float64)
         truth = scene.at(c2w[None], lens, 16.0).pictures[0]
-    made, without = (geometry.warped(one, view, 16) for one in (source, flat))
+    made, without = (geometry.Warp(one)(view, 16) for one in (source, flat))
     seen = (made != geometry.UNSEEN).any(-1)
     assert seen.mean() > 0.65
     assert psnr(made[seen], truth[seen]) > 18
@@ -57,7 +57,7 @@ def test_large_pictures_are_answered_at_a_smaller_size(source):
         depth=np.repeat(np.repeat(source.depth, 6, 1), 6, 2),
     )
     view = view_of(source, "static")
-    made = geometry.warped(large, view, 8)
+    made = geometry.Warp(large)(view, 8)
     assert 100 <= min(made.shape[:2]) and made.shape[0] * made.shape[1] <= 40_000
     assert psnr(made[:120, :120], np.asarray(large.clip.frames[8][2::4, 2::4][:120, :120])) > 15
     assert len(geometry.cloud(large, 8)[0]) <= 40_000
