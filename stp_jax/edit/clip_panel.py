@@ -72,7 +72,8 @@ class ClipPanel:
         self._seconds.value = float(source.duration or 0.0)
         self._camera.value = _OWN
         depth = "known" if source.depth is not None else "not known: the picture is warped as a flat wall"
-        text = re.sub(r"([*_`\[\]<>#])", r"\\\1", source.summary)
+        text = source.summary.replace("->", "→")
+        text = re.sub(r"([*_`\[\]<>#])", r"\\\1", text)
         self._summary.content = "\n\n".join([*text.splitlines(), f"Depth: {depth}."])
 
     def _trim(self) -> None:

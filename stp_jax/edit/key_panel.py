@@ -139,7 +139,7 @@ class KeyPanel:
         self._moment.label = "Moment" if moment is not None else "Moment (of others)"
         self._fov.value = round(state.fov_of(number), 3)
         self._way.value, self._clock_way.value = key.way("camera"), key.way("animation_time")
-        self._show_camera(key.camera, state.pose_of(number))
+        self._show_camera(state.camera_of(number), state.pose_of(number))
 
     def _show_camera(self, camera: Any, pose: np.ndarray) -> None:
         kind = type(camera) if isinstance(camera, poses.EDITED) else Turned

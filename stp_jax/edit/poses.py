@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from stp_jax.controls.keyframe_tracks import Filmed, resolve
-from stp_jax.controls.keyframes import Camera, Keyframe, Keyframes, LookAt, Orbit, Pose, Turned
+from stp_jax.controls.keyframes import TRACKS, Camera, Keyframe, Keyframes, LookAt, Orbit, Pose, Turned
 from stp_jax.controls.lenses import default_intrinsics
 from stp_jax.controls.times import Time
 from stp_jax.errors import InputError
@@ -126,6 +126,13 @@ def in_first_camera(keys: Keyframes, first: np.ndarray) -> Keyframes:
 
     made = tuple(key._replace(camera=brought(key.camera)) for key in keys.keyframes)
     return keys._replace(keyframes=made, world=None)
+
+
+def without(track: str, keys: Sequence[Keyframe]) -> list[Keyframe]:
+    """Keyframes without one of `TRACKS`; those that have no other are left out."""
+    fields = ("fov", "focal_length", "intrinsics") if track == "lens" else (track,)
+    left = [key._replace(**dict.fromkeys(fields)) for key in keys]
+    return [key for key in left if any(key.has(name) for name in TRACKS)]
 
 
 # Paths as keyframes ---------------------------------------------------------------------------------------

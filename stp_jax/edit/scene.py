@@ -158,17 +158,21 @@ class Scene:
                 wxyz=quaternion(pose),
                 position=pose[:3, 3],
             )
-            handle.on_click(lambda _, i=i: self._choose(i))
+            ball = self._api.add_icosphere(  # the lines alone are hard to click
+                f"/keys/{i}/ball", 0.2 * self.size(state), _CHOSEN if i == chosen else _KEY, subdivisions=2
+            )
+            for clicked in (handle, ball):
+                clicked.on_click(lambda _, i=i: self._choose(i))
             self._keys.append(handle)
             if i == chosen and not self._held:
-                self._put_gizmo(i, key.camera, pose, self.size(state))
+                self._put_gizmo(i, state.camera_of(i), pose, self.size(state))
 
     def _put_gizmo(self, number: int, camera: Any, pose: np.ndarray, size: float) -> None:
         """The handles of the chosen keyframe; those that look at a point turn by themselves."""
         gizmo = self._api.add_transform_controls(
             "/gizmo",
             scale=2.2 * size,
-            disable_rotations=camera is not None and not isinstance(camera, poses.TURNING),
+            disable_rotations=not isinstance(camera, poses.TURNING),
             depth_test=False,
             wxyz=quaternion(pose),
             position=pose[:3, 3],

@@ -220,13 +220,9 @@ class State:
         path, clock = self.path()
         near = round(frame)
         before = [key for key in self.keys.keyframes if self.frame_of(key) < frame]
-        with_camera = [key for key in self.keys.keyframes if key.camera is not None]
-        like = with_camera[0].camera if with_camera else None
-        kind = type(like) if isinstance(like, poses.EDITED) else keyframes.Turned
-        pivot = poses.pivot_of(like, self.pivot)
         made = Keyframe(
             Time(poses.whole(frame)),
-            poses.as_form(kind, np.asarray(path.c2w[near], np.float64), pivot, self.pivot),
+            self._usual(np.asarray(path.c2w[near], np.float64)),
             animation_time=Time(
                 poses.whole(round(float(np.interp(frame, np.arange(self.frames), clock)), 3))
             ),
@@ -236,6 +232,22 @@ class State:
         made = self._given(made)
         self.change([*self.keys.keyframes, made])
         return self._at(frame)
+
+    @property
+    def form(self) -> type:
+        """The form of the keyframes' cameras: paths between keys depend on that of all."""
+        first = next((key.camera for key in self.keys.keyframes if key.camera is not None), None)
+        return type(first) if isinstance(first, poses.EDITED) else keyframes.Turned
+
+    def _usual(self, pose: np.ndarray) -> Camera:
+        """A pose [4, 4] as the keyframes have theirs."""
+        cameras_of = [key.camera for key in self.keys.keyframes if key.camera is not None]
+        pivot = poses.pivot_of(cameras_of[0] if cameras_of else None, self.pivot)
+        return poses.as_form(self.form, pose, pivot, self.pivot)
+
+    def camera_of(self, index: int) -> Camera:
+        """The camera of a keyframe; of one that has none, that of the path there."""
+        return self.keys.keyframes[index].camera or self._usual(self.pose_of(index))
 
     def remove(self, index: int) -> None:
         if len(self.keys.keyframes) == 1:
@@ -273,9 +285,7 @@ class State:
 
     def drag(self, index: int, pose: np.ndarray) -> None:
         """A keyframe's gizmo was moved to a pose [4, 4]."""
-        key = self.keys.keyframes[index]
-        camera = key.camera or poses.as_form(keyframes.Turned, self.pose_of(index), self.pivot)
-        self.set_camera(index, poses.moved(camera, pose, self.pivot), "drag")
+        self.set_camera(index, poses.moved(self.camera_of(index), pose, self.pivot), "drag")
 
     def take_view(self, index: int, pose: np.ndarray, fov: float | None = None) -> None:
         """A keyframe gets the pose that someone looks from; all keyframes then have turns of their own."""
@@ -343,10 +353,10 @@ class State:
         self._use_path(Cameras(request.target.c2w, lens))
 
     def _use_path(self, path: Cameras) -> None:
-        keys = self._without("camera", self.keys.keyframes)
+        keys = poses.without("camera", self.keys.keyframes)
         keys = self._merged(keys, "camera", poses.camera_keys(path.c2w, self.filmed))
         if self.source.takes.lens:
-            keys = self._without("lens", keys)
+            keys = poses.without("lens", keys)
             keys = self._merged(keys, "lens", poses.lens_keys(path.intrinsics, self.filmed))
         self.change(keys)
 
@@ -355,16 +365,8 @@ class State:
         if user_input.is_file_name(spec, animation_time.FILE_TYPES):
             raise InputError(f"animation time {user_input.short(spec)}: give a preset or keyframes.")
         curve = animation_time.curve(spec, self.frames, self.source.rates)
-        keys = self._without("animation_time", self.keys.keyframes)
+        keys = poses.without("animation_time", self.keys.keyframes)
         self.change(self._merged(keys, "animation_time", poses.clock_keys(curve)))
-
-    @staticmethod
-    def _without(track: str, keys: Sequence[Keyframe]) -> list[Keyframe]:
-        """Keyframes without a track; ways of the other tracks stay."""
-        gone: dict[str, Any] = {"camera": {"camera": None}, "animation_time": {"animation_time": None}}
-        gone["lens"] = {"fov": None, "focal_length": None, "intrinsics": None}
-        left = [key._replace(**gone[track]) for key in keys]
-        return [key for key in left if any(key.has(name) for name in keyframes.TRACKS)]
 
     def _merged(self, keys: Sequence[Keyframe], track: str, made: Sequence[Keyframe]) -> list[Keyframe]:
         """Keyframes with a track of others, one for each frame."""

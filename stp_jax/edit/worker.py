@@ -57,7 +57,7 @@ class Worker:
         self._lock = threading.Lock()
         self._waiting: dict[Any, tuple[Job, Callable[[Report], None]]] = {}  # by owner, in their order
         self._now: tuple[Any, Job, Callable[[Report], None]] | None = None
-        self._stopped = self._context.Value("q", -1)  # the job that is to end
+        self._stopped = self._context.Value("q", -1, lock=False)  # the job that is to end
         self._number = 0
         self._process: Any = None
         self._pipe: Any = None
