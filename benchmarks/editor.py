@@ -21,10 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from stp_jax.command_line import Parser, count
-from stp_jax.errors import InputError, exit_on_input_error
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from stp_jax.command_line import Parser, count
 
 ROOT = Path(__file__).parents[1]
 _WAIT = 180_000  # milliseconds

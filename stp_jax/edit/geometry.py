@@ -90,8 +90,8 @@ class Warp:
         made = np.broadcast_to(UNSEEN, (height * width, 3)).copy()
         seen = np.zeros(height * width, bool)
         made[place], seen[place] = colours, True
-        made, seen = made.reshape(height, width, 3), seen.reshape(height, width)
-        return _closed(_closed(made, seen), seen)
+        grid = seen.reshape(height, width)
+        return _closed(_closed(made.reshape(height, width, 3), grid), grid)
 
 
 def _coarser(size: tuple[int, ...]) -> int:

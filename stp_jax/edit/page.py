@@ -55,6 +55,7 @@ class Page:
         self.rendering = self.closed = False
         self.answered = 0.0  # seconds that the last edit took
         self._lock = threading.RLock()
+        self._keys, self._chosen_at = 0, 0.0  # as they were last shown
         self._folder = Path(tempfile.mkdtemp(prefix="stp_editor_"))
         self._files = 0
         self._timer: threading.Timer | None = None
@@ -133,12 +134,17 @@ class Page:
         self.refresh()
 
     def _edited(self) -> None:
+        keys = self.state.keys.keyframes
+        if len(keys) != self._keys:  # the same keyframe stays chosen, where it is still there
+            self.chosen = int(np.argmin([abs(self.state.frame_of(key) - self._chosen_at) for key in keys]))
         self.refresh()
         self._preview_soon()
 
     def refresh(self) -> None:
         """Shows the state everywhere: numbers and the clock at once, then pictures."""
-        self.chosen = min(self.chosen, len(self.state.keys.keyframes) - 1)
+        self._keys = len(self.state.keys.keyframes)
+        self.chosen = min(self.chosen, self._keys - 1)
+        self._chosen_at = self.state.frame_of(self.state.keys.keyframes[self.chosen])
         self.frame = min(self.frame, self.state.frames - 1)
         with self.client.atomic():
             self.view.show()

@@ -131,7 +131,8 @@ def in_first_camera(keys: Keyframes, first: np.ndarray) -> Keyframes:
 def without(track: str, keys: Sequence[Keyframe]) -> list[Keyframe]:
     """Keyframes without one of `TRACKS`; those that have no other are left out."""
     fields = ("fov", "focal_length", "intrinsics") if track == "lens" else (track,)
-    left = [key._replace(**dict.fromkeys(fields)) for key in keys]
+    none: dict[str, Any] = dict.fromkeys(fields)
+    left = [key._replace(**none) for key in keys]
     return [key for key in left if any(key.has(name) for name in TRACKS)]
 
 

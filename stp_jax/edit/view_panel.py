@@ -68,8 +68,9 @@ class ViewPanel:
         text, state = self._text.value.rstrip(clock.COMMIT + " "), self._page.state
         points = clock.read_points(text)
         keys = [key for key in state.keys.keyframes if key.animation_time is not None]
+        inside = all(0 <= value < state.frames for point in points or () for value in point)
         try:
-            if points is not None and len(points) == len(keys):
+            if points is not None and len(points) == len(keys) and inside:
                 state.bend(points, self.snap)
             else:
                 state.use_clock(text)

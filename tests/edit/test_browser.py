@@ -118,6 +118,7 @@ def test_tabs_do_not_mix_mistakes_are_shown_and_a_closed_tab_ends_its_work(addre
         other.set("Frame", 1)
         other.press("Add")
         other.wait_for_clock("0:2, 1:2, 4:2")
+        one.page.bring_to_front()  # a tab behind draws nothing
         one.set("Clock", "0:1, 9:3")
         one.press("Apply the clock")
         one.wait_for("keyframe 9:3 is outside this video")
