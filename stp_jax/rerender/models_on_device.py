@@ -12,10 +12,19 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from stp_jax.devices.sharding import gathered
-from stp_jax.models.vae import VAE, to_pixels
+from stp_jax.models.vae import VAE, to_deep_pixels, to_pixels
+from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.tiles import decode_tiled, encode_tiled
 from stp_jax.weights import reading
 from stp_jax.weights.recognition import Pretrained
+
+# Pixels of the decoded video, by whether the model is official and whether they are deep.
+FINISH = {
+    (False, False): to_pixels,
+    (False, True): to_deep_pixels,
+    (True, False): to_official_pixels,
+    (True, True): to_deep_official_pixels,
+}
 
 
 class ModelOnDevice:
