@@ -18,7 +18,6 @@ from stp_jax.rerender.sampler import jax_noise
 from stp_jax.weights.native import SamplingNotes
 from stp_jax.weights.recognition import Pretrained
 
-
 Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
 
 

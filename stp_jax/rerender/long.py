@@ -3,9 +3,9 @@
 Cameras of all windows are in one world. Each window is conditioned as in training: cameras relative to the
 first camera of its own source, which follows the clock, and animation times from there.
 
-A model with a memory is given latent frames of all earlier windows (`memory_choice`). Every model is given the
-frames that a window has in common with the one before: they are put in their place at every noise level, the
-noise is the same where windows overlap, and the pictures go over from one to the other.
+A model with a memory is given latent frames of all earlier windows (`memory_choice`). Every model is given
+the frames that a window has in common with the one before: they are put in their place at every noise level,
+the noise is the same where windows overlap, and the pictures go over from one to the other.
 """
 
 from __future__ import annotations

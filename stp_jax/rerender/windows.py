@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stp_jax.errors import InputError
+from stp_jax.rerender.takes import Takes
 
 
 class Windows(NamedTuple):
@@ -86,6 +87,22 @@ def plan(clock: np.ndarray, frames: int, overlap: int, source_frames: int) -> Wi
     starts = window_starts(length, frames, overlap)
     sources = [source_start(clock[start : start + frames], frames, source_frames) for start in starts]
     return Windows(frames, length, starts, np.array(sources))
+
+
+def default_overlap(frames: int, model: Takes) -> int:
+    """How much windows of F frames overlap where nothing is said; measured in docs/long_videos.md."""
+    wanted = 1 if model.memory else 17 if model.official else 5
+    return min(wanted, max(frames - 4, 1))
+
+
+def describe(windows: Windows, model: Takes) -> str:
+    """What is made of a long video, to print."""
+    count, overlap = len(windows.starts), windows.overlap(1)
+    line = f"Long video: {windows.length} frames in {count} windows of {windows.frames}"
+    line += f", which overlap by {overlap}"
+    if model.memory:
+        return f"{line}; each is given {model.memory} latent frames of what was made before"
+    return f"{line}\n  (an approximation: {model.title} was not trained to go on, see docs/long_videos.md)"
 
 
 def window_starts(length: int, frames: int, overlap: int) -> np.ndarray:
