@@ -39,9 +39,11 @@ from stp_jax.rerender.rerenderer import Rerenderer
 from stp_jax.rerender.windows import Windows
 
 SOURCE = 65  # frames
+CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
 # By name: places of source and target along the rig, from 0 to 1; frames of the new video; its clock.
 CASES: dict[str, Any] = {
     "forward": ((0.0, 0.4), (1.0, 0.6), 65, lambda i: i),
+    "away": ((0.0, 0.4), (0.4, 1.0), 65, lambda i: i),
     "slow": ((0.2, 0.2), (0.2, 0.8), 129, lambda i: i / 2),
     "bullet": ((0.3, 0.3), (0.3, 0.9, 0.3), 65, lambda i: 32 + 0 * i),
 }
@@ -99,7 +101,7 @@ def _scene(out: Path, seed: int, case: str) -> dict[str, np.ndarray]:
                 c2w, lens = cameras.at(rig, at * (len(views.c2w) - 1))
                 frames = views.pictures(np.rint(2 * moments).astype(int), c2w, lens)
                 scene |= {name: frames, f"{name}_c2w": c2w, f"{name}_lens": lens}
-        np.savez_compressed(path, **scene)
+        np.savez_compressed(path, allow_pickle=False, **scene)
     with np.load(path) as arrays:
         return dict(arrays)
 
@@ -122,7 +124,7 @@ def measure(
             View(scene["source_c2w"], scene["source_lens"], times),
             View(scene["target_c2w"], scene["target_lens"], scene["clock"]),
             pieces,
-            choice={"trained": "overlap"}.get(choice, choice),
+            choice=CHOICES[choice],
             memory_sigma=flags.sigma,
             in_place=in_place,
         )

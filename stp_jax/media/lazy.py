@@ -23,6 +23,7 @@ class Pictures:
     """
 
     ndim = 4
+    nbytes = 0  # in memory
 
     def __init__(
         self,

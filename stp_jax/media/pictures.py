@@ -43,7 +43,7 @@ def side_by_side(videos: Mapping[str, Video]) -> Video:
         frames, height, width, _ = next(iter(videos.values())).shape
         whole = (frames, height + 20, len(videos) * (width + 4) - 4, 3)
         return Pictures(lambda numbers: _joined({key: one[numbers] for key, one in videos.items()}), whole)
-    return _joined(videos)
+    return _joined({label: np.asarray(video) for label, video in videos.items()})
 
 
 def _joined(videos: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -270,7 +270,7 @@ def write_joined(path: str | os.PathLike, parts: Sequence[Path], frames: Sequenc
                 stream = video.streams.video[0]
                 track = track or container.add_stream_from_template(stream)
                 for packet in video.demux(stream):
-                    if packet.dts is not None:
+                    if packet.dts is not None and packet.pts is not None:
                         shift = round(start / fps / packet.time_base)
                         packet.dts, packet.pts, packet.stream = packet.dts + shift, packet.pts + shift, track
                         container.mux(packet)

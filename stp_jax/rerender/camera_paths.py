@@ -24,13 +24,14 @@ import numpy as np
 
 from stp_jax import media
 from stp_jax.controls import cameras, lenses, presets
-from stp_jax.controls.cameras import CameraPath, Cameras, Reading
+from stp_jax.controls.cameras import CameraPath, Cameras
 from stp_jax.controls.keyframe_tracks import Filmed, Marks
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.rerender import camera_warnings, estimated_cameras
 from stp_jax.rerender.direction import Direction
+from stp_jax.rerender.readings import readings
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
 
 _AS_SOURCE = "at the same frames as the source's"
@@ -386,24 +387,3 @@ def _placed(path: CameraPath, places: np.ndarray, which: str, keyed: bool) -> Pl
     places = np.asarray(places, np.float64)
     between = cameras.through if keyed else cameras.at
     return Placed(path, places, between(path.cameras, places), summary, keyed)
-
-
-def readings(
-    wish: Asked,
-    official: bool,
-    frames: int,
-    video: tuple[int, int] | None = None,
-    video_frames: int | None = None,
-) -> tuple[Reading, Reading]:
-    """How the source's and the target's file are read; what is said of the target's is for both.
-
-    Args:
-      frames: of the new video.
-      video, video_frames: height and width of the video's picture, and its frames, if it is known.
-    """
-    axes, poses = wish.source_camera_axes, wish.source_camera_poses
-    metres = cameras.DISTANCE if wish.distance is None else wish.distance
-    known = (video, official, axes is None and poses is None, frames, video_frames, metres)
-    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, *known)
-    target = Reading(wish.camera_axes, wish.camera_poses, *known)._replace(inherited=False)
-    return source, target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from stp_jax.official.poses import official_poses
 from stp_jax.rerender.checks import check_shapes
 from stp_jax.rerender.sampler import jax_noise
 from stp_jax.weights.native import SamplingNotes
-from stp_jax.weights.recognition import Pretrained
 
 Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
 
@@ -38,8 +38,9 @@ class Earlier(NamedTuple):
 
     def as_batch(self) -> Earlier:
         """A batch of this one video."""
-        arrays = (None if one is None else np.asarray(one)[None] for one in self[:3])
-        return Earlier(*arrays, None if self.memory_view is None else self.memory_view.as_batch())
+        noise, frames, memory = (None if one is None else np.asarray(one)[None] for one in self[:3])
+        view = None if self.memory_view is None else self.memory_view.as_batch()
+        return Earlier(noise, frames, memory, view)
 
 
 NOTHING = Earlier()
@@ -87,7 +88,7 @@ def noise(seed: int, shape: tuple[int, ...], *, official: bool, dtype: str) -> n
 
 
 def embed(
-    encoder: Pretrained | None,
+    encoder: Path | None,
     videos: int,
     prompt: str | Sequence[str],
     negative_prompt: str | None,

@@ -20,8 +20,9 @@ from stp_jax.media import sequences, sources
 from stp_jax.models.video_size import check_video_size
 from stp_jax.official import time_patterns
 from stp_jax.rerender import estimated_cameras
-from stp_jax.rerender.camera_paths import CameraPaths, readings
+from stp_jax.rerender.camera_paths import CameraPaths
 from stp_jax.rerender.direction import Direction
+from stp_jax.rerender.readings import readings
 from stp_jax.rerender.source_parts import long_part, read_part
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
 from stp_jax.weights import native

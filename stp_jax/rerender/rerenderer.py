@@ -10,12 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from stp_jax import flow
 from stp_jax.controls.view import View
-from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
 from stp_jax.models.config import DiTConfig
@@ -24,7 +22,7 @@ from stp_jax.models.vae import fitting_chunk
 from stp_jax.rerender import given
 from stp_jax.rerender.checks import check_finite
 from stp_jax.rerender.given import NOTHING, Earlier, Embeddings, embed
-from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, vae_functions
+from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, put, vae_functions
 from stp_jax.rerender.pretrained import (
     available_attention,
     find_models,
@@ -233,15 +231,9 @@ class Rerenderer:
           InputError: the video, the cameras or the animation times are of another shape; numbers that are not
             finite on the way, at the step that it names.
         """
-        options: Any = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "seed": seed,
-            "progress": progress,
-        }
-        if np.ndim(source_video) == 4:
-            return self.window(source_video, source, target, **options)[0]
-        return self._make(source_video, source, target, NOTHING, **options)[0]
+        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        make: Any = self.window if np.ndim(source_video) == 4 else self._make
+        return make(source_video, source, target, NOTHING, **texts, seed=seed, progress=progress)[0]
 
     def window(
         self, source_video: np.ndarray, source: View, target: View, earlier: Earlier = NOTHING, **options: Any
@@ -402,14 +394,4 @@ class Rerenderer:
         return latents
 
     def _put(self, array: np.ndarray, *, whole: bool = False) -> jax.Array:
-        """A batch on the devices, padded with its last entry until it divides among them.
-
-        Args:
-          whole: every device gets the whole batch, as `batched_guidance` needs; the batch then divides among
-            half of the devices.
-        """
-        shards = size_of(RULES.batch, self._mesh) // (2 if whole else 1)
-        padding = -len(array) % shards
-        array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        sharding = NamedSharding(self._mesh, P()) if whole else batch_sharding(self._mesh)
-        return jax.device_put(array, sharding)
+        return put(array, self._mesh, whole=whole)

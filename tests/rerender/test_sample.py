@@ -325,7 +325,9 @@ def test_a_dry_run_says_what_is_wrong_with_the_model_and_what_lies_beside_it(run
     status, out, _ = run(plain)
     assert status == 0 and "style.safetensors is an adapter (LoRA) and is NOT applied" in out
     for mistake, message in {
-        "--frames 6": "6 frames: the model takes 4n + 1",
+        "--frames 4": "4 frames: the model takes 4n + 1",
+        "--window 6": "6 frames: the model takes 4n + 1",
+        "--overlap 1": "--overlap 1: the video has one window alone",
         "--size 33 32": "33 x 32 pixels: the model takes multiples of",
         "--vae nowhere": "nowhere does not exist",
         "--lora {f}/wide.safetensors": "It was made for another model",
