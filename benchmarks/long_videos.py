@@ -3,12 +3,12 @@
     python benchmarks/long_videos.py --weights runs/demo/weights --out long_videos --seeds 2000000:2000002
 
 Scenes of 65 source frames are rendered from their seeds (extra `render`), with smooth camera paths along
-their rigs, and made anew in three ways: `forward`, as filmed, from the other end of the rig; `slow`, at half
-speed in twice as many frames; `bullet`, frozen in the middle, while the camera goes out and back again. Each
-is made by several methods: `trained`, a memory by overlap of views and nearness in time; `recent`, the last
-frames as memory; `none`, no memory; a number after + is the overlap of windows in frames, `+1` by default,
-and `+0` puts nothing in place. Written to OUT/results.jsonl, one line a video; lines that are there are not
-measured again.
+their rigs, and made anew in four ways: `closer` and `away`, as filmed, from far away towards the source's
+camera and away from it; `slow`, at half speed in twice as many frames; `bullet`, frozen in the middle, while
+the camera goes out and back again. Each is made by several methods: `trained`, a memory by overlap of views
+and nearness in time; `recent`, the last frames as memory; `none`, no memory; a number after + is the overlap
+of windows in frames, `+1` by default, and `+0` puts nothing in place. Written to OUT/results.jsonl, one line
+a video; lines that are there are not measured again.
 
 psnr: of each window's new frames, dB. lpips: the same, over all. seams: change between neighbouring frames
 across seams over that inside windows, each divided by the ground truth's own change there where it has any.
@@ -42,7 +42,7 @@ SOURCE = 65  # frames
 CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
 # By name: places of source and target along the rig, from 0 to 1; frames of the new video; its clock.
 CASES: dict[str, Any] = {
-    "forward": ((0.0, 0.4), (1.0, 0.6), 65, lambda i: i),
+    "closer": ((0.0, 0.4), (1.0, 0.6), 65, lambda i: i),
     "away": ((0.0, 0.4), (0.4, 1.0), 65, lambda i: i),
     "slow": ((0.2, 0.2), (0.2, 0.8), 129, lambda i: i / 2),
     "bullet": ((0.3, 0.3), (0.3, 0.9, 0.3), 65, lambda i: 32 + 0 * i),

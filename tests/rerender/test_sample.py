@@ -24,7 +24,8 @@ from stp_jax.controls import animation_time, cameras
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.rerender import progress, results
-from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
+from stp_jax.rerender.request import SAME_CAMERA, read_request
+from stp_jax.rerender.source_parts import LONGEST
 from stp_jax.weights import native, reading
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS, edit_index, write_tiny_model
 
