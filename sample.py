@@ -27,10 +27,9 @@ if __name__ == "__main__":  # Ctrl-C while the modules below are imported, which
 import time
 
 from stp_jax.errors import exit_on_input_error
-from stp_jax.rerender import jobs, results, runs
+from stp_jax.rerender import jobs, long_runs, results, runs
 from stp_jax.rerender.estimated_cameras import is_asked
 from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
-from stp_jax.rerender.request import read_notes
 from stp_jax.rerender.takes import refuse_idle_flags
 
 
@@ -45,10 +44,12 @@ def main(argv: list[str] | None = None) -> None:
         jobs.run(flags, words)
         return
     started = time.monotonic()
-    notes, model_takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
+    notes, model_takes = runs.notes_of(flags)
     refuse_idle_flags(flags, model_takes, notes)
     runs.set_defaults(flags, model_takes)
-    with results.result_folder(flags.out, *runs.names(flags), *["dry_run"] * flags.dry_run) as folder:
+    goes_on = long_runs.going_on(flags, notes)
+    names = [*runs.names(flags), *["dry_run"] * flags.dry_run]
+    with results.result_folder(flags.out, *names, goes_on=goes_on) as folder:
         if is_asked(flags.source_cameras):
             print("Estimating how the clip was filmed, which takes a few seconds a frame.", flush=True)
         plan = runs.plan(flags, notes, model_takes)
@@ -58,8 +59,9 @@ def main(argv: list[str] | None = None) -> None:
             results.write_plan(folder, plan.request, plan.fps)
             print(f"Dry run: nothing is computed. In {folder}:\n{results.PLAN}")
             return
+        make = runs.make if plan.windows is None else long_runs.make
         model = runs.load_model(flags, notes, deep=runs.is_deep(flags))
-        runs.make(folder, model, plan, flags)
+        make(folder, model, plan, flags)
     print(f"Done in {time.monotonic() - started:.0f} s. In {folder}:\n{runs.written(flags, notes)}")
     print(next_steps(notes.frames))
 

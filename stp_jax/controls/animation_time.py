@@ -114,7 +114,9 @@ ELSEWHERE = {
 EVALUATION_MODES = ("forward", "reverse", "bullet_time", "slow_motion", "zigzag")
 
 
-def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> np.ndarray:
+def curve(
+    spec: str | os.PathLike, frames: int, rates: Rates | None = None, source_frames: int | None = None
+) -> np.ndarray:
     """The animation time of each of F frames, float32 [F].
 
     Args:
@@ -124,30 +126,34 @@ def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> n
           first and after the last. Both in frames, seconds or per cent: "0s:0s, 1.5s:0.8s, 100%:50%";
         - a file: .npy [F], .json (a list of F numbers, alone or under "animation_time"), .txt or .csv (F
           numbers between spaces, commas or line ends; or keyframes).
-      frames: F, of the source and of the result. A file must have F values, because they count source frames.
+      frames: F, of the result. A file must have F values, because they count source frames.
       rates: what seconds are counted by. None: seconds are refused.
+      source_frames: those of the source. None: F. Of another number, presets are those of F frames all the
+        same, except for `bullet_time`, whose middle is the source's.
 
     Raises:
-      InputError: unknown preset, malformed or unordered keyframes, values outside 0..F-1, unreadable file.
+      InputError: unknown preset, malformed or unordered keyframes, times outside the source, unreadable file.
     """
     spec = str(spec)
     where = f"animation time {user_input.short(spec)}"
     name = spec.split(":")[0].strip()
+    last_source = (source_frames or frames) - 1
     if name in _PRESETS:
-        times = _preset(spec, frames, where, rates)
+        times = _preset(spec, frames, where, rates, last_source)
     elif user_input.is_file_name(spec, FILE_TYPES):
         where = spec
-        times = _read(spec, frames, rates)
+        times = _read(spec, frames, rates, last_source)
     elif "," in spec or not spec.strip() or spec.strip()[0] in "+-.0123456789":
-        times = _keyframes(spec, frames, where, rates)
+        times = _keyframes(spec, frames, where, rates, last_source)
     else:
         raise user_input.unknown("animation time preset", name, PRESETS, ELSEWHERE)
-    return in_source(times, where)
+    return in_source(times, where, last_source)
 
 
-def in_source(times: np.ndarray, where: str) -> np.ndarray:
-    """A curve [F] as float32; raises `InputError` for a time outside the source, 0..F-1."""
-    last = len(times) - 1
+def in_source(times: np.ndarray, where: str, last: int | None = None) -> np.ndarray:
+    """A curve [F] as float32; raises `InputError` for a time outside the source, 0 to `last`, F - 1 by
+    default."""
+    last = len(times) - 1 if last is None else last
     outside = ~((times >= 0) & (times <= last))
     if outside.any():
         frame = int(np.argmax(outside))
@@ -164,10 +170,10 @@ def needs_rates(spec: str | os.PathLike) -> bool:
     return re.search(r"[\d.]\s*s\b", text) is not None
 
 
-def _preset(spec: str, frames: int, where: str, rates: Rates | None) -> np.ndarray:
+def _preset(spec: str, frames: int, where: str, rates: Rates | None, last_source: int) -> np.ndarray:
     """The curve of a preset, float64 [F]; its range is not checked."""
     name, *numbers = [part.strip() for part in spec.split(":")]
-    preset, last = _PRESETS[name], frames - 1
+    preset, last = _PRESETS[name], last_source if name == "bullet_time" else frames - 1
     i = np.arange(frames, dtype=np.float64)
     if preset.default is None or len(numbers) > 1:
         if numbers:
@@ -188,7 +194,7 @@ def _preset(spec: str, frames: int, where: str, rates: Rates | None) -> np.ndarr
     return preset.curve(i, float(last), value)
 
 
-def _keyframes(text: str, frames: int, where: str, rates: Rates | None) -> np.ndarray:
+def _keyframes(text: str, frames: int, where: str, rates: Rates | None, last_source: int) -> np.ndarray:
     """The curve through keyframes "time: animation time, ...", float64 [F]; `where` names them in errors."""
     if not text.strip():
         raise InputError(f"{where}: is empty; give a preset, a file, or keyframes as '0:0, 8:4.5'")
@@ -216,12 +222,13 @@ def _keyframes(text: str, frames: int, where: str, rates: Rates | None) -> np.nd
         at.append(frame)
         seen.add(frame)
         before = place
-        times.append(times_of.in_frames(shown, last, rates and rates.source, where))
+        times.append(times_of.in_frames(shown, last_source, rates and rates.source, where))
     for pair, a, t in zip(pairs, at, times, strict=True):
-        if not (0 <= a <= last and 0 <= t <= last):
+        if not (0 <= a <= last and 0 <= t <= last_source):
+            fitted = _fitted(at, times, last) if _only_frames(text) and last == last_source else ""
             raise InputError(
                 f"{where}: keyframe {user_input.short(pair.strip(), 40)[1:-1]} is outside this video, "
-                f"{_extent(text, last, rates)}{_fitted(at, times, last) if _only_frames(text) else ''}"
+                f"{_extent(text, last, rates, last_source)}{fitted}"
             )
     return np.interp(np.arange(frames), at, times)
 
@@ -234,10 +241,11 @@ def _only_frames(text: str) -> bool:
     return not re.search(r"[s%]", text)
 
 
-def _extent(text: str, last: int, rates: Rates | None) -> str:
-    extent = f"frames 0 to {last}"
+def _extent(text: str, last: int, rates: Rates | None, last_source: int) -> str:
+    extent = f"frames 0 to {last}" + (f", source frames 0 to {last_source}" if last_source != last else "")
     if rates is not None and not _only_frames(text):
-        extent += f", 0 to {(last + 1) / rates.new:.4g} s; its source's clip 0 to {last / rates.source:.4g} s"
+        extent += f", 0 to {(last + 1) / rates.new:.4g} s"
+        extent += f"; its source's clip 0 to {last_source / rates.source:.4g} s"
     return extent
 
 
@@ -253,13 +261,13 @@ def _fitted(at: list[float], times: list[float], last: int) -> str:
     return f"; scaled to it: '{', '.join(pairs)}'"
 
 
-def _read(path: str, frames: int, rates: Rates | None) -> np.ndarray:
+def _read(path: str, frames: int, rates: Rates | None, last_source: int) -> np.ndarray:
     """A curve from a file, float64 [F]; its range is not checked."""
     data = user_input.load(path, FILE_TYPES, text_bytes=FILE_BYTES)
     if isinstance(data, str):
         if ":" in data:
             lines = [line.strip(" ,") for line in data.splitlines()]
-            return _keyframes(",".join(line for line in lines if line), frames, path, rates)
+            return _keyframes(",".join(line for line in lines if line), frames, path, rates, last_source)
         items = data.replace(",", " ").split()
         data = [user_input.number(item) for item in items]
         if None in data:

@@ -39,6 +39,7 @@ class Filmed(NamedTuple):
     distance: float  # metres from it to the pivot
     aspect: float  # width over height of the source's picture
     rates: Rates | None = None  # what seconds are counted by
+    frames: int | None = None  # of the source's clip; None: as many as the new video has
 
 
 class Track(NamedTuple):
@@ -70,7 +71,7 @@ def resolve(keyframes: Keyframes, frames: int, filmed: Filmed, where: str) -> Tr
     """Cameras, lenses and animation times of F frames.
 
     Args:
-      frames: F, of the new video and of the source's clip.
+      frames: F, of the new video.
       where: names the file in errors.
 
     Raises:
@@ -95,14 +96,15 @@ def resolve(keyframes: Keyframes, frames: int, filmed: Filmed, where: str) -> Tr
         curve = interpolation.numbers(lens.frames, logs, lens.kinds, grid)
         intrinsics = np.concatenate([np.exp(curve[:, :2]), curve[:, 2:]], axis=1).astype(np.float32)
     if clock.keys:
+        last = (filmed.frames or frames) - 1
         values = np.array(
             [
-                _moment(key, frames - 1, filmed.rates, name)
+                _moment(key, last, filmed.rates, name)
                 for key, name in zip(clock.keys, clock.where, strict=True)
             ]
         )
         animation_time = interpolation.numbers(clock.frames, values, clock.kinds, grid)
-        animation_time = in_source(animation_time, where)
+        animation_time = in_source(animation_time, where, last)
         shown = np.stack([clock.frames, values], axis=1)
     marks = Marks(np.zeros((0, 3)) if positions is None else positions, shown)
     return Tracks(c2w, intrinsics, animation_time, marks)

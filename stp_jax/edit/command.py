@@ -25,7 +25,6 @@ from stp_jax.edit.state import State
 from stp_jax.errors import InputError, exit_on_input_error
 from stp_jax.rerender import runs
 from stp_jax.rerender.flags import parse_flags
-from stp_jax.rerender.request import read_notes
 from stp_jax.rerender.takes import SAME_CAMERA, refuse_idle_flags
 
 _IDLE = ("jobs", "list", "dry_run")
@@ -54,7 +53,12 @@ def main_flags(argv: list[str]) -> tuple[argparse.Namespace, argparse.Namespace]
 
 def begin(flags: argparse.Namespace, depth: str | None) -> tuple[clips.Source, Keyframes | None]:
     """The clip and the first keyframes that the flags ask for. Raises `InputError`."""
-    notes, takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
+    notes, takes = runs.notes_of(flags)
+    if runs.is_long(flags, notes):
+        raise InputError(
+            f"--frames {flags.frames}: the editor makes one window, of {notes.frames} frames; "
+            "sample.py makes longer videos."
+        )
     refuse_idle_flags(flags, takes, notes)
     runs.check_model(flags, notes)
     keys = None if flags.keyframes is None else keyframes.read(flags.keyframes)

@@ -206,12 +206,11 @@ def _make(job: Job, show: Callable[[str, float], None], kept: dict[str, Any]) ->
     from stp_jax.media import writing
     from stp_jax.rerender import runs
     from stp_jax.rerender.flags import parse_flags
-    from stp_jax.rerender.request import read_notes
     from stp_jax.rerender.takes import refuse_idle_flags
 
     show("reading", 0.0)
     flags = parse_flags(list(job.words))
-    notes, takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
+    notes, takes = runs.notes_of(flags)
     refuse_idle_flags(flags, takes, notes)
     runs.set_defaults(flags, takes)
     plan = runs.plan(flags, notes, takes)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stp_jax.controls.view import View
 from stp_jax.files import new_file
+from stp_jax.media.lazy import Pictures, Video
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +37,16 @@ def at_most(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
+def side_by_side(videos: Mapping[str, Video]) -> Video:
     """Joins videos uint8 `[F, H, W, 3]` of one shape from left to right, each under its label."""
+    if any(isinstance(video, Pictures) for video in videos.values()):
+        frames, height, width, _ = next(iter(videos.values())).shape
+        whole = (frames, height + 20, len(videos) * (width + 4) - 4, 3)
+        return Pictures(lambda numbers: _joined({key: one[numbers] for key, one in videos.items()}), whole)
+    return _joined({label: np.asarray(video) for label, video in videos.items()})
+
+
+def _joined(videos: Mapping[str, np.ndarray]) -> np.ndarray:
     columns = []
     for label, video in videos.items():
         frames, _, width, _ = video.shape
@@ -47,7 +56,7 @@ def side_by_side(videos: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(columns[:-1], axis=2)
 
 
-def contact_sheet(path: str | os.PathLike, rows: Mapping[str, np.ndarray], columns: int = 9) -> None:
+def contact_sheet(path: str | os.PathLike, rows: Mapping[str, Video], columns: int = 9) -> None:
     """Writes a PNG with a labelled row for each video uint8 `[F, H, W, 3]`, of one picture size.
 
     A row shows `columns` frames spread evenly from the first to the last, at most 256 pixels wide. Raises

@@ -6,7 +6,7 @@ import bisect
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ _MOST_PIXELS = 1 << 32  # of a whole video, 12 GiB
 class Clip(NamedTuple):
     """A video cropped and sampled to the size that a model takes."""
 
-    frames: np.ndarray  # uint8 [F, H, W, 3]
+    frames: Any  # uint8 [F, H, W, 3]; of a long clip `stp_jax.media.lazy.Pictures`
     fps: float  # frames per second at which `frames` plays at the speed of the file
     source_size: tuple[int, int]  # (height, width) of the upright picture before the cut
     notes: tuple[str, ...] = ()  # remarks on how the file was read, to print

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image
 
 from stp_jax.errors import InputError
-from stp_jax.files import new_file
+from stp_jax.files import new_file, replace_file
 from stp_jax.media import sound as sounds
+from stp_jax.media.lazy import Pictures, Video
 from stp_jax.media.sound import Sound
 
 
@@ -51,7 +52,7 @@ FORMS = {
 
 
 def write_form(
-    form: str, folder: str | os.PathLike, frames: np.ndarray, fps: float, sound: Sound | None = None
+    form: str, folder: str | os.PathLike, frames: Video, fps: float, sound: Sound | None = None
 ) -> None:
     """Writes a video in one of `FORMS` to a new file or folder of the form's name in `folder`.
 
@@ -86,7 +87,7 @@ def write_form(
 
 def write_video(
     path: str | os.PathLike,
-    frames: np.ndarray,
+    frames: Video,
     fps: float,
     *,
     crf: int = 12,
@@ -105,7 +106,7 @@ def write_video(
     Raises:
       InputError: `path` exists or cannot be written.
     """
-    frames = np.asarray(frames)
+    frames = frames if isinstance(frames, Pictures) else np.asarray(frames)
     _check(frames, (np.uint8,))
     if pixel_format == "yuv420p":
         frames = _padded(frames, 2, 2)
@@ -170,7 +171,7 @@ def video_writer(
         container.mux(stream.encode())
 
 
-def _check(frames: np.ndarray, dtypes: tuple[type, ...]) -> None:
+def _check(frames: Video, dtypes: tuple[type, ...]) -> None:
     if frames.dtype not in dtypes or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
         kinds = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         raise ValueError(
@@ -178,9 +179,12 @@ def _check(frames: np.ndarray, dtypes: tuple[type, ...]) -> None:
         )
 
 
-def _padded(frames: np.ndarray, across: int, down: int) -> np.ndarray:
+def _padded(frames: Video, across: int, down: int) -> Video:
     height, width = frames.shape[1:3]
-    return np.pad(frames, ((0, 0), (0, -height % down), (0, -width % across), (0, 0)), mode="edge")
+    more = ((0, -height % down), (0, -width % across), (0, 0))
+    if isinstance(frames, Pictures):
+        return frames.each(lambda picture: np.pad(picture, more, mode="edge"))
+    return np.pad(frames, ((0, 0), *more), mode="edge")
 
 
 def _rgb_frame(frame: np.ndarray) -> av.VideoFrame:
@@ -247,14 +251,44 @@ def _encode(
             container.mux(packet)
 
 
+def write_joined(path: str | os.PathLike, parts: Sequence[Path], frames: Sequence[int], fps: float) -> None:
+    """Joins videos of one size that `write_video` wrote, one after the other; nothing is encoded anew.
+
+    An older file of that name is replaced.
+
+    Args:
+      frames: of each part.
+
+    Raises:
+      OSError: it cannot be written; its `filename` is `path`.
+    """
+    start = 0
+    with replace_file(path) as partial, av.open(str(partial), "w") as container:
+        track: Any = None
+        for part, count in zip(parts, frames, strict=True):
+            with av.open(str(part)) as video:
+                stream = video.streams.video[0]
+                track = track or container.add_stream_from_template(stream)
+                for packet in video.demux(stream):
+                    if packet.dts is not None and packet.pts is not None:
+                        shift = round(start / fps / packet.time_base)
+                        packet.dts, packet.pts, packet.stream = packet.dts + shift, packet.pts + shift, track
+                        container.mux(packet)
+            start += count
+
+
 def _moment(packet: Any) -> float:
     return float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
 
 
-def _deep(frames: np.ndarray) -> np.ndarray:
+def _deep(frames: Video) -> Video:
     """uint16 of uint8 or uint16."""
     _check(frames, (np.uint8, np.uint16))
-    return frames if frames.dtype == np.uint16 else frames.astype(np.uint16) * 257
+    if frames.dtype == np.uint16:
+        return frames
+    if isinstance(frames, Pictures):
+        return frames.each(lambda picture: picture.astype(np.uint16) * 257)
+    return frames.astype(np.uint16) * 257
 
 
 def to_8_bits(frames: np.ndarray, *, truncated: bool = False) -> np.ndarray:
@@ -289,7 +323,7 @@ def _ten_bits(frame: np.ndarray, hd: bool, *, halved_rows: bool) -> av.VideoFram
     return made
 
 
-def _write_pictures(folder: Path, frames: np.ndarray) -> None:
+def _write_pictures(folder: Path, frames: Video) -> None:
     """PNGs `0000.png` ... in a new folder, all or none."""
     _check(frames, (np.uint8, np.uint16))
     save: Callable[[Path, np.ndarray], None] = _save_8 if frames.dtype == np.uint8 else _save_16
@@ -307,7 +341,7 @@ def _write_pictures(folder: Path, frames: np.ndarray) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_webp(path: Path, frames: np.ndarray, fps: float) -> None:
+def _write_webp(path: Path, frames: Video, fps: float) -> None:
     """WebP has whole milliseconds: each frame ends at the millisecond nearest to its time."""
     _check(frames, (np.uint8,))
     ends = np.rint(1000 * np.arange(len(frames) + 1) / fps).astype(int)

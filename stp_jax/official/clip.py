@@ -34,20 +34,9 @@ def read_official_clip(
       InputError: as `read_video`; a video of a single frame; a start that is outside the video.
     """
     stamps = sources.stamps(path)
-    if len(stamps) < 2 <= frames or (len(stamps) > 1 and stamps[-1] <= 0):
-        raise InputError(f"{path} has one frame: a video needs at least two.")
-    first = int(np.searchsorted(stamps, start - 1e-6))
-    if first >= len(stamps):
-        raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
-    wanted = np.unique(stamps[first:])[:frames]
-    remarks: tuple[str, ...] = ()
-    if len(wanted) > 1 and not _is_even(wanted):
-        step = float(np.median(np.diff(wanted)))
-        wanted = wanted[0] + step * np.arange(frames)
-        wanted = wanted[wanted <= stamps[-1] + step / 2]
-        remarks = (f"variable frame rate: taken at {1 / step:.3g} frames per second, to keep its speed",)
+    wanted, remarks = consecutive_times(path, stamps, frames, start)
     notes: Notes = {}
-    fps = _rate(wanted) if len(wanted) > 1 else _rate(stamps) if len(stamps) > 1 else sources.rate(path)
+    fps = rate_of(wanted) if len(wanted) > 1 else rate_of(stamps) if len(stamps) > 1 else sources.rate(path)
     with contextlib.closing(sources.frames(path, float(wanted[-1]), notes)) as timed:
         clip = take_pictures(timed, wanted.tolist(), lambda image: official_fit(image, height, width), fps)
     repeats = frames - len(wanted)
@@ -58,7 +47,32 @@ def read_official_clip(
     )
 
 
-def _rate(seconds: np.ndarray) -> float:
+def consecutive_times(
+    path: str | os.PathLike, stamps: np.ndarray, frames: int, start: float
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The seconds of up to `frames` consecutive frames of a file, and remarks on them.
+
+    Args:
+      stamps: of all of its frames, see `sources.stamps`.
+
+    Raises:
+      InputError: as `read_official_clip`.
+    """
+    if len(stamps) < 2 <= frames or (len(stamps) > 1 and stamps[-1] <= 0):
+        raise InputError(f"{path} has one frame: a video needs at least two.")
+    first = int(np.searchsorted(stamps, start - 1e-6))
+    if first >= len(stamps):
+        raise InputError(f"{path}: the start, {start:g} s, must lie within the video.")
+    wanted = np.unique(stamps[first:])[:frames]
+    if len(wanted) < 2 or _is_even(wanted):
+        return wanted, ()
+    step = float(np.median(np.diff(wanted)))
+    wanted = wanted[0] + step * np.arange(frames)
+    remark = f"variable frame rate: taken at {1 / step:.3g} frames per second, to keep its speed"
+    return wanted[wanted <= stamps[-1] + step / 2], (remark,)
+
+
+def rate_of(seconds: np.ndarray) -> float:
     return (len(seconds) - 1) / float(seconds[-1] - seconds[0])
 
 

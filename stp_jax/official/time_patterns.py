@@ -50,7 +50,9 @@ def pattern(name: str) -> np.ndarray:
     return np.array(_PATTERNS[name], np.float32)
 
 
-def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> np.ndarray:
+def curve(
+    spec: str | os.PathLike, frames: int, rates: Rates | None = None, source_frames: int | None = None
+) -> np.ndarray:
     """As `stp_jax.controls.animation_time.curve`, and `official:NAME`; float32 [F], in source frames.
 
     Raises:
@@ -58,7 +60,7 @@ def curve(spec: str | os.PathLike, frames: int, rates: Rates | None = None) -> n
     """
     spec = str(spec)
     if not spec.startswith(PREFIX):
-        return animation_time.curve(spec, frames, rates)
+        return animation_time.curve(spec, frames, rates, source_frames)
     times = pattern(spec.removeprefix(PREFIX).strip())
     if frames != FRAMES:
         raise InputError(

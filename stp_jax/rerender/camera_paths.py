@@ -24,14 +24,17 @@ import numpy as np
 
 from stp_jax import media
 from stp_jax.controls import cameras, lenses, presets
-from stp_jax.controls.cameras import CameraPath, Cameras, Reading
+from stp_jax.controls.cameras import CameraPath, Cameras
 from stp_jax.controls.keyframe_tracks import Filmed, Marks
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.rerender import camera_warnings, estimated_cameras
 from stp_jax.rerender.direction import Direction
+from stp_jax.rerender.readings import readings
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes
+
+_AS_SOURCE = "at the same frames as the source's"
 
 
 class Shown(NamedTuple):
@@ -69,8 +72,11 @@ class CameraPaths:
         video: tuple[int, int],
         official: bool,
         direction: Direction | None = None,
+        frames: int | None = None,
     ):
-        """`asked` is that of `Asked.of`; `video` is the height and width of its picture."""
+        """`asked` is that of `Asked.of`; `video` is the height and width of its picture; `frames` are those
+        of the new video, by default as many as are shown."""
+        self._frames = frames or len(shown.numbers)
         self._direction = direction
         own_lens = direction is not None and direction.lens
         self.same_camera = (
@@ -80,7 +86,7 @@ class CameraPaths:
         self.estimated = False  # whether the source's cameras are
         self.lines: list[str] = []
         self._asked, self._model, self._shown, self._video = asked, model, shown, video
-        self._source_reading, self._reading = readings(asked, official, len(shown.numbers), video, shown.of)
+        self._source_reading, self._reading = readings(asked, official, self._frames, video, shown.of)
         self._file: Placed | None = None  # of the source
         self._from_file = False  # whether the target is in the world of a file
         self._keyed = False  # whether a file has key poses
@@ -130,7 +136,7 @@ class CameraPaths:
         asked, text, world = self._asked, str(self._asked.camera), source.c2w[0]
         if cameras.is_preset(text):
             metres = cameras.DISTANCE if asked.distance is None else asked.distance
-            lens, frames = source.intrinsics[0], len(self._shown.numbers)
+            lens, frames = source.intrinsics[0], self._frames
             path = cameras.preset(text, frames, intrinsics=lens, distance=metres)
             self.lines += [f"New camera: {text}", *presets.describe(text, frames)]
         else:
@@ -138,7 +144,7 @@ class CameraPaths:
             unit = self._unit_of(whole)
             whole = cameras.scaled(whole, unit)
             self._own_convention = whole.own_convention
-            file = target_path(whole, self._shown, self._file, asked.key_poses)
+            file = target_path(whole, self._shown, self._file, asked.key_poses, self._frames)
             self._keyed |= file.keyed
             self._from_file = not whole.motion_only
             reference = None if self._file is None else world
@@ -147,21 +153,33 @@ class CameraPaths:
             self.lines += self._about_lens(whole, "the source's")
         return path
 
+    def own(self, source: Cameras) -> Cameras:
+        """The source's own, in the frame of its first camera. Raises `InputError` where it is too short."""
+        if self._frames > len(source.c2w) and self._file is None and not self.estimated:
+            source = Cameras(*(array[:1].repeat(self._frames, 0) for array in source))  # it stands still
+        if self._frames > len(source.c2w):
+            raise InputError(
+                f"the source's own camera path ends after {len(source.c2w)} frames, and the new video has "
+                f"{self._frames}: give another --camera, or fewer --frames."
+            )
+        path = Cameras(*(array[: self._frames] for array in source))
+        return path._replace(c2w=cameras.relative_to(path.c2w, path.c2w[0]))
+
     def directed(
         self, direction: Direction, source: Cameras, rates: Rates
     ) -> tuple[Cameras, np.ndarray | None, Marks]:
         """Of keyframes: cameras as `target` gives them, animation times [F] if there are any, and marks."""
         height, width = self._video
         metres = cameras.DISTANCE if self._asked.distance is None else self._asked.distance
-        frames = len(self._shown.numbers)
-        made = direction.resolve(frames, Filmed(source.c2w[0], metres, width / height, rates))
+        filmed = Filmed(source.c2w[0], metres, width / height, rates, len(self._shown.numbers))
+        made = direction.resolve(self._frames, filmed)
         if made.c2w is not None:
-            lens = np.broadcast_to(source.intrinsics[:1], source.intrinsics.shape)
+            lens = np.broadcast_to(source.intrinsics[:1], (self._frames, 4))
             path = Cameras(made.c2w, np.array(lens))
         elif str(self._asked.camera) != SAME_CAMERA:
             path = self.target(source)
         else:
-            path = source._replace(c2w=cameras.relative_to(source.c2w, source.c2w[0]))
+            path = self.own(source)
         if made.intrinsics is not None:
             path = path._replace(intrinsics=made.intrinsics)
         return path, made.animation_time, made.marks
@@ -283,9 +301,18 @@ def source_path(path: CameraPath, shown: Shown, key_poses: bool = False) -> Plac
     return _placed(path, places, which, keyed)
 
 
-def target_path(path: CameraPath, shown: Shown, source: Placed | None, key_poses: bool = False) -> Placed:
-    """Of the target; `source`: the source's file, if there is one. Raises `InputError` as `source_path`."""
-    poses, frames = len(path.cameras.c2w), len(shown.numbers)
+def target_path(
+    path: CameraPath,
+    shown: Shown,
+    source: Placed | None,
+    key_poses: bool = False,
+    frames: int | None = None,
+) -> Placed:
+    """Of the target; `source`: the source's file, if there is one; `frames`: of the new video.
+
+    Raises `InputError` as `source_path`, and where the path ends with the source and the video does not.
+    """
+    poses, frames = len(path.cameras.c2w), frames or len(shown.numbers)
     keyed = False
     places: np.ndarray
     if path.of_new_video and poses >= frames:
@@ -293,12 +320,12 @@ def target_path(path: CameraPath, shown: Shown, source: Placed | None, key_poses
         which = f"of the new video's {poses} frames, by what the file says"
         which += f", followed evenly over the {frames} of this one" if poses > frames else ""
     elif source is not None and not path.of_new_video and poses == len(source.path.cameras.c2w):
-        places, which, keyed = source.places, "at the same frames as the source's", source.keyed
+        places, which, keyed = _first(source.places, frames, path), _AS_SOURCE, source.keyed
         which += ", key poses of a smooth path" if keyed else ""
     elif poses >= frames and shown.consecutive and path.motion_only:
         places, which = np.arange(frames), f"the first {frames} are taken, one for each frame"
     elif poses == shown.of and not path.of_new_video:
-        places = shown.numbers
+        places = _first(shown.numbers, frames, path)
         which = f"one for each frame of the video, which has {shown.of}{_part(shown)}"
     elif poses == frames:
         places, which = np.arange(frames), f"one for each of the {frames} frames of the new video"
@@ -310,6 +337,16 @@ def target_path(path: CameraPath, shown: Shown, source: Placed | None, key_poses
         places = _evenly_over(path, frames)
         which = f"followed evenly over the {frames} frames of the new video"
     return _placed(path, places, which, keyed)
+
+
+def _first(places: np.ndarray, frames: int, path: CameraPath) -> np.ndarray:
+    """The places of the first frames; raises `InputError` where there are not as many."""
+    if frames > len(places):
+        raise InputError(
+            f"{path.where}: its poses are those of the source's {len(places)} frames, and the new video has "
+            f"{frames}: give a path of {frames} poses, or fewer --frames."
+        )
+    return places[:frames]
 
 
 def _part(shown: Shown) -> str:
@@ -350,24 +387,3 @@ def _placed(path: CameraPath, places: np.ndarray, which: str, keyed: bool) -> Pl
     places = np.asarray(places, np.float64)
     between = cameras.through if keyed else cameras.at
     return Placed(path, places, between(path.cameras, places), summary, keyed)
-
-
-def readings(
-    wish: Asked,
-    official: bool,
-    frames: int,
-    video: tuple[int, int] | None = None,
-    video_frames: int | None = None,
-) -> tuple[Reading, Reading]:
-    """How the source's and the target's file are read; what is said of the target's is for both.
-
-    Args:
-      frames: of the new video.
-      video, video_frames: height and width of the video's picture, and its frames, if it is known.
-    """
-    axes, poses = wish.source_camera_axes, wish.source_camera_poses
-    metres = cameras.DISTANCE if wish.distance is None else wish.distance
-    known = (video, official, axes is None and poses is None, frames, video_frames, metres)
-    source = Reading(axes or wish.camera_axes, poses or wish.camera_poses, *known)
-    target = Reading(wish.camera_axes, wish.camera_poses, *known)._replace(inherited=False)
-    return source, target

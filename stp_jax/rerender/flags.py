@@ -13,7 +13,7 @@ from stp_jax.errors import InputError
 from stp_jax.media import sequences, writing
 from stp_jax.official import time_patterns
 from stp_jax.rerender import takes
-from stp_jax.rerender.request import LONGEST
+from stp_jax.rerender.source_parts import LONGEST
 from stp_jax.rerender.speed import PRESETS, choose
 from stp_jax.rerender.takes import SAME_CAMERA
 from stp_jax.weights import native
@@ -227,7 +227,26 @@ def _add_speed(add: Callable[..., Any]) -> None:
 
 
 def _add_size(add: Callable[..., Any]) -> None:
-    add("--frames", type=number(1, 10_000, int), help="of the new video, 4n + 1 (as the weights say)")
+    add(
+        "--frames",
+        type=number(1, 1_000_000, int),
+        help="of the new video (as the weights say); more than a window has are made window by window, from "
+        "consecutive frames of the source, and the same command goes on where it was stopped "
+        "(docs/long_videos.md)",
+    )
+    add(
+        "--window",
+        type=number(1, 10_000, int),
+        metavar="FRAMES",
+        help="frames that are made at once, 4n + 1 (as the weights say)",
+    )
+    add(
+        "--overlap",
+        type=number(1, 10_000, int),
+        metavar="FRAMES",
+        help="frames that windows of a long video have in common, 4n + 1 (models with a memory 1, official "
+        "weights 17, others 5)",
+    )
     add(
         "--size",
         type=number(1, 10_000, int),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -19,31 +18,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from stp_jax import media, user_input
-from stp_jax.controls import camera_files
-from stp_jax.controls.formats import colmap
 from stp_jax.errors import InputError
 from stp_jax.files import file_size, parse_json, read_json, replace_file
-from stp_jax.media import sequences
-from stp_jax.rerender import results, runs
+from stp_jax.rerender import long_runs, results, runs
 from stp_jax.rerender.flags import ELSEWHERE, parse_flags
-from stp_jax.rerender.request import read_notes
+from stp_jax.rerender.records import OF_RUN, locked, record
 from stp_jax.rerender.takes import Takes, refuse_idle_flags
-from stp_jax.weights.adapters import parse_lora
 from stp_jax.weights.native import SamplingNotes
 
 # Flags of the model, which is loaded once, and of the whole run.
 _OF_ALL = (
-    *("weights", "lora", "vae", "text_encoder", "frames", "size", "steps", "shift", "guidance"),
+    *(
+        "weights",
+        "lora",
+        "vae",
+        "text_encoder",
+        "frames",
+        "window",
+        "overlap",
+        "size",
+        "steps",
+        "shift",
+        "guidance",
+    ),
     *("speed", "guidance_interval", "cache_threshold", "attention", "dtype", "tiled", "low_memory"),
 )
-_OF_RUN = ("jobs", "list", "dry_run")
-_FILES = ("video", "camera", "source_cameras", "keyframes", "animation_time")
 _RECORD = "job.json"  # in each folder: what it was made from
-_HASHED = 1 << 20  # bytes of a file that are compared
 _HELD = 1 << 30  # bytes of clips that are kept from the check to the work
 _ROWS = 40  # of a contact sheet
 
@@ -68,7 +71,7 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> None:
         end, where some jobs failed.
     """
     folder = Path(flags.out or Path("outputs", Path(flags.jobs).stem))
-    notes, model_takes = read_notes(flags.weights, frames=flags.frames, size=flags.size)
+    notes, model_takes = runs.notes_of(flags)
     jobs = _placed(flags.jobs, read_lines(flags.jobs, argv), folder, notes, model_takes)
     waiting = [job for job in jobs if not job.finished]
     print(f"{Path(flags.jobs).name}: {_count(len(jobs))}, {len(jobs) - len(waiting)} finished before")
@@ -86,7 +89,7 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> None:
         runs.check_model(flags, notes)
         print("Dry run: nothing is computed, and nothing is written.")
         return
-    with _locked(folder):
+    with locked(folder):
         failed = _do_all(waiting, plans, flags, notes, model_takes) if waiting else []
         sheets = _contact_sheets(folder, [job for job in jobs if job.where not in failed], notes)
     print(f"In {folder}: {_count(len(jobs) - len(failed))} in folders, {', '.join(sheets)} of all")
@@ -119,7 +122,7 @@ def read_lines(path: str | os.PathLike, argv: Sequence[str]) -> list[tuple[str, 
 
 def _flags(fields: dict[str, Any], argv: Sequence[str]) -> argparse.Namespace:
     """Flags of a line, after those of the command line."""
-    known = [name for name in vars(parse_flags([])) if name not in (*_OF_ALL, *_OF_RUN)]
+    known = [name for name in vars(parse_flags([])) if name not in (*_OF_ALL, *OF_RUN)]
     words = []
     for name, value in fields.items():
         if name in _OF_ALL:
@@ -202,62 +205,16 @@ def _is_finished(job: Job) -> bool:
         if job.folder.exists() and not job.folder.is_dir():
             raise InputError(f"{job.folder} is a file: choose another 'out'")
         return False
-    record = job.folder / _RECORD
-    if not record.is_file():
+    path = job.folder / _RECORD
+    if not path.is_file():
         raise InputError(f"{job.folder} has something else, and nothing is overwritten: choose another 'out'")
-    made, wanted = read_json(record, dict), _record(job.flags)
+    made, wanted = read_json(path, dict), record(job.flags)
     for name in sorted({*made, *wanted}):
         if made.get(name) != wanted.get(name):
             raise InputError(
                 f"{job.folder} was made with another {name}: choose another 'out', or remove that folder"
             )
     return True
-
-
-def _record(flags: argparse.Namespace) -> dict[str, Any]:
-    """What a job is made from: its flags, and what is known of its files, see `_content`."""
-    asked = {
-        name: value
-        for name, value in vars(flags).items()
-        if name not in ("out", *_OF_RUN) and value is not None and value is not False
-    }
-    files = {f"file of {name}": _content(name, str(asked[name])) for name in _FILES if name in asked}
-    for lora in map(parse_lora, flags.lora or ()):
-        files[f"file of lora {lora.path}"] = _content("lora", str(lora.path))
-    files = {name: content for name, content in files.items() if content is not None}
-    return json.loads(json.dumps(asked | files))
-
-
-def _content(flag: str, text: str) -> list | None:
-    """Size and checksum of what a flag names: a file, a COLMAP model, a sequence of pictures; None: neither.
-
-    Of a sequence, these are the number of its pictures, and a checksum of their names and sizes.
-    """
-    path = Path(camera_files.choice(text)[0])
-    path = colmap.find(path) or path if path.is_dir() else path
-    if path.is_file():
-        with path.open("rb") as file:
-            return [path.stat().st_size, hashlib.sha256(file.read(_HASHED)).hexdigest()]
-    sequence = sequences.find(text) if flag == "video" else text
-    if not isinstance(sequence, sequences.PictureSequence):
-        return None
-    pictures = [(file.name, file.stat().st_size) for file in sequence.files]
-    return [len(pictures), hashlib.sha256(json.dumps(pictures).encode()).hexdigest()]
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for one run at a time."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"another run works in {folder}: wait for it, or choose another --out.") from None
-    except OSError as error:
-        if error.filename is None or Path(error.filename).parent not in (folder, folder.parent):
-            raise
-        raise InputError(f"the folder {folder} cannot be written ({error.strerror}).") from None
 
 
 def _do_all(
@@ -278,7 +235,8 @@ def _do_all(
             plan = plans.pop(job.where, None) or runs.plan(job.flags, notes, model_takes)
             print(plan.summary)
             with _complete(job) as partial:
-                runs.make(partial, model, plan, job.flags)
+                make = runs.make if plan.windows is None else long_runs.make
+                make(partial, model, plan, job.flags)
         except InputError as error:
             failed.append(job.where)
             print(f"error: {job.where}: {error}", flush=True)
@@ -291,16 +249,18 @@ def _do_all(
 def _complete(job: Job) -> Iterator[Path]:
     """Yields a hidden folder, which becomes the job's when the block ends well."""
     partial = job.folder.with_name(f".{job.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
-    partial.mkdir()
+    if not long_runs.unfinished(partial, record(job.flags)):
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+        partial.mkdir()
     try:
         yield partial
-        (partial / _RECORD).write_text(json.dumps(_record(job.flags), indent=1) + "\n")
+        (partial / _RECORD).write_text(json.dumps(record(job.flags), indent=1) + "\n")
         if job.folder.exists():  # and is empty
             job.folder.rmdir()
         partial.rename(job.folder)
     except InputError:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not long_runs.unfinished(partial, record(job.flags)):
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

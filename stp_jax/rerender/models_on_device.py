@@ -8,14 +8,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from stp_jax.devices.sharding import gathered
-from stp_jax.models.vae import VAE, to_pixels
+from stp_jax.devices.sharding import RULES, batch_sharding, gathered, size_of
+from stp_jax.models.vae import VAE, to_deep_pixels, to_pixels
+from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
 from stp_jax.official.tiles import decode_tiled, encode_tiled
 from stp_jax.weights import reading
 from stp_jax.weights.recognition import Pretrained
+
+# Pixels of the decoded video, by whether the model is official and whether they are deep.
+FINISH = {
+    (False, False): to_pixels,
+    (False, True): to_deep_pixels,
+    (True, False): to_official_pixels,
+    (True, True): to_deep_official_pixels,
+}
 
 
 class ModelOnDevice:
@@ -74,3 +85,17 @@ def vae_functions(
         return pixels[:, :, :-1], pixels[:, :, -1].all()
 
     return encode, decode
+
+
+def put(array: np.ndarray, mesh: Mesh, *, whole: bool = False) -> jax.Array:
+    """A batch on the devices, padded with its last entry until it divides among them.
+
+    Args:
+      whole: every device gets the whole batch, as `batched_guidance` needs; the batch then divides among half
+        of the devices.
+    """
+    shards = size_of(RULES.batch, mesh) // (2 if whole else 1)
+    padding = -len(array) % shards
+    array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
+    sharding = NamedSharding(mesh, P()) if whole else batch_sharding(mesh)
+    return jax.device_put(array, sharding)

@@ -16,19 +16,19 @@ from stp_jax.controls.paths import Cameras
 from stp_jax.controls.times import Rates
 from stp_jax.controls.view import View
 from stp_jax.errors import InputError
-from stp_jax.media import sequences, sources, stills
+from stp_jax.media import sequences, sources
 from stp_jax.models.video_size import check_video_size
 from stp_jax.official import time_patterns
-from stp_jax.official.clip import official_fit, read_official_clip
 from stp_jax.rerender import estimated_cameras
-from stp_jax.rerender.camera_paths import CameraPaths, Shown, readings
+from stp_jax.rerender.camera_paths import CameraPaths
 from stp_jax.rerender.direction import Direction
+from stp_jax.rerender.readings import readings
+from stp_jax.rerender.source_parts import long_part, read_part
 from stp_jax.rerender.takes import SAME_CAMERA, Asked, Takes, refuse_idle_controls, takes
 from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
 
 MOST_PIXELS = 2**30  # of a new video; 3 GB before the model has begun
-LONGEST = 3.0  # seconds of a video used by default: a model has few frames to spread over them
 
 
 class Request(NamedTuple):
@@ -126,6 +126,7 @@ def read_request(
     *,
     official: bool = False,
     model: Takes = Takes(),  # noqa: B008 (immutable)
+    length: int | None = None,
     **asked: Any,
 ) -> Request:
     """Reads and checks the video, the cameras and the animation time.
@@ -134,6 +135,8 @@ def read_request(
       notes: sampling notes of the weights; they state the size of the model's videos.
       official: without a duration, take consecutive frames, and a pose for each, as SpaceTimePilot does.
       model: what the model takes.
+      length: frames of a long video, which is made window by window. Its source is consecutive frames, which
+        are read when they are asked for. None: the new video is one window.
       asked: the fields of `Asked`, by name; `video` is needed.
 
     Raises:
@@ -144,24 +147,31 @@ def read_request(
     direction = None if given.keyframes is None else Direction(given, model)
     wish = given.of(model)
     clock = str(wish.animation_time)
-    in_seconds = animation_time.needs_rates(clock)  # which are known with the video
-    target_time = None if in_seconds else time_patterns.curve(clock, notes.frames)
-    _check_before_reading(wish, notes.frames, official, model, direction)
+    frames = length or notes.frames
+    late = length is not None or animation_time.needs_rates(clock)  # needs what is known with the video
+    target_time = None if late else time_patterns.curve(clock, frames)
+    _check_before_reading(wish, frames, official, model, direction)
     wish = _found(wish)
-    part = _read_part(wish, notes, official and wish.duration is None)
+    if length is None:
+        part = read_part(wish, notes, official and wish.duration is None)
+    else:
+        part = long_part(wish, notes, length, official)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
-    target_time = time_patterns.curve(clock, notes.frames, rates) if target_time is None else target_time
-    paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official, direction)
+    if target_time is None:
+        target_time = time_patterns.curve(clock, frames, rates, len(part.clip.frames))
+    paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official, direction, frames)
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
-    path = relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
+    relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
     directed_time, marks = None, None
     if direction is not None:
         path, directed_time, marks = paths.directed(direction, filmed, rates)
     elif wish.camera != SAME_CAMERA:
         path = paths.target(filmed)
+    else:
+        path = paths.own(filmed)
     target_time = target_time if directed_time is None else directed_time
-    times = np.arange(notes.frames, dtype=np.float32), target_time
+    times = np.arange(len(part.clip.frames), dtype=np.float32), target_time
     source, target = (
         View(one.c2w, media.fit_intrinsics(one.intrinsics, size, notes.height, notes.width), time)
         for one, time in zip((relative, path), times, strict=True)
@@ -237,15 +247,6 @@ def _by_distance(path: cameras.CameraPath, wish: Asked) -> bool:
     return path.uses_distance or (path.depth is not None and wish.camera_scale is None)
 
 
-class _Part(NamedTuple):
-    """The part of a video that is re-rendered."""
-
-    clip: media.Clip
-    span: tuple[float, float]  # seconds of the video, where the clip begins and ends
-    summary: str
-    shown: Shown  # the video's frames that the clip shows
-
-
 def _found(wish: Asked) -> Asked:
     """With the sequence that a folder or a pattern means; its fps are those of its pictures."""
     video = sequences.find(wish.video, wish.fps)
@@ -257,77 +258,3 @@ def _found(wish: Asked) -> Asked:
     if estimated_cameras.is_asked(wish.source_cameras):
         raise InputError(f"--source_cameras estimate: {wish.video} is a still picture: leave it out.")
     return wish._replace(video=video)
-
-
-def _read_part(wish: Asked, notes: SamplingNotes, consecutive: bool) -> _Part:
-    if sources.is_still(wish.video):
-        return _still_part(wish.video, notes, wish.fps, consecutive)
-    if consecutive:
-        return _consecutive_part(wish.video, notes, wish.start)
-    return _spread_part(wish.video, notes, wish.start, wish.duration)
-
-
-def _still_part(
-    picture: str | os.PathLike, notes: SamplingNotes, fps: float | None, consecutive: bool
-) -> _Part:
-    """A picture for all frames; brought to size as the frames of a video are."""
-    fit = official_fit if consecutive else media.fit_image
-    fps = fps or min(stills.FPS, notes.frames)
-    clip = stills.read_still(picture, notes.frames, notes.height, notes.width, fps=fps, fit=fit)
-    h, w = clip.source_size
-    cut = "" if h * notes.width == w * notes.height else "middle cut out, "
-    summary = [
-        f"{Path(picture).name}: a still picture, {w} x {h} -> {notes.frames} frames, "
-        f"{cut}{notes.width} x {notes.height}",
-        "  (the scene stands still, whatever the animation time)",
-        *_remarks(clip),
-    ]
-    shown = Shown(np.array(clip.source_frames), 1, consecutive)
-    return _Part(clip, (0.0, (notes.frames - 1) / fps), "\n".join(summary), shown)
-
-
-def _spread_part(
-    video: str | os.PathLike, notes: SamplingNotes, start: float, duration: float | None
-) -> _Part:
-    """Frames spread evenly over a range of seconds."""
-    count, last = sources.times(video)
-    end = start + duration if duration else min(start + LONGEST, last)
-    clip = media.read_clip(video, notes.frames, notes.height, notes.width, start=start, end=max(end, start))
-    summary = [_describe(video, count, last, clip, (start, end)), *_remarks(clip)]
-    if end < last - 0.05 and not duration:
-        summary.append(f"  (of its {last:.1f} s; choose others with --start and --duration)")
-    return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, False))
-
-
-def _consecutive_part(video: str | os.PathLike, notes: SamplingNotes, start: float) -> _Part:
-    """Consecutive frames, as in the official code; the last is repeated where the video ends early."""
-    frames = notes.frames
-    count, last = sources.times(video)
-    clip = read_official_clip(video, frames, notes.height, notes.width, start=start)
-    end = min(start + (frames - 1) / clip.fps, last)
-    summary = [
-        _describe(video, count, last, clip, (start, end)),
-        "  (consecutive frames, as the official code takes them: --duration spreads them evenly)",
-        *_remarks(clip),
-    ]
-    final = clip.source_frames[-1]
-    taken = frames - clip.source_frames.count(final) + 1 if final == count - 1 else frames
-    if taken < frames:
-        summary.append(f"  ({taken} from there to its end; the last is repeated {frames - taken} times)")
-    return _Part(clip, (start, end), "\n".join(summary), Shown(np.array(clip.source_frames), count, True))
-
-
-def _remarks(clip: media.Clip) -> list[str]:
-    return [f"  ({note})" for note in clip.notes]
-
-
-def _describe(
-    video: str | os.PathLike, count: int, last: float, clip: media.Clip, span: tuple[float, float]
-) -> str:
-    """One line on a video file and on the clip that is taken from it."""
-    (h, w), (frames, height, width, _) = clip.source_size, clip.frames.shape
-    cut = "" if h * width == w * height else "middle cut out, "
-    return (
-        f"{Path(video).name}: {count} frames at {(count - 1) / last:.3g} fps, {w} x {h} "
-        f"-> {frames} frames from {span[0]:.4g} to {span[1]:.4g} s, {cut}{width} x {height}"
-    )

@@ -10,23 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from stp_jax import flow, text
-from stp_jax.controls.cameras import relative_to
+from stp_jax import flow
 from stp_jax.controls.view import View
-from stp_jax.devices.sharding import RULES, batch_sharding, size_of
 from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop, traced_flop
-from stp_jax.models.vae import fitting_chunk, to_deep_pixels, to_pixels
-from stp_jax.official.clip import to_deep_official_pixels, to_official_pixels
-from stp_jax.official.noise import official_noise
-from stp_jax.official.poses import official_poses
-from stp_jax.rerender.checks import check_finite, check_shapes
-from stp_jax.rerender.models_on_device import ModelOnDevice, vae_functions
+from stp_jax.models.vae import fitting_chunk
+from stp_jax.rerender import given
+from stp_jax.rerender.checks import check_finite
+from stp_jax.rerender.given import NOTHING, Earlier, Embeddings, embed
+from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, put, vae_functions
 from stp_jax.rerender.pretrained import (
     available_attention,
     find_models,
@@ -36,21 +32,11 @@ from stp_jax.rerender.pretrained import (
     sized,
 )
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
-from stp_jax.rerender.sampler import Sampler, batched_guidance, jax_noise, mesh_for_one_video
+from stp_jax.rerender.sampler import Sampler, batched_guidance, mesh_for_one_video
 from stp_jax.rerender.speed import Speed, choose, for_model, guided_steps, refuse_idle_knobs
 from stp_jax.weights import native, reading
 from stp_jax.weights.adapters import Lora
 from stp_jax.weights.recognition import Pretrained
-
-Embeddings = tuple[np.ndarray | None, np.ndarray | None]  # [B, T, D], of the prompts and of the negative one
-
-# Pixels of the decoded video, by whether the model is official and whether they are deep.
-_FINISH = {
-    (False, False): to_pixels,
-    (False, True): to_deep_pixels,
-    (True, False): to_official_pixels,
-    (True, True): to_deep_official_pixels,
-}
 
 
 class Rerenderer:
@@ -163,7 +149,7 @@ class Rerenderer:
             chunk=chunk,
             decode_chunk=1 if jax.default_backend() == "cpu" else chunk,  # a CPU has small caches
             tiled=tiled,
-            finish=_FINISH[self.official, deep],
+            finish=FINISH[self.official, deep],
         )
 
     def _check_guidance(self, folder: str | os.PathLike) -> None:
@@ -186,6 +172,11 @@ class Rerenderer:
     def takes_text(self) -> bool:
         """Whether the DiT is conditioned on prompts."""
         return self._text_encoder is not None
+
+    @property
+    def memory(self) -> int:
+        """Latent frames of earlier output that the DiT may be given; 0: none."""
+        return self._dit_config.memory
 
     @property
     def _guided(self) -> bool:
@@ -240,34 +231,92 @@ class Rerenderer:
           InputError: the video, the cameras or the animation times are of another shape; numbers that are not
             finite on the way, at the step that it names.
         """
-        if np.ndim(source_video) == 4:
-            batch = np.asarray(source_video)[None], source.as_batch(), target.as_batch()
-            options: Any = {"negative_prompt": negative_prompt, "seed": seed, "progress": progress}
-            return self(*batch, prompt=prompt, **options)[0]
-        views = self._views(source_video, source, target)
+        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        make: Any = self.window if np.ndim(source_video) == 4 else self._make
+        return make(source_video, source, target, NOTHING, **texts, seed=seed, progress=progress)[0]
+
+    def window(
+        self, source_video: np.ndarray, source: View, target: View, earlier: Earlier = NOTHING, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A window of a long video: it goes on from what was made earlier.
+
+        Args:
+          source_video, source, target, options: of one video, as in a call. The model sees cameras relative
+            to the window's own first source camera, and animation time is to be counted from its first source
+            frame, as in training.
+          earlier: what was made earlier.
+
+        Returns:
+          The target video, uint8 [F, H, W, 3], and its latents, float32 [F', H', W', C].
+        """
+        batch = np.asarray(source_video)[None], source.as_batch(), target.as_batch(), earlier.as_batch()
+        video, latents = self._make(*batch, **options)
+        return video[0], latents[0]
+
+    def _make(
+        self,
+        source_video: np.ndarray,
+        source: View,
+        target: View,
+        earlier: Earlier,
+        *,
+        prompt: str | Sequence[str] = "",
+        negative_prompt: str | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Videos of a batch, and their latents."""
+        clips = source_video, source, target, earlier.memory_view
+        views = given.views(*clips, self.notes, official=self.official)
         checks: list[tuple[str, jax.Array]] = []
         report = Report(progress, self._costs.encode + self.steps + self._costs.decode)
         batched = batched_guidance(self._always_guided, len(source_video), self._mesh)
-        embeddings = self._embed(len(source_video), prompt, negative_prompt, report)
+        if self.takes_text:
+            report("reading the prompt", 0)
+        texts = len(source_video), prompt, negative_prompt
+        embedded = embed(self._text_encoder, *texts, guided=self._guided, dtype=self.dtype)
         with jax.set_mesh(self._mesh):
             note = "" if len(source_video) in self._compiled else ", compiling"
             report(f"reading the clip{note}", self._costs.encode)
             source_latents, finite = self._encode(self._vae.state(), self._put(source_video, whole=batched))
             checks.append(("the source's latents", finite))
+            known = self._known(earlier, batched, checks)
             if self._low_memory:
-                self._vae.offload(source_latents)
-            conditioning = self._condition(views, embeddings, batched)
-            latents = self._sample(source_latents, conditioning, seed, batched, report, checks)
+                self._vae.offload(source_latents, *known.values())
+            conditioning = self._condition(views, embedded, batched)
+            noise = self.noise(seed, len(source_video)) if earlier.noise is None else earlier.noise
+            latents = self._sample(
+                self._put(noise, whole=batched), source_latents, conditioning, batched, report, checks, known
+            )
             report(f"decoding{note}", self._costs.decode, latents)
             if self._low_memory:
                 self._dit.offload(latents)
             decoded, finite = self._decode(self._vae.state(), latents)
             checks.append(("the pixels of the decoded video", finite))
-            video = np.asarray(decoded)[: len(source_video)]
+            made = tuple(np.asarray(array)[: len(source_video)] for array in (decoded, latents))
         check_finite(checks)
         self._compiled |= {len(source_video), len(source_latents)}  # these may be padded
         report("done", 0)
-        return video
+        return made[0], made[1]
+
+    def _known(
+        self, earlier: Earlier, batched: bool, checks: list[tuple[str, jax.Array]]
+    ) -> dict[str, jax.Array]:
+        """Latents of earlier output by their names in `Sampler.sample`: of the memory, and of the frames that
+        the window begins with, which are encoded anew, as its first latent frame is of one frame."""
+        known: dict[str, jax.Array] = {}
+        if earlier.memory is not None:
+            known["memory"] = self._put(np.asarray(earlier.memory, np.float32), whole=batched)
+        if earlier.frames is not None:
+            frames = self._put(np.asarray(earlier.frames), whole=batched)
+            known["known"], finite = self._encode(self._vae.state(), frames)
+            checks.append(("the latents of earlier frames", finite))
+        return known
+
+    def noise(self, seed: int, videos: int = 1) -> np.ndarray:
+        """The noise that sampling starts from, float32 [B, F', H', W', C]."""
+        shape = (videos, *self._latent_size(), self._vae_config.z_dim)
+        return given.noise(seed, shape, official=self.official, dtype=self.dtype)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """Videos uint8 [B, F, H, W, 3] through the VAE and back: no re-rendering can be sharper."""
@@ -299,56 +348,25 @@ class Rerenderer:
         c = self._dit_config
         return sum(c.clip_tokens(self._latent_size(), 0).values()), c.dim, c.ffn_dim
 
-    def _views(self, video: np.ndarray, source: View, target: View) -> tuple[View, View]:
-        """Target and source with the poses that the DiT is conditioned on; raises `InputError` for shapes."""
-        same_cameras = target.c2w is None
-        if same_cameras:
-            target = View(source.c2w, source.intrinsics, target.animation_time)
-        check_shapes(video, source, target, self.notes)
-        reference = source.c2w[:, :1]
-        if self.official:
-            source_c2w, target_c2w = official_poses(
-                source.c2w,
-                None if same_cameras else target.c2w,
-                scale_source=self.notes.sampling_scaled_poses and not same_cameras,
-                target_reference=reference,
-            )
-        else:
-            source_c2w, target_c2w = relative_to(source.c2w, reference), relative_to(target.c2w, reference)
-        return target._replace(c2w=target_c2w), source._replace(c2w=source_c2w)
-
-    def _embed(
-        self, videos: int, prompt: str | Sequence[str], negative_prompt: str | None, report: Report
-    ) -> Embeddings:
-        """Embeddings of the prompts and, with guidance, of the negative prompt."""
-        if self._text_encoder is None:
-            return None, None
-        prompts = [prompt] * videos if isinstance(prompt, str) else list(prompt)
-        negative = text.NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-        report("reading the prompt", 0)
-        guided = [negative] if self._guided else []
-        embedded = text.embed([*prompts, *guided], self._text_encoder, dtype=self.dtype)
-        positive = embedded[: len(prompts)]
-        return positive, np.broadcast_to(embedded[-1:], positive.shape) if guided else None
-
-    def _condition(self, views: tuple[View, View], embeddings: Embeddings, batched: bool) -> Conditioning:
+    def _condition(self, views: tuple[View, ...], embedded: Embeddings, batched: bool) -> Conditioning:
         """Everything that all steps are conditioned on, computed once."""
         return self._sampler.condition(
             self._dit.state(),
             jax.tree.map(lambda array: self._put(np.asarray(array, np.float32), whole=batched), views),
-            *(None if rows is None else self._put(rows, whole=batched) for rows in embeddings),
+            *(None if rows is None else self._put(rows, whole=batched) for rows in embedded),
             latent_size=self._latent_size(),
             batched_guidance=batched,
         )
 
     def _sample(
         self,
+        noise: jax.Array,
         source: jax.Array,
         conditioning: Conditioning,
-        seed: int,
         batched: bool,
         report: Report,
         checks: list[tuple[str, jax.Array]],
+        known: dict[str, jax.Array],
     ) -> jax.Array:
         """Latents of the target, from those of the source; `checks` gets whether each step's are finite."""
         compiled = len(source) in self._compiled
@@ -356,7 +374,7 @@ class Rerenderer:
         forwards: list[int] = []
         latents = self._sampler.sample(
             self._dit.state(),
-            self._put(self._noise(seed, source.shape), whole=batched),
+            noise,
             source,
             conditioning,
             self._sigmas,
@@ -369,28 +387,11 @@ class Rerenderer:
             ),
             finite=finite,
             forwards=forwards,
+            **known,
         )
         self.forwards = sum(forwards)
         checks += [(f"the latents of step {i + 1} of {self.steps}", one) for i, one in enumerate(finite)]
         return latents
 
-    def _noise(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-        if not self.official:
-            return np.asarray(jax_noise(seed, shape))
-        noise = official_noise(seed, shape)
-        if self.dtype == "bfloat16":
-            noise = noise.astype(jnp.bfloat16)
-        return noise.astype(np.float32)
-
     def _put(self, array: np.ndarray, *, whole: bool = False) -> jax.Array:
-        """A batch on the devices, padded with its last entry until it divides among them.
-
-        Args:
-          whole: every device gets the whole batch, as `batched_guidance` needs; the batch then divides among
-            half of the devices.
-        """
-        shards = size_of(RULES.batch, self._mesh) // (2 if whole else 1)
-        padding = -len(array) % shards
-        array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        sharding = NamedSharding(self._mesh, P()) if whole else batch_sharding(self._mesh)
-        return jax.device_put(array, sharding)
+        return put(array, self._mesh, whole=whole)

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stp_jax.controls.view import View
 from stp_jax.errors import InputError
 from stp_jax.files import new_file
 from stp_jax.media import writing
+from stp_jax.media.lazy import Video, each
 from stp_jax.media.sound import Sound
 from stp_jax.rerender.request import Request, playing_rate
 
@@ -38,13 +39,24 @@ RESULT = f"""  result.mp4            the new video: the model's {{size}}
   settings.json         everything needed to repeat this"""
 
 
+NAMES = (
+    *("result.mp4", "side_by_side.mp4", "contact_sheet.png", "cameras_and_time.png", "new_camera.json"),
+    *("camera_path.json", "source_cameras.json", "settings.json"),
+)
+
+
 @contextlib.contextmanager
-def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[Path]:
+def result_folder(
+    out: str | None,
+    *names: str | os.PathLike[str],
+    goes_on: Callable[[Path], bool] = lambda folder: False,
+) -> Iterator[Path]:
     """Yields a new folder, which is removed again if the block fails and has written nothing.
 
     Args:
       out: the folder, new or empty; None: a new one in outputs/, named after `names`.
       names: of files, presets, ...
+      goes_on: whether a folder that is there is to be gone on with; it may raise `InputError` for `out`.
 
     Raises:
       InputError: `out` is not empty, or cannot be written.
@@ -54,8 +66,9 @@ def result_folder(out: str | None, *names: str | os.PathLike[str]) -> Iterator[P
         if out is None:
             name = folder_name(*names)
             numbered = itertools.chain([name], (f"{name}_{n}" for n in itertools.count(2)))
-            folder = next(folder / name for name in numbered if not os.path.lexists(folder / name))
-        elif folder.is_dir() and any(folder.iterdir()):
+            numbered_folders = (folder / name for name in numbered)
+            folder = next(path for path in numbered_folders if goes_on(path) or not os.path.lexists(path))
+        elif folder.is_dir() and any(folder.iterdir()) and not goes_on(folder):
             raise InputError(f"--out {folder} is not empty and nothing is overwritten: choose a new folder.")
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=not made)
@@ -88,12 +101,13 @@ def _short_name(text: str | os.PathLike[str]) -> str:
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")[:40] or "clip"
 
 
-def playback(clip: media.Clip, fps: float | None = None) -> tuple[float, str]:
+def playback(clip: media.Clip, fps: float | None = None, frames: int | None = None) -> tuple[float, str]:
     """Frames per second of the results, and a sentence that says so.
 
-    See `playing_rate`, which has the same arguments.
+    See `playing_rate`, which has the same arguments; `frames` are those of the new video, by default as many
+    as the clip's.
     """
-    frames = len(clip.frames)
+    frames = frames or len(clip.frames)
     chosen = playing_rate(clip, fps)
     factor = clip.fps / chosen
     speed = "at the speed of the source"
@@ -104,7 +118,7 @@ def playback(clip: media.Clip, fps: float | None = None) -> tuple[float, str]:
 
 
 @contextlib.contextmanager
-def _saying_what_is_there(folder: Path) -> Iterator[None]:
+def saying_what_is_there(folder: Path) -> Iterator[None]:
     """Errors of writing become an `InputError` that names the files that are complete."""
     try:
         yield
@@ -118,7 +132,7 @@ def _saying_what_is_there(folder: Path) -> Iterator[None]:
 def write_results(
     folder: Path,
     request: Request,
-    result: np.ndarray,
+    result: Video,
     *,
     fps: float,
     scale: int,
@@ -131,9 +145,12 @@ def write_results(
     """
     from stp_jax.media import pictures
 
-    videos = {"source": request.clip.frames, "result": result}
+    source = request.clip.frames
+    if len(source) != len(result):  # a long video, whose clock may linger
+        source = source.of_length(len(result))
+    videos = {"source": source, "result": result}
     large = {label: enlarge(video, scale) if scale > 1 else video for label, video in videos.items()}
-    with _saying_what_is_there(folder):
+    with saying_what_is_there(folder):
         media.write_video(folder / "result.mp4", large["result"], fps, sound=sound)
         media.write_video(folder / "side_by_side.mp4", pictures.side_by_side(large), fps, sound=sound)
         pictures.contact_sheet(folder / "contact_sheet.png", videos)
@@ -141,15 +158,13 @@ def write_results(
         _write_cameras(folder, request, fps)
 
 
-def write_form(
-    folder: Path, form: str, result: np.ndarray, *, fps: float, sound: Sound | None = None
-) -> None:
+def write_form(folder: Path, form: str, result: Video, *, fps: float, sound: Sound | None = None) -> None:
     """Writes the result in one of `stp_jax.media.writing.FORMS`, in its own size.
 
     Raises:
       InputError: as `write_results`.
     """
-    with _saying_what_is_there(folder):
+    with saying_what_is_there(folder):
         writing.write_form(form, folder, result, fps, sound)
 
 
@@ -182,7 +197,7 @@ def write_plan(folder: Path, request: Request, fps: float) -> None:
     """
     from stp_jax.media import pictures
 
-    with _saying_what_is_there(folder):
+    with saying_what_is_there(folder):
         pictures.contact_sheet(folder / "source.png", {"source": request.clip.frames})
         _plot(folder, request)
         _write_cameras(folder, request, fps)
@@ -196,11 +211,12 @@ def _plot(folder: Path, request: Request) -> None:
     pictures.plot_cameras_and_time(path, request.source, request.target, *marks)
 
 
-def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
+def enlarge(video: Video, scale: int) -> Video:
     """Enlarges a video smoothly, uint8 [F, H, W, 3] -> [F, scale H, scale W, 3]."""
     size = (video.shape[2] * scale, video.shape[1] * scale)
-    frames = (Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in video)
-    return np.stack([np.asarray(frame) for frame in frames])
+    return each(
+        video, lambda frame: np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+    )
 
 
 def write_settings(path: Path, settings: dict[str, Any], request: Request, **more: Any) -> None:
@@ -227,7 +243,7 @@ def write_settings(path: Path, settings: dict[str, Any], request: Request, **mor
         "target_cameras": _cameras_of(request.target),
     }
     result = {"command": _command(given), "settings": given, "used": used | more}
-    with _saying_what_is_there(path.parent), new_file(path) as partial:
+    with saying_what_is_there(path.parent), new_file(path) as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from stp_jax.errors import InputError
 from stp_jax.media import sequences, writing
+from stp_jax.media.lazy import Video, each
 from stp_jax.media.sound import Sound
-from stp_jax.rerender import progress, results
-from stp_jax.rerender.request import Request, read_request
+from stp_jax.rerender import progress, results, windows
+from stp_jax.rerender.request import Request, read_notes, read_request
 from stp_jax.rerender.soundtrack import soundtrack
 from stp_jax.rerender.takes import Asked, Takes
+from stp_jax.rerender.windows import Windows
 from stp_jax.weights import native
 from stp_jax.weights.native import SamplingNotes
 
@@ -32,6 +36,23 @@ class Plan(NamedTuple):
     fps: float  # of the new video
     sound: Sound | None
     summary: str  # how everything was read, to print
+    windows: Windows | None = None  # of a long video
+
+
+def notes_of(flags: argparse.Namespace) -> tuple[SamplingNotes, Takes]:
+    """As `read_notes`; their frames are those of a window where the video is a long one."""
+    notes, model = read_notes(flags.weights, frames=flags.window, size=flags.size)
+    if not is_long(flags, notes):
+        if flags.overlap is not None:
+            raise InputError(f"--overlap {flags.overlap}: the video has one window alone: leave it out.")
+        frames = flags.frames or flags.window
+        return read_notes(flags.weights, frames=frames, size=flags.size)
+    return notes, model
+
+
+def is_long(flags: argparse.Namespace, notes: SamplingNotes) -> bool:
+    """Whether a video has more frames than a window."""
+    return (flags.frames or 0) > notes.frames
 
 
 def set_defaults(flags: argparse.Namespace, model: Takes) -> None:
@@ -50,9 +71,15 @@ def names(flags: argparse.Namespace) -> list[str]:
 def plan(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Plan:
     """Reads everything that the flags name. Raises `InputError` as `read_request`."""
     request = _read_flagged_request(flags, notes, model)
-    fps, speed = results.playback(request.clip, request.fps)
+    clock = request.target.animation_time
+    fps, speed = results.playback(request.clip, request.fps, len(clock))
     sound, said = soundtrack(flags.video or EXAMPLE, request, fps)
-    return Plan(request, fps, sound, "\n".join(filter(None, (request.summary, speed, said))))
+    divided, lines = None, ""
+    if is_long(flags, notes):
+        overlap = windows.default_overlap(notes.frames, model) if flags.overlap is None else flags.overlap
+        divided = windows.plan(clock, notes.frames, overlap, len(request.clip.frames))
+        lines = windows.describe(divided, model)
+    return Plan(request, fps, sound, "\n".join(filter(None, (request.summary, speed, said, lines))), divided)
 
 
 def _read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Request:
@@ -65,7 +92,9 @@ def _read_flagged_request(flags: argparse.Namespace, notes: SamplingNotes, model
         of_file = {"source_camera_axes": "opencv", "source_camera_poses": "c2w"}
         asked |= {"source_cameras": EXAMPLE_CAMERAS, **of_file}
     # The bundled clip has too few frames to take them as the official code does.
-    return read_request(notes, official=model.official and not bundled, model=model, **asked)
+    official = model.official and not bundled
+    length = flags.frames if is_long(flags, notes) else None
+    return read_request(notes, official=official, model=model, length=length, **asked)
 
 
 def is_deep(flags: argparse.Namespace) -> bool:
@@ -188,10 +217,23 @@ def make(
     report: progress.Progress | None = None,
 ) -> np.ndarray:
     """Re-renders and writes everything into a folder, settings.json last; returns the video in 8 bits."""
-    request, fps, sound, _ = planned
-    result = rerender(model, request, flags, report)
+    result = rerender(model, planned.request, flags, report)
     print(forwards(model))
-    shown = result if result.dtype == np.uint8 else writing.to_8_bits(result, truncated=model.official)
+    return np.asarray(write(folder, model, planned, flags, result))
+
+
+def write(
+    folder: Path,
+    model: Rerenderer,
+    planned: Plan,
+    flags: argparse.Namespace,
+    result: Video,
+) -> Video:
+    """Writes everything about a new video, uint8 or uint16 [F, H, W, 3]; returns it in 8 bits."""
+    request, fps, sound = planned[:3]
+    shown = result
+    if result.dtype != np.uint8:
+        shown = each(result, functools.partial(writing.to_8_bits, truncated=model.official))
     scale = enlarged(flags, model.notes)
     results.write_results(folder, request, shown, fps=fps, scale=scale, sound=sound)
     for form in dict.fromkeys(flags.also or ()):

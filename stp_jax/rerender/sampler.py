@@ -129,6 +129,13 @@ def _advance(x, velocity, sigma, following) -> tuple[jax.Array, jax.Array]:
 _advance_compiled = jax.jit(_advance, donate_argnames="x")
 
 
+@jax.jit
+def _put_in_place(x, known, noise, sigma) -> jax.Array:
+    """Latents whose first frames are `known` ones at the noise level `sigma`."""
+    count = known.shape[1]
+    return x.at[:, :count].set(flow.add_noise(known, noise[:, :count], jnp.full(len(x), sigma)))
+
+
 def _with_prompt(conditioning: Conditioning, keys: jax.Array, values: jax.Array) -> Conditioning:
     """Conditioning by one of the two prompts of guidance."""
     return conditioning._replace(blocks=conditioning.blocks._replace(text_keys=keys, text_values=values))
@@ -177,6 +184,7 @@ class Sampler:
         guidance_interval: tuple[float, float] = EVERYWHERE,
         cache_threshold: float = 0.0,
         memory: jax.Array | None = None,
+        known: jax.Array | None = None,
         batched_guidance: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
         finite: list[jax.Array] | None = None,
@@ -195,6 +203,8 @@ class Sampler:
             the others take `v_text` alone, which takes half the time. With `batched_guidance` all levels.
           cache_threshold: above 0 steps reuse velocities, see `stp_jax.rerender.caching`; not for flow maps.
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
+          known: clean latents [B, k, H', W', C] of the target's first frames, which are put in their place at
+            every noise level (as Lugmayr et al. 2022 do, arXiv 2201.09865).
           batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
           finite: after each step gets whether its latents are finite, a bool [] that is still being computed:
@@ -208,6 +218,7 @@ class Sampler:
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
+            x = x if known is None else _put_in_place(x, known, noise, sigma)
             by_text = (conditioning, guidance) if guided[number] else (unguided, None)
             given = (source, memory, sigma, following, *by_text, batched_guidance)
             x, is_finite, ran = self._take(cache, number, state, x, *given)
@@ -215,7 +226,7 @@ class Sampler:
                 finite.append(is_finite)
             if forwards is not None:
                 forwards.append((2 if guided[number] else 1) if ran else 0)
-        return x
+        return x if known is None else _put_in_place(x, known, noise, 0.0)
 
     def _take(
         self, cache: VelocityCache | None, number: int, state: nnx.State, x: jax.Array, *given: Any

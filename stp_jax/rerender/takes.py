@@ -34,6 +34,7 @@ class Takes(NamedTuple):
       text: whether it is given prompts.
       title: names the model in messages.
       flow_map: whether it is one, see `stp_jax.flow_map`.
+      memory: latent frames of earlier output that it is given in long videos; 0: none.
     """
 
     camera: str = "plucker"
@@ -41,6 +42,7 @@ class Takes(NamedTuple):
     text: bool = True
     title: str = "this model"
     flow_map: bool = False
+    memory: int = 0
 
     @property
     def official(self) -> bool:
@@ -65,7 +67,8 @@ def takes(config: Mapping[str, Any], title: str) -> Takes:
     rotary = config.get("rope_frames", "animation_time") == "animation_time"
     camera = str(config.get("camera", "plucker"))
     flow_map = bool(config.get("flow_map", False))
-    return Takes(camera, clock or rotary, bool(config.get("text_dim", 0)), title, flow_map)
+    memory = int(config.get("memory", 0))
+    return Takes(camera, clock or rotary, bool(config.get("text_dim", 0)), title, flow_map, memory)
 
 
 class Asked(NamedTuple):

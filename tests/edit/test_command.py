@@ -31,6 +31,7 @@ def said(capsys, *words):
         (["--port", "99999"], "--port"),
         (["--host", "no host"], "--host no host"),
         (["--seed", "x"], "--seed"),
+        (["--frames", "33"], "--frames 33: the editor makes one window, of 17 frames"),
     ],
 )
 def test_mistakes_are_said_before_the_page_is_there(capsys, words, message):

@@ -234,6 +234,19 @@ def test_sample_takes_a_folder_of_downloads(folders, run, tmp_path):
     assert "48 x 32" in said
 
 
+def test_a_long_video_is_an_approximation_and_the_same_with_low_memory(folders, run, tmp_path):
+    media.write_video(tmp_path / "clip.mp4", inputs()[0].repeat(3, axis=0), 30)
+    length = 2 * FRAMES + 1
+    asked = f"--weights {folders['spacetimepilot']} --video {tmp_path}/clip.mp4 --animation_time reverse"
+    size = f"--window {FRAMES} --frames {length} --size {WIDTH} {HEIGHT} --steps 2 --dtype float32"
+    made = []
+    for name, more in (("fast", ""), ("low", "--low_memory")):
+        status, said, error = run(f"{size} {asked} --out {tmp_path}/{name} {more}")
+        assert status == 0 and "(an approximation: SpaceTimePilot" in said, error
+        made.append(media.read_video(tmp_path / name / "result.mp4")[0])
+    assert len(made[0]) == length and np.array_equal(*made)
+
+
 @pytest.mark.parametrize("prompt", ["", "a dog " * 400])
 def test_empty_and_very_long_prompts_work(folders, run, tmp_path, prompt):
     status, _, error = run(
@@ -248,7 +261,7 @@ MISTAKES = {
     "--weights {spacetimepilot}/Wan2.1_VAE.pth": "is a Wan VAE of width 8, not a DiT",
     "--weights {spacetimepilot}/models_t5_umt5-xxl-enc-bf16.safetensors": "is a umT5 encoder.*not a DiT",
     "--weights {spacetimepilot} --text_encoder {recammaster}/Wan2.1_VAE.pth": "not a text encoder",
-    "--weights {spacetimepilot} --frames 10": r"takes 4n \+ 1, for instance 9 or 13",
+    "--weights {spacetimepilot} --window 10": r"takes 4n \+ 1, for instance 9 or 13",
     "--weights {spacetimepilot} --size 50 32": "multiples of 16",
     "--weights {spacetimepilot} --animation_time official:nothing": "nothing",
     f"--weights {native.BUNDLED} --prompt dog": "takes no text",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from stp_jax import media
-from stp_jax.rerender import jobs, runs
+from stp_jax.rerender import jobs, records, runs
 from stp_jax.rerender.flags import parse_flags
 from tests.tiny_model import FRAMES, SIZE, write_tiny_model
 
@@ -130,7 +130,7 @@ def test_what_a_job_was_made_from_are_also_folders_and_loras(tmp_path, monkeypat
     def record():
         where = {"video": "pictures", "camera": "model:1", "animation_time": "0%:0%, 100%:50%"}
         words = [f"--{name}={value}" for name, value in where.items()]
-        return jobs._record(parse_flags([*words, "--lora", "style.safetensors:0.5"]))
+        return records.record(parse_flags([*words, "--lora", "style.safetensors:0.5"]))
 
     monkeypatch.chdir(tmp_path)
     for folder in ("pictures", "model"):
@@ -192,7 +192,7 @@ def test_what_is_in_the_way_stays(run, tmp_path):
     (tmp_path / "mine" / "a" / "mine.txt").write_text("keep me")
     status, _, err = run([{"out": "a"}], "--out", "mine")
     assert status == 2 and "a has something else, and nothing is overwritten: choose another 'out'" in err
-    with jobs._locked(tmp_path / "mine"):
+    with records.locked(tmp_path / "mine"):
         status, _, err = run([{"video": "clip.mp4"}], "--out=mine")
     assert status == 2 and "another run works in mine" in err
 

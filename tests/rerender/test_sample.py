@@ -21,7 +21,8 @@ from stp_jax.controls import animation_time, cameras
 from stp_jax.errors import InputError
 from stp_jax.official import time_patterns
 from stp_jax.rerender import progress, results
-from stp_jax.rerender.request import LONGEST, SAME_CAMERA, read_request
+from stp_jax.rerender.request import SAME_CAMERA, read_request
+from stp_jax.rerender.source_parts import LONGEST
 from stp_jax.weights import native, reading
 from tests.tiny_model import FRAMES, NOTES, SIZE, STEPS
 
@@ -129,7 +130,9 @@ def test_a_dry_run_says_what_is_wrong_with_the_model_and_what_lies_beside_it(run
     status, out, _ = run(plain)
     assert status == 0 and "style.safetensors is an adapter (LoRA) and is NOT applied" in out
     for mistake, message in {
-        "--frames 6": "6 frames: the model takes 4n + 1",
+        "--frames 4": "4 frames: the model takes 4n + 1",
+        "--window 6": "6 frames: the model takes 4n + 1",
+        "--overlap 1": "--overlap 1: the video has one window alone",
         "--size 33 32": "33 x 32 pixels: the model takes multiples of",
         "--vae nowhere": "nowhere does not exist",
         "--lora {f}/wide.safetensors": "It was made for another model",

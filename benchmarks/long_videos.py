@@ -1,0 +1,169 @@
+"""Measures videos of several windows against ground truth.
+
+    python benchmarks/long_videos.py --weights runs/demo/weights --out long_videos --seeds 2000000:2000002
+
+Scenes of 65 source frames are rendered from their seeds (extra `render`), with smooth camera paths along
+their rigs, and made anew in four ways: `closer` and `away`, as filmed, from far away towards the source's
+camera and away from it; `slow`, at half speed in twice as many frames; `bullet`, frozen in the middle, while
+the camera goes out and back again. Each is made by several methods: `trained`, a memory by overlap of views
+and nearness in time; `recent`, the last frames as memory; `none`, no memory; a number after + is the overlap
+of windows in frames, `+1` by default, and `+0` puts nothing in place. Written to OUT/results.jsonl, one line
+a video; lines that are there are not measured again.
+
+psnr: of each window's new frames, dB. lpips: the same, over all. seams: change between neighbouring frames
+across seams over that inside windows, each divided by the ground truth's own change there where it has any.
+out_and_back: PSNR between the first and the last frame (`bullet`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.render.grid import GridSettings
+from input_pipeline.render.views import SceneViews
+from stp_jax.controls import cameras
+from stp_jax.controls.cameras import Cameras
+from stp_jax.controls.view import View
+from stp_jax.evaluate import lpips
+from stp_jax.media.metrics import psnr
+from stp_jax.rerender import long, windows
+from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.rerender.windows import Windows
+
+SOURCE = 65  # frames
+CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
+# By name: places of source and target along the rig, from 0 to 1; frames of the new video; its clock.
+CASES: dict[str, Any] = {
+    "closer": ((0.0, 0.4), (1.0, 0.6), 65, lambda i: i),
+    "away": ((0.0, 0.4), (0.4, 1.0), 65, lambda i: i),
+    "slow": ((0.2, 0.2), (0.2, 0.8), 129, lambda i: i / 2),
+    "bullet": ((0.3, 0.3), (0.3, 0.9, 0.3), 65, lambda i: 32 + 0 * i),
+}
+
+
+def main() -> None:
+    flags = _flags()
+    out = Path(flags.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.jsonl"
+    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done = {(one["weights"], one["seed"], one["case"], one["method"]) for one in known}
+    distance = lpips.load()
+    model = Rerenderer(flags.weights, steps=flags.steps)
+    for seed in range(*map(int, flags.seeds.split(":"))):
+        for case in flags.cases:
+            scene = _scene(out, seed, case)
+            for method in flags.methods:
+                if (flags.weights, seed, case, method) in done:
+                    continue
+                line = measure(model, scene, method, distance, flags)
+                line = {"weights": flags.weights, "seed": seed, "case": case, "method": method} | line
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(json.dumps(line), flush=True)
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", default="2000000:2000002", help="of scenes, FROM:TO")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--methods", nargs="+", default=["trained", "recent", "none"])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--sigma", type=float, default=long.MEMORY_SIGMA, help="noise level of the memory")
+    return parser.parse_args()
+
+
+def _scene(out: Path, seed: int, case: str) -> dict[str, np.ndarray]:
+    """Videos and cameras of source and target, rendered once."""
+    path = out / f"{seed}_{case}.npz"
+    if not path.exists():
+        source_path, target_path, length, clock = CASES[case]
+        times = clock(np.arange(length))
+        settings = GridSettings(cameras=17, times=2 * SOURCE - 1, size=128)
+        scene: dict[str, np.ndarray] = {"clock": times.astype(np.float32)}
+        with SceneViews(seed, settings) as views:
+            rig = Cameras(views.c2w, views.intrinsics)
+            for name, turns, moments in (
+                ("source", source_path, np.arange(SOURCE)),
+                ("target", target_path, times),
+            ):
+                at = np.interp(np.linspace(0, 1, len(moments)), np.linspace(0, 1, len(turns)), turns)
+                c2w, lens = cameras.at(rig, at * (len(views.c2w) - 1))
+                frames = views.pictures(np.rint(2 * moments).astype(int), c2w, lens)
+                scene |= {name: frames, f"{name}_c2w": c2w, f"{name}_lens": lens}
+        np.savez_compressed(path, allow_pickle=False, **scene)
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def measure(
+    model: Rerenderer, scene: dict[str, np.ndarray], method: str, distance: Any, flags: argparse.Namespace
+) -> dict[str, Any]:
+    """The numbers of one video."""
+    choice, _, overlap = method.partition("+")
+    in_place = overlap != "0"
+    frames = model.notes.frames
+    plan = windows.plan(scene["clock"], frames, max(int(overlap or 1), 1), len(scene["source"]))
+    times = np.arange(len(scene["source"]), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        pieces = long.Pieces(Path(folder))
+        video = long.LongVideo(
+            model,
+            plan,
+            lambda numbers: scene["source"][numbers],
+            View(scene["source_c2w"], scene["source_lens"], times),
+            View(scene["target_c2w"], scene["target_lens"], scene["clock"]),
+            pieces,
+            choice=CHOICES[choice],
+            memory_sigma=flags.sigma,
+            in_place=in_place,
+        )
+        seconds, last = [], time.monotonic()
+        for _ in video.make():
+            seconds.append(round(time.monotonic() - last, 2))
+            last = time.monotonic()
+        made = np.concatenate([pieces.read(i, "frames") for i in range(len(plan.starts))])
+    truth = scene["target"]
+    parts = np.split(np.arange(len(made)), range(frames, len(made), frames - 1))
+    line = {
+        "psnr": [round(psnr(made[part], truth[part]), 3) for part in parts],
+        "lpips": None if distance is None else round(distance(made, truth), 4),
+        "seams": round(seams(made, truth, plan), 4),
+        "seconds": seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    if not np.ptp(scene["clock"]):
+        line["out_and_back"] = round(psnr(made[:1], made[-1:]), 3)
+    return line
+
+
+def seams(made: np.ndarray, truth: np.ndarray, plan: Windows) -> float:
+    """Mean change across seams over that inside windows, beside the ground truth's own."""
+
+    def changes(video: np.ndarray) -> np.ndarray:
+        return np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+
+    # What the window before made ends with the frame that both have, after blending with what follows.
+    first = np.array([plan.starts[i] for i in range(1, len(plan.starts))])
+    across = np.zeros(len(made) - 1, bool)
+    across[first] = True
+
+    def ratio(video: np.ndarray) -> float:
+        change = changes(video)
+        return float(change[across].mean() / change[~across].mean())
+
+    return ratio(made) / ratio(truth)
+
+
+if __name__ == "__main__":
+    main()

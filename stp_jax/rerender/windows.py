@@ -1,0 +1,140 @@
+"""How a long video is divided into windows of as many frames as a model makes at once; without JAX.
+
+A window has F = 4n + 1 frames: its first latent frame encodes one frame, each other one four. Windows overlap
+by 4m + 1 frames, so that latent frames of two windows encode the same frames where these overlap, but for
+the first of the later one. All begin at multiples of four, and the last ends with the video, so it may
+overlap by more than was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from stp_jax.errors import InputError
+from stp_jax.rerender.takes import Takes
+
+
+class Windows(NamedTuple):
+    """A plan.
+
+    Attributes:
+      frames: F of each window.
+      length: frames of the new video.
+      starts: the first frame of each window, int [W].
+      sources: the first source frame of each window's source, int [W].
+    """
+
+    frames: int
+    length: int
+    starts: np.ndarray
+    sources: np.ndarray
+
+    @property
+    def latent_frames(self) -> int:
+        return (self.frames - 1) // 4 + 1
+
+    def target_frames(self, window: int) -> np.ndarray:
+        """The frames of the new video that a window makes, int [F].
+
+        The last window of a video that has not 4n + 1 frames repeats the last one up to three times.
+        """
+        return np.minimum(self.starts[window] + np.arange(self.frames), self.length - 1)
+
+    def source_frames(self, window: int) -> np.ndarray:
+        """The source frames that a window is given, int [F]."""
+        return self.sources[window] + np.arange(self.frames)
+
+    def overlap(self, window: int) -> int:
+        """Frames that a window has in common with the one before it; of the first window 0."""
+        if window == 0:
+            return 0
+        return int(self.starts[window - 1] + self.frames - self.starts[window])
+
+    def new_until(self, window: int) -> int:
+        """The first frame of the new video that is not final when a window is made."""
+        last = window + 1 == len(self.starts)
+        return self.length if last else int(self.starts[window + 1])
+
+    def owner(self, latent: np.ndarray) -> np.ndarray:
+        """The first window that has latent frame 0, 1, ... of the whole video, int like `latent`."""
+        ends = self.starts // 4 + self.latent_frames
+        return np.searchsorted(ends, latent, side="right")
+
+
+def plan(clock: np.ndarray, frames: int, overlap: int, source_frames: int) -> Windows:
+    """Divides a video whose frames show the animation times `clock` [N].
+
+    Args:
+      clock: in source frames, 0 to `source_frames` - 1.
+      frames: F of a window.
+      overlap: frames that a window has in common with the one before it.
+
+    Raises:
+      InputError: an overlap that is none; a source that is shorter than a window.
+    """
+    if overlap % 4 != 1 or not 1 <= overlap < frames:
+        raise InputError(
+            f"--overlap {overlap}: windows of {frames} frames overlap by 4n + 1, from 1 to {frames - 4}."
+        )
+    if source_frames < frames:
+        raise InputError(
+            f"the source has {source_frames} frames there, and a window of a long video takes {frames}: "
+            "choose more with --start and --duration, or leave --frames out."
+        )
+    length = len(clock)
+    starts = window_starts(length, frames, overlap)
+    sources = [source_start(clock[start : start + frames], frames, source_frames) for start in starts]
+    return Windows(frames, length, starts, np.array(sources))
+
+
+def default_overlap(frames: int, model: Takes) -> int:
+    """How much windows of F frames overlap where nothing is said; measured in docs/long_videos.md."""
+    wanted = 1 if model.memory else 17 if model.official else 5
+    return min(wanted, max(frames - 4, 1))
+
+
+def describe(windows: Windows, model: Takes) -> str:
+    """What is made of a long video, to print."""
+    count, overlap = len(windows.starts), windows.overlap(1)
+    line = f"Long video: {windows.length} frames in {count} windows of {windows.frames}"
+    line += f", which overlap by {overlap}"
+    if model.memory:
+        return f"{line}; each is given {model.memory} latent frames of what was made before"
+    return f"{line}\n  (an approximation: {model.title} was not trained to go on, see docs/long_videos.md)"
+
+
+def window_starts(length: int, frames: int, overlap: int) -> np.ndarray:
+    """The first frames of all windows, int [W]."""
+    padded = max(-(-(length - 1) // 4) * 4 + 1, frames)
+    return np.append(np.arange(0, padded - frames, frames - overlap), padded - frames)
+
+
+def source_start(times: np.ndarray, frames: int, source_frames: int) -> int:
+    """Where the source of a window begins that shows the animation times `times`.
+
+    Of all stretches of F source frames it is one that shows most of these times, as in training; of those
+    the one whose middle is nearest to the middle of the times that it shows, so that what moves is seen
+    before and after.
+    """
+    firsts = np.arange(source_frames - frames + 1)
+    inside = (times >= firsts[:, None]) & (times <= firsts[:, None] + frames - 1)
+    shown = inside.sum(1)
+    best = np.flatnonzero(shown == shown.max())
+    if not shown.max():  # all between two frames; not with F > 1
+        return int(best[0])
+    lowest = np.where(inside[best], times, np.inf).min(1)
+    highest = np.where(inside[best], times, -np.inf).max(1)
+    off_centre = np.abs(best + (frames - 1) / 2 - (lowest + highest) / 2)
+    return int(best[np.argmin(off_centre)])
+
+
+def blend(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Goes over from one video to another of the same frames, uint8 or uint16 [O, H, W, 3].
+
+    The first frame is all of `before`, and the one after the last would be all of `after`.
+    """
+    share = (np.arange(len(before), dtype=np.float32) / len(before))[:, None, None, None]
+    mixed = before.astype(np.float32) * (1 - share) + after.astype(np.float32) * share
+    return np.rint(mixed).astype(before.dtype)
