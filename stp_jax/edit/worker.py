@@ -104,6 +104,9 @@ class Worker:
             self._now = None
         self._wake.set()
         if self._process is not None:
+            self._stopped.value = self._number
+            self._pipe.close()  # by which it ends, if it is not in the middle of a step
+            self._process.join(2)
             self._process.terminate()
             self._process.join(5)
 
