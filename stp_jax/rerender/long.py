@@ -182,6 +182,7 @@ class LongVideo:
         if self._choice == "recent":
             chosen = earlier[-count:]
         else:
+            earlier = memory_choice.thinned(earlier)
             target = self._target.at(plan.target_frames(window)[::4])
             candidates = self._target.at(np.minimum(4 * earlier, plan.length - 1))
             chosen = earlier[memory_choice.choose(candidates, target, count, self._distance)]

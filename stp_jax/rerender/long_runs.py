@@ -144,14 +144,15 @@ def _keeping(folder: Path, done: int, count: int):
 
 def _preview(folder: Path, pieces: Pieces, window: int, windows: Windows, scale: int, fps: float) -> None:
     """Adds a window to `preview.mp4`."""
-    frames = pieces.read(window, "frames")
-    frames = frames if frames.dtype == np.uint8 else writing.to_8_bits(frames)
     parts = [pieces.folder / f"{number:05d}.mp4" for number in range(window + 1)]
-    parts[-1].unlink(missing_ok=True)
-    try:
-        media.write_video(parts[-1], results.enlarge(frames, scale) if scale > 1 else frames, fps)
-    except InputError as error:
-        raise OSError(str(error)) from error
+    for number, part in enumerate(parts):
+        if not part.is_file():  # also of a window before, where a run was killed before it wrote that
+            frames = pieces.read(number, "frames")
+            frames = frames if frames.dtype == np.uint8 else writing.to_8_bits(frames)
+            try:
+                media.write_video(part, results.enlarge(frames, scale) if scale > 1 else frames, fps)
+            except InputError as error:
+                raise OSError(str(error)) from error
     counts = [windows.new_until(number) - int(windows.starts[number]) for number in range(window + 1)]
     writing.write_joined(folder / PREVIEW, parts, counts, fps)
 

@@ -22,10 +22,23 @@ import numpy as np
 
 from stp_jax.controls.view import View
 
+MOST = 512  # candidates: 2,048 frames of a video
 _SAME_MOTION = 4.0  # source frames
 _GRID = 8  # points in a row and in a column of a picture
 _DEPTHS = (0.5, 1.0, 2.0)  # times the distance
 _OWN = 1e-3  # weight of a frame's own worths beside what it adds
+
+
+def thinned(earlier: np.ndarray, most: int = MOST) -> np.ndarray:
+    """Of the numbers of earlier latent frames [M] at most `most`, so that the time for a choice is bounded.
+
+    A quarter are the most recent ones, the others are spread evenly over the rest.
+    """
+    if len(earlier) <= most:
+        return earlier
+    recent = most // 4
+    spread = np.round(np.linspace(0, len(earlier) - recent - 1, most - recent)).astype(int)
+    return np.concatenate([earlier[spread], earlier[-recent:]])
 
 
 def choose(candidates: View, target: View, count: int, distance: float) -> np.ndarray:

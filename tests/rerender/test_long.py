@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
     load_into(vae, native.read_weights(files / "weights", "vae"), "vae")
     load_into(dit, native.read_weights(files / "weights", "dit"), "dit")
     encode, decode, velocity_of = jax.jit(vae.encode), jax.jit(vae.decode), jax.jit(dit)
+    condition = jax.jit(functools.partial(dit.condition, latent_size=(3, SIZE // 4, SIZE // 4)))
     source, target = views()
     padded = jax.tree.map(lambda array: np.concatenate([array, array[-1:].repeat(3, 0)]), target)
     fresh = [
@@ -124,7 +126,7 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
             entries = np.concatenate([np.arange(4 * g - 3, 4 * g + 1) for g in chosen])
             earlier = (relative(target.at(entries), at_start, first),)
             known = np.asarray(encode((frames[-1][-1:][None] / 127.5 - 1).astype(np.float32)))
-        conditioning = dit.condition(own[1], own[0], *earlier, latent_size=clip.shape[1:4])
+        conditioning = condition(own[1], own[0], *earlier)
         x = noise[None].copy()
         for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
             if known is not None:
@@ -134,7 +136,7 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
         if known is not None:
             x[:, :1] = known
         latents.append(x[0])
-        np.testing.assert_allclose(pieces.read(window, "latents"), x[0], atol=2e-3)
+        np.testing.assert_allclose(pieces.read(window, "latents"), x[0], atol=1e-2)
         video = np.round((np.asarray(decode(x))[0] + 1) * 127.5).astype(np.uint8)
         frames.append(video)
         shown = video if not window else np.concatenate([frames[window - 1][-1:], video[1:]])
@@ -220,6 +222,7 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     assert status == 2 and "another file of weights, weights" in err
     assert before == {path: path.stat().st_mtime_ns for path in Path("parts/windows").glob("*.npz")}
 
+    Path("parts/windows/00001.mp4").unlink()  # killed between both files of a window
     status, out, _ = run(f"{GOOD} --also png --out parts")
     assert status == 0 and "Going on after window 2 of 3" in out
     names = sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())

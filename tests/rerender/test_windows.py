@@ -99,6 +99,11 @@ def test_worth_of_a_memory():
     np.testing.assert_allclose(worths, [1, (1 + np.exp(-1)) / 2, 0.5])
 
 
+def test_candidates_are_bounded():
+    assert memory_choice.thinned(np.arange(1, 9), 8).tolist() == list(range(1, 9))
+    assert memory_choice.thinned(np.arange(100), 8).tolist() == [0, 19, 39, 58, 78, 97, 98, 99]
+
+
 def test_a_memory_is_what_shows_the_same_not_only_what_is_recent():
     path = [(yaw, 0) for yaw in range(0, 200, 10)]
     earlier = seen(path)
