@@ -152,10 +152,8 @@ def read_request(
     target_time = None if late else time_patterns.curve(clock, frames)
     _check_before_reading(wish, frames, official, model, direction)
     wish = _found(wish)
-    if length is None:
-        part = read_part(wish, notes, official and wish.duration is None)
-    else:
-        part = long_part(wish, notes, length, official)
+    consecutive = official and wish.duration is None
+    part = long_part(wish, notes, length, official) if length else read_part(wish, notes, consecutive)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
     if target_time is None:
         target_time = time_patterns.curve(clock, frames, rates, len(part.clip.frames))
@@ -163,25 +161,16 @@ def read_request(
     filmed = paths.source()
     world, size = filmed.c2w[0], part.clip.source_size
     relative = filmed._replace(c2w=cameras.relative_to(filmed.c2w, world))
-    directed_time, marks = None, None
-    if direction is not None:
-        path, directed_time, marks = paths.directed(direction, filmed, rates)
-    elif wish.camera != SAME_CAMERA:
-        path = paths.target(filmed)
-    else:
-        path = paths.own(filmed)
-    target_time = target_time if directed_time is None else directed_time
-    times = np.arange(len(part.clip.frames), dtype=np.float32), target_time
+    path, directed_time, marks = _path(paths, direction, wish, filmed, rates)
+    own_time = np.arange(len(part.clip.frames), dtype=np.float32)
+    times = own_time, target_time if directed_time is None else directed_time
     source, target = (
         View(one.c2w, media.fit_intrinsics(one.intrinsics, size, notes.height, notes.width), time)
         for one, time in zip((relative, path), times, strict=True)
     )
     summary = "\n".join([part.summary, *paths.lines, *paths.remarks(source, target)])
     return Request(
-        part.clip,
-        part.span,
-        source,
-        target,
+        *(part.clip, part.span, source, target),
         world.astype(np.float64),
         summary,
         paths.same_camera,
@@ -191,6 +180,15 @@ def read_request(
         wish.fps,
         paths.unit,
     )
+
+
+def _path(
+    paths: CameraPaths, direction: Direction | None, wish: Asked, filmed: Cameras, rates: Rates
+) -> tuple[Cameras, np.ndarray | None, Marks | None]:
+    """Cameras of the new video; with keyframes also their animation times, and where they are."""
+    if direction is not None:
+        return paths.directed(direction, filmed, rates)
+    return (paths.own(filmed) if wish.camera == SAME_CAMERA else paths.target(filmed)), None, None
 
 
 def _check_before_reading(
