@@ -106,7 +106,7 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
     ]
     u = 1 - np.arange(STEPS + 1) / STEPS
     sigmas = (SHIFT * u / (1 + (SHIFT - 1) * u)).astype(np.float32)
-    latents, frames = [], []
+    frames = []
     for window, start in enumerate(plan.starts):
         first = plan.sources[window]
         inner = slice(first, first + F)
@@ -122,10 +122,10 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
             noise = np.concatenate([fresh[window - 1][-1:, : clip.shape[2], : clip.shape[3]], noise[1:]])
             # Both latent frames of the window before; after two windows the most recent and the best other.
             chosen = [1, 2] if window == 1 else memory_by_hand(target, padded)
-            memory = np.stack([latents[(g - 1) // 2][1 + (g - 1) % 2] for g in chosen])[None]
+            memory = np.stack([pieces.read((g - 1) // 2, "latents")[1 + (g - 1) % 2] for g in chosen])[None]
             entries = np.concatenate([np.arange(4 * g - 3, 4 * g + 1) for g in chosen])
             earlier = (relative(target.at(entries), at_start, first),)
-            known = np.asarray(encode((frames[-1][-1:][None] / 127.5 - 1).astype(np.float32)))
+            known = np.asarray(encode((pieces.read(window - 1, "tail")[None] / 127.5 - 1).astype(np.float32)))
         conditioning = condition(own[1], own[0], *earlier)
         x = noise[None].copy()
         for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
@@ -135,14 +135,13 @@ def test_a_long_video_is_its_windows_made_by_hand(files, tmp_path):
             x = x + (following - now) * np.asarray(velocity)
         if known is not None:
             x[:, :1] = known
-        latents.append(x[0])
-        np.testing.assert_allclose(pieces.read(window, "latents"), x[0], atol=1e-2)
+        np.testing.assert_allclose(pieces.read(window, "latents"), x[0], atol=4e-3)
         video = np.round((np.asarray(decode(x))[0] + 1) * 127.5).astype(np.uint8)
         frames.append(video)
         shown = video if not window else np.concatenate([frames[window - 1][-1:], video[1:]])
         shown = shown[: LENGTH - start]
         both = np.concatenate([pieces.read(window, "frames"), pieces.read(window, "tail")])
-        assert both.shape == shown.shape and np.abs(both.astype(int) - shown).max() <= 2
+        assert np.abs(both.astype(int) - shown).max() <= 3
     assert [len(pieces.read(window, "frames")) for window in range(3)] == [8, 8, 6]
 
 
@@ -164,7 +163,7 @@ def test_other_choices_of_memory_give_other_videos(files, tmp_path):
     first = [kinds[name].read(0, "frames")[:8] for name in kinds]
     assert all(np.array_equal(first[0], other) for other in first[1:])
     second = [kinds[name].read(1, "latents") for name in kinds]
-    assert all(np.abs(second[0] - other).max() > 1e-3 for other in second[1:])
+    assert all(np.abs(second[0] - other).max() > 0.02 for other in second[1:])
 
 
 @pytest.fixture
