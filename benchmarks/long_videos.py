@@ -19,24 +19,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from stp_jax.errors import InputError, exit_on_input_error, starting
 
-from input_pipeline.render.grid import GridSettings
-from input_pipeline.render.views import SceneViews
-from stp_jax.controls import cameras
-from stp_jax.controls.cameras import Cameras
-from stp_jax.controls.view import View
-from stp_jax.evaluate import lpips
-from stp_jax.media.metrics import psnr
-from stp_jax.rerender import long, windows
-from stp_jax.rerender.rerenderer import Rerenderer
-from stp_jax.rerender.windows import Windows
+with starting(__name__ == "__main__"):
+    import numpy as np
+
+    from input_pipeline.render.grid import GridSettings, parse_seeds
+    from input_pipeline.render.views import SceneViews
+    from stp_jax.command_line import Parser, count, number
+    from stp_jax.controls import cameras
+    from stp_jax.controls.cameras import Cameras
+    from stp_jax.controls.view import View
+    from stp_jax.evaluate import lpips
+    from stp_jax.files import read_json_lines
+    from stp_jax.media.metrics import psnr
+    from stp_jax.rerender import long, windows
+    from stp_jax.rerender.rerenderer import Rerenderer
+    from stp_jax.rerender.windows import Windows
 
 SOURCE = 65  # frames
 CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
@@ -49,18 +55,17 @@ CASES: dict[str, Any] = {
 }
 
 
-def main() -> None:
-    flags = _flags()
-    out = Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)
-    results = out / "results.jsonl"
-    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> None:
+    flags = _flags(argv)
+    model, distance = Rerenderer(flags.weights, steps=flags.steps), lpips.load()
+    flags.out.mkdir(parents=True, exist_ok=True)
+    results = flags.out / "results.jsonl"
+    known = read_json_lines(results) if results.exists() else []
     done = {(one["weights"], one["seed"], one["case"], one["method"]) for one in known}
-    distance = lpips.load()
-    model = Rerenderer(flags.weights, steps=flags.steps)
-    for seed in range(*map(int, flags.seeds.split(":"))):
+    for seed in flags.seeds:
         for case in flags.cases:
-            scene = _scene(out, seed, case)
+            scene = _scene(flags.out, seed, case)
             for method in flags.methods:
                 if (flags.weights, seed, case, method) in done:
                     continue
@@ -71,16 +76,24 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
 
 
-def _flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--seeds", default="2000000:2000002", help="of scenes, FROM:TO")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--methods", nargs="+", default=["trained", "recent", "none"])
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--sigma", type=float, default=long.MEMORY_SIGMA, help="noise level of the memory")
-    return parser.parse_args()
+def _flags(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python benchmarks/long_videos.py", description=__doc__)
+    add = parser.add_argument
+    add("--weights", required=True)
+    add("--out", type=Path, required=True)
+    add("--seeds", default="2000000:2000002", help="of scenes, FROM:TO")
+    add("--cases", nargs="+", default=list(CASES), choices=CASES)
+    add("--methods", nargs="+", default=["trained", "recent", "none"])
+    add("--steps", type=count)
+    add("--sigma", type=number(0, 1), default=long.MEMORY_SIGMA, help="noise level of the memory")
+    flags = parser.parse_args(argv)
+    flags.seeds = parse_seeds(flags.seeds)
+    for method in flags.methods:
+        if not re.fullmatch(rf"({'|'.join(CHOICES)})(\+\d{{1,3}})?", method):
+            raise InputError(
+                f"--methods {method}: give {', '.join(CHOICES)}, or one of them and an overlap, none+5"
+            )
+    return flags
 
 
 def _scene(out: Path, seed: int, case: str) -> dict[str, np.ndarray]:
