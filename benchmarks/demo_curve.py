@@ -27,7 +27,7 @@ MILLION = 1e6
 
 
 def quality(pairs: np.ndarray, ceiling: float, lost: float, power: float) -> np.ndarray:
-    """PSNR in dB after so many million pairs; `lost` is what is below the ceiling after the first million."""
+    """PSNR in dB after `pairs`, in millions; `lost` is what is below the ceiling after the first million."""
     return ceiling - lost * pairs**-power
 
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +52,6 @@ class Page:
         self.takes = Takes(view_panel.PREVIEW)
         self.chosen, self.frame = 0, 0
         self.rendering = self.closed = False
-        self.answered = 0.0  # seconds that the last edit took
         self._lock = threading.RLock()
         self._keys, self._chosen_at = 0, 0.0  # as they were last shown
         self._folder = Path(tempfile.mkdtemp(prefix="stp_editor_"))
@@ -105,7 +103,6 @@ class Page:
 
     def act(self, work: Callable[[], Any]) -> None:
         """Does what a person asked for; mistakes appear in the page in the words of the command line."""
-        started = time.monotonic()
         with self._lock:
             if self.closed:
                 return
@@ -120,7 +117,6 @@ class Page:
                     traceback.print_exc()
                 self.say(str(mistake or _FAILED.format(error)))
         self.client.flush()
-        self.answered = time.monotonic() - started
 
     def say(self, text: str) -> None:
         """Shows an error."""

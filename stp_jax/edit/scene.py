@@ -55,9 +55,7 @@ class Scene:
         self._sources: list[Any] = []
         self._still: Any = None
         self._now: Any = None
-        self._cloud: Any = None
         self._cloud_of = self._still_of = -1
-        self._gizmo: Any = None
         self._held = False  # the gizmo is being dragged, so it is not drawn anew
         self._keys: list[Any] = []
         self._source_drawn: Any = None
@@ -183,7 +181,6 @@ class Scene:
             self._drag(number, pose_of(event.target.wxyz, event.target.position))
 
         gizmo.on_update(moved)
-        self._gizmo = gizmo
 
     def show(self, state: State, frame: int, picture: np.ndarray) -> None:
         """One frame of the new video: its camera with what it sees, and the scene at its moment."""
@@ -204,7 +201,7 @@ class Scene:
         if state.source.depth is not None and shown != self._cloud_of:
             points, colours = geometry.cloud(state.source, shown)
             near = points[:, 2] < 12 * state.source.distance  # far things would only make the scene small
-            self._cloud = self._api.add_point_cloud(
+            self._api.add_point_cloud(
                 "/scene",
                 points[near].astype(np.float32),
                 colours[near],

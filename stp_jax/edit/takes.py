@@ -30,11 +30,6 @@ class Takes:
         self._preview_name = preview
         self.preview: Take | None = None
         self.kept: list[Take] = []
-        self._count = 0
-
-    def next_name(self) -> str:
-        self._count += 1
-        return f"take {self._count}"
 
     def keep(self, take: Take) -> None:
         self.kept.append(take)

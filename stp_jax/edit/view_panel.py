@@ -160,7 +160,7 @@ class ViewPanel:
         page.frame = min(page.frame, state.frames - 1)
         warped = page.warped(page.frame)
         shown = {label: self._picture(label, warped) for label in {self._left.value, self._right.value}}
-        pair = [self._labelled(handle.value, *shown[handle.value]) for handle in (self._left, self._right)]
+        pair = [self._labelled(*shown[handle.value]) for handle in (self._left, self._right)]
         self._image.image = np.concatenate([pair[0], np.full((len(pair[0]), 4, 3), 24, np.uint8), pair[1]], 1)
         self._draw_clock()
         page.scene.show(state, page.frame, warped)
@@ -183,7 +183,7 @@ class ViewPanel:
         return take.video[page.frame], take.name if fresh else f"{take.name}, of before"
 
     @staticmethod
-    def _labelled(_label: str, picture: np.ndarray, said: str) -> np.ndarray:
+    def _labelled(picture: np.ndarray, said: str) -> np.ndarray:
         height, width = picture.shape[:2]
         scale = _SIDE / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))

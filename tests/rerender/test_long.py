@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import functools
 import json
-import shlex
 from pathlib import Path
 
 import jax
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import sample
 from stp_jax import media
 from stp_jax.controls import cameras
 from stp_jax.controls.view import View
@@ -164,25 +162,6 @@ def test_other_choices_of_memory_give_other_videos(files, tmp_path):
     assert all(np.array_equal(first[0], other) for other in first[1:])
     second = [kinds[name].read(1, "latents") for name in kinds]
     assert all(np.abs(second[0] - other).max() > 0.02 for other in second[1:])
-
-
-@pytest.fixture
-def run(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(files / "cache"))
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-
-    def call(flags: str):
-        try:
-            sample.main([word.format(f=files) for word in shlex.split(flags)])
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    yield call
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
 
 
 VIDEO = "--video {f}/clip.mp4 --camera orbit_left --animation_time slow_motion"
