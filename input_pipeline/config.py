@@ -86,6 +86,10 @@ class DataConfig(SetConfig):
     memory_frames: int = 0
     memory_share: float = 0.5
     memory_path: str = ""
+    # Folder that `python -m stp_jax.sample_dataset` wrote: this share of the memories is then a model's own
+    # output, with its errors, and not true latents.
+    memory_outputs: str = ""
+    memory_output_share: float = 0.5
     # Folder that `python -m stp_jax.embed_captions` wrote: each example is given one of its scene's captions.
     # Scenes without, and this share of the examples, are given the first prompt of `config.text` instead.
     captions: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -12,16 +13,25 @@ from ml_collections import ConfigDict
 from input_pipeline import mixture
 from input_pipeline.caption_embeddings import COMMAND, CaptionEmbeddings, Draw
 from input_pipeline.config import FIT_FIELDS
+from input_pipeline.latent_choice import choose_memory, choose_source, choose_window
 from input_pipeline.latents import LatentCache
+from input_pipeline.memory_outputs import MemoryOutputs
 from input_pipeline.remote import within
 from stp_jax.errors import InputError
+
+
+class _Long(NamedTuple):
+    """The latent cache of examples with a memory, and a model's own output for its clips, if it is given."""
+
+    cache: LatentCache
+    outputs: MemoryOutputs | None
 
 
 class _Source(NamedTuple):
     """A latent cache to draw examples from."""
 
     cache: LatentCache
-    long: LatentCache | None  # that of examples with a memory
+    long: _Long | None
     targets: np.ndarray  # rows of the clips that may be targets
     # (index of a target, rng) -> the rows of an example; before them, with captions, that of its caption, and
     # where there is a memory that of the caption of the example with a memory
@@ -77,19 +87,19 @@ def _open(config: ConfigDict, split: str) -> _Source:
     if cache.one_path and not config.warp:
         raise InputError(f"latent cache {cache.path}: of scenes of one camera; set data.warp to True")
     targets = target_rows(config, cache)
-    other = config.modes.time_only + config.modes.both
     choose = functools.partial(
         _choose_rows,
         cache,
-        same_path=config.modes.time_only / other if other else 0.0,
+        same_path=same_path(config.modes),
         source_warp=config.source_warp if config.warp else 0.0,
         targets=targets,
     )
-    long = _memory_cache(config, split, cache) if config.memory_frames else None
+    long = _open_long(config, split, cache) if config.memory_frames else None
     if long is not None:
-        choose = functools.partial(_choose_both, choose, long, config.memory_frames)
+        share = config.memory_output_share
+        choose = functools.partial(_choose_both, choose, long, config.memory_frames, share)
     if config.captions:
-        caches = (cache,) if long is None else (cache, long)
+        caches = (cache,) if long is None else (cache, long.cache)
         embeddings = CaptionEmbeddings.open(config.captions)
         captions = [_caption_rows(one, embeddings) for one in caches]
         draw = Draw(embeddings, config.caption_dropout)
@@ -140,28 +150,32 @@ def target_rows(config: ConfigDict, cache: LatentCache) -> np.ndarray:
     return rows if config.warp else rows[rows % cache.clips % cache.clips_per_path < cache.windows]
 
 
+def same_path(modes: ConfigDict) -> float:
+    """The share of warped targets whose source is on their own camera path."""
+    other = modes.time_only + modes.both
+    return modes.time_only / other if other else 0.0
+
+
 def _choose_rows(
     cache: LatentCache, index: int, rng: np.random.Generator, *, targets: np.ndarray, **options
 ) -> np.ndarray:
     target = int(targets[index])
-    return np.array([target, cache.choose_source(target, rng, **options)])
+    return np.array([target, choose_source(cache, target, rng, **options)])
 
 
-def _gather(
-    cache: LatentCache, long: LatentCache | None, with_memory, captions, index: int, rows: np.ndarray
-):
+def _gather(cache: LatentCache, long: _Long | None, with_memory, captions, index: int, rows: np.ndarray):
     numbers = np.zeros(len(rows), int)
     return _gather_mixed([cache], long, with_memory, captions, index, (numbers, rows))
 
 
 def _gather_mixed(
-    caches: list[LatentCache], long: LatentCache | None, with_memory, captions: bool, index: int, numbered
+    caches: list[LatentCache], long: _Long | None, with_memory, captions: bool, index: int, numbered
 ):
     numbers, rows = numbered
     of_caption = captions * (1 if long is None else 2)
     picked, rows = rows[:, :of_caption].astype(np.int32), rows[:, of_caption:]
     if long is not None and with_memory(index):
-        batch = long.pairs_at(rows[:, 2], rows[:, 3], rows[:, 4:])
+        batch = _with_memory(long, rows[:, 2:])
         return batch | {"caption": picked[:, 1]} if captions else batch
     parts = np.unique(numbers)
     if len(parts) == 1:
@@ -173,6 +187,16 @@ def _gather_mixed(
             for name, array in caches[number].pairs_at(rows[own, 0], rows[own, 1]).items():
                 batch.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))[own] = array
     return batch | {"caption": picked[:, 0]} if captions else batch
+
+
+def _with_memory(long: _Long, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Examples with a memory, for the rows that `_choose_both` draws."""
+    if long.outputs is None:
+        return long.cache.pairs_at(rows[:, 0], rows[:, 1], rows[:, 2:])
+    memory, own = rows[:, 2:-1], rows[:, -1] == 1
+    batch = long.cache.pairs_at(rows[:, 0], rows[:, 1], memory)
+    batch["memory_latents"][own] = long.outputs.latents_at(memory[own])
+    return batch
 
 
 def _caption_rows(cache: LatentCache, embeddings: CaptionEmbeddings) -> list[np.ndarray]:
@@ -201,6 +225,13 @@ def _choose_captions(
     scenes = [int(target) // count for target, count in zip(rows[::2], clips, strict=False)]
     picked = [draw.of_rows(rng, of_all[scene]) for of_all, scene in zip(captions, scenes, strict=True)]
     return np.concatenate([picked, rows])
+
+
+def _open_long(config: ConfigDict, split: str, cache: LatentCache) -> _Long:
+    long = _memory_cache(config, split, cache)
+    if not config.memory_outputs:
+        return _Long(long, None)
+    return _Long(long, MemoryOutputs.open(Path(within(config.memory_outputs, split)), long))
 
 
 def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentCache:
@@ -237,6 +268,10 @@ def check_memory(config: ConfigDict) -> None:
         raise InputError("data.memory_frames: not with data.warp = False")
     if config.memory_frames < 0 or not 0 <= config.memory_share <= 1:
         raise InputError("data.memory_frames: give 0 or more; data.memory_share: give 0 to 1")
+    if not 0 <= config.memory_output_share <= 1:
+        raise InputError(f"data.memory_output_share = {config.memory_output_share}: give 0 to 1")
+    if config.memory_outputs and not config.memory_frames:
+        raise InputError(f"data.memory_outputs = {config.memory_outputs}: it needs data.memory_frames")
 
 
 def has_memory(share: float, seed: int, first: int, batch_size: int, index: int) -> bool:
@@ -248,11 +283,22 @@ def has_memory(share: float, seed: int, first: int, batch_size: int, index: int)
 
 
 def _choose_both(
-    choose: functools.partial, long: LatentCache, count: int, target: int, rng: np.random.Generator
+    choose: functools.partial,
+    long: _Long,
+    count: int,
+    output_share: float,
+    target: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Rows of an example without a memory, then of one with a memory, as the batch may need either."""
+    """Rows of an example without a memory, then of one with a memory, as the batch may need either; where
+    there is a model's own output, at last whether (1 or 0) it is this example's memory."""
     plain = choose(target, rng)
-    target, frames = long.choose_memory(count, rng)
+    target, frames = choose_memory(long.cache, count, rng)
     options = {name: choose.keywords[name] for name in ("same_path", "source_warp")}
-    source = long.choose_source(target, rng, **options)
-    return np.concatenate([plain, [target, source], frames])
+    source = choose_source(long.cache, target, rng, **options)
+    if long.outputs is None:
+        return np.concatenate([plain, [target, source], frames])
+    own = rng.random() < output_share
+    if own:  # what the model made up depends on what this source does not show
+        source = choose_window(long.cache, target, long.outputs.source_path(target), rng)
+    return np.concatenate([plain, [target, source], frames, [int(own)]])

@@ -24,6 +24,7 @@ import contextlib
 import functools
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -290,63 +291,6 @@ class LatentCache:
         """Marks a scene as missing, so that it is written again."""
         self._put("complete", scene, np.array(False))
 
-    def choose_source(
-        self, target: int, rng: np.random.Generator, *, same_path: float, source_warp: float
-    ) -> int:
-        """Draws the source clip for a target clip, both as rows of the N * K clips.
-
-        A warped target takes the forward clip of its own camera path with probability `same_path`; otherwise,
-        and for every forward target, the source has another path. With probability `source_warp` the source
-        is a warped clip too, where its path has one that is not the target. Where there is only one path, it
-        is that of the source, too, and the source of a forward target is warped.
-
-        Of long paths the source is the forward window that shows most of the target's animation times.
-        """
-        scene, clip = divmod(target, self.clips)
-        path, place = divmod(clip, self.clips_per_path)
-        source_path = path
-        paths = -(-self.clips // self.clips_per_path)
-        if not self.one_path and (place < self.windows or rng.random() >= same_path):
-            source_path = (path + rng.integers(1, paths)) % paths
-        source = source_path * self.clips_per_path
-        if self.windows > 1:
-            return scene * self.clips + source + self._best_window(scene, clip, rng)
-        if source == clip or rng.random() < source_warp:
-            end = min(source + self.clips_per_path, self.clips)
-            others = [k for k in range(source + 1, end) if k != clip]
-            source = int(rng.choice(others)) if others else source
-        return scene * self.clips + source
-
-    def _best_window(self, scene: int, clip: int, rng: np.random.Generator) -> int:
-        times = self._arrays["animation_time"][scene, clip]
-        starts = (self.frames - 1) * np.arange(self.windows)[:, None]
-        shown = ((times >= starts) & (times <= starts + self.frames - 1)).sum(1)
-        return int(rng.choice(np.flatnonzero(shown == shown.max())))
-
-    def choose_memory(self, count: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """Draws a target clip that continues others, evenly, and a memory for it.
-
-        The memory is `count` latent frames, in their order, out of all windows before the target's on its
-        path, without frame 0 of each, which encodes a single picture. The frames are given as rows [count] of
-        the N * K * F' latent frames.
-
-        Returns:
-          The target's row of the N * K clips, and the rows of the memory.
-        """
-        path = int(rng.integers(self.scenes * self.clips // self.windows))
-        window = int(rng.integers(1, self.windows))
-        earlier = path * self.windows + np.arange(window)
-        frames = self._arrays["latents"].shape[2]
-        rows = (earlier[:, None] * frames + np.arange(1, frames)).ravel()
-        return path * self.windows + window, np.sort(rng.choice(rows, count, replace=False))
-
-    def choose_clip(self, rng: np.random.Generator, *, source_warp: float) -> int:
-        """Draws one of a scene's K clips as a source: forward, or with probability `source_warp` a warped
-        one."""
-        forward = np.arange(self.clips) % self.clips_per_path == 0
-        wanted = ~forward if rng.random() < source_warp and not forward.all() else forward
-        return int(rng.choice(np.flatnonzero(wanted)))
-
     def clips_at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The clips at rows [B] of the N * K: latents [B, F', H', W', C], c2w [B, F, 4, 4] and so on.
 
@@ -360,6 +304,17 @@ class LatentCache:
         clips = {name: np.take(self._flat(name), rows, axis=0, mode="clip") for name in names}
         check_numbers(self.path, clips, rows // self.clips)
         return clips
+
+    @property
+    def identity(self) -> int:
+        """A number that caches of other clips do not have."""
+        known = self._arrays["checksums" if self.has_checksums else "animation_time"]
+        return zlib.crc32(np.ascontiguousarray(known).data)
+
+    @property
+    def animation_time(self) -> np.ndarray:
+        """That of all clips, [N, K, F]; not a copy."""
+        return self._arrays["animation_time"]
 
     def views_of(self, scene: int) -> View:
         """Cameras and animation times [K, F] of a scene's K clips; no latents are read."""
@@ -385,7 +340,7 @@ class LatentCache:
         """The training examples for rows of targets and sources [B], batched.
 
         Args:
-          memory: rows [B, K] of latent frames, see `choose_memory`; None: without a memory.
+          memory: rows [B, K] of latent frames, see `latent_choice`; None: without a memory.
         """
         clips = [self.clips_at(sources), self.clips_at(targets)]
         if memory is not None:

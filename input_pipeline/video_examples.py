@@ -13,6 +13,7 @@ from input_pipeline.augment import augment
 from input_pipeline.caption_embeddings import COMMAND, CaptionEmbeddings, Draw
 from input_pipeline.datasets.reading import open_records
 from input_pipeline.fitting import Fit
+from input_pipeline.latent_choice import choose_clip
 from input_pipeline.latents import LatentCache
 from input_pipeline.pairs import (
     MODES,
@@ -205,7 +206,7 @@ def _draw_target(
     again = np.random.default_rng([cache.meta["seed"], row])
     scene = stretch(again, scene, config.static_reach)
     first, shots = random_shots(scene, again, config.frames, cache.clips, cache.clips_per_path)
-    place = cache.choose_clip(rng, source_warp=config.source_warp if config.warp else 0.0)
+    place = choose_clip(cache, rng, source_warp=config.source_warp if config.warp else 0.0)
     camera, animation_time = shots[place]
     unseen = scene._replace(videos=np.empty((*scene.videos.shape[:2], 0, 0, 3), np.uint8))
     known, target = augment(

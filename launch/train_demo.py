@@ -64,6 +64,8 @@ def train_command(args: Any, data: Data, seconds: int) -> list[str]:
     if args.long_scenes:
         latent_frames = (args.config.data.frames - 1) // 4 + 1
         fields |= {"memory": min(4, latent_frames - 1), "data.memory_path": data.long_latents}
+    if args.own_output:
+        fields |= {"data.memory_outputs": data.outputs, "data.memory_output_share": args.own_output}
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = ["train.py", "--config", args.config_name, "--workdir", str(args.work / "run")]
     return [*command, *flags, *args.train_flags]

@@ -43,6 +43,7 @@ SMALL_FLAGS = dict(
 FIXED = (
     *("seeds", "validation_seeds", "long_scenes", "from_name", "vae_name", "config_name", "part_scenes"),
     *("cameras", "clips_per_scene", "clips_per_path", "flip", "permute_channels", "small"),
+    "own_output",
 )
 # The shape of the model: --from must be what the config describes.
 SHAPE = (
@@ -77,6 +78,14 @@ def make_parser(description: str | None) -> Parser:
         type=number(0, 10**6, int),
         default=0,
         help="of the scenes, for a model with a memory",
+    )
+    add(
+        "--own_output",
+        type=number(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="of the memories that are --from's own output on the long scenes, not true latents; 0.5 so that "
+        "the model does not take its errors for truth (default: %(default)s)",
     )
     add("--validation_seeds", default=f"{VALIDATION_SEEDS_FROM}:{VALIDATION_SEEDS_FROM + 64}")
     add("--clips_per_scene", type=count, default=16, help="default: %(default)s")
@@ -174,6 +183,11 @@ def _find_weights(args: Any) -> None:
             f"--from {args.from_name} is a flow map, for few steps: give --config "
             "configs/demo_few_step.py:gpu."
         )
+    if args.own_output and not model.get("memory"):
+        raise InputError(
+            f"--own_output: --from {args.from_name} takes no memory. Train it with --long_scenes alone at "
+            "first."
+        )
     if model.get("memory") and not args.long_scenes:
         raise InputError(
             f"--from {args.from_name} is a model with a memory: give --long_scenes, such as 400."
@@ -186,6 +200,10 @@ def _check_seeds(args: Any) -> None:
         raise InputError(f"--seeds: those from {TEST_SEEDS_FROM} on are held out; give smaller ones.")
     if args.validation_seeds.start < VALIDATION_SEEDS_FROM:
         raise InputError(f"--validation_seeds: give such from {VALIDATION_SEEDS_FROM} on.")
+    if args.own_output and not (args.long_scenes and args.from_name):
+        raise InputError(
+            "--own_output needs --from, a model with a memory whose output it is, and --long_scenes."
+        )
     if args.long_scenes >= len(args.seeds):
         raise InputError(f"--long_scenes {args.long_scenes}: --seeds has {len(args.seeds)} scenes in all.")
     if args.clips_per_scene <= args.clips_per_path:

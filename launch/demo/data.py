@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from input_pipeline.config import DEPTH_STRIDE
 from input_pipeline.latents import LatentCache
+from input_pipeline.memory_outputs import MemoryOutputs
 from launch.demo.processes import Clock, Processes
 from stp_jax.errors import InputError
 
@@ -48,6 +49,7 @@ class Data:
     def __init__(self, args: Any, processes: Processes, clock: Clock):
         self._args, self._processes, self._clock = args, processes, clock
         self.latents, self.long_latents = args.work / "latents", args.work / "long_latents"
+        self.outputs = args.work / "long_outputs"  # of the model that the run begins with
 
     def make(self) -> dict[str, int]:
         """Makes the latent caches, as far as there is time; returns what was made, for the log."""
@@ -74,6 +76,8 @@ class Data:
                 encoder.shutdown(wait=False, cancel_futures=True)
                 raise
         self._collect(done)
+        if args.own_output:
+            self._sample()
         scenes = sum(len(part.seeds) for part in done if part.kind == "scenes")
         return {"scenes": scenes, "data_seconds": round(self._clock.elapsed())}
 
@@ -144,6 +148,18 @@ class Data:
             f"{part.name}: data set built in {before - start:.0f} s, "
             f"{len(part.seeds)} scenes x {clips} clips encoded in {seconds:.0f} s"
         )
+
+    def _sample(self) -> None:
+        """Samples the model that the run begins with along the long paths, on all GPUs."""
+        args, before = self._args, self._clock.elapsed()
+        try:
+            MemoryOutputs.open(self.outputs / "train", LatentCache.open(self.long_latents / "train"))
+        except InputError:
+            command = ["-m", "stp_jax.sample_dataset", "--data", str(self.long_latents)]
+            command += ["--weights", str(args.from_), "--out", str(self.outputs)]
+            command += ["--batch_size", str(4 * args.batch_size)]
+            self._processes.run([command], "sample")
+        self._clock.log(f"own output of long scenes sampled in {self._clock.elapsed() - before:.0f} s")
 
     def _collect(self, parts: list[Part]) -> None:
         """Puts the caches of the parts where training reads them."""
