@@ -34,7 +34,7 @@ DIT_CONFIG = DiTConfig(
 @functools.cache
 def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
     """Normal numbers for every parameter, so that nothing is zero and all conditioning has an effect."""
-    shapes = flatten(_zeros(make))
+    shapes = flatten(zeros(make))
     rng = np.random.default_rng(seed)
     return {
         name: (rng.standard_normal(array.shape) * scale + name.endswith(("scale", "gamma"))).astype(
@@ -44,7 +44,8 @@ def random_parameters(make, seed: int, scale: float) -> dict[str, np.ndarray]:
     }
 
 
-def _zeros(make):
+def zeros(make):
+    """A model whose parameters are zero."""
     graph, state = nnx.split(nnx.eval_shape(make))
     return nnx.merge(graph, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state))
 
@@ -75,7 +76,7 @@ def edit_index(folder: Path, name: str, **fields) -> None:
 
 def read_tiny_model(folder: Path):
     """The two models, without the code under test."""
-    vae, dit = _zeros(make_vae), _zeros(make_dit)
+    vae, dit = zeros(make_vae), zeros(make_dit)
     load_into(vae, native.read_weights(folder, "vae"), "vae")
     load_into(dit, native.read_weights(folder, "dit"), "dit")
     return vae, dit

@@ -8,42 +8,18 @@ from absl import flags
 from input_pipeline import pairs, pipeline
 from input_pipeline.config import default_config
 from input_pipeline.latents import LatentCache
-from stp_jax.controls.view import view_of
+from input_pipeline.memory_outputs import MemoryOutputs
 from stp_jax.errors import InputError
-
-FRAMES, LATENT_FRAMES, WINDOWS, SCENES, CLIPS, PER_PATH, K = 9, 3, 3, 2, 12, 6, 2
-
-
-def long_scene(times: int = 30):
-    """A scene without pictures, one grid time for each source frame."""
-    scene = synthetic.scene(times=2, step=1.0)
-    return scene._replace(
-        videos=np.zeros((5, times, 1, 1, 3), np.uint8),
-        c2w=np.repeat(scene.c2w[:, :1], times, axis=1),
-        intrinsics=np.repeat(scene.intrinsics[:, :1], times, axis=1),
-        animation_time=np.arange(times, dtype=np.float32),
-    )
-
-
-def write_long_cache(path, windows=WINDOWS):
-    """Latents that hold camera and animation time of their last picture, the clip and the latent frame."""
-    cache = LatentCache.create(
-        path, scenes=SCENES, clips=CLIPS, frames=FRAMES, latent_shape=(LATENT_FRAMES, 2, 2, 4),
-        clips_per_path=PER_PATH, windows=windows, meta={"vae": "test"},
-    )  # fmt: skip
-    for scene in range(SCENES):
-        rng = np.random.default_rng(scene)
-        clips = pairs.random_clips(long_scene(), rng, FRAMES, CLIPS, PER_PATH, windows=windows)
-        del clips["video"]
-        number = np.arange(CLIPS)[:, None] + scene * CLIPS
-        values = [
-            clips["c2w"][:, ::4, 0, 3],
-            clips["animation_time"][:, ::4],
-            number,
-            np.arange(LATENT_FRAMES),
-        ]
-        held = np.stack(np.broadcast_arrays(*values), -1)[:, :, None, None]
-        cache.write(scene, np.broadcast_to(held, (CLIPS, LATENT_FRAMES, 2, 2, 4)), view_of(clips))
+from tests.input_pipeline.long_cache import (
+    CLIPS,
+    FRAMES,
+    LATENT_FRAMES,
+    PER_PATH,
+    SCENES,
+    WINDOWS,
+    K,
+    write_long_cache,
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +130,68 @@ def test_batches_without_a_memory_are_those_of_their_own_cache(folder):
             same([one], other)
 
 
+@pytest.fixture(scope="module")
+def outputs(folder):
+    """As a model's output: true latents plus 100. Sources of scene 0 are on path 0, of scene 1 on path 1."""
+    cache = LatentCache.open(folder / "long" / "train")
+    made = MemoryOutputs.create(folder / "outputs" / "train", cache, {"model": "test"})
+    for scene in range(SCENES):
+        latents = cache.clips_at(scene * CLIPS + np.arange(CLIPS))["latents"]
+        made.write(scene, latents + 100, np.full(CLIPS // WINDOWS, scene))
+    return folder / "outputs"
+
+
+def test_a_share_of_the_memories_is_a_models_own_output_from_the_same_source(folder, outputs):
+    changes = dict(memory_share=1.0, memory_outputs=str(outputs), memory_output_share=0.25)
+    plain = batches(folder, 40, changes=dict(memory_share=1.0))
+    own = 0
+    for one, true in zip(batches(folder, 40, changes=changes), plain, strict=True):
+        for i in range(4):
+            memory, latents = one["memory_latents"][i], true["memory_latents"][i]
+            of_model = bool((memory == latents + 100).all())
+            assert of_model or (memory == latents).all()
+            np.testing.assert_array_equal(one["target_latents"][i], true["target_latents"][i])
+            own += of_model
+            if of_model:
+                scene, clip = divmod(int(one["source_latents"][i, 0, 0, 0, 2]), CLIPS)
+                assert clip // PER_PATH == scene and clip % PER_PATH < WINDOWS
+            else:
+                np.testing.assert_array_equal(one["source_latents"][i], true["source_latents"][i])
+    assert 20 < own < 60  # of 160
+
+
+def test_outputs_of_other_clips_or_unfinished_ones_are_refused(folder, outputs, tmp_path):
+    def read(where):
+        batches(folder, 1, changes=dict(memory_outputs=str(where)))
+
+    with pytest.raises(InputError, match="not found; write them with python -m stp_jax.sample_dataset"):
+        read(tmp_path)
+    write_long_cache(tmp_path / "longer" / "train", windows=2)
+    other = LatentCache.open(tmp_path / "longer" / "train")
+    MemoryOutputs.create(tmp_path / "train", other, {"model": "test"})
+    with pytest.raises(InputError, match="not of the latent cache"):
+        read(tmp_path)
+    cache = LatentCache.open(folder / "long" / "train")
+    MemoryOutputs.create(tmp_path / "begun" / "train", cache, {"model": "test"}).write(
+        0, np.zeros((CLIPS, *cache.latent_shape)), np.zeros(CLIPS // WINDOWS)
+    )
+    with pytest.raises(InputError, match="1 of 2 scenes are not written yet"):
+        read(tmp_path / "begun")
+    with pytest.raises(InputError, match="begun with another model"):
+        MemoryOutputs.create(tmp_path / "begun" / "train", cache, {"model": "another"})
+    with pytest.raises(InputError, match="already complete"):
+        MemoryOutputs.create(outputs / "train", cache, {"model": "test"})
+    with pytest.raises(InputError, match="needs data.memory_frames"):
+        batches(folder, 1, changes=dict(memory_frames=0, memory_outputs=str(outputs)))
+
+
 def test_mistakes_are_named(folder, tmp_path):
     of_videos = dict(kind="cam_x_time", path="anywhere")
     for path, changes, message in (
         ("plain", {}, "do not continue each other.*--windows 2"),
         ("long", dict(memory_frames=3), "memory_frames = 3: a clip of .* has 2 latent frames"),
         ("long", dict(memory_share=1.5), "data.memory_share"),
+        ("long", dict(memory_output_share=1.5), "data.memory_output_share"),
         ("long", dict(memory_path=str(tmp_path)), "not found"),
         ("long", of_videos, "a memory comes from a latent cache"),
     ):
