@@ -20,14 +20,17 @@ from stp_jax.models.vae import VAEConfig
 from stp_jax.weights import kinds, native, reading, recognition
 
 
-def write_random_model(folder: Path, kind: str, config: DiTConfig | VAEConfig) -> None:
-    """Writes a DiT or VAE (`kind`) with random weights, as a folder of ours."""
+def write_random_model(
+    folder: Path, kind: str, config: DiTConfig | VAEConfig, notes: dict[str, Any] | None = None
+) -> None:
+    """Writes a DiT or VAE (`kind`) with random weights, as a folder of ours; `notes` as of `save_weights`."""
     noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
     parameters = {
         name: np.resize(noise, shape.shape).astype(config.dtype if len(shape.shape) > 1 else np.float32)
         for name, shape in kinds.shapes(kind, config).items()
     }
-    native.save_weights(folder, kind, parameters, dataclasses.asdict(config), dtype=None, part_bytes=2**30)
+    fields = dataclasses.asdict(config)
+    native.save_weights(folder, kind, parameters, fields, dtype=None, notes=notes, part_bytes=2**30)
 
 
 def measure_start(
