@@ -268,18 +268,22 @@ def check_memory(config: ConfigDict) -> None:
         raise InputError("data.memory_frames: not with data.warp = False")
     if config.memory_frames < 0 or not 0 <= config.memory_share <= 1:
         raise InputError("data.memory_frames: give 0 or more; data.memory_share: give 0 to 1")
+    if config.memory_run < 1:
+        raise InputError(f"data.memory_run = {config.memory_run}: give 1 or more")
     if not 0 <= config.memory_output_share <= 1:
         raise InputError(f"data.memory_output_share = {config.memory_output_share}: give 0 to 1")
     if config.memory_outputs and not config.memory_frames:
         raise InputError(f"data.memory_outputs = {config.memory_outputs}: it needs data.memory_frames")
 
 
-def has_memory(share: float, seed: int, first: int, batch_size: int, index: int) -> bool:
-    """Whether batch `index` of a run that begins with example `first` has a memory.
+def has_memory(share: float, seed: int, first: int, batch_size: int, run: int, index: int) -> bool:
+    """Whether batch `index` of a training that begins with example `first` has a memory, as all of the `run`
+    batches around it have, or have not.
 
     It follows from the place of the batch in the global order, so all hosts agree, also after a restart.
     """
-    return np.random.default_rng([seed, first + index * batch_size]).random() < share
+    number = first + index * batch_size
+    return np.random.default_rng([seed, number - number % (run * batch_size)]).random() < share
 
 
 def _choose_both(

@@ -81,7 +81,12 @@ def make_dataset(
     check_config(config)
     share = functools.partial(HostShare, batch_size=batch_size, rows=rows, first=first_example)
     with_memory = functools.partial(
-        latent_batches.has_memory, config.memory_share, seed, first_example, batch_size
+        latent_batches.has_memory,
+        config.memory_share,
+        seed,
+        first_example,
+        batch_size,
+        config.memory_run,
     )
     batch_size = batch_size if rows is None else len(rows)
     latents = mixture.reads_latents(config)
