@@ -12,7 +12,8 @@ a video; lines that are there are not measured again.
 
 psnr: of each window's new frames, dB. lpips: the same, over all. seams: change between neighbouring frames
 across seams over that inside windows, each divided by the ground truth's own change there where it has any.
-out_and_back: PSNR between the first and the last frame (`bullet`).
+out_and_back: PSNR between the first and the last frame (`bullet`). time_errors: how far the animation time
+that each window shows is from the frozen one (`bullet`), mean over every fourth frame, in source frames.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.controls.cameras import Cameras
     from stp_jax.controls.view import View
     from stp_jax.evaluate import lpips
+    from stp_jax.evaluate.time_fidelity import time_scores
     from stp_jax.files import read_json_lines
     from stp_jax.media.metrics import psnr
     from stp_jax.rerender import long, windows
@@ -45,6 +47,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.rerender.windows import Windows
 
 SOURCE = 65  # frames
+TIMED = 4  # of so many frames one is compared with the scene at all times
 CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
 # By name: places of source and target along the rig, from 0 to 1; frames of the new video; its clock.
 CASES: dict[str, Any] = {
@@ -114,9 +117,18 @@ def _scene(out: Path, seed: int, case: str) -> dict[str, np.ndarray]:
                 c2w, lens = cameras.at(rig, at * (len(views.c2w) - 1))
                 frames = views.pictures(np.rint(2 * moments).astype(int), c2w, lens)
                 scene |= {name: frames, f"{name}_c2w": c2w, f"{name}_lens": lens}
+            if not np.ptp(times):
+                scene["at_all_times"] = _at_all_times(views, c2w[::TIMED], lens[::TIMED])
         np.savez_compressed(path, allow_pickle=False, **scene)
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def _at_all_times(views: SceneViews, c2w: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """What cameras [N] see at each of the source's times, uint8 [N, T, H, W, 3]."""
+    at = np.tile(2 * np.arange(SOURCE), len(c2w))
+    frames = views.pictures(at, np.repeat(c2w, SOURCE, axis=0), np.repeat(lens, SOURCE, axis=0))
+    return frames.reshape(len(c2w), SOURCE, *frames.shape[1:])
 
 
 def measure(
@@ -157,6 +169,10 @@ def measure(
     }
     if not np.ptp(scene["clock"]):
         line["out_and_back"] = round(psnr(made[:1], made[-1:]), 3)
+        timed = np.arange(0, len(made), TIMED)
+        scores = time_scores(made[timed], scene["at_all_times"], times, scene["clock"][timed])
+        errors = np.abs(scores.error)
+        line["time_errors"] = [round(float(np.nanmean(errors[np.isin(timed, part)])), 3) for part in parts]
     return line
 
 
