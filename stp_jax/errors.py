@@ -84,9 +84,8 @@ def starting(is_command: bool = True) -> Iterator[None]:
     """While a command imports modules and reads its flags, Ctrl-C ends it at once: a line, exit status 130.
 
     An exception would not do: it would come up inside some library's import, which may turn it into another,
-    or abort the process. Nothing must have been begun yet that would have to be ended in order.
-    Nor does Python look for garbage in what is imported, then or later: a million objects that stay, through
-    which it would look for a sixth of the time of the imports.
+    or abort the process. Nothing must have been begun yet that would have to be ended in order. See also
+    `importing`.
 
     Args:
       is_command: False: nothing is changed, as for a module that another program imports.
@@ -103,15 +102,27 @@ def starting(is_command: bool = True) -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     # The background processes of a shell ignore it.
     stops = before is signal.default_int_handler and in_main_thread
-    collects, modules = gc.isenabled(), len(sys.modules)
-    gc.disable()
     if stops:
         signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        with importing():
+            yield
     finally:
         if stops:
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """While modules are imported Python does not look for garbage, nor later in what they made.
+
+    That is a million objects that stay, through which it would look for a sixth of the time of the imports.
+    """
+    collects, modules = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
         if len(sys.modules) > modules:
             gc.freeze()
         if collects:

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from configs import demo
-from stp_jax.benchmark import command, measure, operations, start, workloads
+from stp_jax.benchmark import command, early, measure, operations, start, workloads
 from stp_jax.benchmark.settings import SMALL
 from stp_jax.errors import InputError
 from stp_jax.models.config import DiTConfig
@@ -154,12 +154,15 @@ def test_a_start_reads_models_from_disk_and_leaves_compiled_functions(tmp_path):
     folder, cache = tmp_path / "models", tmp_path / "cache"
     for kind in ("dit", "vae"):
         start.write_random_model(folder, kind, getattr(WITH_TINY_VAE, kind))
-    _, seconds = measure.in_own_process(
-        start.measure_start, WITH_TINY_VAE, folder, cache, 1, 5.0, time.time()
-    )
-    assert list(seconds) == ["imports and device", "reading the models", "encoding", "step 1"]
-    ends = list(seconds.values())
-    assert ends == sorted(ends) and ends[0] > 0 and any(cache.iterdir())
+    options = WITH_TINY_VAE, folder, cache, 1, 5.0, time.time()
+    _, parts, _ = measure.in_own_process(start.measure_start, *options, first=early.begin_start)
+    in_order = ["imports", "waiting for the device", "their structures", "compiling the encoder"]
+    in_order += ["beginning to encode", "compiling the step", "conditioning and step"]
+    assert [part.name for part in parts if part.name in in_order] == in_order
+    assert {"[reading the VAE]", "[reading the DiT]", "[encoding]"} < {part.name for part in parts}
+    assert all(0 <= part.begin <= part.end for part in parts)
+    assert [part.name for part in parts if part.name.endswith("cache: jit(step)")], "compiles once"
+    assert any(cache.iterdir())
 
 
 @pytest.mark.parametrize(

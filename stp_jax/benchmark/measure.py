@@ -34,6 +34,7 @@ class Measurement:
     peak_gib: float | None = None
     tflop: float | None = None
     kernels: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name, seconds
+    parts: list[tuple[str, float, float]] = dataclasses.field(default_factory=list)  # name, from, to
 
     @property
     def tflop_per_second(self) -> float | None:
@@ -41,9 +42,10 @@ class Measurement:
         return None if self.tflop is None else self.tflop / self.seconds
 
 
-def in_own_process(function: Callable, *arguments):
-    """The result of a function, called in a new process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+def in_own_process(function: Callable, *arguments, first: Callable[[], None] | None = None):
+    """The result of a function, called in a new process; `first` is called before its module is imported."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=first) as process:
         return process.submit(function, *arguments).result()
 
 

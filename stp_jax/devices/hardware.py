@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,19 @@ def _note_compiling(event: str, duration_secs: float, **_: str | int) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_note_compiling)
+
+
+def set_up_devices() -> None:
+    """Begins to set up the devices in a thread: with CUDA that takes a second, in which Python can import.
+
+    What goes wrong is raised where the devices are first asked for, which waits for the thread.
+    """
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):
+            jax.devices()
+
+    threading.Thread(target=ask, name="devices").start()
 
 
 def compile_seconds() -> float:

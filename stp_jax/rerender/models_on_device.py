@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -30,23 +31,50 @@ FINISH = {
 
 
 class ModelOnDevice:
-    """A model that is loaded onto the devices of a mesh when it is first needed."""
+    """A model that is loaded onto the devices of a mesh when it is first needed, or ahead of that."""
 
     def __init__(self, files: Pretrained, mesh: Mesh, dtype: str):
-        self._load = lambda: reading.load(files, mesh, dtype)
-        self.graph = reading.graph(files)
+        self._read = lambda: reading.load(files, mesh, dtype)[1]
+        self.mesh, self.graph = mesh, reading.graph(files)
+        #: shapes, dtypes and shardings of `state()`, to compile with before the weights are there
+        self.shapes = reading.abstract_state(files, mesh, dtype)
         self._state: nnx.State | None = None
+        self._ahead: Future[nnx.State] | None = None  # see `read_ahead`
+
+    @property
+    def loaded(self) -> bool:
+        """Whether nothing is left to read."""
+        return self._state is not None
+
+    def begin(self, reader: Executor) -> Future[nnx.State] | None:
+        """Begins to read its parameters in a thread, unless they are on the devices or are being read."""
+        if self._state is None and self._ahead is None:
+            self._ahead = reader.submit(self._read)
+        return self._ahead
 
     def state(self) -> nnx.State:
-        """Its parameters; read from their files unless they are on the devices."""
+        """Its parameters; read from their files, or waited for, unless they are on the devices."""
         if self._state is None:
-            _, self._state = self._load()
+            ahead, self._ahead = self._ahead, None
+            self._state = self._read() if ahead is None else ahead.result()
         return self._state
 
     def offload(self, *wait_for: jax.Array) -> None:
         """Frees its memory, once these arrays are computed."""
         jax.block_until_ready(wait_for)
         self._state = None
+
+
+def read_ahead(*models: ModelOnDevice) -> list[Future[nnx.State] | None]:
+    """Begins to read models in the background, one after the other, so that the first is not held up.
+
+    What is wrong with a file is raised where the model's state is asked for. Where Python ends before that,
+    no further parameter is read: a thread pool, which reading one takes, cannot be had any more.
+    """
+    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    begun = [model.begin(reader) for model in models]
+    reader.shutdown(wait=False)
+    return begun
 
 
 @functools.lru_cache(maxsize=8)  # models of one structure and size compile once

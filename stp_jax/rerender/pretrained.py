@@ -119,6 +119,12 @@ def available_attention(
     return dataclasses.replace(config, sampling_exact_blocks=exact_blocks, **used), lines
 
 
+def refuse_idle_guidance(folder: str | os.PathLike, guidance: float, *, takes_text: bool) -> None:
+    """Raises `InputError` where a model that takes no text is to be guided by it."""
+    if guidance != 1 and not takes_text:
+        raise InputError(f"{folder} takes no text, so --guidance {guidance:g} has no meaning: leave it out.")
+
+
 def refuse_idle_tiles(vae: VAEConfig, frames: int, height: int, width: int) -> None:
     """Raises `InputError` where the official tiles make no difference, as pictures fit in one."""
     cells = vae.latent_size(frames, height, width)[1:]

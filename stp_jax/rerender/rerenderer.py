@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from stp_jax import flow
 from stp_jax.controls.view import View
-from stp_jax.errors import InputError
 from stp_jax.models.block import Conditioning
 from stp_jax.models.config import DiTConfig
 from stp_jax.models.flop import dit_flop, traced_flop
@@ -22,17 +21,18 @@ from stp_jax.models.vae import fitting_chunk
 from stp_jax.rerender import given
 from stp_jax.rerender.checks import check_finite
 from stp_jax.rerender.given import NOTHING, Earlier, Embeddings, embed
-from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, put, vae_functions
+from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, put, read_ahead, vae_functions
 from stp_jax.rerender.pretrained import (
     available_attention,
     find_models,
     is_official,
+    refuse_idle_guidance,
     refuse_idle_tiles,
     sampling_remarks,
     sized,
 )
 from stp_jax.rerender.progress import CPU_COSTS, GPU_COSTS, Progress, Report
-from stp_jax.rerender.sampler import Sampler, batched_guidance, mesh_for_one_video
+from stp_jax.rerender.sampler import Latents, Sampler, batched_guidance, mesh_for_one_video
 from stp_jax.rerender.speed import Speed, choose, for_model, guided_steps, refuse_idle_knobs
 from stp_jax.weights import native, reading
 from stp_jax.weights.adapters import Lora
@@ -117,7 +117,7 @@ class Rerenderer:
         self.shift = notes.sampling_shift if shift is None else shift
         self.guidance = notes.sampling_guidance if guidance is None else guidance
         self.remarks += sampling_remarks(loras, self.steps, self.guidance)
-        self._check_guidance(folder)
+        refuse_idle_guidance(folder, self.guidance, takes_text=self.takes_text)
         self.notes = sized(notes, frames, height, width)
         self._vae_config = vae_files.config
         size = self.notes.frames, self.notes.height, self.notes.width
@@ -152,12 +152,6 @@ class Rerenderer:
             finish=FINISH[self.official, deep],
         )
 
-    def _check_guidance(self, folder: str | os.PathLike) -> None:
-        if self.guidance != 1 and not self.takes_text:
-            raise InputError(
-                f"{folder} takes no text, so --guidance {self.guidance:g} has no meaning: leave it out."
-            )
-
     def refuse_idle_tiles(self) -> None:
         """Raises `InputError` where `tiled` makes no difference, as pictures fit in one tile."""
         refuse_idle_tiles(self._vae_config, self.notes.frames, self.notes.height, self.notes.width)
@@ -179,17 +173,19 @@ class Rerenderer:
         return self._dit_config.memory
 
     @property
-    def _guided(self) -> bool:
-        return self.guidance != 1
-
-    @property
     def _sigmas(self) -> np.ndarray:
         return flow.sampling_sigmas(self.steps, self.shift)
 
     @property
+    def _knobs(self) -> dict[str, Any]:
+        """Arguments of `Sampler.compile` and `Sampler.sample`."""
+        knobs = self.speed._asdict() | {"guidance": self.guidance if self.guidance != 1 else None}
+        return {name: knobs[name] for name in ("guidance", "guidance_interval", "cache_threshold")}
+
+    @property
     def most_forwards(self) -> int:
         """Forwards of the DiT where none is left out by reuse, for one video or batch."""
-        guided = guided_steps(self._sigmas, self.speed.guidance_interval) if self._guided else np.zeros(1)
+        guided = guided_steps(self._sigmas, self.speed.guidance_interval) & (self.guidance != 1)
         return self.steps + int(guided.sum())
 
     @property
@@ -274,20 +270,25 @@ class Rerenderer:
         if self.takes_text:
             report("reading the prompt", 0)
         texts = len(source_video), prompt, negative_prompt
-        embedded = embed(self._text_encoder, *texts, guided=self._guided, dtype=self.dtype)
+        embedded = embed(self._text_encoder, *texts, guided=self.guidance != 1, dtype=self.dtype)
+        read_ahead(self._vae, *([] if self._low_memory else [self._dit]))
         with jax.set_mesh(self._mesh):
             note = "" if len(source_video) in self._compiled else ", compiling"
             report(f"reading the clip{note}", self._costs.encode)
-            source_latents, finite = self._encode(self._vae.state(), self._put(source_video, whole=batched))
+            clip = self._put(source_video, whole=batched)
+            if not self._vae.loaded:  # compiles while the weights are read
+                self._encode.lower(self._vae.shapes, clip).compile()
+            source_latents, finite = self._encode(self._vae.state(), clip)
             checks.append(("the source's latents", finite))
             known = self._known(earlier, batched, checks)
             if self._low_memory:
                 self._vae.offload(source_latents, *known.values())
-            conditioning = self._condition(views, embedded, batched)
-            noise = self.noise(seed, len(source_video)) if earlier.noise is None else earlier.noise
-            latents = self._sample(
-                self._put(noise, whole=batched), source_latents, conditioning, batched, report, checks, known
-            )
+            read_ahead(self._dit)
+            drawn = self.noise(seed, len(source_video)) if earlier.noise is None else earlier.noise
+            noise = self._put(drawn, whole=batched)
+            of_clips = noise, source_latents, known.get("memory")
+            conditioning = self._condition(views, embedded, batched, of_clips)
+            latents = self._sample(noise, source_latents, conditioning, batched, report, checks, known)
             report(f"decoding{note}", self._costs.decode, latents)
             if self._low_memory:
                 self._dit.offload(latents)
@@ -329,18 +330,16 @@ class Rerenderer:
     def flop(self) -> tuple[float, float]:
         """Multiplications and additions of the steps of one video, and of the VAE there and back.
 
-        The VAE's are counted by tracing it, a second or two, for which its weights are loaded.
+        The VAE's are counted by tracing it, a second or two.
         """
         size = self._latent_size()
         steps = self.most_forwards * dit_flop(self._dit_config, size)
-        video = (1, self.notes.frames, self.notes.height, self.notes.width, 3)
-        latents = (1, *size, self._vae_config.z_dim)
+        shape = (1, self.notes.frames, self.notes.height, self.notes.width, 3)
+        video = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        latents = jax.ShapeDtypeStruct((1, *size, self._vae_config.z_dim), jnp.float32)
         with jax.set_mesh(self._mesh):
-            state = self._vae.state()
-            traced = (
-                self._encode.trace(state, jax.ShapeDtypeStruct(video, jnp.uint8)),
-                self._decode.trace(state, jax.ShapeDtypeStruct(latents, jnp.float32)),
-            )
+            calls = (self._encode, video), (self._decode, latents)
+            traced = [function.trace(self._vae.shapes, x) for function, x in calls]
         return steps, sum(traced_flop(one.jaxpr) for one in traced)
 
     def matmul_shape(self) -> tuple[int, int, int]:
@@ -348,14 +347,18 @@ class Rerenderer:
         c = self._dit_config
         return sum(c.clip_tokens(self._latent_size(), 0).values()), c.dim, c.ffn_dim
 
-    def _condition(self, views: tuple[View, ...], embedded: Embeddings, batched: bool) -> Conditioning:
-        """Everything that all steps are conditioned on, computed once."""
+    def _condition(
+        self, views: tuple[View, ...], embedded: Embeddings, batched: bool, latents: Latents
+    ) -> Conditioning:
+        """Everything that all steps are conditioned on, computed once; `latents`: see `Sampler.compile`."""
+        put_views = jax.tree.map(lambda array: self._put(np.asarray(array, np.float32), whole=batched), views)
+        text, negative = (None if rows is None else self._put(rows, whole=batched) for rows in embedded)
+        given = put_views, text, negative
+        if not self._dit.loaded:  # compiles while the weights are read
+            options = {"batched_guidance": batched, **self._knobs}
+            self._sampler.compile(self._dit.shapes, *given, *latents, self._sigmas, **options)
         return self._sampler.condition(
-            self._dit.state(),
-            jax.tree.map(lambda array: self._put(np.asarray(array, np.float32), whole=batched), views),
-            *(None if rows is None else self._put(rows, whole=batched) for rows in embedded),
-            latent_size=self._latent_size(),
-            batched_guidance=batched,
+            self._dit.state(), *given, latent_size=self._latent_size(), batched_guidance=batched
         )
 
     def _sample(
@@ -378,16 +381,13 @@ class Rerenderer:
             source,
             conditioning,
             self._sigmas,
-            guidance=self.guidance if self._guided else None,
-            guidance_interval=self.speed.guidance_interval,
-            cache_threshold=self.speed.cache_threshold,
             batched_guidance=batched,
             progress=lambda number, x: report(
                 f"step {number + 1} of {self.steps}" + ("" if number or compiled else ", compiling"), 1, x
             ),
             finite=finite,
             forwards=forwards,
-            **known,
+            **(self._knobs | known),
         )
         self.forwards = sum(forwards)
         checks += [(f"the latents of step {i + 1} of {self.steps}", one) for i, one in enumerate(finite)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from stp_jax.errors import InputError
+from stp_jax.errors import InputError, importing
 from stp_jax.media import sequences, writing
 from stp_jax.media.lazy import Video, each
 from stp_jax.media.sound import Sound
@@ -104,10 +104,12 @@ def is_deep(flags: argparse.Namespace) -> bool:
 
 def load_model(flags: argparse.Namespace, notes: SamplingNotes, *, deep: bool = False) -> Rerenderer:
     """The model that the flags ask for; raises `InputError` where it cannot do what they ask."""
-    from stp_jax.devices.hardware import use_compilation_cache
-    from stp_jax.rerender.rerenderer import Rerenderer
+    with importing():
+        from stp_jax.devices.hardware import set_up_devices, use_compilation_cache
 
-    use_compilation_cache()
+        use_compilation_cache()
+        set_up_devices()
+        from stp_jax.rerender.rerenderer import Rerenderer
     model = Rerenderer(
         flags.weights,
         loras=flags.lora or (),

@@ -58,12 +58,15 @@ def jax_noise(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
-class _Functions(NamedTuple):
-    """Compiled functions, see `Sampler`."""
+Latents = tuple[jax.Array, jax.Array | None, jax.Array | None]  # noise, of the source, of the memory
 
-    condition: Callable
-    step: Callable  # a whole Euler step
-    velocity: Callable  # the first half of one, where velocities are kept
+
+class _Functions(NamedTuple):
+    """Results of `jax.jit`, see `Sampler`."""
+
+    condition: Any
+    step: Any  # a whole Euler step
+    velocity: Any  # the first half of one, where velocities are kept
 
 
 @functools.lru_cache(maxsize=8)  # samplers of one structure compile once
@@ -171,6 +174,41 @@ class Sampler:
         return self._compiled.condition(
             state, views, text, negative, latent_size=latent_size, batched_guidance=batched_guidance
         )
+
+    def compile(
+        self,
+        state: nnx.State,
+        views: tuple[View, ...],
+        text: jax.Array | None,
+        negative: jax.Array | None,
+        noise: jax.Array,
+        source: jax.Array | None,
+        memory: jax.Array | None,
+        sigmas: np.ndarray,
+        *,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        cache_threshold: float = 0.0,
+        batched_guidance: bool = False,
+    ) -> None:
+        """Compiles what `condition` and the first step of `sample` call with these arguments.
+
+        Arguments may be `jax.ShapeDtypeStruct`s with shardings: `state`, while the weights are being read.
+        """
+        if guidance is not None and not guided_steps(sigmas, guidance_interval)[0]:
+            return  # its conditioning is only known once there is one
+        latent_size = noise.shape[1:4]
+        lowered = self._compiled.condition.lower(
+            state, views, text, negative, latent_size=latent_size, batched_guidance=batched_guidance
+        )
+        conditioning = jax.tree.map(
+            lambda made, sharding: jax.ShapeDtypeStruct(made.shape, made.dtype, sharding=sharding),
+            lowered.out_info,
+            lowered.compile().output_shardings,
+        )
+        first = self._compiled.velocity if cache_threshold else self._compiled.step
+        given = source, memory, sigmas[0], sigmas[1], conditioning, guidance, batched_guidance
+        first.lower(state, noise, *given).compile()
 
     def sample(
         self,

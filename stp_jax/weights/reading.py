@@ -86,11 +86,25 @@ def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.S
     Raises:
       InputError: see `read`.
     """
-    like = {
-        name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype) if _is_matrix(name) else jnp.float32)
-        for name, shape in kinds.shapes(found.kind, found.config).items()
+    like = _loaded(found, mesh, dtype)
+    shardings = {name: wanted.sharding for name, wanted in like.items()}
+    return graph(found), state_of(read(found, like, shardings))
+
+
+def abstract_state(found: Pretrained, mesh: Mesh, dtype: str) -> nnx.State:
+    """What `load` returns as parameters, their shapes, dtypes and shardings alone: enough to compile."""
+    return state_of(_loaded(found, mesh, dtype))
+
+
+def _loaded(found: Pretrained, mesh: Mesh, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes = kinds.shapes(found.kind, found.config)
+    shardings = parameter_shardings(shapes, mesh)
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape.shape, jnp.dtype(dtype) if _is_matrix(name) else jnp.float32, sharding=shardings[name]
+        )
+        for name, shape in shapes.items()
     }
-    return graph(found), state_of(read(found, like, parameter_shardings(like, mesh)))
 
 
 def _is_matrix(name: str) -> bool:

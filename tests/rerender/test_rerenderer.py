@@ -1,5 +1,6 @@
 """A re-rendered video is what models and sampling formula give, whatever the world frame, batch or mesh."""
 
+import collections
 import dataclasses
 import functools
 
@@ -14,9 +15,10 @@ from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.config import RETIRED
 from stp_jax.models.dit import SpaceTimeDiT
+from stp_jax.rerender import models_on_device, sampler
 from stp_jax.rerender.rerenderer import Rerenderer
 from stp_jax.rerender.speed import Speed
-from stp_jax.weights import native
+from stp_jax.weights import native, reading
 from tests.tiny_model import (
     DIT_CONFIG,
     FRAMES,
@@ -285,3 +287,65 @@ def test_numbers_that_are_not_finite_are_an_error_that_says_where(model, monkeyp
     monkeypatch.setattr(getattr(model, part), "_state", spoilt)
     with pytest.raises(InputError, match=message):
         model(*one(inputs(), 0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mesh": 4}, {"low_memory": True}, {"cache_threshold": 0.1}],
+    ids=["plain", "mesh", "low_memory", "reuse"],
+)
+def test_what_is_compiled_while_weights_are_read_is_what_is_called(folder, model, options):
+    if "mesh" in options:
+        options = {"mesh": make_mesh(data=2, sequence=2, devices=jax.devices()[:4])}
+    sampler._compiled.cache_clear()
+    models_on_device.vae_functions.cache_clear()
+    compiled = collections.Counter()
+
+    def note(event, _seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled[details["fun_name"]] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        made = Rerenderer(folder, **options)(*one(inputs(), 0))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    names = ["encode", "condition", "velocity" if "cache_threshold" in options else "step", "decode"]
+    assert [compiled[f"jit({name})"] for name in names] == [1] * 4
+    if not options:  # bit for bit what it is where everything is on the devices already
+        assert np.array_equal(made, model(*one(inputs(), 0)))
+
+
+@pytest.mark.parametrize("kind", ["vae", "dit"])
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_damaged_weights_are_an_error_though_they_are_read_in_the_background(tmp_path, kind, low_memory):
+    folder = write_tiny_model(tmp_path / "weights")
+    damaged = Rerenderer(folder, low_memory=low_memory)
+    part = next(folder.glob(f"{kind}-*.safetensors"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-4] + b"\0\0\0\1")
+    for _ in range(2):  # what is damaged is read again
+        with pytest.raises(InputError, match=f"{part.name} is damaged: its SHA-256"):
+            damaged(*one(inputs(), 0))
+    part.write_bytes(whole)
+    assert damaged(*one(inputs(), 0)).shape == (FRAMES, SIZE, SIZE, 3)
+
+
+def test_with_low_memory_the_two_models_are_never_on_the_devices_together(folder, monkeypatch):
+    model = Rerenderer(folder, low_memory=True)
+    loaded = {"vae": False, "dit": False}
+    load, offload = reading.load, models_on_device.ModelOnDevice.offload
+
+    def noting_load(found, *options):
+        loaded[found.kind] = True
+        assert sum(loaded.values()) == 1
+        return load(found, *options)
+
+    def noting_offload(self, *wait_for):
+        loaded["vae" if self is model._vae else "dit"] = False
+        offload(self, *wait_for)
+
+    monkeypatch.setattr(reading, "load", noting_load)
+    monkeypatch.setattr(models_on_device.ModelOnDevice, "offload", noting_offload)
+    model(*one(inputs(), 0))
+    assert loaded == {"vae": True, "dit": False}

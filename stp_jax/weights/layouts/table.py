@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import jax
 
 BAR_AFTER = 2.0  # seconds of reading
+PART_BYTES = 2**25  # that one thread copies and checks at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,25 +124,33 @@ class LazyParameter:
         """
         ranges = [range(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)]
         out = np.empty([len(one) for one in ranges], self.dtype if dtype is None else dtype)
-        start, stop = ranges[0].start, ranges[0].stop
+        start = ranges[0].start
         rest = tuple(slice(one.start, one.stop) for one in ranges[1:])
 
-        def copy(number: int, length: int, at: int) -> None:
-            low, high = max(start, at), min(stop, at + length)
-            if low < high:
-                part = out[low - start : high - start]
-                self._copy(part, number, low, low - at, rest)
-                if not all_finite(part):
-                    raise self._not_finite(number, out.dtype)
+        def copy(number: int, at: int, low: int, high: int) -> None:
+            part = out[low - start : high - start]
+            self._copy(part, number, low, low - at, rest)
+            if not all_finite(part):
+                raise self._not_finite(number, out.dtype)
 
-        starts = itertools.accumulate(self._lengths, initial=0)
-        if len(self._pieces) == 1:
-            copy(0, self._lengths[0], 0)
+        parts = list(self._parts(ranges[0], out.nbytes // max(1, len(out))))
+        if len(parts) == 1:
+            copy(*parts[0])
             return out
         # Copying releases Python's lock, and so does waiting for the disk.
         with one_thread_each() if self._changes else nullcontext(), ThreadPoolExecutor() as pool:
-            list(pool.map(copy, itertools.count(), self._lengths, starts))
+            list(pool.map(copy, *zip(*parts, strict=True)))
         return out
+
+    def _parts(self, wanted: range, row_bytes: int) -> Iterator[tuple[int, int, int, int]]:
+        """Number and first entry of a piece, and the entries of it to read, for each part of the work."""
+        starts = itertools.accumulate(self._lengths, initial=0)
+        for number, (at, length, piece) in enumerate(zip(starts, self._lengths, self._pieces, strict=False)):
+            low, high = max(wanted.start, at), min(wanted.stop, at + length)
+            whole = self._changes or isinstance(piece, Decoded)  # these are read as they are stored
+            step = length if whole else max(1, PART_BYTES // max(1, row_bytes))
+            for first in range(low, high, step):
+                yield number, at, first, min(first + step, high)
 
     def _copy(self, part: np.ndarray, number: int, first: int, within: int, rest: tuple[slice, ...]) -> None:
         """Fills `part`, which begins at entry `first` of the parameter and `within` of piece `number`."""
