@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.latent_files import CLIP_ARRAYS, dtype_of
+from input_pipeline.latent_files import CLIP_ARRAYS, check_numbers, dtype_of
 from stp_jax.errors import InputError
 from stp_jax.files import read_json_lines
 
@@ -19,7 +19,7 @@ SEVERAL = "captions_*_of_*.jsonl"  # a file for each process that writes
 
 
 class Checksums:
-    """Compares the clips of a cache with their CRC-32.
+    """Compares the clips of a cache with their CRC-32, and looks at their numbers, when they are first read.
 
     Args:
       path: of the cache.
@@ -38,17 +38,17 @@ class Checksums:
         """Compares clips at rows of the N * K, each the first time that it is read.
 
         Raises:
-          InputError: one of them is damaged.
+          InputError: one of them is damaged: it differs from its checksum, or its numbers are of no clip.
         """
-        if self._sums is None:
-            return
         for row in np.unique(rows[~self._verified[rows]]).tolist():
             scene, clip = divmod(row, self._clips)
-            if not self._whole(scene, clip):
+            if self._sums is not None and not self._whole(scene, clip):
                 raise InputError(
                     f"latent cache {self._path}: scene {scene} is damaged, it differs from its checksum; "
                     f"python -m stp_jax.encode_dataset.verify {self._path} lists all such scenes"
                 )
+            numbers = {name: array[scene, clip][None] for name, array in self._arrays.items()}
+            check_numbers(self._path, numbers, np.array([scene]))
             self._verified[row] = True
 
     def damaged(self, scene: int) -> bool:
