@@ -69,7 +69,8 @@ def read_ahead(*models: ModelOnDevice) -> list[Future[nnx.State] | None]:
     """Begins to read models in the background, one after the other, so that the first is not held up.
 
     What is wrong with a file is raised where the model's state is asked for. Where Python ends before that,
-    no further parameter is read: a thread pool, which reading one takes, cannot be had any more.
+    no further parameter is read: a thread pool, which reading one takes, cannot be had any more. See also
+    `stp_jax.weights.checksums.sha256`.
     """
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
     begun = [model.begin(reader) for model in models]

@@ -42,8 +42,9 @@ from stp_jax.weights.recognition import Pretrained
 class Rerenderer:
     """A trained model, ready to re-render videos. Functions compile on first use, for each batch size.
 
-    The text encoder, the VAE and the DiT are loaded onto the device when they are first needed. The text
-    encoder's memory is freed before the others are loaded. Embeddings of prompts are cached on disk.
+    The text encoder, the VAE and the DiT are loaded onto the device when they are first needed, the latter
+    two in the background. The text encoder's memory is freed before that. Embeddings of prompts are cached
+    on disk.
 
     Args:
       folder: weights of a DiT in any layout that `stp_jax.weights` reads: a folder that train.py wrote,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,18 @@ from typing import Any
 from stp_jax.errors import InputError
 
 THREADS = 8  # hashlib releases Python's lock
+BUFFER = 2**20  # bytes
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            if not threading.main_thread().is_alive():
+                raise InputError(f"{path} was not read to its end: Python is ending.")  # nobody waits for it
+            digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def sha256_of(paths: Iterable[Path]) -> list[str]:
