@@ -11,7 +11,7 @@ import bisect
 import contextlib
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,11 +21,11 @@ import numpy as np
 from input_pipeline import fitting
 from stp_jax.errors import InputError
 from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS, is_shown
-from stp_jax.media.orientation import frame_picture
+from stp_jax.media.orientation import frame_picture, seen_size
 
 T = TypeVar("T")
 Size = tuple[int, int]  # height, width
-_Frames = Iterator[tuple[int, av.VideoFrame]]
+_Frames = Generator[tuple[int, av.VideoFrame], None, None]
 
 
 @contextlib.contextmanager
@@ -75,24 +75,19 @@ def ffmpeg(where: str | Path, work: Callable[[], T]) -> T:
 def decode_video(data: bytes, where: str, size: Size | None = None) -> np.ndarray:
     """Decodes an encoded video to uint8 RGB [T, H, W, 3], as it is seen; `where` names it in the error.
 
-    With a `size` (height, width) its pictures are brought to that, see `fitting.fit_pictures`.
+    With a `size` (height, width) its pictures are brought to that, see `fitting.fit_frames`.
     """
     return decode_with_size(data, where, size)[0]
 
 
 def decode_with_size(data: bytes, where: str, size: Size | None) -> tuple[np.ndarray, Size]:
     """A decoded video, and the height and width that it had in its file."""
-    source_size = (0, 0)
 
-    def pictures() -> Iterator[np.ndarray]:
-        nonlocal source_size
+    def work() -> tuple[np.ndarray, Size]:
         with opened(data) as (container, stream):
-            for frame in container.decode(stream):
-                picture = frame_picture(frame)
-                source_size = (picture.shape[0], picture.shape[1])
-                yield picture
+            return fitting.fit_frames(container.decode(stream), size)
 
-    return ffmpeg(where, lambda: fitting.fit_pictures(pictures(), size)), source_size
+    return ffmpeg(where, work)
 
 
 def picture_size(data: bytes, where: str) -> Size:
@@ -136,7 +131,7 @@ class VideoFrames:
       where: names it in errors.
       frames: how many it must have.
       source_size: height and width that its pictures must have.
-      size: to which they are brought, see `fitting.fit_pictures`.
+      size: to which they are brought, see `fitting.fit_frames`.
     """
 
     def __init__(self, data: bytes, where: str, frames: int, source_size: Size, size: Size | None):
@@ -156,18 +151,30 @@ class VideoFrames:
 
     def decoded(self, wanted: Iterable[int]) -> _Frames:
         """As `pictures`, before the conversion by `picture`."""
-        steps = self._decoded(lambda: set(wanted))
-        while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
-            yield step
+        return self._steps(lambda: set(wanted))
 
-    def part(self, number: int) -> dict[int, av.VideoFrame]:
-        """Frame `number` and all others from the key frame before it to the next, as `decoded`."""
-        return ffmpeg(self._where, lambda: dict(self._decoded(lambda: self._around(number))))
+    def part(self, number: int) -> _Frames:
+        """Frame `number` and all others from the key frame before it to the next, in order, as `decoded`.
 
-    def _around(self, number: int) -> set[int]:
+        They are decoded one by one as they are asked for; until then the decoder stays where it is.
+        """
+        return self._steps(lambda: set(self.around(number)))
+
+    @property
+    def indexed(self) -> bool:
+        """Whether it is known where its frames are, and that they are as many as they must be."""
+        return self._found is not None
+
+    def around(self, number: int) -> range:
+        """The numbers of the frames of `part`. They are not known before a frame has been decoded."""
         starts = self._found.starts if self._found else [0]
         place = bisect.bisect_right(starts, number)
-        return set(range(starts[place - 1], [*starts, self._frames][place]))
+        return range(starts[place - 1], [*starts, self._frames][place])
+
+    def _steps(self, choose: Callable[[], set[int]]) -> _Frames:
+        steps = self._decoded(choose)
+        while (step := ffmpeg(self._where, lambda: next(steps, None))) is not None:
+            yield step
 
     def picture(self, frame: av.VideoFrame) -> np.ndarray:
         """The picture of a frame of `decoded`, uint8 [H, W, 3].
@@ -263,8 +270,7 @@ class VideoFrames:
             raise InputError(f"{count} frames instead of {self._frames}; build the data set again")
 
     def _fitted(self, frame: av.VideoFrame) -> np.ndarray:
-        picture = frame_picture(frame)
-        if picture.shape[:2] != self.source_size:
-            (height, width), (h, w) = picture.shape[:2], self.source_size
+        if seen_size(frame) != self.source_size:
+            (height, width), (h, w) = seen_size(frame), self.source_size
             raise InputError(f"a picture of {width} x {height}, where the scene's first is of {w} x {h}")
-        return fitting.fit_picture(picture, self.size)
+        return fitting.fit_frame(frame, self.size)

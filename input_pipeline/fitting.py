@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import av
 import numpy as np
 
 from input_pipeline.config import CAMERA_EXTENT
 from stp_jax.errors import InputError
-from stp_jax.media.video import fit_image, fit_intrinsics
+from stp_jax.media import fit
+from stp_jax.media.orientation import seen_size
 
 # Camera centres this near to each other, over their distance from the origin, are one: float32 has 7 digits.
 _STANDING = 1e-6
@@ -28,32 +30,36 @@ class Fit(NamedTuple):
     depth: bool = False  # whether their depth is wanted
 
 
-def fit_pictures(pictures: Iterable[np.ndarray], size: tuple[int, int] | None) -> np.ndarray:
-    """Pictures [H, W, 3] of one size, one after the other, as a video uint8 [T, height, width, 3].
+def fit_frames(
+    frames: Iterable[av.VideoFrame], size: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Frames of one size, one after the other, as a video uint8 [T, height, width, 3].
 
     Each is resized until it covers `size` and cropped at its centre. Only the new pictures are in memory.
+
+    Returns:
+      The video; height and width of the frames as they are seen.
 
     Raises:
       InputError: they would have to be enlarged, change their size, or there are none.
     """
     fitted: list[np.ndarray] = []
-    first: tuple[int, ...] = ()
-    for picture in pictures:
-        first = first or picture.shape
-        if picture.shape != first:
+    first = None
+    for frame in frames:
+        seen = seen_size(frame)
+        first = first or seen
+        if seen != first:
             raise InputError("its pictures change their size")
-        fitted.append(picture if size is None else fit_picture(picture, size))
-    if not fitted:
+        fitted.append(fit_frame(frame, size or seen))
+    if first is None:
         raise InputError("the video has no frames")
-    return np.stack(fitted)
+    return np.stack(fitted), first
 
 
-def fit_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture [H, W, 3] as one of a video in `fit_pictures`."""
-    if picture.shape[:2] == size:
-        return picture
-    _check_size(picture.shape[0], picture.shape[1], size)
-    return fit_image(picture, *size)
+def fit_frame(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """A frame as a picture uint8 [height, width, 3] of a video in `fit_frames`."""
+    _check_size(*seen_size(frame), size)
+    return fit.fit_frame(frame, *size)
 
 
 def _check_size(height: int, width: int, size: tuple[int, int]) -> None:
@@ -67,10 +73,10 @@ def _check_size(height: int, width: int, size: tuple[int, int]) -> None:
 def fit_lenses(
     intrinsics: np.ndarray, source_size: tuple[int, int], size: tuple[int, int] | None
 ) -> np.ndarray:
-    """Intrinsics [..., 4] of pictures of `source_size` (height, width) after `fit_pictures`."""
+    """Intrinsics [..., 4] of pictures of `source_size` (height, width) after `fit_frames`."""
     if size is None or size == source_size:
         return intrinsics
-    return fit_intrinsics(intrinsics, source_size, *size).astype(np.float32)
+    return fit.fit_intrinsics(intrinsics, source_size, *size).astype(np.float32)
 
 
 def stride(frame_rate: float, fps: float) -> int:

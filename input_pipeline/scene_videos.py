@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -11,14 +11,17 @@ import numpy as np
 
 from input_pipeline.decoding import Size, VideoFrames, picture_size
 
+_OPEN = 8  # decoders of a video that stay open at most, each in its part
+_FEW = 8  # frames at the end of a part for which no decoder is kept open
+
 
 class SceneVideos:
     """Stands for an array uint8 [C, T, H, W, 3], as far as clips are cut from it.
 
     `videos[cameras, times]`, with two arrays int [F], gives new pictures [F, H, W, 3]; `videos[:, a:b]` gives
     a view of some times. `pictures` decodes several clips together, which costs less: a video is opened once
-    and decoded as far as any of them needs it. With `keep` frames are decoded once, from a key frame to the
-    next, and are kept; otherwise those asked for are decoded each time.
+    and decoded as far as any of them needs it. With `keep` frames are kept and decoded once, from a key
+    frame on as far as they are needed; otherwise those asked for are decoded each time.
 
     Args:
       encoded: C encoded videos.
@@ -87,6 +90,10 @@ class _Store:
         self._locks = [threading.Lock() for _ in videos]
         # By camera and time: pictures, or frames that are converted when needed.
         self._parts: list[dict[int, np.ndarray | av.VideoFrame]] = [{} for _ in videos]
+        # By camera and the first frame of a part, from a key frame to the next: its decoder, if it goes on.
+        self._decoders: list[dict[int, Generator[tuple[int, av.VideoFrame], None, None]]] = [
+            {} for _ in videos
+        ]
 
     def pictures(self, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
         made = [np.empty((*one.shape[:-1], *self.shape[2:]), np.uint8) for one in cells]
@@ -105,13 +112,34 @@ class _Store:
 
     def _kept(self, camera: int, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         video, parts = self._videos[camera], self._parts[camera]
-        late = video.size == video.source_size  # then frames in YUV of 8 bits take no more memory
         with self._locks[camera]:
-            for time in wanted:
+            for time in sorted(wanted):
                 if time not in parts:
-                    part = video.part(time)
-                    parts |= part if late else {t: video.picture(frame) for t, frame in part.items()}
+                    self._decode(camera, time)
                 picture = parts[time]
                 if isinstance(picture, av.VideoFrame):
                     picture = parts[time] = video.picture(picture)
                 yield time, picture
+
+    def _decode(self, camera: int, time: int) -> None:
+        """Decodes on to `time` from where the decoder of that part of the video stands."""
+        video, parts, decoders = self._videos[camera], self._parts[camera], self._decoders[camera]
+        decoder = decoders.pop(video.around(time).start, None) or video.part(time)
+        while time not in parts:
+            self._take(camera, *next(decoder))
+        part = video.around(time)
+        decoders[part.start] = decoder
+        if not video.indexed or sum(number not in parts for number in part) <= _FEW:
+            self._finish(camera, part.start)
+        elif len(decoders) > _OPEN:
+            self._finish(camera, next(iter(decoders)))
+
+    def _finish(self, camera: int, start: int) -> None:
+        """Decodes the rest of a part, so that its decoder is not needed any more."""
+        for number, frame in self._decoders[camera].pop(start):
+            self._take(camera, number, frame)
+
+    def _take(self, camera: int, number: int, frame: av.VideoFrame) -> None:
+        # It may never be asked for: a frame in YUV waits for that where it takes no more memory.
+        small = sum(plane.buffer_size for plane in frame.planes) <= int(np.prod(self.shape[2:]))
+        self._parts[camera][number] = frame if small else self._videos[camera].picture(frame)

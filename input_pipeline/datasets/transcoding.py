@@ -7,6 +7,7 @@ have a key frame every 250 frames or so; with one every 8 a picture costs 4 othe
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from input_pipeline import fitting
 from input_pipeline.datasets import form
 from input_pipeline.decoding import Size, ffmpeg, opened
 from stp_jax.errors import InputError
-from stp_jax.media.orientation import frame_picture
+from stp_jax.media.orientation import seen_size
 from stp_jax.media.writing import write_pictures
 
 
@@ -27,7 +28,7 @@ class Transcoding(NamedTuple):
 
     Attributes:
       size: height and width to which larger pictures are resized and cropped, as in training
-        (`fitting.fit_pictures`); those that are smaller in either keep their size. None: all keep it.
+        (`fitting.fit_frames`); those that are smaller in either keep their size. None: all keep it.
       gop: frames from one key frame to the next, at most.
       crf: x264's quality, 0 to 51.
     """
@@ -71,16 +72,14 @@ def _transcoded(data: bytes, fps: float, how: Transcoding) -> tuple[bytes, Size,
         first = next(frames, None)
         if first is None:
             raise InputError("the video has no frames")
-        picture = frame_picture(first)
-        source_size: Size = (picture.shape[0], picture.shape[1])
+        source_size = seen_size(first)
         size = source_size
         if how.size is not None and all(a >= b for a, b in zip(source_size, how.size, strict=True)):
             size = how.size
 
         def pictures() -> Iterator[np.ndarray]:
-            yield fitting.fit_picture(picture, size)
-            for frame in frames:
-                yield fitting.fit_picture(frame_picture(frame), size)
+            for frame in itertools.chain([first], frames):
+                yield fitting.fit_frame(frame, size)
 
         # Half of the resolution of colours would cost small pictures much, and odd sizes do not have it.
         whole = any(text in first.format.name for text in ("444", "rgb", "gbr")) or any(n % 2 for n in size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -17,6 +17,9 @@ from stp_jax.media import light
 NO_ALPHA = "transparent parts are white: alpha is left out"
 Notes = dict[str, None]  # remarks on how a video was read, each once, in their order
 _THREAD = threading.local()
+# FFmpeg's bicubic filter, widened where it makes pictures smaller, rounded exactly and the same on every
+# processor: SWS_BICUBIC, SWS_ACCURATE_RND, SWS_BITEXACT. PyAV 17 has no names for the last two.
+_FILTER = 4 | 0x40000 | 0x80000
 
 # FFmpeg's AVColorSpace, which PyAV gives as a number (ITU-T H.273, MatrixCoefficients)
 _UNTAGGED = {0, 2, 3}  # identity, unspecified, reserved; identity is for RGB and has no meaning for YUV
@@ -79,6 +82,37 @@ def rgb(frame: av.VideoFrame, width: int, notes: Notes) -> np.ndarray:
     return picture
 
 
+def is_plain(frame: av.VideoFrame) -> bool:
+    """Whether FFmpeg alone makes the right picture: YUV, progressive, opaque, SDR, primaries of BT.709."""
+    pixels = _pixels(frame.format.name)
+    return (
+        pixels.coloured
+        and not pixels.transparent
+        and not frame.interlaced_frame
+        and frame.color_trc not in _TRANSFERS
+        and frame.color_primaries not in _PRIMARIES
+    )
+
+
+def resized(frame: av.VideoFrame, height: int, width: int) -> list[np.ndarray]:
+    """Red, green and blue of a plain frame, uint8 [height, width] each, colours read as by `rgb`.
+
+    Brightness and colours are resized from where the file says that their samples are, in full resolution.
+
+    Raises:
+      InputError: a colour matrix that is not read.
+    """
+    matrix = _matrix(frame, "BT.709", {})
+    # Not "rgb24", of which FFmpeg would make the colours in half of the width.
+    to = {"width": width, "height": height, "format": "gbrp", "interpolation": _FILTER}
+    made = _converted("resizer", frame, src_colorspace=matrix, **to)
+    green, blue, red = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, :width]
+        for plane in made.planes
+    )
+    return [red, green, blue]
+
+
 def on_white(picture: np.ndarray, alpha: np.ndarray, notes: Notes) -> np.ndarray:
     """uint8 [H, W, 3] over white, by uint8 [H, W, 1]; 255 is opaque. `notes` gets a remark if any is not."""
     if (alpha == 255).all():
@@ -132,13 +166,19 @@ def _matrix(frame: av.VideoFrame, primaries: str, notes: Notes) -> Colorspace | 
 
 
 def _reformat(frame: av.VideoFrame, width: int, pixel_format: str, matrix: Colorspace | None) -> np.ndarray:
+    made = _converted("converter", frame, width=width, format=pixel_format, src_colorspace=matrix)
+    return np.asarray(made.to_ndarray(), np.uint8)
+
+
+def _converted(name: str, frame: av.VideoFrame, **to: Any) -> av.VideoFrame:
+    """The frame as FFmpeg's converter of that name makes it, of which each thread has one."""
     # A frame's own converter would be prepared anew for each frame: of 128 px that takes 8 times as long as
     # the conversion. With threads FFmpeg would start one for each core, for each frame: 20 times as long.
-    converter = getattr(_THREAD, "converter", None) or VideoReformatter()
-    _THREAD.converter = None  # one that failed is not used again
-    made = converter.reformat(frame, width=width, format=pixel_format, src_colorspace=matrix, threads=1)
-    _THREAD.converter = converter
-    return np.asarray(made.to_ndarray(), np.uint8)
+    converter = getattr(_THREAD, name, None) or VideoReformatter()
+    setattr(_THREAD, name, None)  # one that failed is not used again
+    made = converter.reformat(frame, **to, threads=1)
+    setattr(_THREAD, name, converter)
+    return made
 
 
 def _rows(frame: av.VideoFrame, width: int, matrix: Colorspace | None) -> Callable[[slice], np.ndarray]:

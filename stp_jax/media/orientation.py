@@ -41,6 +41,13 @@ def upright(image: np.ndarray, frame: av.VideoFrame, notes: Notes) -> np.ndarray
     return image[::-1] if down < 0 else image
 
 
+def seen_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of `frame_picture`."""
+    a, b, c, d = _matrix(frame)
+    sideways = max(abs(b), abs(c)) > max(abs(a), abs(d))
+    return (frame.width, frame.height) if sideways else (frame.height, frame.width)
+
+
 def is_turned(frame: av.VideoFrame) -> bool:
     """Whether the frame's display matrix turns or mirrors it, see `upright`."""
     a, b, c, d = _matrix(frame)

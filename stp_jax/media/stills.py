@@ -12,8 +12,9 @@ import numpy as np
 
 from stp_jax.media import sources
 from stp_jax.media.colour import Notes
+from stp_jax.media.fit import fit_image
 from stp_jax.media.sequences import PICTURES
-from stp_jax.media.video import Clip, fit_image
+from stp_jax.media.video import Clip
 
 #: frames per second of a clip of a still picture where nobody says, as Wan2.1's videos have
 FPS = 16.0

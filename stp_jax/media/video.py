@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from stp_jax.errors import InputError
 from stp_jax.media import sources
 from stp_jax.media.colour import Notes
+from stp_jax.media.fit import fit_image
 
 _MOST_PIXELS = 1 << 32  # of a whole video, 12 GiB
 
@@ -186,25 +186,3 @@ def take_pictures(
         notes = (f"the source has {distinct} frames there for {len(times)}: frames repeat",)
     rate = (len(times) - 1) / span if span else fps
     return Clip(np.stack(pictures), rate, size, notes, tuple(source_frames))
-
-
-def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes until the size is covered, and crops the centre: uint8 `[h, w, 3]` -> `[height, width, 3]`."""
-    h, w = image.shape[:2]
-    scale = min(h / height, w / width)
-    # Rounding may put an edge outside of the picture by a tiny bit, which Pillow refuses.
-    top, left = max(0.0, (h - height * scale) / 2), max(0.0, (w - width * scale) / 2)
-    box = (left, top, min(w, left + width * scale), min(h, top + height * scale))
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
-
-
-def fit_intrinsics(
-    intrinsics: np.ndarray, source_size: tuple[int, int], height: int, width: int
-) -> np.ndarray:
-    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: cropping changes them."""
-    h, w = source_size
-    scale = min(h / height, w / width)
-    kept = np.array([width * scale / w, height * scale / h], np.float32)  # of the width, of the height
-    focal, centre = intrinsics[..., :2] / kept, (intrinsics[..., 2:] - (1 - kept) / 2) / kept
-    return np.concatenate([focal, centre], axis=-1)

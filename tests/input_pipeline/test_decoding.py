@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import stored
 
-from input_pipeline import decoding
+from input_pipeline import decoding, fitting
 from input_pipeline.decoding import VideoFrames, decode_video
 from input_pipeline.scene_videos import SceneVideos
 from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, open_scene, take, together
@@ -68,13 +68,21 @@ def test_any_pictures_are_those_of_the_whole_video(codec, container, options):
             np.testing.assert_array_equal(picture, whole[number], str(number))
 
 
+def converted(monkeypatch) -> list[int]:
+    """Time stamps of the frames that are made into pictures from now on."""
+    made, convert = [], fitting.fit_frame
+    monkeypatch.setattr(
+        fitting, "fit_frame", lambda frame, size: made.append(frame.pts) or convert(frame, size)
+    )
+    return made
+
+
 def test_only_what_is_needed_is_decoded(monkeypatch):
-    made = []
-    picture = decoding.frame_picture
-    monkeypatch.setattr(decoding, "frame_picture", lambda frame: made.append(frame.pts) or picture(frame))
+    made = converted(monkeypatch)
     video = video_frames(encode(options=x264()))
-    assert [sorted(video.part(number))[0] for number in (11, 12, 39)] == [0, 12, 36]
-    assert sorted(video.part(13)) == list(range(12, 24)) and not made
+    assert [next(video.part(number))[0] for number in (11, 12, 39)] == [0, 12, 36]
+    assert [number for number, _ in video.part(13)] == list(video.around(13)) == list(range(12, 24))
+    assert not made
     assert [number for number, _ in video.pictures([26, 13])] == [13, 26]
     assert len(made) == 2
 
@@ -127,9 +135,7 @@ def test_clips_of_a_pair_are_decoded_together(encoded, monkeypatch, keep):
     videos, whole = scene.videos, decode_scene(recorded(encoded[0]))
     if keep:
         videos.keep()
-    made, opened = [], []
-    picture, opening = decoding.frame_picture, decoding.opened
-    monkeypatch.setattr(decoding, "frame_picture", lambda frame: made.append(frame.pts) or picture(frame))
+    made, opened, opening = converted(monkeypatch), [], decoding.opened
     monkeypatch.setattr(
         decoding, "opened", lambda data, **kwargs: opened.append(data) or opening(data, **kwargs)
     )
