@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import stored
 
-from input_pipeline import decoding, fitting
+from input_pipeline import decoding, fitting, scene_videos
 from input_pipeline.decoding import VideoFrames, decode_video
 from input_pipeline.scene_videos import SceneVideos
 from input_pipeline.shots import Caching, SceneReader, Shot, decode_scene, open_scene, take, together
@@ -66,6 +66,11 @@ def test_any_pictures_are_those_of_the_whole_video(codec, container, options):
         assert sorted(found) == sorted(wanted)
         for number, picture in found.items():
             np.testing.assert_array_equal(picture, whole[number], str(number))
+    kept = SceneVideos([data], "one", FRAMES, None)
+    kept.keep()
+    for _ in range(12):  # the decoder stays where it is in between
+        wanted = rng.choice(FRAMES, 3, replace=False)
+        np.testing.assert_array_equal(kept[np.zeros(3, int), wanted], whole[wanted], str(wanted))
 
 
 def converted(monkeypatch) -> list[int]:
@@ -148,6 +153,65 @@ def test_clips_of_a_pair_are_decoded_together(encoded, monkeypatch, keep):
     # Several clips as one array, of a view of some times.
     stacked = videos[:, 2:].pictures([videos[:, 2:].cells()[[[0, 1]], [[0, 5]]]])
     np.testing.assert_array_equal(stacked[0], whole.videos[[[0, 1]], [[2, 7]]])
+
+
+def taken(monkeypatch) -> list[int]:
+    """Numbers of the frames that decoders give to scenes which keep them from now on."""
+    found, take_ = [], scene_videos._Store._take
+
+    def noted(self, camera, number, frame):
+        found.append(number)
+        take_(self, camera, number, frame)
+
+    monkeypatch.setattr(scene_videos._Store, "_take", noted)
+    return found
+
+
+def test_what_is_kept_is_decoded_once_and_only_as_far_as_it_is_needed(monkeypatch):
+    data, opened, opening = encode(options={"g": "30"}), [], decoding.opened
+    videos, found = SceneVideos([data], "one", FRAMES, None), taken(monkeypatch)
+    monkeypatch.setattr(
+        decoding, "opened", lambda data, **kwargs: opened.append(data) or opening(data, **kwargs)
+    )
+    videos.keep()
+    whole = decode_video(data, "video")
+    opened.clear()
+    for wanted, count, times in (
+        ([5, 2], 6, 1),
+        ([4], 6, 1),
+        ([6, 9], 10, 1),
+        ([9, 15, 0], 16, 1),
+        ([32], 26, 2),  # another part, of few frames: to its end
+        ([39, 16], 27, 2),
+        ([23], 40, 2),  # few frames are left of the first part
+        (list(range(FRAMES)), 40, 2),
+    ):
+        pictures = videos[np.zeros(len(wanted), int), np.array(wanted)]
+        np.testing.assert_array_equal(pictures, whole[wanted])
+        assert (len(found), len(opened)) == (count, times), wanted
+    assert sorted(found) == list(range(FRAMES))
+
+
+def test_few_decoders_of_a_video_stay_open(monkeypatch):
+    monkeypatch.setattr(scene_videos, "_FEW", 0)
+    monkeypatch.setattr(scene_videos, "_OPEN", 2)
+    data = encode(options=x264())
+    videos, found, whole = (
+        SceneVideos([data], "one", FRAMES, None),
+        taken(monkeypatch),
+        decode_video(data, "v"),
+    )
+    videos.keep()
+    for first, count in ((0, 1), (12, 2), (24, 3 + 11), (13, 3 + 11 + 1), (36, 4 + 11 + 1 + 11)):
+        np.testing.assert_array_equal(videos[np.zeros(1, int), np.array([first])], whole[[first]])
+        assert len(videos._store._decoders[0]) <= 2 and len(found) == count
+
+
+def test_a_kept_video_of_another_length_is_an_error_at_once():
+    videos = SceneVideos([encode()], "one", FRAMES + 1, None)
+    videos.keep()
+    with pytest.raises(InputError, match="scene one, camera 0: 40 frames instead of 41"):
+        videos[np.zeros(1, int), np.array([3])]
 
 
 def recorded(data: bytes) -> dict:

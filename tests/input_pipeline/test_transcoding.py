@@ -43,7 +43,7 @@ def test_pictures_and_lenses_are_those_of_training_in_short_steps(tmp_path, know
         record["intrinsics"], fit_lenses(known["intrinsics"], (64, 96), kept), rtol=1e-6
     )
     video = VideoFrames(record["videos"][1], "video", stored.TIMES, kept, None)
-    assert [list(sorted(video.part(number))) for number in (3, 4, 8)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert [[n for n, _ in video.part(number)] for number in (3, 4, 8)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     said = json.loads((folder / "metadata.json").read_text())["transcoded"]
     height, width = size or (None, None)
     assert said == {"codec": "h264", "height": height, "width": width, "gop": 4, "crf": 4}
