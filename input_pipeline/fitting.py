@@ -76,7 +76,7 @@ def fit_lenses(
     """Intrinsics [..., 4] of pictures of `source_size` (height, width) after `fit_frames`."""
     if size is None or size == source_size:
         return intrinsics
-    return fit.fit_intrinsics(intrinsics, source_size, *size).astype(np.float32)
+    return fit.fit_frame_intrinsics(intrinsics, source_size, *size).astype(np.float32)
 
 
 def stride(frame_rate: float, fps: float) -> int:

@@ -16,7 +16,6 @@ from stp_jax.controls import cameras
 from stp_jax.controls.paths import Cameras
 from stp_jax.controls.times import Rates
 from stp_jax.errors import InputError
-from stp_jax.media.fit import covering
 from stp_jax.rerender import results, runs
 from stp_jax.rerender.flags import parse_flags
 from stp_jax.rerender.request import Request, playing_rate
@@ -189,9 +188,11 @@ def read_depth(path: str | os.PathLike, clip: media.Clip) -> np.ndarray:
 
 def _cells(size: tuple[int, ...], picture: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a map of the whole picture, for each pixel of the picture that `fit_image` cuts."""
-    places = []
-    for whole, wide, kept in zip(size, covering((size[0], size[1]), picture), picture, strict=True):
-        middles = (wide - kept) / 2 + np.arange(kept) + 0.5  # in the resized picture
-        places.append(np.clip(np.floor(middles * whole / wide).astype(int), 0, whole - 1))
+    scale = min(size[0] / picture[0], size[1] / picture[1])
+    cut = ((whole - kept * scale) / 2 for whole, kept in zip(size, picture, strict=True))
+    places = (
+        np.clip(np.floor(first + (np.arange(kept) + 0.5) * scale).astype(int), 0, whole - 1)
+        for first, kept, whole in zip(cut, picture, size, strict=True)
+    )
     rows, columns = places
     return rows, columns

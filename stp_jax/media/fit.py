@@ -1,12 +1,16 @@
-"""Brings pictures to a size: one rule for where they are cut, for every reader and for lenses.
-
-A picture is resized until it covers the size, and the centre is cropped. What it is resized to has whole
-pixels, and as many to the left of the crop as to the right of it: `covering`. Lenses follow exactly.
+"""Brings pictures to a size, and lenses with them: resized until they cover it, and cropped at the centre.
 
 Pictures are resized by a bicubic filter that is as wide as the pixels of the result, so nothing aliases.
-Frames of data sets are resized by FFmpeg in YUV, on their way to RGB (`fit_frame`), in a fifth of Pillow's
-time. What is RGB already, or needs more than FFmpeg to become SDR of BT.709, is resized by Pillow
-(`fit_image`). The two differ by their kernels, Keys' cubic with a = -0.6 and -0.5: by 0.5 of 255 in noise.
+There are two ways, and lenses follow each of them exactly:
+
+- `fit_image`, `fit_intrinsics`: RGB pictures of any origin, by Pillow; all that `sample.py` reads. The crop
+  may begin and end within a pixel.
+- `fit_frame`, `fit_frame_intrinsics`: frames of data sets, by FFmpeg in YUV on their way to RGB, in a fifth
+  of the time. FFmpeg resizes whole frames, so the size that covers is rounded to whole pixels, as many on
+  either side of the crop (`covering`): a direction that is cropped shows up to half a pixel more or less at
+  each end. Frames that need more than FFmpeg to become SDR of BT.709 are cut in the same way, by Pillow.
+
+The two filters differ by their kernels, Keys' cubic with a = -0.5 and -0.6: by 0.5 of 255 in noise.
 """
 
 from __future__ import annotations
@@ -16,43 +20,34 @@ import numpy as np
 from PIL import Image
 
 from stp_jax.media import colour
-from stp_jax.media.orientation import frame_picture, is_turned
+from stp_jax.media.orientation import frame_picture, is_turned, seen_size
 
-
-def covering(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width to which a picture of `source` is resized before `size` is cropped out of its centre.
-
-    One of them is that of `size`. The other differs from it by an even number, the nearest to the right
-    shape.
-    """
-    scale = min(whole / kept for whole, kept in zip(source, size, strict=True))
-    height, width = (
-        kept + 2 * round(max(0.0, whole / scale - kept) / 2) for whole, kept in zip(source, size, strict=True)
-    )
-    return height, width
+_Size = tuple[int, int]  # height, width
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes until the size is covered, and crops the centre: uint8 `[h, w, 3]` -> `[height, width, 3]`."""
-    h, w = image.shape[:2]
-    kept = _kept((h, w), (height, width))
-    top, left = (h - h * kept[0]) / 2, (w - w * kept[1]) / 2
-    # Rounding may put an edge outside of the picture by a tiny bit, which Pillow refuses.
-    box = (left, top, min(w, left + w * kept[1]), min(h, top + h * kept[0]))
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    source, size = (image.shape[0], image.shape[1]), (height, width)
+    return _resized(image, size, _part(source, size))
+
+
+def fit_intrinsics(intrinsics: np.ndarray, source_size: _Size, height: int, width: int) -> np.ndarray:
+    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: cropping changes them."""
+    return _cropped(intrinsics, source_size, _part(source_size, (height, width)))
 
 
 def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
-    """A decoded frame as it is seen, as `fit_image` would cut it: uint8 `[height, width, 3]`.
+    """A decoded frame as it is seen, resized and cropped: uint8 `[height, width, 3]`.
 
     Raises:
       InputError: a colour matrix that is not read.
     """
-    if (frame.height, frame.width) == (height, width) or is_turned(frame) or not colour.is_plain(frame):
-        picture = frame_picture(frame)
-        return picture if picture.shape[:2] == (height, width) else fit_image(picture, height, width)
-    whole = covering((frame.height, frame.width), (height, width))
+    source, size = seen_size(frame), (height, width)
+    if source == size:
+        return frame_picture(frame)
+    if is_turned(frame) or not colour.is_plain(frame):
+        return _resized(frame_picture(frame), size, _part_of_frame(source, size))
+    whole = covering(source, size)
     top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
     fitted = np.empty((height, width, 3), np.uint8)
     for channel, plane in enumerate(colour.resized(frame, *whole)):
@@ -60,16 +55,47 @@ def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     return fitted
 
 
-def fit_intrinsics(
-    intrinsics: np.ndarray, source_size: tuple[int, int], height: int, width: int
-) -> np.ndarray:
-    """Intrinsics `[..., 4]` (fx, fy, cx, cy over width, height) after `fit_image`: cropping changes them."""
-    kept = np.array(_kept(source_size, (height, width))[::-1], np.float32)
+def fit_frame_intrinsics(intrinsics: np.ndarray, source_size: _Size, height: int, width: int) -> np.ndarray:
+    """As `fit_intrinsics`, after `fit_frame` of frames that are seen in `source_size`."""
+    return _cropped(intrinsics, source_size, _part_of_frame(source_size, (height, width)))
+
+
+def covering(source: _Size, size: _Size) -> _Size:
+    """Height and width to which a frame of `source` is resized before `size` is cropped out of its centre.
+
+    One of them is that of `size`. The other differs from it by an even number, the nearest to the right
+    shape.
+    """
+    height, width = (
+        kept + 2 * max(0, round((whole * kept / part - kept) / 2))
+        for whole, kept, part in zip(source, size, _part(source, size), strict=True)
+    )
+    return height, width
+
+
+def _part(source: _Size, size: _Size) -> tuple[float, float]:
+    """Height and width, in pixels of the source, of the largest part of it that has the shape of `size`."""
+    scale = min(source[0] / size[0], source[1] / size[1])
+    return size[0] * scale, size[1] * scale
+
+
+def _part_of_frame(source: _Size, size: _Size) -> tuple[float, float]:
+    """As `_part`, where `covering` is rounded."""
+    whole = covering(source, size)
+    return source[0] * (size[0] / whole[0]), source[1] * (size[1] / whole[1])
+
+
+def _resized(image: np.ndarray, size: _Size, part: tuple[float, float]) -> np.ndarray:
+    """The part of this height and width in the middle of an image, at another size."""
+    h, w = image.shape[:2]
+    # Rounding may put an edge outside of the picture by a tiny bit, which Pillow refuses.
+    top, left = max(0.0, (h - part[0]) / 2), max(0.0, (w - part[1]) / 2)
+    box = (left, top, min(w, left + part[1]), min(h, top + part[0]))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def _cropped(intrinsics: np.ndarray, source: _Size, part: tuple[float, float]) -> np.ndarray:
+    kept = np.array([part[1] / source[1], part[0] / source[0]], np.float32)  # of the width, of the height
     focal, centre = intrinsics[..., :2] / kept, (intrinsics[..., 2:] - (1 - kept) / 2) / kept
     return np.concatenate([focal, centre], axis=-1)
-
-
-def _kept(source: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
-    """What part of the height and of the width of a picture the crop keeps."""
-    height, width = (kept / whole for kept, whole in zip(size, covering(source, size), strict=True))
-    return height, width

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
-from stp_jax.media.fit import covering, fit_frame, fit_image, fit_intrinsics
+from stp_jax.media.fit import covering, fit_frame, fit_frame_intrinsics, fit_image, fit_intrinsics
 from stp_jax.media.orientation import frame_picture
 
 SIZES = [((64, 96), (32, 48)), ((97, 143), (32, 48)), ((120, 91), (48, 80)), ((640, 640), (240, 416))]
@@ -31,10 +31,10 @@ def grey(brightness: np.ndarray) -> av.VideoFrame:
     return yuv([luma, *[np.full((-(-height // 2), -(-width // 2)), 128, np.uint8)] * 2])
 
 
-def seen_at(size, cut) -> tuple[np.ndarray, np.ndarray]:
+def seen_at(size, cut, lens=fit_frame_intrinsics) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a picture of `size` that are in the middles of the pixels of `cut`, by the lens."""
     height, width = cut
-    fx, fy, cx, cy = fit_intrinsics(np.array([1, 1, 0.5, 0.5]), size, height, width)
+    fx, fy, cx, cy = lens(np.array([1, 1, 0.5, 0.5]), size, height, width)
     columns = ((np.arange(width) + 0.5) / width - cx) / fx + 0.5
     rows = ((np.arange(height) + 0.5) / height - cy) / fy + 0.5
     return rows * size[0], columns * size[1]
@@ -53,15 +53,19 @@ def test_the_covering_size_is_whole_even_around_the_crop_and_of_the_right_shape(
 def test_pictures_lie_where_their_lenses_say(size, cut):
     """On a straight slope a filter that is the same on both sides gives the value at its place."""
     rows, columns = (np.arange(n) + 0.5 for n in size)
-    down, across = 20 + 200 * rows / size[0], 20 + 200 * columns / size[1]
-    y, x = seen_at(size, cut)
     inner = np.s_[6:-6, 6:-6]  # outside of the picture there is no slope
-    for slope, expected in (
-        (np.broadcast_to(down[:, None], size), (20 + 200 * y / size[0])[:, None]),
-        (np.broadcast_to(across, size), 20 + 200 * x / size[1]),
-    ):
-        frame, image = grey(slope), np.repeat(np.round(slope).astype(np.uint8)[..., None], 3, -1)
-        for fitted in (fit_frame(frame, *cut), fit_image(image, *cut)):
+    for across in (False, True):
+        slope = columns / size[1] if across else (rows / size[0])[:, None]
+        slope = np.broadcast_to(20 + 200 * slope, size)
+        image = np.repeat(np.round(slope).astype(np.uint8)[..., None], 3, -1)
+        coloured = av.VideoFrame.from_ndarray(image, format="rgb24")  # which Pillow resizes
+        for fitted, lens in (
+            (fit_frame(grey(slope), *cut), fit_frame_intrinsics),
+            (fit_frame(coloured, *cut), fit_frame_intrinsics),
+            (fit_image(image, *cut), fit_intrinsics),
+        ):
+            y, x = seen_at(size, cut, lens)
+            expected = 20 + 200 * (x / size[1] if across else (y / size[0])[:, None])
             off = (fitted - np.broadcast_to(expected, cut)[..., None])[inner]
             assert abs(off).max() < 1.6 and abs(off.mean()) < 0.2
 
@@ -75,7 +79,7 @@ def test_waves_that_the_new_pixels_can_show_stay_and_others_vanish(size, cut):
     picture = 128 + 80 * np.cos(2 * np.pi * slow * rows)[:, None] * np.cos(2 * np.pi * slow * columns)
     expected = 128 + 80 * np.cos(2 * np.pi * slow * y)[:, None] * np.cos(2 * np.pi * slow * x)
     frame = grey(picture)
-    for fitted in (fit_frame(frame, *cut), fit_image(frame_picture(frame), *cut)):
+    for fitted in (fit_frame(frame, *cut), fit_image(frame_picture(frame), *cut)):  # no size is rounded here
         assert abs(fitted - expected[..., None])[4:-4, 4:-4].max() < 2.5
     if scale > 4:
         fast = 0.8 / scale  # 1.25 new pixels for a wave: a picture without filter would show one of 5
@@ -172,7 +176,7 @@ def test_untagged_frames_are_of_601_or_of_709_by_their_own_size_not_by_the_new_o
         assert abs(fitted - to_rgb(*map(np.float64, (120, 90, 170)), kr, kb, False)).max() < 1.1
 
 
-def test_what_needs_more_than_ffmpeg_is_read_as_in_its_own_size():
+def test_what_needs_more_than_ffmpeg_is_read_in_its_own_size_and_cut_in_the_same_way():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (48, 64, 4), np.uint8)
     hdr, wide = (yuv([noise[..., 0], *[noise[::2, ::2, c].copy() for c in (1, 2)]], matrix=9) for _ in "ab")
@@ -183,4 +187,5 @@ def test_what_needs_more_than_ffmpeg_is_read_as_in_its_own_size():
         for array, form in ((noise, "rgba"), (noise[..., :3], "rgb24"), (noise[..., 0], "gray"))
     ]
     for frame in frames:
+        assert covering((48, 64), (24, 24)) == (24, 32)  # as it is, and so `fit_image` cuts the same
         np.testing.assert_array_equal(fit_frame(frame, 24, 24), fit_image(frame_picture(frame), 24, 24))
