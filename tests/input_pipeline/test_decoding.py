@@ -55,7 +55,7 @@ def video_frames(data: bytes, frames=FRAMES, size=None) -> VideoFrames:
         ("mpeg4", "mp4", {"bf": "2"}),
     ],
 )
-def test_any_pictures_are_those_of_the_whole_video(codec, container, options):
+def test_any_pictures_are_those_of_the_whole_video(monkeypatch, codec, container, options):
     data = encode(codec, container, options)
     whole, rng = decode_video(data, "video"), np.random.default_rng(0)
     assert len(whole) == FRAMES
@@ -68,6 +68,7 @@ def test_any_pictures_are_those_of_the_whole_video(codec, container, options):
             np.testing.assert_array_equal(picture, whole[number], str(number))
     kept = SceneVideos([data], "one", FRAMES, None)
     kept.keep()
+    monkeypatch.setattr(scene_videos, "_FEW", 0)
     for _ in range(12):  # the decoder stays where it is in between
         wanted = rng.choice(FRAMES, 3, replace=False)
         np.testing.assert_array_equal(kept[np.zeros(3, int), wanted], whole[wanted], str(wanted))
@@ -168,6 +169,7 @@ def taken(monkeypatch) -> list[int]:
 
 
 def test_what_is_kept_is_decoded_once_and_only_as_far_as_it_is_needed(monkeypatch):
+    monkeypatch.setattr(scene_videos, "_FEW", 8)
     data, opened, opening = encode(options={"g": "30"}), [], decoding.opened
     videos, found = SceneVideos([data], "one", FRAMES, None), taken(monkeypatch)
     monkeypatch.setattr(
