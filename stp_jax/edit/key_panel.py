@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from stp_jax.controls import interpolation
 from stp_jax.controls.keyframes import LookAt, Orbit, Turned
 from stp_jax.edit import poses
-from stp_jax.edit.scene import pose_of, quaternion
+from stp_jax.edit.scene import pose_of, quaternion, upright
 
 _TITLES = {poses.FORMS[kind]: kind for kind in poses.EDITED}
 _TURN = "YXZ"  # to the right, up, right side down; as `stp_jax.controls.moves.Rig`
@@ -109,7 +109,8 @@ class KeyPanel:
     def _look(self) -> None:
         """The page's own view goes to the keyframe."""
         state, number = self._page.state, self._page.chosen
-        self._page.look(state.pose_of(number), round(state.frame_of(state.keys.keyframes[number])))
+        frame = round(state.frame_of(state.keys.keyframes[number]))
+        self._page.look(state.pose_of(number), upright(state.view().intrinsics[frame]))
 
     def _take(self) -> None:
         """The keyframe goes to where the page looks from."""

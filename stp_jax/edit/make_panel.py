@@ -14,6 +14,7 @@ from stp_jax.errors import InputError
 from stp_jax.files import new_file
 
 _NONE = "none yet"
+_ENDED = "The render ended when the tab was closed or lost its connection. Render makes it again."
 KEYFRAMES = "keyframes.json"
 _EXPORTS = {
     "Video": "result.mp4",
@@ -115,14 +116,29 @@ class MakePanel:
         if report.what == "video":
             self._status.content = f"The {name} is done, {report.seconds:.1f} s."
             if name != "preview":
-                self._take.options = tuple(page.takes.names)
-                self._take.value = name
-                page.view.offer(page.takes.names, name)
+                self._offer(name)
             page.view.show_frame()
             return
         gone = time.monotonic() - self._began
         left = f", about {gone / report.share - gone:.0f} s left" if report.share > 0.05 else ""
         self._status.content = f"{name}: {report.what}, {100 * report.share:.0f} %{left}"
+
+    def begin(self, ended: bool) -> None:
+        """Shows the takes of a tab that is restored.
+
+        Args:
+          ended: a render was under way when it closed.
+        """
+        names = self._page.takes.names
+        self._offer(names[-1] if names else None)
+        self._status.content = _ENDED if ended else "No preview yet."
+
+    def _offer(self, name: str | None) -> None:
+        """Offers the takes; `name` is the chosen one."""
+        names = self._page.takes.names
+        self._take.options = tuple(names) or (_NONE,)
+        self._take.value = name or self._take.options[0]
+        self._page.view.offer(names, name)
 
     # Takes ------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,10 @@ import numpy as np
 
 from stp_jax.controls import keyframes
 from stp_jax.controls.keyframes import Keyframes
-from stp_jax.edit import geometry, scene, view_panel
+from stp_jax.edit import scene, view_panel
 from stp_jax.edit.clip_panel import ClipPanel
 from stp_jax.edit.clips import Source
+from stp_jax.edit.closed import Closed, ClosedPanel
 from stp_jax.edit.key_panel import KeyPanel
 from stp_jax.edit.make_panel import KEYFRAMES, MakePanel
 from stp_jax.edit.state import State
@@ -27,6 +30,7 @@ from stp_jax.errors import InputError, of_a_disk
 
 _WIDE = 1000  # pixels of the window from which there are two columns of panels
 _QUIET = 0.4  # seconds without an edit before a preview begins
+_LONGEST = 10.0  # seconds that a closed tab waits for its last edit
 _FAILED = "A fault of the editor: {}. The terminal has more."
 
 
@@ -43,23 +47,23 @@ class Page:
       chosen: the number of the keyframe whose fields are shown.
       frame: of the new video, which is shown.
       rendering: a full render goes on, which edits do not stop.
+      key: by which the browser's tab knows its work, see `closed`.
     """
 
     def __init__(self, client: Any, app: Any, source: Source, keys: Keyframes | None):
         self.client, self.app = client, app
+        self.key = secrets.token_hex(8)
         self.state = State(source, keys)
         self.kept = self.state.keys  # as they were saved, or at the beginning
         self.takes = Takes(view_panel.PREVIEW)
         self.chosen, self.frame = 0, 0
         self.rendering = self.closed = False
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._keys, self._chosen_at = 0, 0.0  # as they were last shown
         self._folder = Path(tempfile.mkdtemp(prefix="stp_editor_"))
         self._files = 0
         self._timer: threading.Timer | None = None
         self._dragged: tuple[int, np.ndarray] | None = None
-        self._warp: geometry.Warp | None = None
-        self._warped: Source | None = None  # what it is of
         self.guard = Guard(client, self.say)
         self.scene = scene.Scene(client.scene, lambda i: self.act(lambda: self.choose(i)), self._drag)
         with client.atomic():
@@ -76,6 +80,7 @@ class Page:
         panel = gui.main_panel
         panel.dock_right()
         panel.set_width(310)
+        self.closed_tabs = ClosedPanel(gui, self)
         tabs = gui.add_tab_group()
         if self.client.camera.image_width >= _WIDE:
             left = gui.add_panel()
@@ -103,20 +108,26 @@ class Page:
 
     def act(self, work: Callable[[], Any]) -> None:
         """Does what a person asked for; mistakes appear in the page in the words of the command line."""
-        with self._lock:
+        with self.lock:
             if self.closed:
                 return
-            try:
-                work()
-            except InputError as error:
-                self.say(str(error))
+            if not self.attempt(work):
                 self.refresh()  # fields show what is, not what was refused
-            except Exception as error:
-                mistake = of_a_disk(error) if isinstance(error, OSError) else None
-                if mistake is None:
-                    traceback.print_exc()
-                self.say(str(mistake or _FAILED.format(error)))
         self.client.flush()
+
+    def attempt(self, work: Callable[[], Any]) -> bool:
+        """Does something, and shows its mistakes; False: it was refused."""
+        try:
+            work()
+        except InputError as error:
+            self.say(str(error))
+            return False
+        except Exception as error:
+            mistake = of_a_disk(error) if isinstance(error, OSError) else None
+            if mistake is None:
+                traceback.print_exc()
+            self.say(str(mistake or _FAILED.format(error)))
+        return True
 
     def say(self, text: str) -> None:
         """Shows an error."""
@@ -137,7 +148,7 @@ class Page:
         self._preview_soon()
 
     def refresh(self) -> None:
-        """Shows the state everywhere: numbers and the clock at once, then pictures."""
+        """Shows the state everywhere at once, but for pictures, which follow."""
         self._keys = len(self.state.keys.keyframes)
         self.chosen = min(self.chosen, self._keys - 1)
         self._chosen_at = self.state.frame_of(self.state.keys.keyframes[self.chosen])
@@ -145,9 +156,6 @@ class Page:
         with self.client.atomic():
             self.view.show()
             self.keys.show()
-        self.client.flush()
-        with self.client.atomic():
-            self.view.show_frame()
             self.scene.draw(self.state, self.chosen)
             self.make.show()
             self.clip.show()
@@ -156,18 +164,12 @@ class Page:
     def snap(self) -> bool:
         return self.view.snap
 
-    def warped(self, frame: int) -> np.ndarray:
-        """The geometry of a frame, uint8 [H, W, 3]."""
-        if self._warp is None or self._warped is not self.state.source:
-            self._warp, self._warped = geometry.Warp(self.state.source), self.state.source
-        return self._warp(self.state.view(), frame)
-
-    def look(self, pose: np.ndarray, frame: int) -> None:
-        """Puts the page's own view at a pose [4, 4], with the lens of a frame."""
+    def look(self, pose: np.ndarray, fov: float) -> None:
+        """Puts the page's own view at a pose [4, 4], with so many radians from bottom to top."""
         camera = self.client.camera
         camera.wxyz = scene.quaternion(pose)
         camera.position = pose[:3, 3]
-        camera.fov = scene.upright(self.state.view().intrinsics[frame])
+        camera.fov = fov
 
     def load(self, source: Source) -> None:
         """Another clip, with keyframes of its own."""
@@ -213,15 +215,60 @@ class Page:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def close(self) -> None:
-        """The tab has gone: its work ends, its files go."""
-        self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self.view.stop()
-        self.app.worker.stop(self)
+    # Closed tabs --------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something here that a page does not begin with."""
+        return self.state.touched or self.state.source is not self.app.source or bool(self.takes.kept)
+
+    def _leave(self) -> None:
+        """Keeps what is here for later: what was not saved also in a file."""
+        if not self.has_work:
+            return
+        folder = None
         if self.state.keys != self.kept:
             folder = self.app.new_folder("closed")
             keyframes.write(folder / KEYFRAMES, self.state.keys)
             print(f"A tab was closed with changes that were not saved: {folder / KEYFRAMES}", flush=True)
+        self.state.changed.clear()
+        place = self.chosen, self.frame
+        left = Closed(
+            self.key, time.time(), self.state, self.kept, self.takes, *place, folder, self.rendering
+        )
+        self.app.closed_tabs.add(left)
+
+    def restore(self, key: str) -> None:
+        """Goes on with the work of a closed tab; what is here is kept in its place."""
+        if self.rendering:
+            raise InputError("A render goes on in this tab: wait for it, or stop it, or use another tab.")
+        found = self.app.closed_tabs.take(key)
+        if found is None:
+            raise InputError("That work is in another tab by now, or is not kept any more.")
+        self.make.stop()
+        self._leave()
+        self.key = secrets.token_hex(8)
+        self.state, self.kept, self.takes = found.state, found.kept, found.takes
+        self.chosen, self.frame = found.chosen, found.frame
+        self.state.changed = [self._edited]
+        found.forget()
+        self.make.begin(found.rendering)
+        self.refresh()
+        self._preview_soon()
+        self.app.offer()
+
+    def close(self) -> None:
+        """The tab has gone: its work ends, its files go, and what it had is kept for a while."""
+        self.closed = True
+        self.app.worker.stop(self)
+        self.view.stop()
+        waited = self.lock.acquire(timeout=_LONGEST)  # for an edit that is under way
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.app.worker.stop(self)  # what that edit has asked for
+            self._leave()
+        finally:
+            if waited:
+                self.lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)

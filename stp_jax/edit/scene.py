@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from stp_jax.controls.view import View
 from stp_jax.edit import geometry, poses
+from stp_jax.edit.clips import Source
 from stp_jax.edit.state import State
 
 _SOURCE, _PATH, _KEY, _CHOSEN, _NOW = (
@@ -63,8 +65,8 @@ class Scene:
         self._keys_drawn: Any = None
         api.set_up_direction("-y")
 
-    def size(self, state: State) -> float:
-        return 0.09 * state.source.distance
+    def size(self, source: Source) -> float:
+        return 0.09 * source.distance
 
     def draw(self, state: State, chosen: int) -> None:
         """What does not depend on the frame that is shown, after an edit."""
@@ -98,7 +100,7 @@ class Scene:
                     f"/source/{i}",
                     fov=upright(source.lenses[i]),
                     aspect=width / height,
-                    scale=self.size(state) * (0.8 if moves else 1.6),
+                    scale=self.size(state.source) * (0.8 if moves else 1.6),
                     color=_SOURCE,
                     image=source.clip.frames[i],
                     wxyz=quaternion(c2w[i]),
@@ -140,7 +142,7 @@ class Scene:
         self._keys = []
         path, _ = state.path()
         height, width = state.source.clip.frames.shape[1:3]
-        lenses = state.view().intrinsics
+        lenses, size = state.view().intrinsics, self.size(state.source)
         for i, key in enumerate(state.keys.keyframes):
             if key.camera is None and i != chosen:
                 continue
@@ -150,20 +152,20 @@ class Scene:
                 f"/keys/{i}",
                 fov=upright(lenses[near]),
                 aspect=width / height,
-                scale=self.size(state),
+                scale=size,
                 color=_CHOSEN if i == chosen else _KEY,
                 thickness=0.03,
                 wxyz=quaternion(pose),
                 position=pose[:3, 3],
             )
             ball = self._api.add_icosphere(  # the lines alone are hard to click
-                f"/keys/{i}/ball", 0.2 * self.size(state), _CHOSEN if i == chosen else _KEY, subdivisions=2
+                f"/keys/{i}/ball", 0.2 * size, _CHOSEN if i == chosen else _KEY, subdivisions=2
             )
             for clicked in (handle, ball):
                 clicked.on_click(lambda _, i=i: self._choose(i))
             self._keys.append(handle)
             if i == chosen and not self._held:
-                self._put_gizmo(i, state.camera_of(i), pose, self.size(state))
+                self._put_gizmo(i, state.camera_of(i), pose, size)
 
     def _put_gizmo(self, number: int, camera: Any, pose: np.ndarray, size: float) -> None:
         """The handles of the chosen keyframe; those that look at a point turn by themselves."""
@@ -182,14 +184,13 @@ class Scene:
 
         gizmo.on_update(moved)
 
-    def show(self, state: State, frame: int, picture: np.ndarray) -> None:
+    def show(self, source: Source, view: View, frame: int, picture: np.ndarray) -> None:
         """One frame of the new video: its camera with what it sees, and the scene at its moment."""
-        view = state.view()
-        height, width = state.source.clip.frames.shape[1:3]
+        height, width = source.clip.frames.shape[1:3]
         fov, pose = upright(view.intrinsics[frame]), view.c2w[frame]
         if self._now is None:
             self._now = self._api.add_camera_frustum("/now", fov=fov, aspect=width / height, color=_NOW)
-        for name, value in (("fov", fov), ("aspect", width / height), ("scale", 1.3 * self.size(state))):
+        for name, value in (("fov", fov), ("aspect", width / height), ("scale", 1.3 * self.size(source))):
             if getattr(self._now, name) != value:
                 setattr(self._now, name, value)
         self._now.image = picture
@@ -197,14 +198,14 @@ class Scene:
         shown = geometry.nearest_frame(view, frame)
         if self._still is not None and shown != self._still_of:
             self._still_of = shown
-            self._still.image = state.source.clip.frames[shown]
-        if state.source.depth is not None and shown != self._cloud_of:
-            points, colours = geometry.cloud(state.source, shown)
-            near = points[:, 2] < 12 * state.source.distance  # far things would only make the scene small
+            self._still.image = source.clip.frames[shown]
+        if source.depth is not None and shown != self._cloud_of:
+            points, colours = geometry.cloud(source, shown)
+            near = points[:, 2] < 12 * source.distance  # far things would only make the scene small
             self._api.add_point_cloud(
                 "/scene",
                 points[near].astype(np.float32),
                 colours[near],
-                point_size=0.009 * state.source.distance,
+                point_size=0.009 * source.distance,
             )
             self._cloud_of = shown

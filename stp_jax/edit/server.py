@@ -13,6 +13,7 @@ from typing import Any
 
 from stp_jax.controls.keyframes import Keyframes
 from stp_jax.edit.clips import Source
+from stp_jax.edit.closed import ClosedTabs
 from stp_jax.edit.gate import Gate
 from stp_jax.edit.page import Page
 from stp_jax.edit.worker import Worker
@@ -41,6 +42,7 @@ class App:
         self.source, self.keys, self.out = source, keys, out
         self.gate = Gate(host)
         self.pages: dict[int, Page] = {}
+        self.closed_tabs = ClosedTabs()
         self._lock = threading.Lock()
         self._check_port(host, port)
         self.server = self._serve(host, port)
@@ -132,6 +134,16 @@ class App:
             page = self.pages.pop(client.client_id, None)
         if page is not None:
             page.close()
+            self.offer()
+
+    def offer(self) -> None:
+        """Offers the work of closed tabs in those that are open, in a thread: each has its own lock."""
+
+        def show() -> None:
+            for page in list(self.pages.values()):
+                page.act(page.closed_tabs.show)
+
+        threading.Thread(target=show, daemon=True).start()
 
     def close(self) -> None:
         for page in list(self.pages.values()):

@@ -61,6 +61,11 @@ class State:
         return len(self.source.clip.frames)
 
     @property
+    def touched(self) -> bool:
+        """Whether something was edited."""
+        return bool(self._done or self._undone)
+
+    @property
     def filmed(self) -> Filmed:
         """What keyframes are relative to."""
         height, width = self.source.clip.source_size

@@ -11,23 +11,30 @@ import numpy as np
 from PIL import Image
 
 from stp_jax.controls import animation_time
-from stp_jax.edit import clock, geometry
+from stp_jax.edit import clock, geometry, scene
 from stp_jax.media import pictures
 
 SOURCE, GEOMETRY, PREVIEW = "source as filmed", "geometry, at once", "latest preview"
 _SIDE = 256  # pixels of each picture
 _OWN = "your own"
+_PAUSE = 0.02  # seconds before pictures are drawn: what an edit says goes out first, and edits gather
 _FOLLOW = "Follow: you look through the new camera. Free: you fly yourself, with the mouse and W A S D."
 
 
 class ViewPanel:
-    """Pictures, a slider and the clock in the container of a page that is open."""
+    """Pictures, a slider and the clock in the container of a page that is open.
+
+    The pictures are drawn in a thread of their own: an edit is answered without them, and of edits that come
+    quicker than they can be drawn, only the last is.
+    """
 
     def __init__(self, gui: Any, page: Any):
         self._page = page
         self._playing = threading.Event()
         self._pictures: list[str] = []
         self._pictured: Any = None
+        self._warp: geometry.Warp | None = None
+        self._wanted = threading.Event()
         blank = np.zeros((_SIDE // 2, _SIDE, 3), np.uint8)
         self._image = gui.add_image(blank, format="jpeg", jpeg_quality=88)
         self._slider = gui.add_slider("Frame", 0, max(page.state.frames - 1, 1), 1, 0)
@@ -48,6 +55,7 @@ class ViewPanel:
         self._snap.on_update(lambda event: self._by_page(event) and page.act(self.show))
         for handle in (self._left, self._right):
             handle.on_update(lambda event: self._by_page(event) and page.act(self.show_frame))
+        threading.Thread(target=self._draw_pictures, daemon=True).start()
 
     @staticmethod
     def _by_page(event: Any) -> bool:
@@ -104,7 +112,9 @@ class ViewPanel:
             time.sleep(1 / page.state.source.rates.new)
 
     def stop(self) -> None:
+        """Ends the threads, of a page that is closed."""
         self._playing.clear()
+        self._wanted.set()
 
     def go(self, frame: int) -> None:
         """Shows another frame."""
@@ -125,7 +135,7 @@ class ViewPanel:
             self._right.value = chosen
 
     def show(self) -> None:
-        """The clock, after an edit."""
+        """The clock, after an edit; pictures follow."""
         state = self._page.state
         if self._pictured is not state.source:
             self._pictured = state.source
@@ -134,7 +144,7 @@ class ViewPanel:
         self._slider.value = min(self._page.frame, state.frames - 1)
         self._text.value = clock.as_text(self._points())
         self._preset.value = _OWN
-        self._draw_clock()
+        self.show_frame()
 
     def _points(self) -> list[tuple[float, float]]:
         """The keys of the clock: frame, source frame."""
@@ -155,24 +165,50 @@ class ViewPanel:
             self._drawing.content = drawing
 
     def show_frame(self) -> None:
-        """The frame that is chosen, in all pictures."""
-        page, state = self._page, self._page.state
-        page.frame = min(page.frame, state.frames - 1)
-        warped = page.warped(page.frame)
-        shown = {label: self._picture(label, warped) for label in {self._left.value, self._right.value}}
-        pair = [self._labelled(*shown[handle.value]) for handle in (self._left, self._right)]
-        self._image.image = np.concatenate([pair[0], np.full((len(pair[0]), 4, 3), 24, np.uint8), pair[1]], 1)
+        """The frame that is chosen: in the clock at once, its pictures when they are drawn."""
+        self._page.frame = min(self._page.frame, self._page.state.frames - 1)
         self._draw_clock()
-        page.scene.show(state, page.frame, warped)
-        if self._follows:
-            page.look(np.asarray(state.path()[0].c2w[page.frame], np.float64), page.frame)
+        self._wanted.set()
 
-    def _picture(self, label: str, warped: np.ndarray) -> tuple[np.ndarray, str]:
+    def _draw_pictures(self) -> None:
+        """Draws the pictures that were asked for, until the page is closed."""
+        page = self._page
+        while not page.closed:
+            self._wanted.wait()
+            time.sleep(_PAUSE)
+            self._wanted.clear()
+            page.attempt(self._show_pictures)
+
+    def _show_pictures(self) -> None:
+        """Warps without holding up edits, which may go on meanwhile, and shows what was asked for."""
+        page = self._page
+        with page.lock:
+            source, view, frame = page.state.source, page.state.view(), page.frame
+        if self._warp is None or self._warp.source is not source:
+            self._warp = geometry.Warp(source)
+        warped = self._warp(view, frame)
+        with page.lock:
+            if page.closed or page.state.source is not source:
+                return  # another clip was loaded, whose pictures are wanted by now
+            with page.client.atomic():
+                self._show_pair(warped, frame)
+                page.scene.show(source, view, frame, warped)
+                if self._follows:
+                    page.look(np.asarray(view.c2w[frame], np.float64), scene.upright(view.intrinsics[frame]))
+        page.client.flush()
+
+    def _show_pair(self, warped: np.ndarray, frame: int) -> None:
+        chosen = (self._left.value, self._right.value)
+        shown = {label: self._picture(label, warped, frame) for label in set(chosen)}
+        pair = [self._labelled(*shown[label]) for label in chosen]
+        self._image.image = np.concatenate([pair[0], np.full((len(pair[0]), 4, 3), 24, np.uint8), pair[1]], 1)
+
+    def _picture(self, label: str, warped: np.ndarray, frame: int) -> tuple[np.ndarray, str]:
         """The picture of a label now, and what is to be said of it."""
         page, state = self._page, self._page.state
         if label == SOURCE:
-            return state.source.clip.frames[page.frame], f"source, frame {page.frame}"
-        shown = geometry.nearest_frame(state.view(), page.frame)
+            return state.source.clip.frames[frame], f"source, frame {frame}"
+        shown = geometry.nearest_frame(state.view(), frame)
         plane = "" if state.source.depth is not None else ", flat"
         if label == GEOMETRY:
             return warped, f"geometry of source frame {shown}{plane}"
@@ -180,7 +216,7 @@ class ViewPanel:
         if take is None or take.video.shape != state.source.clip.frames.shape:
             return warped, f"geometry{plane}; the preview comes"
         fresh = take.keys == state.keys or label != PREVIEW
-        return take.video[page.frame], take.name if fresh else f"{take.name}, of before"
+        return take.video[frame], take.name if fresh else f"{take.name}, of before"
 
     @staticmethod
     def _labelled(picture: np.ndarray, said: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,12 +104,13 @@ class Worker:
             self._waiting.clear()
             self._now = None
         self._wake.set()
-        if self._process is not None:
+        process = self._process
+        if process is not None:
             self._stopped.value = self._number
             self._pipe.close()  # by which it ends, if it is not in the middle of a step
-            self._process.join(2)
-            self._process.terminate()
-            self._process.join(5)
+            process.join(2)
+            process.terminate()
+            process.join(5)
 
     def _drop(self, owner: Any) -> None:
         self._waiting.pop(owner, None)
@@ -135,6 +137,7 @@ class Worker:
                         self._now = None
 
     def _run(self, job: Job) -> None:
+        """Does a job; whatever goes wrong, the next one is served."""
         try:
             if self._process is None or not self._process.is_alive():
                 self._start()
@@ -144,24 +147,41 @@ class Worker:
                 self._tell(report)
                 if report.what in ("video", "error", "stopped"):
                     return
-        except (EOFError, OSError):
+        except Exception as error:
             if not self._closed:
-                self._process.join(5)
-                self._tell(Report(job.number, "error", said=_GONE.format(self._process.exitcode)))
+                self._tell(Report(job.number, "error", said=self._end(error)))
+
+    def _end(self, error: Exception) -> str:
+        """Ends a process that does not answer, or could not be started; returns what is to be said."""
+        process, self._process = self._process, None
+        if process is None or not isinstance(error, (EOFError, OSError)):
+            traceback.print_exc()
+            return f"The process that samples cannot work: {error}"[:1000]
+        process.join(5)
+        if process.is_alive():  # it would be sent the next job, too
+            process.kill()
+            process.join(5)
+        return _GONE.format(process.exitcode)
 
     def _tell(self, report: Report) -> None:
         with self._lock:
             wanted = self._now is not None and self._now[1].number == report.number
             answer = self._now[2] if self._now is not None and wanted else None
-        if answer is not None and report.what != "stopped":
+        if answer is None or report.what == "stopped":
+            return
+        try:
             answer(report)
+        except Exception:  # of one tab, while others wait
+            traceback.print_exc()
 
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_work, args=(theirs, self._stopped), daemon=True)
-        self._process.start()
+        process = self._context.Process(target=_work, args=(theirs, self._stopped), daemon=True)
+        process.start()
         theirs.close()
-        self._pipe = ours
+        self._pipe, self._process = ours, process  # only what has started can be ended
+        if self._closed:
+            process.terminate()
 
 
 # In the process -------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The editor as a person uses it: its page in a browser, its process beside it."""
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from stp_jax.controls import keyframes
-from tests.edit.browser import Editor, needs_browser
+from tests.edit.browser import Chromium, Wire, needs_browser
 from tests.environment import ROOT, environment
 from tests.tiny_model import write_tiny_model
 
@@ -47,6 +49,13 @@ def serving(*words):
 
 
 @pytest.fixture(scope="module")
+def chromium():
+    made = Chromium()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
 
@@ -62,12 +71,24 @@ def pictures(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "result_png").glob("*.png"))])
 
 
+def files_of(packed: bytes, folder: Path) -> dict[str, bytes]:
+    """What a .zip has, which is what is in a folder."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    assert found == {
+        str(path.relative_to(folder.parent)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return found
+
+
 def test_a_person_directs_camera_and_clock_and_the_command_line_gives_the_same_frames(
-    address, weights, tmp_path
+    chromium, address, weights, tmp_path
 ):
     url, out = address
-    editor = Editor(url)
-    try:
+    take, saved = out / "take_1", tmp_path / "saved.json"
+    with chromium.open(url) as editor:
         editor.wait_for_clock("0:2, 4:2")  # bullet_time of 5 frames
         editor.set("Frame", 2)
         editor.press("Add")
@@ -84,23 +105,25 @@ def test_a_person_directs_camera_and_clock_and_the_command_line_gives_the_same_f
         editor.wait_for_clock("0:2, 2:4, 4:1")
         editor.tab("Make")
         editor.wait_for("The preview is done")
+        editor.press("Video")
+        editor.wait_for("There is no take yet")
         editor.press("Render")
         editor.wait_for("The take_1 is done")
+        for button, name in (("Video", "result"), ("Both", "side_by_side")):
+            assert editor.download(button) == (take / f"{name}.mp4").read_bytes()
+        camera = editor.download("Cameras")
+        assert len(files_of(editor.download("PNGs"), take / "result_png")) == 5
+        assert "take_1/settings.json" in files_of(editor.download("All"), take)
         editor.tab("Files")
-        saved = tmp_path / "saved.json"
         saved.write_bytes(editor.download("Save keyframes"))
         editor.choose("Clock preset", "reverse")
         editor.wait_for_clock("0:4, 4:0")
         editor.upload("Open keyframes", saved)
         editor.wait_for_clock("0:2, 2:4, 4:1")
         assert editor.download("Save keyframes") == saved.read_bytes()
-        assert not editor.outside and not editor.errors
-    finally:
-        editor.close()
     keys = keyframes.read(saved).keyframes
     assert [key.time.value for key in keys] == [0, 2, 4]
     assert keys[1].fov == 40 and keys[1].camera.left == 12 and keys[1].animation_time.value == 4
-    take = out / "take_1"
     assert keyframes.read(take / "keyframes.json") == keyframes.read(saved)
     made = tmp_path / "by_command"
     command = [sys.executable, "sample.py", "--weights", weights, "--keyframes", saved, "--also", "png"]
@@ -108,16 +131,52 @@ def test_a_person_directs_camera_and_clock_and_the_command_line_gives_the_same_f
         [*command, "--out", made], env=environment(devices=1), cwd=ROOT, check=True, capture_output=True
     )
     assert np.array_equal(pictures(made), pictures(take))
+    assert camera == (made / "new_camera.json").read_bytes()
+    assert (made / "result.mp4").read_bytes() == (take / "result.mp4").read_bytes()
 
 
-def test_tabs_do_not_mix_mistakes_are_shown_and_a_closed_tab_ends_its_work(address, tmp_path):
+def test_frames_are_played_and_scrubbed_and_a_camera_is_dragged_by_its_handles(chromium, address):
+    url, _ = address
+    with chromium.open(url) as editor:
+        picture = editor.wait_for_picture()
+        editor.set("Frame", 3)
+        picture = editor.wait_for_picture(picture)
+        assert editor.shown_frame() == 3
+        editor.page.get_by_role("slider").first.press("ArrowLeft")
+        editor.wait_for_picture(picture)
+        assert editor.shown_frame() == 2 and editor.value("Frame") == "2"
+        editor.press("Play")
+        seen = set()
+        editor.wait_until(lambda: seen.add(editor.shown_frame()) or len(seen) == 5)
+        editor.press("Stop")
+        editor.page.wait_for_timeout(500)
+        stopped = editor.shown_frame()
+        editor.page.wait_for_timeout(700)
+        assert editor.shown_frame() == stopped == int(editor.value("Frame"))
+        assert editor.value("Orbit", 1) == "0"
+        editor.drag_view(arrow(0.7), arrow(1.4))
+        editor.wait_until(lambda: float(editor.value("Orbit", 1)) < -3)  # below: the handle points down
+        assert editor.clock.get_attribute("data-text") == "0:2, 4:2"
+        editor.press("Undo")
+        editor.wait_until(lambda: editor.value("Orbit", 1) == "0")
+
+
+def arrow(length: float) -> np.ndarray:
+    """A place along the downward handle of the first keyframe, where the view begins; see `drag_view`."""
+    turn = np.radians(15)  # of the tiny model's default camera, 4 m from the pivot
+    return np.array([4 * np.sin(turn), 0.8 * length, 4 - 4 * np.cos(turn)])
+
+
+def test_tabs_do_not_mix_mistakes_are_shown_and_a_closed_tab_ends_its_work(chromium, address, tmp_path):
     url, out = address
-    one = Editor(url)
-    try:
-        other = one.another(url)
+    before = set(out.glob("closed_*"))
+    with chromium.open(url) as one, one.another(url) as other:
         other.set("Frame", 1)
         other.press("Add")
         other.wait_for_clock("0:2, 1:2, 4:2")
+        other.set("Frame", 3)
+        other.press("Add")
+        other.wait_for_clock("0:2, 1:2, 3:2, 4:2")
         one.page.bring_to_front()  # a tab behind draws nothing
         one.set("Clock", "0:1, 9:3")
         one.press("Apply the clock")
@@ -132,21 +191,26 @@ def test_tabs_do_not_mix_mistakes_are_shown_and_a_closed_tab_ends_its_work(addre
         clip.write_bytes(b"no video")
         one.upload("Open a video", clip)
         one.wait_for("clip.mp4")
-        other.page.close()  # with a keyframe that was not saved
-        one.page.wait_for_timeout(500)
-        (closed,) = out.glob("closed_*")
-        assert len(keyframes.read(closed / "keyframes.json").keyframes) == 3
-        assert not one.errors and not one.outside
-    finally:
-        one.close()
+        other.page.close()  # with keyframes that were not saved
+        restore = one.page.get_by_role("button", name=re.compile("Restore .*, 4 keyframes"))
+        restore.wait_for()
+        (closed,) = set(out.glob("closed_*")) - before
+        assert len(keyframes.read(closed / "keyframes.json").keyframes) == 4
+        restore.click()
+        one.wait_for_clock("0:2, 1:2, 3:2, 4:2")
+        assert not closed.exists()  # the work is in a tab
+        if one.page.get_by_role("button", name="Forget them").count():  # of other tests
+            one.press("Forget them")
+        restore.wait_for(state="detached")
+        one.page.get_by_role("button", name="Forget them").wait_for(state="hidden")
 
 
-def test_a_video_and_a_trim_from_the_page(address):
+def test_a_video_and_a_trim_from_the_page(chromium, address):
     url, _ = address
-    editor = Editor(url, 800, 600)
-    try:
+    example = ROOT / "stp_jax/assets/example.mp4"
+    with chromium.open(url, 800, 600) as editor:
         editor.tab("Files")
-        editor.upload("Open a video", ROOT / "stp_jax/assets/example.mp4")
+        editor.upload("Open a video", example)
         editor.tab("Time")
         editor.wait_for_clock("0:0, 4:4")
         editor.tab("Files")
@@ -158,21 +222,49 @@ def test_a_video_and_a_trim_from_the_page(address):
         editor.choose("Camera preset", "dolly_in")
         editor.tab("Make")
         editor.wait_for("--start=0.4 --duration=1.0")
-        assert not editor.errors and not editor.outside
-    finally:
-        editor.close()
+        editor.tab("Files")
+        editor.drop(example)
+        editor.wait_for("from 0 to ")
+        editor.tab("Make")
+        assert "--start" not in editor.page.locator(".stp-command").inner_text()
 
 
-def test_another_address_needs_the_token_and_other_pages_cannot_connect(weights, tmp_path):
+def test_a_reload_and_a_lost_connection_keep_the_work(chromium, address):
+    url, out = address
+    wire = Wire(int(re.search(r":(\d+)", url)[1]))
+    with contextlib.closing(wire), chromium.open(f"http://127.0.0.1:{wire.port}/") as editor:
+        editor.set("Frame", 1)
+        editor.press("Add")
+        editor.wait_for_clock("0:2, 1:2, 4:2")
+        editor.page.reload()
+        editor.wait_for_clock("0:2, 1:2, 4:2")
+        assert editor.value("Frame") == "1"
+        editor.set("Moment", 3)
+        editor.wait_for_clock("0:2, 1:3, 4:2")
+        editor.page.evaluate("window.stpBeforeTheCut = true")
+        wire.cut()
+        editor.page.wait_for_function("() => !window.stpBeforeTheCut")
+        editor.wait_for_clock("0:2, 1:3, 4:2")
+        editor.set("Moment", 4)
+        editor.wait_for_clock("0:2, 1:4, 4:2")
+        for text in ("0:2, 1:3, 4:2", "0:2, 1:2, 4:2", "0:2, 4:2"):  # of before, too
+            editor.press("Undo")
+            editor.wait_for_clock(text)
+        editor.press("Redo")
+        editor.wait_for_clock("0:2, 1:2, 4:2")
+        kept = [len(keyframes.read(path).keyframes) for path in out.glob("closed_*/keyframes.json")]
+        assert 3 not in kept  # the work is in a tab
+        other = editor.another(url)
+        other.wait_for_clock("0:2, 4:2")  # a tab of its own
+
+
+def test_another_address_needs_the_token_and_other_pages_cannot_connect(chromium, weights, tmp_path):
     with serving("--weights", weights, "--out", tmp_path, "--host", "0.0.0.0") as url:
         plain, token = url.split("?")
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(plain)
-        editor = Editor(url)
-        try:
+        with chromium.open(url) as editor:
             editor.wait_for_clock("0:2, 4:2")
-        finally:
-            editor.close()
         address = plain.replace("http", "ws") + "?" + token
         for origin in ("http://evil.example", None):
             with pytest.raises(InvalidStatus):

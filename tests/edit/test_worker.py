@@ -88,3 +88,20 @@ def test_a_process_that_dies_is_said_and_another_one_begins(worker, weights):
     started = time.monotonic()
     worker.submit("a", ["--weights", weights], reports.put, draft=True)
     assert last(reports).what == "video" and time.monotonic() - started < WAIT
+
+
+def test_what_cannot_be_started_is_said_and_the_next_job_is_done(worker, weights, monkeypatch):
+    reports = queue.Queue()
+    worker._process.kill()
+    worker._process.join(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_start", lambda: 1 / 0)
+        worker.submit("a", ["--weights", weights], reports.put, draft=True)
+        assert "cannot work" in last(reports).said
+
+    def fails(report):
+        raise ValueError(report.what)  # a fault of one tab
+
+    worker.submit("a", ["--weights", weights, "--keyframes", "no.json"], fails, draft=True)
+    worker.submit("b", ["--weights", weights], reports.put, draft=True)
+    assert last(reports).what == "video"
