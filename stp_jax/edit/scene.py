@@ -60,6 +60,8 @@ class Scene:
         self._cloud_of = self._still_of = -1
         self._held = False  # the gizmo is being dragged, so it is not drawn anew
         self._keys: list[Any] = []
+        self._keys_made_for: Any = None
+        self._gizmo: Any = None
         self._source_drawn: Any = None
         self._path_drawn: Any = None
         self._keys_drawn: Any = None
@@ -137,52 +139,54 @@ class Scene:
         )
 
     def _draw_keys(self, state: State, chosen: int) -> None:
+        """The keyframes' cameras: those that are there are moved, not made anew, as that takes longer."""
+        keys = state.keys.keyframes
+        shown = [i for i, key in enumerate(keys) if key.camera is not None or i == chosen]
+        height, width = state.source.clip.frames.shape[1:3]
+        turns = isinstance(state.camera_of(chosen), poses.TURNING)
+        made_for = (shown, chosen, turns, self.size(state.source), width / height)
+        if made_for != self._keys_made_for:
+            self._keys_made_for = made_for
+            self._make_keys(*made_for)
+        lenses = state.view().intrinsics
+        for i, handle in zip(shown, self._keys, strict=True):
+            pose, fov = state.pose_of(i), upright(lenses[round(state.frame_of(keys[i]))])
+            if handle.fov != fov:
+                handle.fov = fov
+            moved = [handle, self._gizmo] if i == chosen and not self._held else [handle]
+            for one in moved:
+                one.wxyz, one.position = quaternion(pose), pose[:3, 3]
+
+    def _make_keys(self, shown: list[int], chosen: int, turns: bool, size: float, aspect: float) -> None:
+        """Cameras of keyframes, and handles for the chosen one; `turns`: also to turn it."""
         for old in self._keys:
             old.remove()
         self._keys = []
-        path, _ = state.path()
-        height, width = state.source.clip.frames.shape[1:3]
-        lenses, size = state.view().intrinsics, self.size(state.source)
-        for i, key in enumerate(state.keys.keyframes):
-            if key.camera is None and i != chosen:
-                continue
-            pose = state.pose_of(i)
-            near = round(state.frame_of(key))
+        for i in shown:
+            colour = _CHOSEN if i == chosen else _KEY
             handle = self._api.add_camera_frustum(
-                f"/keys/{i}",
-                fov=upright(lenses[near]),
-                aspect=width / height,
-                scale=size,
-                color=_CHOSEN if i == chosen else _KEY,
-                thickness=0.03,
-                wxyz=quaternion(pose),
-                position=pose[:3, 3],
+                f"/keys/{i}", fov=1.0, aspect=aspect, scale=size, color=colour, thickness=0.03
             )
             ball = self._api.add_icosphere(  # the lines alone are hard to click
-                f"/keys/{i}/ball", 0.2 * size, _CHOSEN if i == chosen else _KEY, subdivisions=2
+                f"/keys/{i}/ball", 0.2 * size, colour, subdivisions=2
             )
             for clicked in (handle, ball):
                 clicked.on_click(lambda _, i=i: self._choose(i))
             self._keys.append(handle)
-            if i == chosen and not self._held:
-                self._put_gizmo(i, state.camera_of(i), pose, size)
+        if not self._held:
+            self._put_gizmo(chosen, turns, size)
 
-    def _put_gizmo(self, number: int, camera: Any, pose: np.ndarray, size: float) -> None:
-        """The handles of the chosen keyframe; those that look at a point turn by themselves."""
-        gizmo = self._api.add_transform_controls(
-            "/gizmo",
-            scale=2.2 * size,
-            disable_rotations=not isinstance(camera, poses.TURNING),
-            depth_test=False,
-            wxyz=quaternion(pose),
-            position=pose[:3, 3],
+    def _put_gizmo(self, number: int, turns: bool, size: float) -> None:
+        """The handles of the chosen keyframe; one that looks at a point turns by itself."""
+        self._gizmo = self._api.add_transform_controls(
+            "/gizmo", scale=2.2 * size, disable_rotations=not turns, depth_test=False
         )
 
         def moved(event: Any) -> None:
             self._held = event.phase != "end"
             self._drag(number, pose_of(event.target.wxyz, event.target.position))
 
-        gizmo.on_update(moved)
+        self._gizmo.on_update(moved)
 
     def show(self, source: Source, view: View, frame: int, picture: np.ndarray) -> None:
         """One frame of the new video: its camera with what it sees, and the scene at its moment."""
