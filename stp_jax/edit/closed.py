@@ -138,7 +138,9 @@ class ClosedPanel:
             for button in self._buttons:
                 button.remove()
             with self._folder:
-                self._buttons = [self._button(one) for one in tabs] + [self._forget()] * bool(tabs)
+                self._buttons = [self._button(one) for one in tabs]
+                if tabs:
+                    self._buttons.append(self._forget())
             self._folder.visible = bool(tabs)
         offers = {one.key: one.label for one in tabs} if young else {}
         script = _SCRIPT.replace("OFFERS", json.dumps(offers)).replace("KEY", self._page.key)
