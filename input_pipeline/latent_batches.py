@@ -276,14 +276,14 @@ def check_memory(config: ConfigDict) -> None:
         raise InputError(f"data.memory_outputs = {config.memory_outputs}: it needs data.memory_frames")
 
 
-def has_memory(share: float, seed: int, first: int, batch_size: int, run: int, index: int) -> bool:
-    """Whether batch `index` of a training that begins with example `first` has a memory, as all of the `run`
-    batches around it have, or have not.
+def has_memory(config: ConfigDict, seed: int, first: int, batch_size: int, index: int) -> bool:
+    """Whether batch `index` of a run that begins with example `first` has a memory.
 
     It follows from the place of the batch in the global order, so all hosts agree, also after a restart.
     """
     number = first + index * batch_size
-    return np.random.default_rng([seed, number - number % (run * batch_size)]).random() < share
+    decided_at = number - number % (config.memory_run * batch_size)
+    return np.random.default_rng([seed, decided_at]).random() < config.memory_share
 
 
 def _choose_both(

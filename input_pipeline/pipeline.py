@@ -80,14 +80,7 @@ def make_dataset(
     """
     check_config(config)
     share = functools.partial(HostShare, batch_size=batch_size, rows=rows, first=first_example)
-    with_memory = functools.partial(
-        latent_batches.has_memory,
-        config.memory_share,
-        seed,
-        first_example,
-        batch_size,
-        config.memory_run,
-    )
+    with_memory = functools.partial(latent_batches.has_memory, config, seed, first_example, batch_size)
     batch_size = batch_size if rows is None else len(rows)
     latents = mixture.reads_latents(config)
     if latents:
