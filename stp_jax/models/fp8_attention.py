@@ -47,7 +47,8 @@ WEIGHTS_SCALE = 256.0  # of attention weights, which are at most 1 before they a
 TOKEN_MULTIPLE = 128  # tokens of a block of the kernel
 LEAST_KEYS = 16_384  # below that attention is a small part of the time, and padding may weigh more
 
-KNOWN_JAX = ((0, 10), (0, 11))  # versions whose interface this module was written for
+# Versions whose interface is the one known here; it was run on a GPU with 0.11 alone.
+KNOWN_JAX = ((0, 10), (0, 11), (0, 12))
 CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
 PARAMETERS = {"query", "key", "value", "fp8_params", "scale", "use_fp8"}
 LEAST_CUDNN = 90_101  # of which XLA says that it has e4m3 attention
@@ -87,7 +88,8 @@ def _device_problem() -> str | None:
 def interface_problem(version: str) -> str | None:
     """Why jax of this version cannot be asked for e4m3 attention in the way known here; None: it can."""
     found = re.match(r"(\d+)\.(\d+)", version)
-    known = " and ".join(f"{major}.{minor}" for major, minor in KNOWN_JAX)
+    *others, last = (f"{major}.{minor}" for major, minor in KNOWN_JAX)
+    known = f"{', '.join(others)} and {last}"
     unknown = f"jax {version} may ask for it in another way than jax {known}, for which this was written"
     if not found or (int(found[1]), int(found[2])) not in KNOWN_JAX:
         return unknown

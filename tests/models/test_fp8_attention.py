@@ -169,7 +169,9 @@ def test_why_it_is_unavailable(monkeypatch):
     assert module.unavailable(128, 65_520) is None
     assert "heads are 100 wide" in module.unavailable(100, 65_520)
     assert "videos have 640 tokens" in module.unavailable(128, 640)
-    assert "jax 0.12.0 may ask for it in another way than jax 0.10 and" in module.interface_problem("0.12.0")
+    assert "jax 0.13.0 may ask for it in another way than jax 0.10, 0.11 and" in module.interface_problem(
+        "0.13.0"
+    )
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 90_000)
     assert "cuDNN is older" in module.interface_problem("0.11.2")
     monkeypatch.setattr(cudnn, "fp8_params_keys_fwd", ["scale"])
