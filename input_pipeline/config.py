@@ -86,9 +86,6 @@ class DataConfig(SetConfig):
     memory_frames: int = 0
     memory_share: float = 0.5
     memory_path: str = ""
-    # Batches in a row that all have a memory or all have none. Above 1 devices change less often between the
-    # two compiled steps.
-    memory_run: int = 1
     # Folder that `python -m stp_jax.sample_dataset` wrote: this share of the memories is then a model's own
     # output, with its errors, and not true latents.
     memory_outputs: str = ""

@@ -268,8 +268,6 @@ def check_memory(config: ConfigDict) -> None:
         raise InputError("data.memory_frames: not with data.warp = False")
     if config.memory_frames < 0 or not 0 <= config.memory_share <= 1:
         raise InputError("data.memory_frames: give 0 or more; data.memory_share: give 0 to 1")
-    if config.memory_run < 1:
-        raise InputError(f"data.memory_run = {config.memory_run}: give 1 or more")
     if not 0 <= config.memory_output_share <= 1:
         raise InputError(f"data.memory_output_share = {config.memory_output_share}: give 0 to 1")
     if config.memory_outputs and not config.memory_frames:
@@ -281,9 +279,7 @@ def has_memory(config: ConfigDict, seed: int, first: int, batch_size: int, index
 
     It follows from the place of the batch in the global order, so all hosts agree, also after a restart.
     """
-    number = first + index * batch_size
-    decided_at = number - number % (config.memory_run * batch_size)
-    return np.random.default_rng([seed, decided_at]).random() < config.memory_share
+    return np.random.default_rng([seed, first + index * batch_size]).random() < config.memory_share
 
 
 def _choose_both(

@@ -120,18 +120,6 @@ def test_hosts_workers_and_restarts_agree_on_which_batches_have_a_memory(folder)
         same([part], {name: array[:2] for name, array in whole.items()})
 
 
-def test_batches_with_a_memory_come_in_runs(folder):
-    """Also where training goes on in the middle of one; other settings of a run have the same examples."""
-    changes = dict(memory_run=4)
-    whole = batches(folder, 48, changes=changes)
-    which = ["memory_latents" in batch for batch in whole]
-    runs = np.reshape(which, (12, 4))
-    np.testing.assert_array_equal(runs, runs[:, :1].repeat(4, 1))
-    assert 2 < runs[:, 0].sum() < 10
-    for one, rest in zip(whole[10:], batches(folder, 38, changes=changes, first_example=10 * 4), strict=True):
-        same([rest], one)
-
-
 def test_batches_without_a_memory_are_those_of_their_own_cache(folder):
     plain = batches(folder, 12, path="plain", changes=dict(memory_frames=0))
     mixed = batches(folder, 12, path="plain", changes=dict(memory_path=str(folder / "long")))
@@ -203,7 +191,6 @@ def test_mistakes_are_named(folder, tmp_path):
         ("plain", {}, "do not continue each other.*--windows 2"),
         ("long", dict(memory_frames=3), "memory_frames = 3: a clip of .* has 2 latent frames"),
         ("long", dict(memory_share=1.5), "data.memory_share"),
-        ("long", dict(memory_run=0), "data.memory_run"),
         ("long", dict(memory_output_share=1.5), "data.memory_output_share"),
         ("long", dict(memory_path=str(tmp_path)), "not found"),
         ("long", of_videos, "a memory comes from a latent cache"),
