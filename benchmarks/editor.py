@@ -206,7 +206,7 @@ def serving(words: list[str], out: str, limit: float, step: Step) -> Iterator[tu
         step.name = "the editor ends"
         editor.terminate()
         editor.wait()
-    except Exception as error:
+    except Exception as error:  # what ends the processes makes any call to them fail
         if not late.is_set():
             raise
         raise InputError(f"Not done after {limit:g} s (--limit), at: {step.name}.") from error

@@ -47,7 +47,7 @@ with starting(__name__ == "__main__"):
     from stp_jax.rerender.windows import Windows
 
 SOURCE = 65  # frames
-TIMED = 4  # of so many frames one is compared with the scene at all times
+TIMED = 4  # every fourth frame is compared with the scene at all times
 CHOICES: dict[str, long.Choice] = {"trained": "overlap", "recent": "recent", "none": "none"}
 # By name: places of source and target along the rig, from 0 to 1; frames of the new video; its clock.
 CASES: dict[str, Any] = {

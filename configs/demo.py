@@ -62,9 +62,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         train=dict(
             steps=150_000 if gpu else 60,
             batch_size=64 if gpu else 2,
-            data_workers=4
-            if gpu
-            else 0,  # Python that draws examples would hold up the one that starts steps
+            data_workers=4 if gpu else 0,  # drawing examples would delay the process that starts steps
             log_every=100 if gpu else 5,
             pictures_every=5_000 if gpu else 30,
             checkpoint_every=5_000 if gpu else 20,

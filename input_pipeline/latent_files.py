@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,34 +148,54 @@ def alone(path: Path, shard: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def write_empty(path: Path, meta: dict[str, Any]) -> None:
-    """Writes the arrays of a new cache, zeros, and its meta.json.
+def write_empty(
+    path: Path,
+    meta: dict[str, Any],
+    arrays: Mapping[str, tuple[Sequence[int], type]],
+    what: str = "latent cache",
+) -> None:
+    """Writes arrays of zeros, of these shapes and dtypes, and then a meta.json.
 
     Raises:
-      InputError: the folder has something in it; it cannot be written, or the disk has no room for the whole
-        cache, and nothing is left of it.
+      InputError: the folder has something in it; it cannot be written, or the disk has no room for the
+        whole, and nothing is left of it. Messages call it `what`.
     """
     if path.exists() and any(file.suffix != ".lock" for file in path.iterdir()):
-        raise InputError(f"latent cache {path}: the folder is not empty and holds no latent cache")
-    shapes = all_shapes(meta)
+        raise InputError(f"{what} {path}: the folder is not empty and holds no {what}")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        needed = sum(math.prod(shape) * np.dtype(dtype_of(name)).itemsize for name, shape in shapes.items())
+        needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
         free = shutil.disk_usage(path).free
         if free < needed:
             raise InputError(
-                f"latent cache {path}: {size_text(needed)} are needed, {size_text(free)} are free there"
+                f"{what} {path}: {size_text(needed)} are needed, {size_text(free)} are free there"
             )
-        for name, shape in shapes.items():
-            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype_of(name), tuple(shape))
+        for name, (shape, dtype) in arrays.items():
+            np.lib.format.open_memmap(path / f"{name}.npy", "w+", dtype, tuple(shape))
         # Written last: its presence says that the arrays are there.
         with replace_file(path / "meta.json") as partial:
             partial.write_text(json.dumps(meta, indent=1))
     except OSError as error:
-        for name in shapes:
+        for name in arrays:
             with contextlib.suppress(OSError):
                 (path / f"{name}.npy").unlink(missing_ok=True)
-        raise InputError(f"latent cache {path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{what} {path}: cannot be written ({error.strerror})") from None
+
+
+def write_entry(path: Path, array: np.memmap, number: int, value: np.ndarray, *, sync: bool = True) -> None:
+    """Writes entry `number` of a mapped .npy file through the file: on a full disk the map would end the
+    process.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    data = np.ascontiguousarray(value, array.dtype)
+    with writing(path), open(path, "r+b") as file:
+        file.seek(array.offset + number * data.nbytes)
+        file.write(data.data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

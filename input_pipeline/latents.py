@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from input_pipeline.latent_files import (
     read_meta,
     shapes_of,
     write_empty,
+    write_entry,
     writing,
 )
 from input_pipeline.pairs import make_relative
@@ -123,7 +123,8 @@ class LatentCache:
         with in_turn(path) if shared else contextlib.nullcontext():
             if (path / "meta.json").exists():
                 return cls._continue(path, wanted, shared)
-            write_empty(path, wanted)
+            shapes = all_shapes(wanted)
+            write_empty(path, wanted, {name: (shape, dtype_of(name)) for name, shape in shapes.items()})
             return cls(path, wanted, "r+")
 
     @classmethod
@@ -270,16 +271,8 @@ class LatentCache:
         self._put("checksums", scene, np.array([*sums, captions_checksum(captions)], np.uint32), sync=sync)
 
     def _put(self, name: str, scene: int, value: np.ndarray, *, sync: bool = True) -> None:
-        """Writes a scene's part of an array through the file: on a full disk the memory map would end the
-        process."""
-        array, path = self._arrays[name], self.path / f"{name}.npy"
-        data = np.ascontiguousarray(value, array.dtype)
-        with writing(path), open(path, "r+b") as file:
-            file.seek(array.offset + scene * data.nbytes)
-            file.write(data.data)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
+        """Writes a scene's part of an array."""
+        write_entry(self.path / f"{name}.npy", self._arrays[name], scene, value, sync=sync)
 
     def damaged(self, scene: int) -> bool:
         """Whether the numbers or captions of a scene differ from their checksums; of an older cache, without

@@ -10,19 +10,18 @@ path; complete.npy bool [N], the scenes that have been written; meta.json.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from input_pipeline.latent_files import writing
+from input_pipeline.latent_files import write_empty, write_entry
 from input_pipeline.latents import LatentCache
 from stp_jax.errors import InputError
-from stp_jax.files import map_array, read_json, replace_file, size_text
+from stp_jax.files import map_array, read_json
 
+WHAT = "memory outputs"
 COMMAND = "python -m stp_jax.sample_dataset"
 DTYPES = {"latents": np.float16, "source_path": np.int32, "complete": np.bool_}
 
@@ -60,17 +59,8 @@ class MemoryOutputs:
             if not len(outputs.missing()):
                 raise InputError(f"{path}: already complete; choose another folder or delete it")
             return outputs
-        if path.exists() and any(path.iterdir()):
-            raise InputError(f"{path}: the folder is not empty and holds no output of a model")
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            needed, free = 2 * int(np.prod(_shapes(cache)["latents"])), shutil.disk_usage(path).free
-            if free < needed:
-                raise InputError(f"{path}: {size_text(needed)} are needed, {size_text(free)} are free there")
-            for name, shape in _shapes(cache).items():
-                np.lib.format.open_memmap(path / f"{name}.npy", "w+", DTYPES[name], shape)
-            with replace_file(path / "meta.json") as partial:  # last: it says that the arrays are there
-                partial.write_text(json.dumps(meta, indent=1))
+        shapes = _shapes(cache)
+        write_empty(path, meta, {name: (shape, DTYPES[name]) for name, shape in shapes.items()}, WHAT)
         return cls(path, cache, "r+")
 
     @classmethod
@@ -81,16 +71,15 @@ class MemoryOutputs:
           InputError: there are none, they are not complete, or of another cache.
         """
         if not (path / "meta.json").exists():
-            raise InputError(f"memory outputs {path}: not found; write them with {COMMAND}")
+            raise InputError(f"{WHAT} {path}: not found; write them with {COMMAND}")
         if read_json(path / "meta.json", dict).get("cache") != cache.identity:
             raise InputError(
-                f"memory outputs {path}: not of the latent cache {cache.path}; write them again with "
-                f"{COMMAND}"
+                f"{WHAT} {path}: not of the latent cache {cache.path}; write them again with {COMMAND}"
             )
         outputs = cls(path, cache, "r")
         if len(missing := outputs.missing()):
             raise InputError(
-                f"memory outputs {path}: {len(missing)} of {cache.scenes} scenes are not written yet; run "
+                f"{WHAT} {path}: {len(missing)} of {cache.scenes} scenes are not written yet; run "
                 f"the same {COMMAND} again to finish them"
             )
         return outputs
@@ -105,13 +94,10 @@ class MemoryOutputs:
         Raises:
           InputError: it cannot be written, as on a full disk.
         """
-        for name, value in (("latents", latents), ("source_path", source_path), ("complete", True)):
-            array, path = self._arrays[name], self.path / f"{name}.npy"
-            data = np.ascontiguousarray(value, array.dtype)
-            assert data.shape == array.shape[1:] or name == "complete"
-            with writing(path), open(path, "r+b") as file:  # a full disk would end a process that maps it
-                file.seek(array.offset + scene * data.nbytes)
-                file.write(data.data)
+        entries = {"latents": latents, "source_path": source_path, "complete": np.array(True)}
+        for name, value in entries.items():
+            assert value.shape == self._arrays[name].shape[1:]
+            write_entry(self.path / f"{name}.npy", self._arrays[name], scene, value)
 
     def source_path(self, target: int) -> int:
         """The camera path of the source that was given for a clip, the row `target` of the N * K."""
@@ -126,7 +112,7 @@ class MemoryOutputs:
         latents = np.asarray(self._arrays["latents"])
         found = np.take(latents.reshape(-1, *latents.shape[3:]), rows, axis=0, mode="clip")
         if not np.isfinite(found).all():
-            raise InputError(f"memory outputs {self.path}: damaged; write them again with {COMMAND}")
+            raise InputError(f"{WHAT} {self.path}: damaged; write them again with {COMMAND}")
         return found
 
 

@@ -165,7 +165,7 @@ class Page:
         return self.view.snap
 
     def look(self, pose: np.ndarray, fov: float) -> None:
-        """Puts the page's own view at a pose [4, 4], with so many radians from bottom to top."""
+        """Puts the page's own view at a pose [4, 4], with a vertical field of view in radians."""
         camera = self.client.camera
         camera.wxyz = scene.quaternion(pose)
         camera.position = pose[:3, 3]

@@ -180,7 +180,7 @@ class ViewPanel:
             page.attempt(self._show_pictures)
 
     def _show_pictures(self) -> None:
-        """Warps without holding up edits, which may go on meanwhile, and shows what was asked for."""
+        """Warps without delaying edits, which may go on meanwhile, and shows what was asked for."""
         page = self._page
         with page.lock:
             source, view, frame = page.state.source, page.state.view(), page.frame

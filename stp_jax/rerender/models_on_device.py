@@ -66,7 +66,7 @@ class ModelOnDevice:
 
 
 def read_ahead(*models: ModelOnDevice) -> list[Future[nnx.State] | None]:
-    """Begins to read models in the background, one after the other, so that the first is not held up.
+    """Begins to read models in the background, one after the other, so that the first is not delayed.
 
     What is wrong with a file is raised where the model's state is asked for. Where Python ends before that,
     no further parameter is read: a thread pool, which reading one takes, cannot be had any more. See also
