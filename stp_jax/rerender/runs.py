@@ -76,7 +76,9 @@ def plan(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Plan:
     sound, said = soundtrack(flags.video or EXAMPLE, request, fps)
     divided, lines = None, ""
     if is_long(flags, notes):
-        overlap = windows.default_overlap(notes.frames, model) if flags.overlap is None else flags.overlap
+        overlap = flags.overlap
+        if overlap is None:
+            overlap = windows.default_overlap(notes.frames, model, notes.sampling_overlap)
         divided = windows.plan(clock, notes.frames, overlap, len(request.clip.frames))
         lines = windows.describe(divided, model)
     return Plan(request, fps, sound, "\n".join(filter(None, (request.summary, speed, said, lines))), divided)

@@ -89,9 +89,13 @@ def plan(clock: np.ndarray, frames: int, overlap: int, source_frames: int) -> Wi
     return Windows(frames, length, starts, np.array(sources))
 
 
-def default_overlap(frames: int, model: Takes) -> int:
-    """How much windows of F frames overlap where nothing is said; measured in docs/long_videos.md."""
-    wanted = 1 if model.memory else 17 if model.official else 5
+def default_overlap(frames: int, model: Takes, noted: int = 0) -> int:
+    """How much windows of F frames overlap where nothing is said; measured in docs/long_videos.md.
+
+    Args:
+      noted: what the weights ask for; 0: nothing.
+    """
+    wanted = noted or (1 if model.memory else 17 if model.official else 5)
     return min(wanted, max(frames - 4, 1))
 
 

@@ -34,6 +34,10 @@ from stp_jax.training.task import Batch
 from stp_jax.training.videos import psnr, rows
 from stp_jax.weights import kinds, native, reading, recognition
 
+# Frames that windows of a long video have in common, for a model that has seen its own output as memory: it
+# believes its memory less, so that one frame does not hold the windows together (docs/long_videos.md).
+OWN_OUTPUT_OVERLAP = 5
+
 
 class Noised(NamedTuple):
     """The latents of a batch, `[B, F', H', W', C]`, as a model is given them in training."""
@@ -338,9 +342,12 @@ class DiTTask:
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling
-        return native.SamplingNotes(
+        notes = native.SamplingNotes(
             data.frames, data.height, data.width, sampling.steps, sampling.shift, sampling.guidance
-        )._asdict()
+        )
+        if self.model_config.memory and data.memory_outputs:
+            notes = notes._replace(sampling_overlap=OWN_OUTPUT_OVERLAP)
+        return notes._asdict()
 
     def companions(self):
         return {"vae": (self.frozen["vae"], dataclasses.asdict(self._stored_vae_config))}

@@ -44,6 +44,7 @@ class SamplingNotes(NamedTuple):
     sampling_shift: float  # of the noise levels, see `stp_jax.flow`
     sampling_guidance: float = 1.0  # by text; 1 is none
     sampling_scaled_poses: bool = False  # see `scale_source` of `stp_jax.official.poses.official_poses`
+    sampling_overlap: int = 0  # of windows of a long video, frames; 0: see `stp_jax.rerender.windows`
 
 
 def save_weights(

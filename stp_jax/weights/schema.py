@@ -102,6 +102,7 @@ NOTES = {
     "sampling_shift": POSITIVE,
     "sampling_guidance": Field(float, -1e4, 1e4),
     "sampling_scaled_poses": FLAG,
+    "sampling_overlap": Field(int, 0, 100_000),
     "steps": Field(int, 0, 10**12),
     "batch_size": Field(int, 1, 10**9),
     "seconds": Field(float, 0, 1e12),

@@ -59,6 +59,8 @@ def test_plans_that_are_impossible():
     assert windows.default_overlap(81, Takes("pose12")) == 17
     assert windows.default_overlap(5, Takes("pose12")) == 1
     assert windows.default_overlap(17, Takes(memory=4)) == 1
+    assert windows.default_overlap(17, Takes(memory=4), 5) == 5  # as the weights' notes say
+    assert windows.default_overlap(5, Takes(memory=1), 5) == 1
 
 
 def test_blending_begins_with_the_one_and_would_end_with_the_other():

@@ -18,7 +18,7 @@ from stp_jax.devices.sharding import make_mesh
 from stp_jax.errors import InputError
 from stp_jax.models.parameters import bind, flatten
 from stp_jax.models.vae import from_pixels
-from stp_jax.training.dit_task import DiTTask
+from stp_jax.training.dit_task import OWN_OUTPUT_OVERLAP, DiTTask
 from stp_jax.training.run import make_task
 from stp_jax.training.state import graph_of
 from tests.tiny_model import read_tiny_model, write_tiny_model
@@ -53,6 +53,14 @@ def vae(models):
 @pytest.fixture(scope="module")
 def batch(dit_config):
     return next(iter(make_dataset(dit_config.data, split="train", seed=3, batch_size=2)))
+
+
+def test_weights_that_saw_their_own_output_note_how_windows_overlap(dit_config):
+    config = dit_config.copy_and_resolve_references()
+    config.model.memory = 1
+    assert make_task(config).notes()["sampling_overlap"] == 0
+    config.data.memory_outputs = "outputs"
+    assert make_task(config).notes()["sampling_overlap"] == OWN_OUTPUT_OVERLAP
 
 
 def test_a_memory_is_made_lightly_noisy(dit_config):
