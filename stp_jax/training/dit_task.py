@@ -37,6 +37,7 @@ from stp_jax.weights import kinds, native, reading, recognition
 # Frames that windows of a long video have in common, for a model that has seen its own output as memory: it
 # believes its memory less, so that one frame does not hold the windows together (docs/long_videos.md).
 OWN_OUTPUT_OVERLAP = 5
+MEMORY_ROLE = "camera_encoder.memory_role"  # all that a model with a memory has more than one without
 
 
 class Noised(NamedTuple):
@@ -206,6 +207,9 @@ class DiTTask:
         # start at zero, and the projector of self-attention as the identity.
         added = ("camera", "animation_time", "projector", "interval_embedding", depth_head.NAME)
         return name.removeprefix("blocks.").startswith(added) or ".lora_" in name
+
+    def may_leave_out(self, name):
+        return name == MEMORY_ROLE
 
     def frozen_for(self, data):
         unused = {"negative"} | ({"vae"} if reads_latents(data) else set())

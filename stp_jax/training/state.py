@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from stp_jax.errors import InputError
 from stp_jax.models.parameters import Params, abstract, flatten
 from stp_jax.training.task import Task
 from stp_jax.weights import reading, recognition
+from stp_jax.weights.recognition import Pretrained
 
 
 class TrainState(NamedTuple):
@@ -108,6 +110,7 @@ def init_state(
         task.check_start(found.config)
         for remark in recognition.remarks(found):
             log(remark)
+        found = _fitting(found, shapes, task)
         params = reading.read(found, shapes, shardings, allow_missing=task.may_start_random)
     missing = {name: sharding for name, sharding in shardings.items() if name not in params}
     if missing:
@@ -129,6 +132,19 @@ def init_state(
 
     shardings = parameter_shardings(jax.eval_shape(rest, params), mesh)
     return jax.jit(rest, out_shardings=shardings)(params)
+
+
+def _fitting(found: Pretrained, shapes: Mapping[str, Any], task: Task) -> Pretrained:
+    """Weights without the parameters that a model of these shapes lacks, as far as the task allows it."""
+    left_out = [rule for rule in found.rules if rule.ours not in shapes and task.may_leave_out(rule.ours)]
+    if not left_out:
+        return found
+    names = ", ".join(sorted(rule.ours for rule in left_out))
+    log(f"Started from {found.title}, without what this model has no use for: {names}.")
+    stored = {name for rule in left_out for name in rule.names()}
+    rules = [rule for rule in found.rules if rule not in left_out]
+    tensors = {name: tensor for name, tensor in found.tensors.items() if name not in stored}
+    return dataclasses.replace(found, rules=rules, tensors=tensors)
 
 
 def abstract_state(

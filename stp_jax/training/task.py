@@ -35,6 +35,9 @@ class Task(Protocol):
     def may_start_random(self, name: str) -> bool:
         """Whether the weights that training starts from may lack this parameter."""
 
+    def may_leave_out(self, name: str) -> bool:
+        """Whether training may start without this parameter of the weights, which the model lacks."""
+
     def frozen_for(self, data: ConfigDict) -> dict[str, Any]:
         """The part of `frozen` that `loss` reads on examples of this kind of data."""
 

@@ -74,6 +74,9 @@ class VAETask:
     def may_start_random(self, name):
         return False
 
+    def may_leave_out(self, name):
+        return False
+
     def frozen_for(self, data):
         return self.frozen
 

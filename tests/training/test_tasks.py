@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
@@ -29,7 +30,7 @@ from stp_jax.training.dit_task import DiTTask
 from stp_jax.training.held_out import Validation, read_batches
 from stp_jax.training.loop import train
 from stp_jax.training.run import make_task
-from stp_jax.training.state import VALIDATION, random_key
+from stp_jax.training.state import VALIDATION, init_state, random_key
 from stp_jax.training.vae_task import VAETask
 from stp_jax.training.workdir import check_workdir
 from stp_jax.weights import kinds, native
@@ -264,6 +265,22 @@ def test_training_starts_from_weights_of_ours(tmp_path, latents, dit_config):
     found = started_from(config, latents, tmp_path / "run", tmp_path / "first")
     for name, array in first.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6)  # their average is rounded
+
+
+def test_training_without_a_memory_starts_from_weights_with_one(tmp_path, dit_config, capsys):
+    """As the bundled ones are."""
+    config = dit_config.copy_and_resolve_references()
+    config.model.memory = 1
+    first = flatten(DiTTask(config).init(nnx.Rngs(5)))
+    save(tmp_path, "dit", first, config.model.to_dict())
+    config.model.memory = 0
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    params = init_state(DiTTask(config), optax.sgd(0.0), 0, mesh, str(tmp_path)).params
+    assert first.keys() - params.keys() == {"camera_encoder.memory_role"}
+    for name, array in params.items():
+        np.testing.assert_array_equal(array, first[name])
+    said = capsys.readouterr()
+    assert "without what this model has no use for: camera_encoder.memory_role" in said.out + said.err
 
 
 def test_weights_of_a_model_with_other_heads_are_no_start(tmp_path, dit_config, capsys):
