@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from stp_jax.files import cache_folder, size_text
 
@@ -60,14 +61,18 @@ jax.monitoring.register_event_duration_secs_listener(_note_compiling)
 
 
 def set_up_devices() -> None:
-    """Begins to set up the devices in a thread: with CUDA that takes a second, in which Python can import.
+    """Begins to set up the devices in a thread: with CUDA that takes seconds, in which Python can import.
 
-    What goes wrong is raised where the devices are first asked for, which waits for the thread.
+    The first one gets a byte, for which its memory is set up. The others may be somebody else's, and are left
+    alone until they are used. What goes wrong is raised where the devices, or memory of theirs, are first
+    asked for; the former waits for the thread.
     """
 
     def ask() -> None:
         with contextlib.suppress(RuntimeError):
-            jax.devices()
+            first = jax.local_devices()[0]
+            if first.platform != "cpu":
+                jax.device_put(np.zeros(1, np.uint8), first).block_until_ready()
 
     threading.Thread(target=ask, name="devices").start()
 
