@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -231,7 +230,7 @@ def _open_long(config: ConfigDict, split: str, cache: LatentCache) -> _Long:
     long = _memory_cache(config, split, cache)
     if not config.memory_outputs:
         return _Long(long, None)
-    return _Long(long, MemoryOutputs.open(Path(within(config.memory_outputs, split)), long))
+    return _Long(long, MemoryOutputs.open(within(config.memory_outputs, split), long))
 
 
 def _memory_cache(config: ConfigDict, split: str, cache: LatentCache) -> LatentCache:

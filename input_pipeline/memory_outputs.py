@@ -18,6 +18,7 @@ import numpy as np
 
 from input_pipeline.latent_files import write_empty, write_entry
 from input_pipeline.latents import LatentCache
+from input_pipeline.remote import download, is_remote, local_path
 from stp_jax.errors import InputError
 from stp_jax.files import map_array, read_json
 
@@ -64,12 +65,14 @@ class MemoryOutputs:
         return cls(path, cache, "r+")
 
     @classmethod
-    def open(cls, path: Path, cache: LatentCache) -> MemoryOutputs:
-        """Opens complete outputs for the clips of `cache`.
+    def open(cls, path: str | Path, cache: LatentCache) -> MemoryOutputs:
+        """Opens complete outputs for the clips of `cache`; those in object storage are downloaded as a whole
+        at first.
 
         Raises:
           InputError: there are none, they are not complete, or of another cache.
         """
+        path = download(str(path)) if is_remote(path) else local_path(path)
         if not (path / "meta.json").exists():
             raise InputError(f"{WHAT} {path}: not found; write them with {COMMAND}")
         if read_json(path / "meta.json", dict).get("cache") != cache.identity:

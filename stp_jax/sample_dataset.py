@@ -27,7 +27,7 @@ with starting(__name__ == "__main__"):
     from input_pipeline.latent_choice import choose_source_path, choose_window, memory_rows
     from input_pipeline.latents import LatentCache
     from input_pipeline.memory_outputs import MemoryOutputs
-    from input_pipeline.remote import local_folder
+    from input_pipeline.remote import local_folder, within
     from stp_jax import flow
     from stp_jax.command_line import Parser, count, number
     from stp_jax.controls.view import view_of
@@ -124,7 +124,7 @@ def sample_scenes(
 
 
 def sample_dataset(
-    data: Path,
+    data: str | Path,
     weights: str,
     out: Path,
     *,
@@ -141,7 +141,7 @@ def sample_dataset(
       InputError: the cache, the weights or the text cannot be used; `out/split` holds something else or is
         complete; the model's numbers are not finite.
     """
-    found, cache = find_model(weights), LatentCache.open(data / split)
+    found, cache = find_model(weights), LatentCache.open(within(data, split))
     memory = found.config.memory
     if cache.windows == 1 or memory > cache.latent_shape[0] - 1:
         raise InputError(
@@ -181,9 +181,8 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add(
         "--data",
-        type=local_folder,
         required=True,
-        help="folder of the latent cache of long paths (encode_dataset --windows)",
+        help="folder of the latent cache of long paths (encode_dataset --windows); may be gs:// or s3://",
     )
     add("--weights", required=True, help="a DiT that takes a memory, in any layout that can be read")
     add(

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -139,6 +140,12 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(folder, tmp_path, monk
     assert files(tmp_path / "cut" / "train") == files(tmp_path / "whole" / "train")
     with pytest.raises(InputError, match="already complete"):
         run(folder, tmp_path / "cut")
+    monkeypatch.setenv("STP_JAX_DOWNLOADS", str(tmp_path / "downloads"))
+    fsspec.filesystem("memory").put(str(folder / "long"), "/sampled/long", recursive=True)
+    remote = ["--data", "memory://sampled/long", "--out", str(tmp_path / "remote")]
+    flags = ["--weights", str(folder / "weights"), "--steps", str(STEPS), "--batch_size", "4"]
+    sample_dataset.main([*remote, *flags])
+    assert files(tmp_path / "remote" / "train") == files(tmp_path / "whole" / "train")
     rows = np.arange(SCENES * CLIPS * LATENT_FRAMES)[None]
     assert MemoryOutputs.open(tmp_path / "cut" / "train", cache).latents_at(rows).std() > 0.1
 

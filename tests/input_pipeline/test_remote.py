@@ -15,12 +15,14 @@ from input_pipeline.datasets.reading import open_records
 from input_pipeline.inspect import command as inspect
 from input_pipeline.inspect.scenes import open_data
 from input_pipeline.latents import LatentCache
+from input_pipeline.memory_outputs import MemoryOutputs
 from input_pipeline.pipeline import make_dataset
 from input_pipeline.remote import RemoteFolder, is_remote, within
-from stp_jax import embed_captions
+from stp_jax import embed_captions, sample_dataset
 from stp_jax.controls.view import View
 from stp_jax.encode_dataset import verify
 from stp_jax.errors import InputError
+from tests.input_pipeline.long_cache import CLIPS, FRAMES, SCENES, WINDOWS, K, write_long_cache
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,35 @@ def test_a_latent_cache_is_downloaded(bucket, tmp_path):
         np.testing.assert_array_equal(found.clips_at(rows)[name], expected)
 
 
+def test_batches_with_a_models_remote_output_are_those_with_a_local_one(bucket, tmp_path):
+    write_long_cache(tmp_path / "long" / "train")
+    cache = LatentCache.open(tmp_path / "long" / "train")
+    made = MemoryOutputs.create(tmp_path / "outputs" / "train", cache, {"model": "test"})
+    for scene in range(SCENES):
+        latents = np.full((CLIPS, *cache.latent_shape), 100.0 + scene)
+        made.write(scene, latents, np.zeros(CLIPS // WINDOWS))
+    bucket.put(str(tmp_path / "long"), "/bucket/long", recursive=True)
+    bucket.put(str(tmp_path / "outputs"), "/bucket/outputs", recursive=True)
+
+    def batch(where, outputs="outputs"):
+        config = default_config()
+        config.update(kind="latents", path=f"{where}/long", frames=FRAMES)
+        config.update(memory_frames=K, memory_share=1.0, memory_output_share=1.0)
+        config.memory_outputs = f"{where}/{outputs}"
+        return next(iter(make_dataset(config, split="train", seed=0, batch_size=2, read_threads=1)))
+
+    local = batch(tmp_path)
+    assert set(np.unique(local["memory_latents"])) <= {100.0, 101.0}
+    for where in ("memory://bucket", f"file://{tmp_path}"):
+        for name, expected in local.items():
+            np.testing.assert_array_equal(batch(where)[name], expected, name)
+    with pytest.raises(InputError, match="memory://bucket/none/train: there is no such bucket or folder"):
+        batch("memory://bucket", "none")
+    bucket.rm("/bucket/outputs/train/meta.json")
+    with pytest.raises(InputError, match="memory outputs .*: not found"):
+        batch("memory://bucket")
+
+
 def test_the_folder_of_downloads_is_limited(bucket, tmp_path, monkeypatch):
     for place, name in enumerate("abc"):
         bucket.pipe(f"/bucket/{name}/file", bytes(400))
@@ -144,6 +175,7 @@ def test_what_is_written_here_alone_is_not_given_as_a_url(tmp_path, monkeypatch,
         (cam_x_time.main, ["--scenes", "s3://bucket/scenes", "--out", "a"]),
         (embed_captions.main, ["--weights", "a", "--data", "gs://bucket/data", "--out", "b"]),
         (verify.main, ["gs://bucket/latents"]),
+        (sample_dataset.main, ["--weights", "a", "--data", "b", "--out", "gs://bucket/outputs"]),
     ):
         with pytest.raises(SystemExit):
             main(flags)
