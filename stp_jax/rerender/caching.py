@@ -22,10 +22,14 @@ one, FIRST_RATE is taken.
 Each video of a batch has its own rate, and reuses its own velocity or takes the new one as it would alone: it
 does not depend on the others. The model runs where any of them wants a new one. Rates are whole on all
 devices and processes, so that all decide alike.
+
+Frames that are put in their place at every noise level are left out of the means: their velocity hardly
+changes, and where a window begins with many of them, its new frames would be taken to change as little.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -53,14 +57,15 @@ class VelocityCache:
       x: latents [B, F', H', W', C] before the first step.
       guided: bool [steps], steps with guidance.
       threshold: of the predicted change.
+      first: the first latent frame that is not put in its place.
     """
 
-    def __init__(self, x: jax.Array, guided: np.ndarray, threshold: float):
+    def __init__(self, x: jax.Array, guided: np.ndarray, threshold: float, first: int = 0):
         self._kept = Kept(jnp.zeros_like(x), jnp.ones(len(x)), jnp.full(len(x), FIRST_RATE))
         self._changes = np.append(True, guided[1:] != guided[:-1])
         self._always = self._changes | (np.arange(len(guided)) < -(-len(guided) // WARM_UP))
         self._always[-1] = True
-        self._threshold = threshold
+        self._threshold, self._first = threshold, first
 
     @property
     def velocity(self) -> jax.Array:
@@ -76,17 +81,18 @@ class VelocityCache:
 
     def keep(self, number: int, sigma: float, wanted: np.ndarray, velocity: jax.Array) -> None:
         """Keeps the velocity [B, F', H', W', C] of a step, for the videos that want it."""
-        self._kept = _keep(self._kept, velocity, sigma, wanted, not self._changes[number])
+        comparable = not self._changes[number]
+        self._kept = _keep(self._kept, velocity, sigma, wanted, comparable, first=self._first)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="first")
 def _keep(
-    kept: Kept, velocity: jax.Array, sigma: jax.Array, wanted: jax.Array, comparable: jax.Array
+    kept: Kept, velocity: jax.Array, sigma: jax.Array, wanted: jax.Array, comparable: jax.Array, first: int
 ) -> Kept:
     """`comparable`: bool [], whether both velocities are of one kind, guided or not."""
 
     def size(x: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.abs(x), axis=tuple(range(1, x.ndim)))
+        return jnp.mean(jnp.abs(x[:, first:]), axis=tuple(range(1, x.ndim)))
 
     rate = size(velocity - kept.velocity) / (size(kept.velocity) * (kept.sigma - sigma))
     return Kept(

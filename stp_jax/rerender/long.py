@@ -39,11 +39,13 @@ class Piece(NamedTuple):
       frames: uint8 or uint16 [n, H, W, 3], which are final.
       tail: [O, H, W, 3], which the next window begins with.
       latents: float32 [F', H', W', C].
+      forwards: of the DiT, which it took, int [].
     """
 
     frames: np.ndarray
     tail: np.ndarray
     latents: np.ndarray
+    forwards: np.ndarray
 
 
 class Pieces:
@@ -71,7 +73,7 @@ class Pieces:
             np.savez(partial, **piece._asdict())
 
     def read(self, window: int, part: str) -> np.ndarray:
-        """`frames`, `tail` or `latents` of a window."""
+        """A field of `Piece`, by its name."""
         with naming(self.path(window)), np.load(self.path(window)) as arrays:
             return arrays[part]
 
@@ -136,7 +138,7 @@ class LongVideo:
             video = np.concatenate([blend(before, video[: len(before)]), video[len(before) :]])
         video = video[: plan.length - plan.starts[window]]  # without repetitions of the last frame
         final = plan.new_until(window) - plan.starts[window]
-        return Piece(video[:final], video[final:], latents)
+        return Piece(video[:final], video[final:], latents, np.array(self._model.forwards))
 
     def _views(self, window: int) -> tuple[View, View]:
         """Of a window's source and target; animation times count from its first source frame."""

@@ -104,7 +104,9 @@ def make(folder: Path, model: Rerenderer, planned: runs.Plan, flags: argparse.Na
         )
         _make_windows(folder, video, pieces, windows, runs.enlarged(flags, model.notes), planned.fps)
         _clear(folder)
-        runs.write(folder, model, planned, flags, _joined(pieces, windows))
+        forwards = sum(int(pieces.read(window, "forwards")) for window in range(len(windows.starts)))
+        print(runs.forwards(model, forwards, len(windows.starts)))
+        runs.write(folder, model, planned, flags, _joined(pieces, windows), forwards)
     shutil.rmtree(pieces.folder)
     (folder / PREVIEW).unlink(missing_ok=True)
 

@@ -148,14 +148,15 @@ def read_request(
     wish = given.of(model)
     clock = str(wish.animation_time)
     frames = length or notes.frames
+    directed = direction is not None and direction.clock
     late = length is not None or animation_time.needs_rates(clock)  # needs what is known with the video
-    target_time = None if late else time_patterns.curve(clock, frames)
+    target_time = None if late or directed else time_patterns.curve(clock, frames)
     _check_before_reading(wish, frames, official, model, direction)
     wish = _found(wish)
     consecutive = official and wish.duration is None
     part = long_part(wish, notes, length, official) if length else read_part(wish, notes, consecutive)
     rates = Rates(playing_rate(part.clip, wish.fps), part.clip.fps)
-    if target_time is None:
+    if late and not directed:
         target_time = time_patterns.curve(clock, frames, rates, len(part.clip.frames))
     paths = CameraPaths(wish, model, part.shown, part.clip.source_size, official, direction, frames)
     filmed = paths.source()

@@ -207,10 +207,10 @@ def rerender(
         )
 
 
-def forwards(model: Rerenderer) -> str:
-    """A line on how much of the last video's sampling was computed."""
-    every = model.steps * (1 if model.guidance == 1 else 2)
-    return f"Forwards of the DiT: {model.forwards}" + (f" of {every}" if model.forwards < every else "")
+def forwards(model: Rerenderer, made: int, windows: int = 1) -> str:
+    """A line on how much of a video's sampling was computed."""
+    every = windows * model.steps * (1 if model.guidance == 1 else 2)
+    return f"Forwards of the DiT: {made}" + (f" of {every}" if made < every else "")
 
 
 def make(
@@ -222,8 +222,8 @@ def make(
 ) -> np.ndarray:
     """Re-renders and writes everything into a folder, settings.json last; returns the video in 8 bits."""
     result = rerender(model, planned.request, flags, report)
-    print(forwards(model))
-    return np.asarray(write(folder, model, planned, flags, result))
+    print(forwards(model, model.forwards))
+    return np.asarray(write(folder, model, planned, flags, result, model.forwards))
 
 
 def write(
@@ -232,8 +232,10 @@ def write(
     planned: Plan,
     flags: argparse.Namespace,
     result: Video,
+    made: int,
 ) -> Video:
-    """Writes everything about a new video, uint8 or uint16 [F, H, W, 3]; returns it in 8 bits."""
+    """Writes everything about a new video, uint8 or uint16 [F, H, W, 3], which took so many forwards of the
+    DiT; returns it in 8 bits."""
     request, fps, sound = planned[:3]
     shown = result
     if result.dtype != np.uint8:
@@ -244,7 +246,7 @@ def write(
         frames = result if writing.FORMS[form].deep else shown
         results.write_form(folder, form, frames, fps=fps, sound=sound)
     settings = vars(flags) | {"steps": model.steps, "shift": model.shift, "guidance": model.guidance}
-    sampling = {"forwards": model.forwards, "speed": model.speed._asdict()}
+    sampling = {"forwards": made, "speed": model.speed._asdict()}
     results.write_settings(
         folder / "settings.json", settings, request, device=model.device, fps=fps, **sampling
     )

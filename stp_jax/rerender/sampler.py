@@ -252,7 +252,8 @@ class Sampler:
         guided = guided_steps(sigmas, guidance_interval) & (guidance is not None)
         unguided = _by_text_alone(conditioning, guided, guidance, batched_guidance)
         x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
-        cache = VelocityCache(x, guided, cache_threshold) if cache_threshold else None
+        in_place = 0 if known is None else known.shape[1]
+        cache = VelocityCache(x, guided, cache_threshold, in_place) if cache_threshold else None
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)

@@ -15,12 +15,14 @@ from flax import nnx
 from stp_jax import media
 from stp_jax.controls import cameras
 from stp_jax.controls.view import View
+from stp_jax.devices.sharding import make_mesh
 from stp_jax.models.dit import SpaceTimeDiT
 from stp_jax.models.parameters import load_into
 from stp_jax.models.vae import VAE
-from stp_jax.rerender import long, windows
+from stp_jax.rerender import long, runs, windows
 from stp_jax.rerender.long import LongVideo, Pieces
 from stp_jax.rerender.rerenderer import Rerenderer
+from stp_jax.rerender.sampler import mesh_for_one_video
 from stp_jax.weights import native
 from tests.tiny_model import DIT_CONFIG, NOTES, SHIFT, SIZE, STEPS, VAE_CONFIG, random_parameters
 
@@ -62,18 +64,20 @@ def footage() -> np.ndarray:
     return coarse.repeat(SIZE // 8, 1).repeat(SIZE // 8, 2)
 
 
-def views():
-    moves = cameras.preset("orbit_left:20", SOURCE), cameras.preset("orbit_right:30:5", LENGTH)
-    clock = np.linspace(3, 25, LENGTH).astype(np.float32)
+def views(length=LENGTH):
+    moves = cameras.preset("orbit_left:20", SOURCE), cameras.preset("orbit_right:30:5", length)
+    clock = np.linspace(3, 25, length).astype(np.float32)
     return View(*moves[0], np.arange(SOURCE, dtype=np.float32)), View(*moves[1], clock)
 
 
-def made(folder, model, **options):
-    source, target = views()
-    plan = windows.plan(target.animation_time, F, 1, SOURCE)
+def made(folder, model, *, overlap=1, length=LENGTH, until=None, **options):
+    source, target = views(length)
+    plan = windows.plan(target.animation_time, F, overlap, SOURCE)
     pieces = Pieces(folder)
-    for _ in LongVideo(model, plan, footage().__getitem__, source, target, pieces, seed=7, **options).make():
-        pass
+    video = LongVideo(model, plan, footage().__getitem__, source, target, pieces, seed=7, **options)
+    for window in video.make():
+        if window + 1 == until:
+            break
     return plan, pieces
 
 
@@ -164,6 +168,39 @@ def test_other_choices_of_memory_give_other_videos(files, tmp_path):
     assert all(np.abs(second[0] - other).max() > 0.02 for other in second[1:])
 
 
+@pytest.mark.parametrize(
+    ("weights", "overlap", "mesh"),
+    [
+        ("weights", 1, lambda: mesh_for_one_video(jax.devices(), 48, guided=False, least_tokens=0)),
+        ("plain", 5, lambda: make_mesh(data=2, sequence=4)),  # two rows, of which one repeats the other
+    ],
+    ids=["memory", "frames in common alone"],
+)
+def test_several_devices_make_the_same_long_video(files, tmp_path, weights, overlap, mesh):
+    (tmp_path / "one").mkdir(), (tmp_path / "eight").mkdir()
+    short = dict(overlap=overlap, length=9 + 2 * (9 - overlap))
+    plan, one = made(tmp_path / "one", Rerenderer(files / weights), **short)
+    spread = Rerenderer(files / weights, mesh=mesh())
+    assert spread.device.startswith("8 x") and len(plan.starts) == 3
+    _, eight = made(tmp_path / "eight", spread, **short)
+    for window in range(3):
+        for name, most in (("latents", 4e-3), ("frames", 1), ("tail", 1)):
+            apart = np.subtract(one.read(window, name), eight.read(window, name), dtype=np.float32)
+            assert np.abs(apart).max(initial=0) <= most, (window, name)  # the last tail is empty
+
+
+def test_no_velocity_is_reused_in_the_next_window(files, tmp_path):
+    (tmp_path / "one").mkdir(), (tmp_path / "each").mkdir()
+    draft = functools.partial(Rerenderer, files / "weights", speed="draft", steps=5)
+    _, whole = made(tmp_path / "one", draft())
+    for window in range(3):  # by a model that has made nothing before
+        _, each = made(tmp_path / "each", draft(), until=window + 1)
+    for window in range(3):
+        for name in ("frames", "latents"):
+            np.testing.assert_array_equal(whole.read(window, name), each.read(window, name))
+        assert 1 < whole.read(window, "forwards") < 5
+
+
 VIDEO = "--video {f}/clip.mp4 --camera orbit_left --animation_time slow_motion"
 GOOD = f"--weights {{f}}/weights {VIDEO} --frames {LENGTH}"
 
@@ -200,9 +237,14 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     assert status == 2 and "another file of weights, weights" in err
     assert before == {path: path.stat().st_mtime_ns for path in Path("parts/windows").glob("*.npz")}
 
+    with monkeypatch.context() as patch:  # all windows are there, and no result
+        patch.setattr(runs, "write", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(f"{GOOD} --also png --out parts")[0] == 130
+    assert Path("parts/windows/00002.npz").is_file()
     Path("parts/windows/00001.mp4").unlink()  # killed between both files of a window
     status, out, _ = run(f"{GOOD} --also png --out parts")
-    assert status == 0 and "Going on after window 2 of 3" in out
+    assert status == 0 and "Going on after window 3 of 3" in out
+    assert f"Forwards of the DiT: {3 * STEPS}\n" in out
     names = sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())
     assert names == sorted(path.relative_to("parts") for path in Path("parts").rglob("*") if path.is_file())
     for name in names:
@@ -265,6 +307,17 @@ def test_mistakes_are_one_line_before_any_work(run, files, flags, message):
     np.save(files / "path.npy", np.tile(np.eye(4), (SOURCE, 1, 1)))
     status, _, err = run(f"{GOOD} {flags} --out mine")
     assert status == 2 and message in err and err.count("\n") == 1 and not Path("mine").exists()
+
+
+def test_keyframes_with_a_clock_may_make_more_frames_than_the_source_has(run, files):
+    keys = [{"time": "0%", "animation_time": "0%"}, {"time": "100%", "animation_time": "100%"}]
+    Path("keys.json").write_text(json.dumps({"version": 1, "keyframes": keys}))
+    flags = "--weights {f}/weights --video {f}/clip.mp4 --frames 40 --dry_run"
+    status, out, err = run(f"{flags} --keyframes keys.json")
+    assert status == 0 and "Long video: 40 frames in 5 windows" in out, err
+    Path("keys.json").write_text(json.dumps({"version": 1, "keyframes": [{"time": 0, "fov": 40}]}))
+    status, _, err = run(f"{flags} --keyframes keys.json")  # which runs forward
+    assert status == 2 and "'forward': frame 30: time 30 is outside the source" in err
 
 
 def test_a_model_without_a_memory_says_that_it_is_an_approximation(run):

@@ -109,20 +109,25 @@ def test_guidance_is_on_within_its_interval_alone(parts, reference):
         sampled(parts, condition(5.0), 5.0, guidance_interval=interval, batched_guidance=True)
 
 
-def easy_cache(velocity, x, sigmas, threshold, guidance, interval):
+def easy_cache(velocity, x, sigmas, threshold, guidance, interval, known=None):
     """EasyCache as in its paper, by sums of predicted changes for each video of `x` [B, ...].
+
+    Frames that are `known` are put in their place before each step; what changes are the others.
 
     Returns the latents after the last step, and the forwards of each.
     """
 
     def size(a):
-        return np.abs(a).mean((1, 2, 3, 4))
+        return np.abs(a[:, in_place:]).mean((1, 2, 3, 4))
 
+    noise, in_place = x, 0 if known is None else known.shape[1]
     steps = len(sigmas) - 1
     guided = [guidance is not None and interval[0] <= sigma <= interval[1] for sigma in sigmas[:-1]]
     rate, total, forwards = np.full(len(x), 1 / 3), np.zeros(len(x)), []
     kept = at = before = None
     for number, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+        if known is not None:
+            x = np.concatenate([(1 - sigma) * known + sigma * noise[:, :in_place], x[:, in_place:]], 1)
         jump = number == 0 or guided[number] != guided[number - 1]
         new = velocity(x, sigma, guidance if guided[number] else None)
         if number == 0:
@@ -137,7 +142,7 @@ def easy_cache(velocity, x, sigmas, threshold, guidance, interval):
         kept, at, before = np.where(spread, new, kept), np.where(spread, x, at), x
         x = x + (following - sigma) * kept
         forwards.append(int(wanted.any()) * (1 + guided[number]))
-    return x, forwards
+    return x if known is None else np.concatenate([known, x[:, in_place:]], 1), forwards
 
 
 @pytest.mark.parametrize(("guidance", "interval"), [(None, (0.0, 1.0)), (5.0, (0.55, 0.9))])
@@ -152,6 +157,12 @@ def test_velocities_are_reused_as_easy_cache_says(parts, reference, guidance, in
         counts.append(sum(forwards))
     assert counts[0] == sum(1 + (guidance is not None and 0.55 <= one <= 0.9) for one in levels(12)[:-1])
     assert counts[0] > counts[1] > counts[2]
+    # Known frames, however far from what the model would make, do not change what is reused.
+    known = 3 * np.random.default_rng(4).standard_normal(x[:, :2].shape)
+    forwards, options = [], {"guidance_interval": interval, "cache_threshold": 1.5, "known": known}
+    expected, by_step = easy_cache(velocity, x, levels(12), 1.5, guidance, interval, known)
+    result = sampled(parts, condition(guidance), guidance, 12, **options, forwards=forwards)
+    assert forwards == by_step and near(result, expected)
 
 
 @pytest.mark.parametrize(("preset", "most"), [("exact", 40), ("fast", 33), ("draft", 28)])
