@@ -234,8 +234,10 @@ def write(
     result: Video,
     made: int,
 ) -> Video:
-    """Writes everything about a new video, uint8 or uint16 [F, H, W, 3], which took so many forwards of the
-    DiT; returns it in 8 bits."""
+    """Writes everything about a new video, uint8 or uint16 [F, H, W, 3]; returns it in 8 bits.
+
+    `made`: forwards of the DiT that it took.
+    """
     request, fps, sound = planned[:3]
     shown = result
     if result.dtype != np.uint8:
