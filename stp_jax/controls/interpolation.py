@@ -14,10 +14,12 @@ speed. Before the first key and after the last their values are held.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 KINDS = ("linear", "smooth", "ease", "hold")
 _Slopes = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of a run of keys: times [n], slopes [n - 1, D]
@@ -84,6 +86,8 @@ def rotations(times: np.ndarray, keys: Rotation, kinds: Sequence[str], at: np.nd
     built them ("A general construction scheme for unit quaternion curves with simple high order derivatives",
     1995): of the same speeds at its ends as the cubic of `points`. Constant speed is met exactly.
     """
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     at = np.asarray(at, np.float64)
     if len(times) == 1:
         return keys[np.zeros(len(at), int)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax.controls import interpolation, times
 from stp_jax.controls.animation_time import in_source
@@ -168,6 +167,8 @@ def _cameras(track: Track, keyframes: Keyframes, filmed: Filmed, at: np.ndarray,
     where all look at a point, positions and points, so that these stay in the middle of the picture; else
     positions and rotations.
     """
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     to_first = np.eye(4)
     if keyframes.world == "source_cameras":
         if np.linalg.det(filmed.first[:3, :3]) < 0:
@@ -204,6 +205,8 @@ def _pose(camera: Camera | None, to_first: np.ndarray, distance: float, where: s
     if isinstance(camera, Pose):
         return to_first @ np.array(camera.c2w, np.float64)
     if isinstance(camera, Turned):
+        from scipy.spatial.transform import Rotation  # takes a while to import
+
         rotation = Rotation.from_quat(camera.quaternion_wxyz, scalar_first=True).as_matrix()
         return to_first @ _poses(np.array([camera.position], np.float64), rotation[None])[0]
     once = np.zeros(1)
@@ -215,6 +218,8 @@ def _pose(camera: Camera | None, to_first: np.ndarray, distance: float, where: s
 
 def _orbits(track: Track, to_first: np.ndarray, distance: float, at: np.ndarray) -> np.ndarray:
     """Poses on spheres; the angles are of the source's first camera's axes."""
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     angles, distances, centres = [], [], []
     for key in track.keys:
         orbit = key.camera
@@ -236,6 +241,8 @@ def _along(values: np.ndarray, frames: np.ndarray, kinds: list[str], at: np.ndar
 
 def _look_ats(track: Track, to_first: np.ndarray, at: np.ndarray, where: str) -> np.ndarray:
     """Poses that look at points."""
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     looks = [key.camera for key in track.keys]
     positions, points, ups, rolls = [], [], [], []
     for look, name in zip(looks, track.where, strict=True):

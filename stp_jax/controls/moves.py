@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 
 class Rig(NamedTuple):
@@ -29,8 +28,15 @@ class Rig(NamedTuple):
 
     def rotations(self) -> np.ndarray:
         """[F, 3, 3], camera to world."""
-        angles = np.stack(np.broadcast_arrays(self.yaw, self.pitch, self.roll), axis=-1)
-        return Rotation.from_euler("YXZ", angles, degrees=True).as_matrix()
+        # Not by SciPy, as elsewhere: importing its rotations takes longer than all else that a preset does.
+        angles = np.radians(np.broadcast_arrays(self.yaw, self.pitch, self.roll)).astype(np.float64)
+        (cy, cp, cr), (sy, sp, sr) = np.cos(angles), np.sin(angles)
+        rows = [
+            [cy * cr + sy * sp * sr, sy * sp * cr - cy * sr, sy * cp],
+            [cp * sr, cp * cr, -sp],
+            [cy * sp * sr - sy * cr, sy * sr + cy * sp * cr, cy * cp],
+        ]
+        return np.moveaxis(np.array(rows), (0, 1), (-2, -1)) + 0.0  # no -0.0 in files
 
     def c2w(self) -> np.ndarray:
         """Poses [F, 4, 4]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax.controls import interpolation
 from stp_jax.errors import InputError
@@ -74,6 +73,8 @@ def at(cameras: Cameras, places: np.ndarray) -> Cameras:
     mixed = (1 - part[:, None]) * c2w[before] + part[:, None] * c2w[after]
     between = part[:, 0] > 0
     if between.any():
+        from scipy.spatial.transform import Rotation  # takes a while to import
+
         hand = np.sign(np.linalg.det(c2w[0, :3, :3]))  # -1 in the mirrored worlds of some files
         one, other = (Rotation.from_matrix(hand * c2w[i[between], :3, :3]) for i in (before, after))
         turn = Rotation.from_rotvec(part[between] * (one.inv() * other).as_rotvec())
@@ -87,6 +88,8 @@ def through(cameras: Cameras, places: np.ndarray) -> Cameras:
     Positions and rotations as `interpolation.points` and `rotations`, lenses as `interpolation.numbers`. Key
     poses themselves are not touched.
     """
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     keys, lens = (np.asarray(array, np.float64) for array in cameras)
     count = len(keys)
     place = np.clip(np.asarray(places, np.float64), 0, count - 1)

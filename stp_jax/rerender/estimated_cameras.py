@@ -6,7 +6,6 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax.controls import cameras, lenses, structure
 from stp_jax.controls.cameras import Cameras
@@ -118,6 +117,8 @@ def _about(
     path: structure.CameraPath, whole: Cameras, fov: float | None, distance: float | None, metres: float
 ) -> list[str]:
     """What was assumed, and what may be wrong, to print."""
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     turns = Rotation.from_matrix(whole.c2w[0, :3, :3].T @ whole.c2w[:, :3, :3])
     turn = float(np.degrees(turns.magnitude()).max())
     lines = []

@@ -1,11 +1,16 @@
 """Chains of moves, roll, dolly zoom and the names of other programs, against geometry."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from stp_jax.controls import cameras, presets
-from stp_jax.controls.moves import MOVES, RECAMMASTER
+from stp_jax.controls.moves import MOVES, RECAMMASTER, rig_at_start
 from stp_jax.errors import InputError
+from tests.environment import environment
 
 F = 17
 
@@ -19,6 +24,29 @@ def project(points, c2w, intrinsics):
 def angle_left(c2w, pivot):
     x, _, z = (c2w[:, :3, 3].astype(np.float64) - pivot).T
     return np.degrees(np.arctan2(-x, -z))
+
+
+def test_a_head_turns_as_scipy_s_euler_angles_do():
+    angles = np.random.default_rng(0).uniform(-400, 400, (1000, 3))
+    angles[:5] = [[0, 0, 0], [90, 0, 0], [0, -90, 0], [0, 0, 180], [45, 90, -45]]
+    rig = rig_at_start(1.0)._replace(yaw=angles[:, 0], pitch=angles[:, 1], roll=angles[:, 2])
+    expected = Rotation.from_euler("YXZ", angles, degrees=True).as_matrix()
+    np.testing.assert_allclose(rig.rotations(), expected, atol=1e-15)
+    assert not np.signbit(rig_at_start(1.0).rotations()).any()
+
+
+def test_a_preset_does_not_wait_for_scipy_s_rotations():
+    code = """
+import sys
+from stp_jax.rerender import runs
+from stp_jax.rerender.flags import parse_flags
+flags = parse_flags(["--dry_run"], description="")
+notes, takes = runs.notes_of(flags)
+runs.set_defaults(flags, takes)
+runs.plan(flags, notes, takes)
+assert "scipy.spatial" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment(1), check=True)
 
 
 # Chains ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax import user_input
 from stp_jax.errors import InputError
@@ -226,6 +225,8 @@ def rotations(quaternions: np.ndarray, where: str, entries: Sequence[str]) -> np
     Raises:
       InputError: naming the entry whose quaternion is not of length 1.
     """
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     with np.errstate(all="ignore"):  # what overflows is refused
         lengths = np.linalg.norm(quaternions, axis=1)
     wrong = ~(np.abs(lengths - 1) <= _ROUNDED)

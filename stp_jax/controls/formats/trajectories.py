@@ -6,7 +6,6 @@ A form is recognised by the count of numbers in its lines, and by their holding 
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from stp_jax.controls.formats.base import (
     CameraFile,
@@ -109,6 +108,8 @@ def _read_crafter(content: Content, reading: Reading) -> CameraFile:
     T(d) Ry(phi) Rx(theta) T(-d - r d) with translations along z and the distance d. So +theta moves the
     camera up and +phi to the right around the point at d, and +r forward, as docs/config_help.md there says.
     """
+    from scipy.spatial.transform import Rotation  # takes a while to import
+
     frames, distance = reading.frames or CRAFTER_FRAMES, reading.distance
     for name, row in zip(("theta", "phi", "r"), content.data.of, strict=True):
         if not np.isfinite(row).all() or np.abs(row).max() > 1e4 or len(row) > 1000:
