@@ -1,10 +1,5 @@
 """The machinery of tables: forms, lazy reading in parts, complaints, writing."""
 
-import subprocess
-import sys
-import threading
-import time
-
 import jax
 import numpy as np
 import pytest
@@ -13,10 +8,8 @@ from jax.sharding import PartitionSpec as P
 
 from stp_jax.devices.sharding import make_mesh, parameter_shardings
 from stp_jax.errors import InputError
-from stp_jax.weights import few_at_a_time as few
 from stp_jax.weights.layouts import table as layout
 from stp_jax.weights.layouts.table import Rule
-from tests.environment import environment
 from tests.stored_tensors import normal
 
 RULES = [
@@ -164,74 +157,3 @@ def test_parameters_without_a_rule_are_left_out_only_where_allowed(stored, ours)
         RULES, stored, wanted, shardings, "there", lambda name: name.startswith("camera")
     )
     assert read.keys() == ours.keys()
-
-
-def test_the_first_damaged_parameter_is_named_though_a_later_one_is_found_before(stored, ours, monkeypatch):
-    for name in ("block.2.weight", "modulation"):
-        stored[name][0, 0] = np.nan
-    read = layout.LazyParameter.read
-
-    def slow_at_first(self, *options):
-        if self.ndim == 3:  # the blocks
-            time.sleep(0.2)
-        return read(self, *options)
-
-    monkeypatch.setattr(layout.LazyParameter, "read", slow_at_first)
-    wanted = like(ours)
-    with pytest.raises(InputError, match="block.2.weight has numbers that are NaN"):
-        layout.read_parameters(RULES, stored, wanted, parameter_shardings(wanted, make_mesh()), "there")
-
-
-def test_few_are_computed_at_a_time_in_order_and_of_bounded_size(monkeypatch):
-    monkeypatch.setattr(few, "AT_ONCE_BYTES", 100)
-    sizes = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 60, "g": 50, "h": 900, "i": 1}
-    running, together, lock = set(), [], threading.Lock()
-
-    def work(name):
-        with lock:
-            running.add(name)
-            together.append(set(running))
-        time.sleep(0.01 * (sizes[name] % 4))
-        with lock:
-            running.remove(name)
-        return name.upper()
-
-    assert list(few.few_at_a_time(work, sizes)) == [(name, name.upper()) for name in sizes]
-    assert max(map(len, together)) == few.AT_ONCE
-    assert {"h"} in together and all(
-        sum(map(sizes.get, names)) <= 100 for names in together if len(names) > 1
-    )
-
-
-def test_nothing_begins_after_an_error():
-    begun = []
-
-    def work(name):
-        begun.append(name)
-        if name == "1":
-            raise InputError("damaged")
-
-    with pytest.raises(InputError, match="damaged"):
-        list(few.few_at_a_time(work, {str(n): 1 for n in range(20)}))
-    assert len(begun) <= 1 + few.AT_ONCE
-
-
-def test_nothing_begins_when_python_ends():
-    code = """
-import threading, time
-from concurrent.futures import ThreadPoolExecutor, thread
-from stp_jax.weights.few_at_a_time import AT_ONCE, few_at_a_time
-begun = threading.Semaphore(0)
-def work(name):
-    print(name, flush=True)
-    begun.release()
-    while not thread._shutdown:  # Python is not ending
-        time.sleep(0.01)
-reader = ThreadPoolExecutor(1)
-reader.submit(lambda: list(few_at_a_time(work, {str(n): 1 for n in range(20)})))
-reader.shutdown(wait=False)
-for _ in range(AT_ONCE):
-    begun.acquire()
-"""
-    done = subprocess.run([sys.executable, "-c", code], env=environment(1), capture_output=True, text=True)
-    assert done.returncode == 0 and len(done.stdout.split()) == few.AT_ONCE

@@ -1,14 +1,13 @@
 """Tables between our parameters and tensors stored under other names, and reading and writing through them.
 
-A table is a list of `Rule`s. Reading is lazy: stored tensors are memory-mapped, and only the parts of a few
-parameters are in host memory at a time.
+A table is a list of `Rule`s. Reading is lazy: stored tensors are memory-mapped, and only one device's part of
+one parameter is in host memory at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import mmap
 import re
 from collections import Counter
@@ -24,7 +23,6 @@ from tqdm import tqdm
 from stp_jax.errors import InputError
 from stp_jax.weights.changes import Change, fill, one_thread_each
 from stp_jax.weights.encoded import Decoded, Encoded
-from stp_jax.weights.few_at_a_time import few_at_a_time
 from stp_jax.weights.finite import all_finite
 from stp_jax.weights.native import piece_bounds
 
@@ -325,9 +323,7 @@ def read_parameters(
     where: str,
     allow_missing: Callable[[str], bool] | None = None,
 ) -> dict[str, jax.Array]:
-    """Reads parameters onto the devices, on each device its own part.
-
-    A few are read at a time: one is copied from its file while another goes to the devices.
+    """Reads parameters onto the devices one after the other, on each device its own part.
 
     Args:
       rules, tensors: of the file.
@@ -339,34 +335,25 @@ def read_parameters(
       Parameter by name; those that may be missing and are, are left out.
 
     Raises:
-      InputError: see `check`; before anything is read. Numbers that are not finite, in the first parameter of
-        the table that has such.
+      InputError: see `check`; before anything is read. Numbers that are not finite.
     """
     import jax
 
     rules = list(rules)
     check(rules, tensors, like, where, allow_missing)
     parameters = lazy_parameters(rules, tensors)
-
-    def place(name: str) -> jax.Array:
-        lazy, wanted = parameters[name], like[name]
-
-        def part(index) -> np.ndarray:
-            return lazy.read(index, wanted.dtype)
-
-        placed = jax.make_array_from_callback(wanted.shape, shardings[name], part)
-        lazy.release()
-        return placed
-
-    sizes = {name: math.prod(lazy.shape) * lazy.dtype.itemsize for name, lazy in parameters.items()}
-    changed = any(rule.changes for rule in rules)
+    total = sum(int(np.prod(lazy.shape)) * lazy.dtype.itemsize for lazy in parameters.values())
     read: dict[str, jax.Array] = {}
-    with tqdm(total=sum(sizes.values()), desc="weights", unit="B", unit_scale=True, delay=BAR_AFTER) as bar:
-        # Around all: where several enter and leave it by themselves, the last would restore what others set.
-        with one_thread_each() if changed else nullcontext():
-            for name, array in few_at_a_time(place, sizes):
-                read[name] = array
-                bar.update(sizes[name])
+    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, delay=BAR_AFTER) as bar:
+        for name, lazy in parameters.items():
+            wanted = like[name]
+
+            def part(index, lazy=lazy, dtype=wanted.dtype) -> np.ndarray:
+                return lazy.read(index, dtype)
+
+            read[name] = jax.make_array_from_callback(wanted.shape, shardings[name], part)
+            lazy.release()
+            bar.update(int(np.prod(lazy.shape)) * lazy.dtype.itemsize)
     return read
 
 
