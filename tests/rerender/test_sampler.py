@@ -12,6 +12,7 @@ from stp_jax import flow
 from stp_jax.controls.view import view_of
 from stp_jax.official.noise import official_noise
 from stp_jax.rerender import speed
+from stp_jax.rerender.caching import VelocityCache
 from stp_jax.rerender.sampler import Sampler, jax_noise, mesh_for_one_video
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
@@ -157,12 +158,25 @@ def test_velocities_are_reused_as_easy_cache_says(parts, reference, guidance, in
         counts.append(sum(forwards))
     assert counts[0] == sum(1 + (guidance is not None and 0.55 <= one <= 0.9) for one in levels(12)[:-1])
     assert counts[0] > counts[1] > counts[2]
-    # Known frames, however far from what the model would make, do not change what is reused.
     known = 3 * np.random.default_rng(4).standard_normal(x[:, :2].shape)
     forwards, options = [], {"guidance_interval": interval, "cache_threshold": 1.5, "known": known}
     expected, by_step = easy_cache(velocity, x, levels(12), 1.5, guidance, interval, known)
     result = sampled(parts, condition(guidance), guidance, 12, **options, forwards=forwards)
     assert forwards == by_step and near(result, expected)
+
+
+def test_frames_in_place_do_not_decide_what_is_reused():
+    """Six of eight, whose velocity stays, beside two whose velocity changes as that of a video of two."""
+    velocities = np.random.default_rng(0).standard_normal((3, 1, 8, 2, 2, 4)).astype(np.float32)
+    velocities[:, :, :6] = 1.0
+    wanted = []
+    for first, shown in ((6, slice(None)), (0, slice(6, None)), (0, slice(None))):
+        cache = VelocityCache(velocities[0][:, shown], np.zeros(10, bool), 0.2, first)
+        for number, sigma in enumerate((1.0, 0.9, 0.8)):
+            cache.keep(number, sigma, np.ones(1, bool), velocities[number][:, shown])
+        wanted.append([bool(cache.wanted(3, sigma)[0]) for sigma in (0.79, 0.775, 0.75, 0.7)])
+    assert wanted[0] == wanted[1] == [False, True, True, True]
+    assert wanted[2] != wanted[0]  # where they count
 
 
 @pytest.mark.parametrize(("preset", "most"), [("exact", 40), ("fast", 33), ("draft", 28)])
