@@ -59,7 +59,7 @@ def test_files_of_every_kind_and_layout(tmp_path, kind, layout):
 def test_official_model_is_named_and_sampled_as_published(tmp_path):
     found = recognition.recognise(write(tmp_path / "x.safetensors", "dit", SPACETIMEPILOT), "dit")
     assert found.title == "SpaceTimePilot of width 64"
-    assert reading.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0, True)
+    assert reading.sampling_notes(found) == (81, 480, 832, 20, 5.0, 5.0, True, 0)
 
 
 def test_models_of_a_download_folder_are_found_by_published_name(downloads):
