@@ -77,7 +77,7 @@ def test_archives_that_unpack_to_gigabytes_are_refused(tmp_path):
         archive.writestr("c2w.npy", header + bytes(5 << 20))
         archive.writestr("other.npy", header)
     content = bytearray(path.read_bytes())
-    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 2_000_000_000)  # as if of so many zeros
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 2_000_000_000)  # as if of 2 * 10^9 zeros
     path.write_bytes(content)
     assert len(content) < 10_000
     with pytest.raises(InputError, match="bomb.npz: its 'c2w' of 2,000,000,000 bytes is too large"):

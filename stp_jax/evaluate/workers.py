@@ -33,7 +33,7 @@ def default_workers(scenes: int) -> int:
 class SceneMeasurer:
     """Measures scenes, and hands on their rows in the order in which the scenes were added.
 
-    With `workers` processes up to so many scenes are measured at a time, and twice as many are in memory. A
+    With n = `workers` processes up to n scenes are measured at a time, and 2n are in memory. A
     context manager: at the end all scenes are finished, after an error those in progress are dropped.
     """
 

@@ -27,8 +27,8 @@ class Writer:
     """Appends to `metrics.jsonl` and `tensorboard/` and fills `pictures/`; only the first process writes.
 
     After a run was killed, steps since its last checkpoint are run again: their lines are removed first, and
-    TensorBoard is told to. A full disk costs numbers and pictures, never the run: that is logged, once until
-    writing works again.
+    TensorBoard is given an event to drop them, too. A full disk costs numbers and pictures, never the run:
+    that is logged, once until writing works again.
 
     Args:
       workdir: of the run.

@@ -216,8 +216,8 @@ def test_a_model_with_loras_merged_is_written(official, tmp_path, capsys):
     down, up = rng.standard_normal((3, 64)).astype("f4"), rng.standard_normal((64, 3)).astype("f4")
     save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
     flags = ["--weights", official, "--only", "dit", "--format", "official", "--dtype", "float32"]
-    told = run(capsys, *flags, "--lora", f"{tmp_path}/lora.safetensors:0.5", "--out", tmp_path / "out")
-    assert "lora.safetensors (LoRA) is merged into 1 layer, strength 0.5." in told
+    printed = run(capsys, *flags, "--lora", f"{tmp_path}/lora.safetensors:0.5", "--out", tmp_path / "out")
+    assert "lora.safetensors (LoRA) is merged into 1 layer, strength 0.5." in printed
     written, before = load_file(tmp_path / "out/dit.safetensors"), load_file(official / "dit.safetensors")
     wanted = before[f"{name}.weight"].astype(np.float64) + 0.5 * up.astype(np.float64) @ down
     np.testing.assert_allclose(written[f"{name}.weight"], wanted, atol=1e-6)
@@ -256,10 +256,10 @@ def recognition_of(name, config):
 
 def test_the_lora_of_a_run_gives_the_runs_model_when_it_is_merged(lora_run, wan, tmp_path, capsys, caplog):
     workdir, params = lora_run
-    told = run(capsys, "--weights", workdir, "--format", "lora", "--out", tmp_path / "out")
+    printed = run(capsys, "--weights", workdir, "--format", "lora", "--out", tmp_path / "out")
     assert (
         "the LoRA of 20 layers, rank 3, step 7\nThe run also trained 1 parameters that are no LoRA (head"
-        in told
+        in printed
     )
     assert not caplog.records  # Orbax warns of what is as it should be
     lora = Lora(tmp_path / "out/lora.safetensors", 1.0)

@@ -90,7 +90,7 @@ def test_five_steps_equal_a_loop_in_float64(parts, reference, guidance):
     # Knobs that leave nothing out change no bit.
     idle = sampled(parts, conditioning, guidance, guidance_interval=(0.0, 1.0), cache_threshold=0.0)
     np.testing.assert_array_equal(idle, result)
-    # A step that overflows is told from those before it.
+    # A step that overflows is named, and none before it.
     sigmas, flags = np.array([1, 0.5, np.inf, 0], np.float32), []
     sampler.sample(state, x["noisy"], x["source"], conditioning, sigmas, guidance=guidance, finite=flags)
     assert [bool(flag) for flag in flags] == [True, False, False]
