@@ -10,8 +10,10 @@ and nearness in time; `recent`, the last frames as memory; `none`, no memory; a 
 of windows in frames, `+1` by default, and `+0` puts nothing in place. Written to OUT/results.jsonl, one line
 a video; lines that are there are not measured again.
 
-psnr: of each window's new frames, dB. lpips: the same, over all. seams: change between neighbouring frames
-across seams over that inside windows, each divided by the ground truth's own change there where it has any.
+psnr: of each window's new frames, dB. lpips: the same, over all. seams: the change from a window's frames in
+common to its first new frame, over the change between other neighbours, both divided by the ground truth's
+own. latent_steps: the same for the change from one latent frame to the next inside windows: what a seam would
+be if windows fitted as well as the latent frames of one.
 out_and_back: PSNR between the first and the last frame (`bullet`). time_errors: how far the animation time
 that each window shows is from the frozen one (`bullet`), mean over every fourth frame, in source frames.
 """
@@ -163,7 +165,7 @@ def measure(
     line = {
         "psnr": [round(psnr(made[part], truth[part]), 3) for part in parts],
         "lpips": None if distance is None else round(distance(made, truth), 4),
-        "seams": round(seams(made, truth, plan), 4),
+        **{name: round(value, 4) for name, value in seams(made, truth, plan).items()},
         "seconds": seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
@@ -176,22 +178,19 @@ def measure(
     return line
 
 
-def seams(made: np.ndarray, truth: np.ndarray, plan: Windows) -> float:
-    """Mean change across seams over that inside windows, beside the ground truth's own."""
+def seams(made: np.ndarray, truth: np.ndarray, plan: Windows) -> dict[str, float]:
+    """Mean change across seams, and from latent frame to latent frame, over that between other frames."""
+    ahead = np.arange(len(made) - 1)  # of changes, by the frame before each
+    windows_after_the_first = range(1, len(plan.starts))
+    across = np.isin(ahead, [plan.starts[i] + plan.overlap(i) - 1 for i in windows_after_the_first])
+    between_latents = (ahead % 4 == 0) & ~across  # a latent frame ends with each fourth frame
 
-    def changes(video: np.ndarray) -> np.ndarray:
-        return np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+    def ratio(video: np.ndarray, chosen: np.ndarray) -> float:
+        change = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+        return float(change[chosen].mean() / change[~across].mean())
 
-    # What the window before made ends with the frame that both have, after blending with what follows.
-    first = np.array([plan.starts[i] for i in range(1, len(plan.starts))])
-    across = np.zeros(len(made) - 1, bool)
-    across[first] = True
-
-    def ratio(video: np.ndarray) -> float:
-        change = changes(video)
-        return float(change[across].mean() / change[~across].mean())
-
-    return ratio(made) / ratio(truth)
+    chosen = {"seams": across, "latent_steps": between_latents}
+    return {name: ratio(made, where) / ratio(truth, where) for name, where in chosen.items()}
 
 
 if __name__ == "__main__":
