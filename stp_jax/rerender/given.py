@@ -79,6 +79,19 @@ def views(
     return *made, memory._replace(c2w=relative_to(memory.c2w, reference))
 
 
+def lowest_known(known: Any, memory: int) -> float:
+    """The noise level down to which frames of the window before are put in place, see `Sampler.sample`.
+
+    A model with a memory has them there, too. It fits better if it may go on from them below 0.7, where there
+    are several over which the pictures can go from one window to the other (docs/long_videos.md).
+
+    Args:
+      known: their latents [B, k, H', W', C], or None.
+      memory: latent frames of the model's memory; 0: none.
+    """
+    return 0.7 if memory and known is not None and known.shape[1] > 1 else 0.0
+
+
 def noise(seed: int, shape: tuple[int, ...], *, official: bool, dtype: str) -> np.ndarray:
     """The noise that sampling starts from, float32 [B, F', H', W', C]."""
     if not official:

@@ -20,7 +20,7 @@ from stp_jax.models.flop import dit_flop, traced_flop
 from stp_jax.models.vae import fitting_chunk
 from stp_jax.rerender import given
 from stp_jax.rerender.checks import check_finite
-from stp_jax.rerender.given import NOTHING, Earlier, Embeddings, embed
+from stp_jax.rerender.given import NOTHING, Earlier, Embeddings, embed, lowest_known
 from stp_jax.rerender.models_on_device import FINISH, ModelOnDevice, put, read_ahead, vae_functions
 from stp_jax.rerender.pretrained import (
     available_attention,
@@ -388,6 +388,7 @@ class Rerenderer:
             ),
             finite=finite,
             forwards=forwards,
+            lowest_known=lowest_known(known.get("known"), self.memory),
             **(self._knobs | known),
         )
         self.forwards = sum(forwards)

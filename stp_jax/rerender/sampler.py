@@ -223,6 +223,7 @@ class Sampler:
         cache_threshold: float = 0.0,
         memory: jax.Array | None = None,
         known: jax.Array | None = None,
+        lowest_known: float = 0.0,
         batched_guidance: bool = False,
         progress: Callable[[int, jax.Array], None] | None = None,
         finite: list[jax.Array] | None = None,
@@ -243,6 +244,7 @@ class Sampler:
           memory: clean latents [B, K, H', W', C] of earlier output, if `conditioning` has a memory.
           known: clean latents [B, k, H', W', C] of the target's first frames, which are put in their place at
             every noise level (as Lugmayr et al. 2022 do, arXiv 2201.09865).
+          lowest_known: below this noise level they no longer are: the rest of their steps is the model's.
           batched_guidance: as for `condition`.
           progress: called before each step with its number and the latents so far.
           finite: after each step gets whether its latents are finite, a bool [] that is still being computed:
@@ -252,12 +254,13 @@ class Sampler:
         guided = guided_steps(sigmas, guidance_interval) & (guidance is not None)
         unguided = _by_text_alone(conditioning, guided, guidance, batched_guidance)
         x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
-        in_place = 0 if known is None else known.shape[1]
+        in_place = 0 if known is None or lowest_known > 0 else known.shape[1]
         cache = VelocityCache(x, guided, cache_threshold, in_place) if cache_threshold else None
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            x = x if known is None else _put_in_place(x, known, noise, sigma)
+            if known is not None and sigma >= lowest_known:
+                x = _put_in_place(x, known, noise, sigma)
             by_text = (conditioning, guidance) if guided[number] else (unguided, None)
             given = (source, memory, sigma, following, *by_text, batched_guidance)
             x, is_finite, ran = self._take(cache, number, state, x, *given)
@@ -265,7 +268,7 @@ class Sampler:
                 finite.append(is_finite)
             if forwards is not None:
                 forwards.append((2 if guided[number] else 1) if ran else 0)
-        return x if known is None else _put_in_place(x, known, noise, 0.0)
+        return x if known is None or lowest_known > 0 else _put_in_place(x, known, noise, 0.0)
 
     def _take(
         self, cache: VelocityCache | None, number: int, state: nnx.State, x: jax.Array, *given: Any

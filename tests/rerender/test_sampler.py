@@ -13,6 +13,7 @@ from stp_jax.controls.view import view_of
 from stp_jax.official.noise import official_noise
 from stp_jax.rerender import speed
 from stp_jax.rerender.caching import VelocityCache
+from stp_jax.rerender.given import lowest_known
 from stp_jax.rerender.sampler import Sampler, jax_noise, mesh_for_one_video
 from tests.models.test_dit import SPACETIMEPILOT, inputs, randomised
 
@@ -108,6 +109,22 @@ def test_guidance_is_on_within_its_interval_alone(parts, reference):
     assert near(result, expected) and forwards == [1, 2, 2, 2, 1]
     with pytest.raises(ValueError, match="no batch of both"):
         sampled(parts, condition(5.0), 5.0, guidance_interval=interval, batched_guidance=True)
+
+
+def test_known_frames_are_put_in_place_down_to_the_lowest_level(parts, reference):
+    (velocity, condition), noise = reference, parts[3]["noisy"].astype(np.float64)
+    known = np.random.default_rng(4).standard_normal(noise[:, :2].shape)
+    sigmas, expected = levels(), noise
+    assert sum(sigmas[:-1] >= 0.7) == 4
+    for sigma, following in itertools.pairwise(sigmas):
+        if sigma >= 0.7:
+            begun = (1 - sigma) * known + sigma * noise[:, :2]
+            expected = np.concatenate([begun, expected[:, 2:]], axis=1)
+        expected = expected + (following - sigma) * velocity(expected, sigma, None)
+    given = {"known": known.astype(np.float32), "lowest_known": 0.7}
+    assert near(sampled(parts, condition(None), None, **given), expected)
+    assert [lowest_known(one, 4) for one in (known, known[:, :1], None)] == [0.7, 0, 0]
+    assert lowest_known(known, 0) == 0
 
 
 def easy_cache(velocity, x, sigmas, threshold, guidance, interval, known=None):
