@@ -139,6 +139,11 @@ def _put_in_place(x, known, noise, sigma) -> jax.Array:
     return x.at[:, :count].set(flow.add_noise(known, noise[:, :count], jnp.full(len(x), sigma)))
 
 
+def _begun(x: jax.Array, known: jax.Array | None, noise: jax.Array, sigma: float, lowest: float) -> jax.Array:
+    """Latents that begin with the `known` ones, if there are any and the level is not below `lowest`."""
+    return x if known is None or sigma < lowest else _put_in_place(x, known, noise, sigma)
+
+
 def _with_prompt(conditioning: Conditioning, keys: jax.Array, values: jax.Array) -> Conditioning:
     """Conditioning by one of the two prompts of guidance."""
     return conditioning._replace(blocks=conditioning.blocks._replace(text_keys=keys, text_values=values))
@@ -254,13 +259,12 @@ class Sampler:
         guided = guided_steps(sigmas, guidance_interval) & (guidance is not None)
         unguided = _by_text_alone(conditioning, guided, guidance, batched_guidance)
         x = jnp.array(noise, jnp.float32)  # a copy, as each step's input is donated
-        in_place = 0 if known is None or lowest_known > 0 else known.shape[1]
+        in_place = 0 if known is None else known.shape[1]
         cache = VelocityCache(x, guided, cache_threshold, in_place) if cache_threshold else None
         for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             if progress:
                 progress(number, x)
-            if known is not None and sigma >= lowest_known:
-                x = _put_in_place(x, known, noise, sigma)
+            x = _begun(x, known, noise, sigma, lowest_known)
             by_text = (conditioning, guidance) if guided[number] else (unguided, None)
             given = (source, memory, sigma, following, *by_text, batched_guidance)
             x, is_finite, ran = self._take(cache, number, state, x, *given)
@@ -268,7 +272,7 @@ class Sampler:
                 finite.append(is_finite)
             if forwards is not None:
                 forwards.append((2 if guided[number] else 1) if ran else 0)
-        return x if known is None or lowest_known > 0 else _put_in_place(x, known, noise, 0.0)
+        return _begun(x, known, noise, 0.0, lowest_known)
 
     def _take(
         self, cache: VelocityCache | None, number: int, state: nnx.State, x: jax.Array, *given: Any

@@ -27,15 +27,11 @@ def all_finite(array: np.ndarray) -> bool:
     first = FIRST_NOT_FINITE.get(array.dtype)
     if first is None:
         return array.dtype.kind in "iub" or bool(np.isfinite(array).all())
-    bits = 8 * array.itemsize
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, CHUNK // array.itemsize):
-        chunk = flat[start : start + CHUNK // array.itemsize]
+    size, flat = array.itemsize, array.reshape(-1)
+    sign = 1 << (8 * size - 1)
+    for start in range(0, flat.size, CHUNK // size):
+        chunk = flat[start : start + CHUNK // size]
         # As whole numbers, those of negative values are the largest without a sign, others with one.
-        negative, positive = (
-            int(chunk.view(f"u{array.itemsize}").max()),
-            int(chunk.view(f"i{array.itemsize}").max()),
-        )
-        if negative >= 2 ** (bits - 1) + first or positive >= first:
+        if int(chunk.view(f"u{size}").max()) >= sign + first or int(chunk.view(f"i{size}").max()) >= first:
             return False
     return True
