@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
-import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +20,7 @@ import numpy as np
 from input_pipeline import fitting
 from stp_jax.errors import InputError
 from stp_jax.media.decode import ANY_METADATA, MOST_PIXELS, is_shown
+from stp_jax.media.key_frames import packets_from
 from stp_jax.media.orientation import frame_picture, seen_size
 
 T = TypeVar("T")
@@ -233,20 +233,17 @@ class VideoFrames:
         stamp = self._found.stamps[first]
         if packets is None:
             container.seek(stamp, stream=stream, backward=True)
-            return container.demux(stream)
+            return packets_from(container.demux(stream), stamp)
         stream.codec_context.flush_buffers()
-        return itertools.dropwhile(lambda packet: packet.pts != stamp or not packet.is_keyframe, packets)
+        return packets_from(packets, stamp)
 
     def _from_key(self, packets: Iterable[av.Packet], stream, first: int, wanted: set[int]) -> _Frames:
         """As `decoded`, of frames between a key frame and the next; fewer where that does not work out."""
         assert self._found is not None
         stamps, left = self._found.stamps, set(wanted)
         numbers: dict[int | None, int] = {stamps[number]: number for number in wanted}
-        context, begun, needed = stream.codec_context, False, None
+        context, needed = stream.codec_context, None
         for packet in packets:
-            if not begun and (not packet.is_keyframe or packet.pts is None or packet.pts > stamps[first]):
-                return
-            begun = True
             if needed is not (packet.pts in numbers):
                 needed = packet.pts in numbers
                 # Others may not refer to it, so that leaving it out changes no other one.

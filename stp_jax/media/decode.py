@@ -20,6 +20,7 @@ from stp_jax.media import exr, linear
 from stp_jax.media.animations import canvas_of_webp, webp_frames, webp_stamps
 from stp_jax.media.colour import Notes
 from stp_jax.media.interlaced import Deinterlacer
+from stp_jax.media.key_frames import KeyFrame, KeyFrames, packets_from
 from stp_jax.media.orientation import frame_picture
 
 TimedFrames = Generator[tuple[float, Callable[[], np.ndarray]], None, None]
@@ -33,7 +34,14 @@ _HEIF = (".avif", ".heic", ".heif")  # pictures in the container of MP4
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the transparency
 
 
-def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = None) -> TimedFrames:
+def frames(
+    path: str | os.PathLike,
+    end: float = np.inf,
+    notes: Notes | None = None,
+    *,
+    keys: KeyFrames | None = None,
+    begin: float = 0.0,
+) -> TimedFrames:
     """Yields (seconds after the first frame, function that makes the picture) until `end` seconds.
 
     Pictures are uint8 RGB `[H, W, 3]` in SDR of BT.709: display matrices are applied, pixels are made square,
@@ -42,6 +50,9 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
 
     Args:
       notes: gets remarks on how the video was read, also while pictures are made.
+      keys: of this file; learns more of them. Decoding begins at the last one until `begin`, which changes no
+        frame; where there is none, or the file does not lead there, at the beginning.
+      begin: seconds; the frame on screen then is the first one that is needed.
 
     Raises:
       InputError: as `stp_jax.media.read_video`; the functions raise it for colours that are not read.
@@ -52,11 +63,21 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
         yield from webp_frames(path, canvas, end, notes)
         return
     exr.check(path)
+    progress, key = _Progress(), None if keys is None else keys.before(begin)
+    if keys is not None and key is not None:
+        for seconds, picture in _from_key(path, keys, key, notes, progress):
+            yield seconds, picture
+            if seconds > end:
+                return
+        if progress.ended:
+            return
+    done, progress = progress.count, _Progress()
     with _open(path) as video:
-        progress, damaged = _Progress(), True
+        damaged = True
         with contextlib.suppress(av.error.FFmpegError):  # whose kind may be "no memory", where a file lies
-            for seconds, frame in _decoded(video, path, notes, progress):
-                yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
+            for number, (seconds, frame) in enumerate(_decoded(video, path, notes, progress, keys)):
+                if number >= done:
+                    yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
                 if seconds > end:
                     return
             damaged = False
@@ -64,11 +85,43 @@ def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = N
             raise _damaged(path, progress)
         if not progress.count:
             raise InputError(f"{path}: not one frame of its video can be decoded.")
-        declared = _declared_end(video.stream)
-        last = progress.first + progress.now + progress.shown
-        # Files round, and may end later than their video; one that is cut off loses more than that.
-        if declared is not None and declared - last > max(0.5, 0.1 * declared):
-            raise _damaged(path, progress)
+        _check_end(video, path, progress)
+
+
+def _from_key(
+    path: str | os.PathLike, keys: KeyFrames, key: KeyFrame, notes: Notes, progress: _Progress
+) -> TimedFrames:
+    """As `frames`, from a key frame on; ends early where frames are not those that they must be."""
+    progress.first, progress.count = keys.first, key.number
+    with contextlib.suppress(av.error.FFmpegError), _open(path) as video:
+        video.container.seek(key.decoding_stamp, stream=video.stream, backward=True)
+        for packet in packets_from(video.container.demux(video.stream), key.stamp):
+            if packet.is_corrupt:
+                break
+            keys.put_packet(packet)
+            for frame in video.decode(packet):
+                if frame.pts is not None and frame.pts < key.stamp:
+                    continue  # a leading frame: it refers to what was not decoded
+                seconds = (frame.time or 0.0) - progress.first
+                if not keys.put_frame(progress.count, seconds, frame, video.codec):
+                    return
+                progress.put(seconds, frame)
+                yield seconds, functools.partial(_picture, path, frame, video.pixel, notes)
+        else:
+            if progress.count >= keys.count:
+                _check_end(video, path, progress)
+                progress.ended = True
+                return
+    keys.give_up()
+
+
+def _check_end(video: _Video, path: str | os.PathLike, progress: _Progress) -> None:
+    """Raises `InputError` where a file ends long before it says."""
+    declared = _declared_end(video.stream)
+    last = progress.first + progress.now + progress.shown
+    # Files round, and may end later than their video; one that is cut off loses more than that.
+    if declared is not None and declared - last > max(0.5, 0.1 * declared):
+        raise _damaged(path, progress)
 
 
 def stamps(path: str | os.PathLike) -> np.ndarray:
@@ -125,6 +178,11 @@ class _Video(NamedTuple):
         return _rate(self.stream)
 
     @property
+    def codec(self) -> str:
+        """The decoder's name. Transparency has key frames of its own, so that makes it another one."""
+        return self.stream.codec_context.name + (" with alpha" if _has_alpha(self.stream) else "")
+
+    @property
     def pixel(self) -> Fraction:
         """Width of a pixel divided by its height."""
         return self.stream.sample_aspect_ratio or Fraction(1)
@@ -136,24 +194,35 @@ class _Progress:
     count = 0
     first = now = 0.0  # seconds of the first frame in the file; of the last one after it
     shown = 0.0  # seconds that the last one is shown, if the file says so
+    ended = False  # whether it has been read to its end, from a key frame on
+
+    def put(self, seconds: float, frame: av.VideoFrame) -> None:
+        """Call it with each frame, before it is deinterlaced, and its seconds after the first one."""
+        self.now = seconds
+        self.shown = float((frame.duration or 0) * (frame.time_base or 0))
+        self.count += 1
 
 
 def _decoded(
-    video: _Video, path: str | os.PathLike, notes: Notes, progress: _Progress
+    video: _Video, path: str | os.PathLike, notes: Notes, progress: _Progress, keys: KeyFrames | None
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Yields (seconds after the first frame, frame), deinterlaced."""
     fields = Deinterlacer(notes)
     for packet in video.container.demux(video.stream):
         if packet.is_corrupt:
             raise _damaged(path, progress)
+        if keys is not None:
+            keys.put_packet(packet)
         for frame in video.decode(packet):
             seconds = progress.count / video.rate if frame.time is None else frame.time
             if not progress.count:
                 progress.first = seconds
                 _note_lost_alpha(video.stream, frame, notes)
-            progress.now = seconds - progress.first
-            progress.shown = float((frame.duration or 0) * (frame.time_base or 0))
-            progress.count += 1
+            seconds -= progress.first
+            if keys is not None:
+                keys.first = progress.first
+                keys.put_frame(progress.count, seconds, frame, video.codec)
+            progress.put(seconds, frame)
             yield from fields.put(progress.now, frame)
     yield from fields.finish()
 

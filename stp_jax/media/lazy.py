@@ -10,6 +10,7 @@ import numpy as np
 
 from stp_jax.media import sources
 from stp_jax.media.colour import Notes
+from stp_jax.media.key_frames import KeyFrames
 
 _AT_ONCE = 16  # pictures that are read together where all are wanted
 
@@ -72,7 +73,8 @@ def each(video: Video, function: Callable[[np.ndarray], np.ndarray]) -> Video:
 
 
 class FilePictures:
-    """Reads pictures of a video file, for `Pictures`: from where it is, or where that is too late, anew.
+    """Reads pictures of a video file, for `Pictures`: from where it is, or where that is too late, from a
+    key frame before them.
 
     Args:
       path: any that `stp_jax.media.sources` reads.
@@ -90,6 +92,7 @@ class FilePictures:
     ):
         self._path, self._times, self._fit = path, np.asarray(times, np.float64), fit
         self._notes: Notes = {} if notes is None else notes
+        self._keys = KeyFrames()
         self._kept: dict[int, np.ndarray] = {}  # of the last call
         self._coming: Iterator[tuple[int, Callable[[], np.ndarray]]] | None = None
         self._next = 0
@@ -99,7 +102,8 @@ class FilePictures:
         kept = {number: self._kept[number] for number in wanted & self._kept.keys()}
         missing = wanted - kept.keys()
         if missing and (self._coming is None or min(missing) < self._next):
-            self._coming, self._next = self._from_the_start(), 0
+            self._next = min(missing)
+            self._coming = self._from(self._next)
         while missing:
             assert self._coming is not None
             number, picture = next(self._coming)
@@ -110,10 +114,11 @@ class FilePictures:
         self._kept = kept
         return np.stack([kept[int(number)] for number in numbers])
 
-    def _from_the_start(self) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """Numbers of `times` in their order, and what makes the picture on screen then."""
-        number, shown = 0, None
-        with contextlib.closing(sources.frames(self._path, self._times[-1], self._notes)) as timed:
+    def _from(self, number: int) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Numbers of `times` in their order from `number` on, and what makes the picture on screen then."""
+        shown, begin = None, float(self._times[number])
+        timed = sources.frames(self._path, self._times[-1], self._notes, keys=self._keys, begin=begin)
+        with contextlib.closing(timed):
             for seconds, picture in timed:
                 while (
                     shown is not None and number < len(self._times) and self._times[number] < seconds - 1e-6

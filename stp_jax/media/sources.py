@@ -8,15 +8,23 @@ import numpy as np
 
 from stp_jax.media import decode
 from stp_jax.media.colour import Notes
+from stp_jax.media.key_frames import KeyFrames
 from stp_jax.media.sequences import PictureSequence, find
 
 
-def frames(path: str | os.PathLike, end: float = np.inf, notes: Notes | None = None) -> decode.TimedFrames:
+def frames(
+    path: str | os.PathLike,
+    end: float = np.inf,
+    notes: Notes | None = None,
+    *,
+    keys: KeyFrames | None = None,
+    begin: float = 0.0,
+) -> decode.TimedFrames:
     """As `stp_jax.media.decode.frames`, also of what `stp_jax.media.sequences.find` finds."""
     found = find(path)
     if isinstance(found, PictureSequence):
         return found.frames(end, notes)
-    return decode.frames(found, end, notes)
+    return decode.frames(found, end, notes, keys=keys, begin=begin)
 
 
 def stamps(path: str | os.PathLike) -> np.ndarray:
