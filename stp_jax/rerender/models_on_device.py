@@ -34,12 +34,18 @@ class ModelOnDevice:
     """A model that is loaded onto the devices of a mesh when it is first needed, or ahead of that."""
 
     def __init__(self, files: Pretrained, mesh: Mesh, dtype: str):
-        self._read = lambda: reading.load(files, mesh, dtype)[1]
+        self._load = lambda bar: reading.load(files, mesh, dtype, bar=bar)[1]
+        self._was_read = False
         self.mesh, self.graph = mesh, reading.graph(files)
         #: shapes, dtypes and shardings of `state()`, to compile with before the weights are there
         self.shapes = reading.abstract_state(files, mesh, dtype)
         self._state: nnx.State | None = None
         self._ahead: Future[nnx.State] | None = None  # see `read_ahead`
+
+    def _read(self) -> nnx.State:
+        # Read again for each window of a long video, it would show a bar each time.
+        bar, self._was_read = not self._was_read, True
+        return self._load(bar)
 
     @property
     def loaded(self) -> bool:

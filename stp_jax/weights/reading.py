@@ -50,6 +50,7 @@ def read(
     shardings: Mapping[str, Sharding] | None = None,
     *,
     allow_missing: Callable[[str], bool] | None = None,
+    bar: bool = True,
 ) -> dict[str, Any]:
     """Parameters by dotted name.
 
@@ -58,6 +59,7 @@ def read(
       like: shape and dtype of the wanted parameters; default: those of the model as they are stored.
       shardings: of each of them; default: numpy arrays in host memory.
       allow_missing: whether the parameter of this name may be missing in the model; it is then left out.
+      bar: whether a bar is shown where it takes long to read them onto devices.
 
     Raises:
       InputError: parameters are missing, left over or of another shape; they are named, and nothing is read.
@@ -73,22 +75,22 @@ def read(
     check(found.rules, found.tensors, like, where, allow_missing)
     with verified(found.sums):
         if shardings is not None:
-            return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing)
+            return read_parameters(found.rules, found.tensors, like, shardings, where, allow_missing, bar)
         lazy = lazy_parameters(found.rules, found.tensors)
         return {name: np.asarray(parameter, like[name].dtype) for name, parameter in lazy.items()}
 
 
-def load(found: Pretrained, mesh: Mesh, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
+def load(found: Pretrained, mesh: Mesh, dtype: str, *, bar: bool = True) -> tuple[nnx.GraphDef, nnx.State]:
     """Graph and parameters of a model, split over the mesh; `nnx.merge` makes the module from them.
 
-    Kernels and embeddings are in `dtype`; biases, norms and modulations are float32.
+    Kernels and embeddings are in `dtype`; biases, norms and modulations are float32. See `read` for `bar`.
 
     Raises:
       InputError: see `read`.
     """
     like = _loaded(found, mesh, dtype)
     shardings = {name: wanted.sharding for name, wanted in like.items()}
-    return graph(found), state_of(read(found, like, shardings))
+    return graph(found), state_of(read(found, like, shardings, bar=bar))
 
 
 def abstract_state(found: Pretrained, mesh: Mesh, dtype: str) -> nnx.State:

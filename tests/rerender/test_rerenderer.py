@@ -19,6 +19,7 @@ from stp_jax.rerender import models_on_device, sampler
 from stp_jax.rerender.rerenderer import Rerenderer
 from stp_jax.rerender.speed import Speed
 from stp_jax.weights import native, reading
+from stp_jax.weights.layouts import table
 from tests.tiny_model import (
     DIT_CONFIG,
     FRAMES,
@@ -336,10 +337,10 @@ def test_with_low_memory_the_two_models_are_never_on_the_devices_together(folder
     loaded = {"vae": False, "dit": False}
     load, offload = reading.load, models_on_device.ModelOnDevice.offload
 
-    def noting_load(found, *options):
+    def noting_load(found, *options, **more):
         loaded[found.kind] = True
         assert sum(loaded.values()) == 1
-        return load(found, *options)
+        return load(found, *options, **more)
 
     def noting_offload(self, *wait_for):
         loaded["vae" if self is model._vae else "dit"] = False
@@ -349,3 +350,12 @@ def test_with_low_memory_the_two_models_are_never_on_the_devices_together(folder
     monkeypatch.setattr(models_on_device.ModelOnDevice, "offload", noting_offload)
     model(*one(inputs(), 0))
     assert loaded == {"vae": True, "dit": False}
+
+
+def test_weights_that_are_read_again_show_no_bar_again(folder, monkeypatch, capsys):
+    monkeypatch.setattr(table, "BAR_AFTER", 0)
+    model = Rerenderer(folder, low_memory=True)
+    model(*one(inputs(), 0))
+    assert "weights" in capsys.readouterr().err
+    model(*one(inputs(), 0))  # as the next window of a long video
+    assert "weights" not in capsys.readouterr().err

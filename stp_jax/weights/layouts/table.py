@@ -322,6 +322,7 @@ def read_parameters(
     shardings: Mapping[str, jax.sharding.Sharding],
     where: str,
     allow_missing: Callable[[str], bool] | None = None,
+    bar: bool = True,
 ) -> dict[str, jax.Array]:
     """Reads parameters onto the devices one after the other, on each device its own part.
 
@@ -330,6 +331,7 @@ def read_parameters(
       like: shape and dtype of the parameters that are wanted; values are cast.
       shardings: of each parameter.
       where, allow_missing: see `check`.
+      bar: whether a bar is shown where it takes long.
 
     Returns:
       Parameter by name; those that may be missing and are, are left out.
@@ -344,7 +346,9 @@ def read_parameters(
     parameters = lazy_parameters(rules, tensors)
     total = sum(int(np.prod(lazy.shape)) * lazy.dtype.itemsize for lazy in parameters.values())
     read: dict[str, jax.Array] = {}
-    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, delay=BAR_AFTER) as bar:
+    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": BAR_AFTER, "disable": not bar}
+    # Below another bar it goes when it is full.
+    with tqdm(total=total, desc="weights", leave=None, **options) as shown:
         for name, lazy in parameters.items():
             wanted = like[name]
 
@@ -353,7 +357,7 @@ def read_parameters(
 
             read[name] = jax.make_array_from_callback(wanted.shape, shardings[name], part)
             lazy.release()
-            bar.update(int(np.prod(lazy.shape)) * lazy.dtype.itemsize)
+            shown.update(int(np.prod(lazy.shape)) * lazy.dtype.itemsize)
     return read
 
 
