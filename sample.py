@@ -17,20 +17,17 @@ is ever overwritten.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-
-if __name__ == "__main__":  # Ctrl-C while the modules below are imported, which takes a while
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"\nStopped.\n"), os._exit(130)))
-
 import time
 
-from stp_jax.errors import exit_on_input_error
-from stp_jax.rerender import jobs, long_runs, results, runs
-from stp_jax.rerender.estimated_cameras import is_asked
-from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
-from stp_jax.rerender.takes import refuse_idle_flags
+from stp_jax.errors import exit_on_input_error, starting
+
+with starting(__name__ == "__main__"):  # these take a second
+    from stp_jax.rerender import jobs, long_runs, results, runs
+    from stp_jax.rerender.estimated_cameras import is_asked
+    from stp_jax.rerender.flags import explain_choices, next_steps, parse_flags
+    from stp_jax.rerender.takes import refuse_idle_flags
 
 
 @exit_on_input_error

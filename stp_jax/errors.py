@@ -19,6 +19,7 @@ from typing import NoReturn
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 # Of a name that is no place for what was meant: a file where a folder was expected, a name that is too long.
 _OF_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_OURS = ("configs", "input_pipeline", "launch", "stp_jax")  # a module that is missing there is our fault
 INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells count it
 
 
@@ -85,7 +86,7 @@ def starting(is_command: bool = True) -> Iterator[None]:
 
     An exception would not do: it would come up inside some library's import, which may turn it into another,
     or abort the process. Nothing must have been begun yet that would have to be ended in order. See also
-    `importing`.
+    `importing`. A library that is not installed ends the command, too, with exit status 2.
 
     Args:
       is_command: False: nothing is changed, as for a module that another program imports.
@@ -107,9 +108,21 @@ def starting(is_command: bool = True) -> Iterator[None]:
     try:
         with importing():
             yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _OURS:
+            raise
+        print(f"error: {_not_installed(error.name)}", file=sys.stderr)
+        sys.exit(2)
     finally:
         if stops:
             signal.signal(signal.SIGINT, before)
+
+
+def _not_installed(module: str) -> str:
+    return (
+        f"{sys.executable} lacks the module {module}.\nInstall this project for it with pip install -e . and "
+        "the extras that README.md names for this command, or use the Python that has it."
+    )
 
 
 @contextlib.contextmanager

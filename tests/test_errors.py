@@ -23,6 +23,12 @@ CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
             2,
             "error: /dev/null: File exists. Choose a file or folder that you may use.\n",
         ),
+        (
+            "import sys\nsys.executable = 'PYTHON'\nwith starting(): import no_such_library.part",
+            2,
+            "error: PYTHON lacks the module no_such_library.\nInstall this project for it with pip install "
+            "-e . and the extras that README.md names for this command, or use the Python that has it.\n",
+        ),
         # The background processes of a shell ignore Ctrl-C.
         (f"signal.signal(2, signal.SIG_IGN)\nwith starting(): {CTRL_C}", 0, ""),
     ],
