@@ -158,10 +158,10 @@ def sample_dataset(
     outputs = MemoryOutputs.create(out / split, cache, made_by)
     sample = make_sample(found, sigmas, text, dtype)
     missing = outputs.missing()
-    at_once = max(1, batch_size // (cache.clips // cache.windows))
+    batch_scenes = max(1, batch_size // (cache.clips // cache.windows))
     bar = tqdm(total=cache.scenes, initial=cache.scenes - len(missing), unit="scene")
-    for start in range(0, len(missing), at_once):
-        scenes = missing[start : start + at_once]
+    for start in range(0, len(missing), batch_scenes):
+        scenes = missing[start : start + batch_scenes]
         for scene, latents, paths in zip(
             scenes, *sample_scenes(cache, scenes, sample, memory, seed), strict=True
         ):

@@ -141,8 +141,8 @@ def encode_dataset(
     )
     print(f"Encoding {cache.scenes} scenes: {clips_per_scene} clips of {frames} frames, {sides(size)}")
     with alone(cache.path, shard):
-        at_once = batch_size or max(1, 16 * 128**2 // (size[0] * size[1]))
-        _encode_rest(cache, vae, functools.partial(draw, num_workers=workers), at_once, shard)
+        clips = batch_size or max(1, 16 * 128**2 // (size[0] * size[1]))
+        _encode_rest(cache, vae, functools.partial(draw, num_workers=workers), clips, shard)
 
 
 def _encode_rest(

@@ -346,12 +346,9 @@ class DiTTask:
 
     def notes(self):
         data, sampling = self.config.data, self.config.sampling
-        notes = native.SamplingNotes(
-            data.frames, data.height, data.width, sampling.steps, sampling.shift, sampling.guidance
-        )
-        if self.model_config.memory and data.memory_outputs:
-            notes = notes._replace(sampling_overlap=OWN_OUTPUT_OVERLAP)
-        return notes._asdict()
+        size, steps = (data.frames, data.height, data.width), (sampling.steps, sampling.shift)
+        overlap = OWN_OUTPUT_OVERLAP if self.model_config.memory and data.memory_outputs else 0
+        return native.SamplingNotes(*size, *steps, sampling.guidance, sampling_overlap=overlap)._asdict()
 
     def companions(self):
         return {"vae": (self.frozen["vae"], dataclasses.asdict(self._stored_vae_config))}
