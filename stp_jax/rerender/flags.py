@@ -245,7 +245,8 @@ def _add_size(add: Callable[..., Any]) -> None:
         type=number(1, 10_000, int),
         metavar="FRAMES",
         help="frames that windows of a long video have in common, 4n + 1 (as the weights say, the bundled "
-        "ones 5; otherwise models with a memory 1, official weights 17, others 5)",
+        "ones 5, or 1 where the clock stands still; otherwise models with a memory 1, official weights 17, "
+        "others 5)",
     )
     add(
         "--size",

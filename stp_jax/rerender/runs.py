@@ -78,7 +78,7 @@ def plan(flags: argparse.Namespace, notes: SamplingNotes, model: Takes) -> Plan:
     if is_long(flags, notes):
         overlap = flags.overlap
         if overlap is None:
-            overlap = windows.default_overlap(notes.frames, model, notes.sampling_overlap)
+            overlap = windows.default_overlap(clock, notes.frames, model, notes.sampling_overlap)
         divided = windows.plan(clock, notes.frames, overlap, len(request.clip.frames))
         lines = windows.describe(divided, model)
     return Plan(request, fps, sound, "\n".join(filter(None, (request.summary, speed, said, lines))), divided)

@@ -89,13 +89,17 @@ def plan(clock: np.ndarray, frames: int, overlap: int, source_frames: int) -> Wi
     return Windows(frames, length, starts, np.array(sources))
 
 
-def default_overlap(frames: int, model: Takes, noted: int = 0) -> int:
+def default_overlap(clock: np.ndarray, frames: int, model: Takes, noted: int = 0) -> int:
     """How much windows of F frames overlap where nothing is said; measured in docs/long_videos.md.
 
     Args:
+      clock: animation times of the new video [N]. Where it stands still, windows of a model with a memory fit
+        best with one frame in common.
       noted: what the weights ask for; 0: nothing.
     """
     wanted = noted or (1 if model.memory else 17 if model.official else 5)
+    if model.memory and not np.ptp(clock):
+        wanted = 1
     return min(wanted, max(frames - 4, 1))
 
 
@@ -137,8 +141,9 @@ def source_start(times: np.ndarray, frames: int, source_frames: int) -> int:
 def blend(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Goes over from one video to another of the same frames, uint8 or uint16 [O, H, W, 3].
 
-    The first frame is all of `before`, and the one after the last would be all of `after`.
+    The last frame is all of `after`, which goes on from there, and the one before the first would be all of
+    `before`.
     """
-    share = (np.arange(len(before), dtype=np.float32) / len(before))[:, None, None, None]
+    share = (np.arange(1, len(before) + 1, dtype=np.float32) / len(before))[:, None, None, None]
     mixed = before.astype(np.float32) * (1 - share) + after.astype(np.float32) * share
     return np.rint(mixed).astype(before.dtype)

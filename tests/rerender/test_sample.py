@@ -155,7 +155,7 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path, seconds):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) in (
-        (130, "\nStopped.\n"),
+        (130, "Stopped.\n"),
         (2, f"error: {tmp_path}/none.mp4: there is no such file\n"),  # a fast machine
     ), err
 

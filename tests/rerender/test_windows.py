@@ -56,17 +56,23 @@ def test_plans_that_are_impossible():
             windows.plan(clock, 17, overlap, 40)
     with pytest.raises(InputError, match="the source has 16 frames there"):
         windows.plan(clock, 17, 1, 16)
-    assert windows.default_overlap(81, Takes("pose12")) == 17
-    assert windows.default_overlap(5, Takes("pose12")) == 1
-    assert windows.default_overlap(17, Takes(memory=4)) == 1
-    assert windows.default_overlap(17, Takes(memory=4), 5) == 5  # as the weights' notes say
-    assert windows.default_overlap(5, Takes(memory=1), 5) == 1
 
 
-def test_blending_begins_with_the_one_and_would_end_with_the_other():
+def test_default_overlaps():
+    clock, still = np.arange(40.0), np.full(40, 8.0)
+    assert windows.default_overlap(clock, 81, Takes("pose12")) == 17
+    assert windows.default_overlap(clock, 5, Takes("pose12")) == 1
+    assert windows.default_overlap(clock, 17, Takes(memory=4)) == 1
+    assert windows.default_overlap(clock, 17, Takes(memory=4), 5) == 5  # as the weights' notes say
+    assert windows.default_overlap(clock, 5, Takes(memory=1), 5) == 1
+    assert windows.default_overlap(still, 17, Takes(memory=4), 5) == 1
+    assert windows.default_overlap(still, 81, Takes("pose12")) == 17
+
+
+def test_blending_ends_with_the_window_that_goes_on():
     before, after = np.full((4, 2, 2, 3), 100, np.uint8), np.full((4, 2, 2, 3), 200, np.uint8)
-    assert windows.blend(before, after)[:, 0, 0, 0].tolist() == [100, 125, 150, 175]
-    assert np.array_equal(windows.blend(before[:1], after[:1]), before[:1])
+    assert windows.blend(before, after)[:, 0, 0, 0].tolist() == [125, 150, 175, 200]
+    assert np.array_equal(windows.blend(before[:1], after[:1]), after[:1])
 
 
 def seen(moves, times=None, fov=90.0):
