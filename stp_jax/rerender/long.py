@@ -5,7 +5,8 @@ first camera of its own source, which follows the clock, and animation times fro
 
 A model with a memory is given latent frames of all earlier windows (`memory_choice`). Every model is given
 the frames that a window has in common with the one before: they are put in their place at every noise level,
-the noise is the same where windows overlap, and the pictures go over from one to the other.
+the noise is the same where windows overlap, the pictures go over from one to the other, and what is left of
+a jump after them is spread over the frames beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stp_jax.controls.view import View
 from stp_jax.files import naming, replace_file
 from stp_jax.media import writing
 from stp_jax.rerender import memory_choice
-from stp_jax.rerender.windows import Windows, blend
+from stp_jax.rerender.windows import Windows, blend, without_jump
 
 if TYPE_CHECKING:
     from stp_jax.rerender.given import Earlier
@@ -136,6 +137,7 @@ class LongVideo:
         )
         if before is not None:
             video = np.concatenate([blend(before, video[: len(before)]), video[len(before) :]])
+            video = without_jump(video, len(before))
         video = video[: plan.length - plan.starts[window]]  # without repetitions of the last frame
         final = plan.new_until(window) - plan.starts[window]
         return Piece(video[:final], video[final:], latents, np.array(self._model.forwards))

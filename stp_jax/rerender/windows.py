@@ -147,3 +147,33 @@ def blend(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     share = (np.arange(1, len(before) + 1, dtype=np.float32) / len(before))[:, None, None, None]
     mixed = before.astype(np.float32) * (1 - share) + after.astype(np.float32) * share
     return np.rint(mixed).astype(before.dtype)
+
+
+def without_jump(video: np.ndarray, first: int) -> np.ndarray:
+    """A window's frames, uint8 or uint16 [F, H, W, 3], without a jump of broad areas before frame `first`.
+
+    There the frames in common end. The jump is how much the step to that frame differs from the mean of the
+    steps beside it: nothing where all moves evenly. It is blurred by 1/64 of the height, so that details
+    stay, and reduced by what other steps within the window have of it, too (as a Wiener filter does). Two
+    frames on each side take it up. A window with fewer than four frames on one side stays as it is.
+    """
+    if not 4 <= first <= len(video) - 4:
+        return video
+    from scipy.ndimage import gaussian_filter  # takes a while to import
+
+    near = video[first - 4 : first + 4].astype(np.float32)
+    steps = np.diff(near, axis=0)  # the one in the middle, [3], leads to `first`
+    sigma = video.shape[1] / 64
+    jumps = [
+        gaussian_filter(steps[at] - (steps[at - 1] + steps[at + 1]) / 2, (sigma, sigma, 0))
+        for at in (1, 3, 5)
+    ]
+    before, here, after = (float(np.square(jump).mean()) for jump in jumps)
+    if here <= (before + after) / 2:
+        return video
+    taken = (1 - (before + after) / 2 / here) * jumps[1]
+    for frame, share in ((2, 0.25), (3, 0.5), (4, -0.5), (5, -0.25)):
+        near[frame] += share * taken
+    made = video.copy()
+    made[first - 4 : first + 4] = np.clip(np.rint(near), 0, np.iinfo(video.dtype).max)
+    return made

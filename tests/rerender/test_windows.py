@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from stp_jax.controls import cameras
 from stp_jax.controls.view import View
@@ -73,6 +74,40 @@ def test_blending_ends_with_the_window_that_goes_on():
     before, after = np.full((4, 2, 2, 3), 100, np.uint8), np.full((4, 2, 2, 3), 200, np.uint8)
     assert windows.blend(before, after)[:, 0, 0, 0].tolist() == [125, 150, 175, 200]
     assert np.array_equal(windows.blend(before[:1], after[:1]), after[:1])
+
+
+def jumping(jump, frames=17, size=64):
+    """One half of the picture grows lighter by 3 levels a frame, the other one jumps before frame 5."""
+    video = np.full((frames, size, size, 3), 50.0)
+    video[..., : size // 2, :] += 3 * np.arange(frames)[:, None, None, None]
+    video[5:, :, size // 2 :] += jump
+    return video
+
+
+def test_a_jump_is_spread_over_two_frames_on_each_side():
+    made = windows.without_jump(jumping(8).astype(np.uint8), 5)[:, 32, 60, 0]  # far from what does not jump
+    # The step of 8 differs from its neighbours' by 8: half of it is taken from either side, a quarter beyond.
+    assert made.tolist() == [50, 50, 50, 52, 54, 54, 56, 58, 58, 58, 58, 58, 58, 58, 58, 58, 58]
+
+
+def test_a_jump_as_of_other_steps_is_taken_in_part():
+    video = jumping(8)
+    video[3:] += 4  # of the step before frame 3
+    video[7:] += 4
+    near = np.diff(video[1:9], axis=0)
+    of_steps = [near[at] - (near[at - 1] + near[at + 1]) / 2 for at in (1, 3, 5)]
+    blurred = [ndimage.gaussian_filter(jump, (1, 1, 0)) for jump in of_steps]
+    energy = [np.square(jump).mean() for jump in blurred]
+    taken = (1 - (energy[0] + energy[2]) / 2 / energy[1]) * blurred[1]
+    made = windows.without_jump(video.astype(np.uint8), 5)
+    for frame, share in {2: 0, 3: 0.25, 4: 0.5, 5: -0.5, 6: -0.25, 7: 0}.items():
+        assert np.abs(made[frame] - (video[frame] + share * taken)).max() <= 0.51
+
+
+@pytest.mark.parametrize("first", [1, 3, 14])
+def test_even_motion_and_short_sides_stay_as_they_are(first):
+    assert np.array_equal(windows.without_jump(jumping(8).astype(np.uint16), first), jumping(8))
+    assert np.array_equal(windows.without_jump(jumping(0).astype(np.uint8), 5), jumping(0))
 
 
 def seen(moves, times=None, fov=90.0):
