@@ -154,8 +154,8 @@ def without_jump(video: np.ndarray, first: int) -> np.ndarray:
 
     There the frames in common end. The jump is how much the step to that frame differs from the mean of the
     steps beside it: nothing where all moves evenly. It is blurred by 1/64 of the height, so that details
-    stay, and reduced by what other steps within the window have of it, too (as a Wiener filter does). Two
-    frames on each side take it up. A window with fewer than four frames on one side stays as it is.
+    stay, and reduced by what other steps have of it there, too (as a Wiener filter does). Two frames on each
+    side take it up. A window with fewer than four frames on one side stays as it is.
     """
     if not 4 <= first <= len(video) - 4:
         return video
@@ -164,14 +164,13 @@ def without_jump(video: np.ndarray, first: int) -> np.ndarray:
     near = video[first - 4 : first + 4].astype(np.float32)
     steps = np.diff(near, axis=0)  # the one in the middle, [3], leads to `first`
     sigma = video.shape[1] / 64
-    jumps = [
-        gaussian_filter(steps[at] - (steps[at - 1] + steps[at + 1]) / 2, (sigma, sigma, 0))
-        for at in (1, 3, 5)
-    ]
-    before, here, after = (float(np.square(jump).mean()) for jump in jumps)
-    if here <= (before + after) / 2:
-        return video
-    taken = (1 - (before + after) / 2 / here) * jumps[1]
+
+    def blurred(picture: np.ndarray, times: float = 1.0) -> np.ndarray:
+        return gaussian_filter(picture, (times * sigma, times * sigma, 0))
+
+    jumps = [blurred(steps[at] - (steps[at - 1] + steps[at + 1]) / 2) for at in (1, 3, 5)]
+    before, here, after = (blurred(np.square(jump), 2) for jump in jumps)
+    taken = np.maximum(1 - (before + after) / 2 / np.maximum(here, 1e-6), 0) * jumps[1]
     for frame, share in ((2, 0.25), (3, 0.5), (4, -0.5), (5, -0.25)):
         near[frame] += share * taken
     made = video.copy()
