@@ -15,6 +15,8 @@ import numpy as np
 from stp_jax.errors import InputError
 from stp_jax.rerender.takes import Takes
 
+JUMP = 16 / 255  # of white; a jump of this much is taken out by half, see `without_jump`
+
 
 class Windows(NamedTuple):
     """A plan.
@@ -154,8 +156,9 @@ def without_jump(video: np.ndarray, first: int) -> np.ndarray:
 
     There the frames in common end. The jump is how much the step to that frame differs from the mean of the
     steps beside it: nothing where all moves evenly. It is blurred by 1/64 of the height, so that details
-    stay, and reduced by what other steps have of it there, too (as a Wiener filter does). Two frames on each
-    side take it up. A window with fewer than four frames on one side stays as it is.
+    stay, and reduced by what other steps have of it there, too (as a Wiener filter does). Where it is large,
+    something moves, and would leave ghosts: half of `JUMP` is the most. Two frames on each side take it up.
+    A window with fewer than four frames on one side stays as it is.
     """
     if not 4 <= first <= len(video) - 4:
         return video
@@ -171,8 +174,10 @@ def without_jump(video: np.ndarray, first: int) -> np.ndarray:
     jumps = [blurred(steps[at] - (steps[at - 1] + steps[at + 1]) / 2) for at in (1, 3, 5)]
     before, here, after = (blurred(np.square(jump), 2) for jump in jumps)
     taken = np.maximum(1 - (before + after) / 2 / np.maximum(here, 1e-6), 0) * jumps[1]
+    most = np.iinfo(video.dtype).max
+    taken /= 1 + np.square(np.abs(jumps[1]).max(-1, keepdims=True) / (JUMP * most))
     for frame, share in ((2, 0.25), (3, 0.5), (4, -0.5), (5, -0.25)):
         near[frame] += share * taken
     made = video.copy()
-    made[first - 4 : first + 4] = np.clip(np.rint(near), 0, np.iinfo(video.dtype).max)
+    made[first - 4 : first + 4] = np.clip(np.rint(near), 0, most)
     return made
