@@ -4,9 +4,9 @@ Cameras of all windows are in one world. Each window is conditioned as in traini
 first camera of its own source, which follows the clock, and animation times from there.
 
 A model with a memory is given latent frames of all earlier windows (`memory_choice`). Every model is given
-the frames that a window has in common with the one before: they are put in their place at every noise level,
-the noise is the same where windows overlap, the pictures go over from one to the other, and what is left of
-a jump after them is spread over the frames beside it.
+the frames that a window has in common with the one before: they are put in their place at the noise levels
+of `given.lowest_known`, the noise is the same where windows overlap, the pictures go over from one to the
+other, and what is left of a jump after them is spread over the frames beside it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def moving_noise(frames=FRAMES, height=64, width=96):
 
 
 def repacked(source, path, *, later, key):
-    """The packets of a file in another one: so many ticks `later`, all marked as key frames or as not."""
+    """The packets of a file in another one: later by `later` ticks, all marked as key frames or as not."""
     with av.open(str(source)) as reader, av.open(str(path), "w") as writer:
         stream = reader.streams.video[0]
         copy = writer.add_stream_from_template(stream)
