@@ -12,21 +12,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("stp_jax", "input_pipeline", "benchmarks", "launch")
 IN_BLENDER = {"launch/blender_export_camera.py"}  # which has flags of its own
-# Ctrl-C at the first import of what is neither Python's nor ours; copy.py tries Jython's org.
+# Ctrl-C at the first import of what is neither Python's nor ours, or of the module named last; copy.py tries
+# Jython's org.
 INTERRUPTED = """
 import os, runpy, signal, sys
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+ours, target, module = sys.argv[1:]
+known = sys.stdlib_module_names | set(ours.split())
 
 
 class Finder:
     def find_spec(name, *_):
-        if name.partition(".")[0] not in sys.stdlib_module_names | set(sys.argv[1].split()):
+        if name == module or (not module and name.partition(".")[0] not in known):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 sys.meta_path.insert(0, Finder)
-target = sys.argv[2]
 run = runpy.run_path if target.endswith(".py") else runpy.run_module
 run(target, run_name="__main__")
 """
@@ -53,11 +55,15 @@ def test_commands_are_found():
     assert {"train.py", "stp_jax.evaluate", "stp_jax.text", "input_pipeline.render"} <= set(commands())
 
 
-@pytest.mark.parametrize("command", commands())
-def test_ctrl_c_while_a_command_imports_is_one_line(command):
+# Of sample.py also when many modules are there already, of libraries that it imports late.
+INTERRUPTS = [*((command, "") for command in commands()), ("sample.py", "filelock"), ("sample.py", "yaml")]
+
+
+@pytest.mark.parametrize(("command", "module"), INTERRUPTS)
+def test_ctrl_c_while_a_command_imports_is_one_line(command, module):
     ours = "org stp_jax input_pipeline launch benchmarks configs"
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, ours, command],
+        [sys.executable, "-c", INTERRUPTED, ours, command, module],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -5,10 +5,8 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -140,24 +138,6 @@ def test_a_dry_run_says_what_is_wrong_with_the_model_and_what_lies_beside_it(run
     }.items():
         status, _, err = run(f"{plain} --out mine {mistake}")
         assert status == 2 and message in err and not (tmp_path / "mine").exists()
-
-
-@pytest.mark.parametrize("seconds", [0.2, 0.4])
-def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path, seconds):
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--video", tmp_path / "none.mp4"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) in (
-        (130, "Stopped.\n"),
-        (2, f"error: {tmp_path}/none.mp4: there is no such file\n"),  # a fast machine
-    ), err
 
 
 def test_a_disk_that_fills_is_one_line_that_says_what_is_there(files, tmp_path):
