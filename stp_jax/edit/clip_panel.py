@@ -33,24 +33,18 @@ class ClipPanel:
         self._start = gui.add_number("From second", float(state.source.start), min=0.0, step=0.01)
         self._seconds = gui.add_number("Seconds", 0.0, min=0.0, step=0.01, hint="0: as the command line")
         trim = gui.add_button("Trim")
-        trim.on_click(lambda event: page.act(self._trim))
+        page.inputs.listen(trim, lambda _: self._trim(), on="click")
         self._camera = gui.add_dropdown("Camera preset", (_OWN, SAME_CAMERA, *cameras.PRESETS))
-        self._camera.on_update(
-            lambda event: (
-                event.client_id is not None
-                and self._camera.value != _OWN
-                and page.act(lambda: page.state.use_camera(self._camera.value))
-            )
-        )
+        page.inputs.listen(self._camera, lambda name: name != _OWN and page.state.use_camera(name))
         self._move = gui.add_text("Camera move", "orbit_left:30:-15", hint="As for --camera")
         apply = gui.add_button("Apply the move")
-        apply.on_click(lambda event: page.act(lambda: page.state.use_camera(self._move.value.strip())))
+        page.inputs.listen(apply, lambda _: page.state.use_camera(self._move.value.strip()), on="click")
         self._summary = gui.add_markdown("")
 
     def _uploads(self, gui: Any) -> None:
         page = self._page
         save = gui.add_button("Save keyframes")
-        save.on_click(lambda event: page.act(self._save))
+        page.inputs.listen(save, lambda _: self._save(), on="click")
         for label, mime, most, use in (
             ("Open keyframes", "application/json", FILE_BYTES, self._open),
             ("Open a camera file", ".json,.npz,.npy,.txt", FILE_BYTES, self._camera_file),
@@ -58,25 +52,23 @@ class ClipPanel:
         ):
             button = gui.add_upload_button(label, mime_type=mime)
             page.guard.limit(button, most, label)
-            button.on_upload(
-                lambda event, button=button, use=use: page.act(
-                    lambda: use(button.value.name, button.value.content)
-                )
-            )
+            page.inputs.listen(button, lambda file, use=use: use(file.name, file.content), on="upload")
         self._drop = gui.add_html(_DROP)
 
     def show(self) -> None:
         """The clip, after an edit."""
         source = self._page.state.source
-        self._start.value = float(source.start)
-        self._seconds.value = float(source.duration or 0.0)
-        self._camera.value = _OWN
+        inputs = self._page.inputs
+        inputs.show_unless_typed(self._start, float(source.start))
+        inputs.show_unless_typed(self._seconds, float(source.duration or 0.0))
+        inputs.show(self._camera, _OWN)
         depth = "known" if source.depth is not None else "not known: the picture is warped as a flat wall"
         text = source.summary.replace("->", "→")
         text = re.sub(r"([*_`\[\]<>#])", r"\\\1", text)
         self._summary.content = "\n\n".join([*text.splitlines(), f"Depth: {depth}."])
 
     def _trim(self) -> None:
+        self._page.inputs.used(self._start, self._seconds)
         self._page.state.trim(float(self._start.value), float(self._seconds.value) or None)
 
     def _save(self) -> None:

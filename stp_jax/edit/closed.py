@@ -152,7 +152,7 @@ class ClosedPanel:
     def _button(self, closed: Closed) -> Any:
         page, key = self._page, closed.key
         button = self._gui.add_button(closed.label)
-        button.on_click(lambda event: page.act(lambda: page.restore(key)))
+        page.inputs.listen(button, lambda _: page.restore(key), on="click")
         return button
 
     def _forget(self) -> Any:
@@ -160,9 +160,9 @@ class ClosedPanel:
             "Forget them", color="gray", hint="Files of closed tabs stay in closed_N"
         )
 
-        def work() -> None:
+        def work(_: Any) -> None:
             self._page.app.closed_tabs.clear()
             self._page.app.offer()
 
-        button.on_click(lambda event: self._page.act(work))
+        self._page.inputs.listen(button, work, on="click")
         return button

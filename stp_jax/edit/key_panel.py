@@ -22,10 +22,11 @@ class KeyPanel:
     def __init__(self, gui: Any, page: Any, client: Any):
         self._page, self._client = page, client
         row = gui.add_button_group("Edit", ("Undo", "Redo"))
-        row.on_click(lambda event: page.act(page.state.undo if row.value == "Undo" else page.state.redo))
+        listen = page.inputs.listen
+        listen(row, lambda name: page.state.undo() if name == "Undo" else page.state.redo(), on="click")
         self._list = gui.add_dropdown("Keyframe", ("1",))
         keys = gui.add_button_group("At this frame", ("Add", "Remove"), hint="Of the chosen keyframe: Remove")
-        keys.on_click(lambda event: page.act(self._add if keys.value == "Add" else self._remove))
+        listen(keys, lambda name: self._add() if name == "Add" else self._remove(), on="click")
         last = 16
         self._time = gui.add_number("At frame", 0.0, min=0.0, max=last, step=0.01, hint="Of the new video")
         self._moment = gui.add_number(
@@ -48,29 +49,21 @@ class KeyPanel:
         self._way = gui.add_dropdown("Camera to next", kinds, initial_value="smooth")
         self._clock_way = gui.add_dropdown("Clock to next", kinds, initial_value="smooth")
         view = gui.add_button_group("View", ("Look through it", "Take my view"))
-        view.on_click(lambda event: page.act(self._look if view.value.startswith("Look") else self._take))
+        listen(view, lambda name: self._look() if name.startswith("Look") else self._take(), on="click")
         self._listen()
 
     def _listen(self) -> None:
         page = self._page
-        for handle, work in (
-            (self._list, lambda: page.choose(self._list.options.index(self._list.value))),
-            (self._time, self._move),
-            (self._moment, lambda: page.state.set_moment(page.chosen, self._moment.value, page.snap)),
-            (self._fov, lambda: page.state.set_fov(page.chosen, self._fov.value)),
-            (self._form, lambda: page.state.set_form(_TITLES[self._form.value])),
-            (self._position, self._camera),
-            (self._point, self._camera),
-            (self._turn, self._camera),
-            (self._orbit, self._camera),
-            (self._roll, self._camera),
-            (self._way, lambda: page.state.set_way(page.chosen, "camera", self._way.value)),
-            (
-                self._clock_way,
-                lambda: page.state.set_way(page.chosen, "animation_time", self._clock_way.value),
-            ),
-        ):
-            handle.on_update(lambda event, work=work: event.client_id is not None and page.act(work))
+        listen = page.inputs.listen
+        listen(self._list, lambda name: page.choose(int(name.split()[0]) - 1))
+        listen(self._time, self._move)
+        listen(self._moment, lambda value: page.state.set_moment(page.chosen, value, page.snap))
+        listen(self._fov, lambda value: page.state.set_fov(page.chosen, value))
+        listen(self._form, lambda name: page.state.set_form(_TITLES[name]))
+        for field in (self._position, self._point, self._turn, self._orbit, self._roll):
+            listen(field, lambda value, field=field: self._camera(field, value))
+        listen(self._way, lambda name: page.state.set_way(page.chosen, "camera", name))
+        listen(self._clock_way, lambda name: page.state.set_way(page.chosen, "animation_time", name))
 
     # What the buttons do ----------------------------------------------------------------------------------
 
@@ -81,30 +74,34 @@ class KeyPanel:
     def _remove(self) -> None:
         self._page.state.remove(self._page.chosen)
 
-    def _move(self) -> None:
-        value = round(self._time.value) if self._page.snap else self._time.value
+    def _move(self, value: float) -> None:
+        value = round(value) if self._page.snap else value
         self._page.chosen = self._page.state.move(self._page.chosen, value)
         self._page.refresh()
 
-    def _camera(self) -> None:
-        """The camera of the fields."""
-        kind, roll = _TITLES[self._form.value], round(float(self._roll.value), 4) or None
+    def _camera(self, changed: Any, entered: Any) -> None:
+        """The camera of the fields, one of which was changed."""
+
+        def value(field: Any) -> Any:
+            return entered if field is changed else field.value
+
+        kind, roll = _TITLES[self._form.value], round(float(value(self._roll)), 4) or None
         state, number = self._page.state, self._page.chosen
         before = state.keys.keyframes[number].camera
         if kind is Orbit:
-            left, up, away = poses.rounded(self._orbit.value)
-            around: Any = poses.rounded(self._point.value)
+            left, up, away = poses.rounded(value(self._orbit))
+            around: Any = poses.rounded(value(self._point))
             usual = np.allclose(around, state.pivot, atol=1e-4)
             state.set_camera(number, Orbit(left, up, away, None if usual else around, roll))
         elif kind is LookAt:
             up_axis = before.up if isinstance(before, LookAt) else None
-            place, point = poses.rounded(self._position.value), poses.rounded(self._point.value)
+            place, point = poses.rounded(value(self._position)), poses.rounded(value(self._point))
             state.set_camera(number, LookAt(place, point, up_axis, roll))
         else:
-            right, up, tilt = self._turn.value
+            right, up, tilt = value(self._turn)
             turn = Rotation.from_euler(_TURN, (right, up, tilt), degrees=True)
             wxyz = turn.as_quat(scalar_first=True, canonical=True)
-            state.set_camera(number, Turned(poses.rounded(self._position.value), poses.rounded(wxyz, 7)))
+            state.set_camera(number, Turned(poses.rounded(value(self._position)), poses.rounded(wxyz, 7)))
 
     def _look(self) -> None:
         """The page's own view goes to the keyframe."""
@@ -121,7 +118,7 @@ class KeyPanel:
 
     def show(self) -> None:
         """The chosen keyframe in all fields."""
-        state, number = self._page.state, self._page.chosen
+        state, number, show = self._page.state, self._page.chosen, self._page.inputs.show
         key, last = state.keys.keyframes[number], state.frames - 1
         options = tuple(
             f"{i + 1} of {len(state.keys.keyframes)}: frame {state.frame_of(one):.6g}"
@@ -129,23 +126,24 @@ class KeyPanel:
         )
         if tuple(self._list.options) != options:
             self._list.options = options
-        self._list.value = options[number]
+        show(self._list, options[number])
         for handle in (self._time, self._moment):
             if handle.max != last:
                 handle.max = last
-        self._time.value = round(state.frame_of(key), 3)
+        show(self._time, round(state.frame_of(key), 3))
         moment = state.moment_of(key)
         _, clock = state.path()
-        self._moment.value = round(float(np.interp(state.frame_of(key), np.arange(len(clock)), clock)), 3)
+        show(self._moment, round(float(np.interp(state.frame_of(key), np.arange(len(clock)), clock)), 3))
         self._moment.label = "Moment" if moment is not None else "Moment (of others)"
-        self._fov.value = round(state.fov_of(number), 3)
-        self._way.value, self._clock_way.value = key.way("camera"), key.way("animation_time")
+        show(self._fov, round(state.fov_of(number), 3))
+        show(self._way, key.way("camera"))
+        show(self._clock_way, key.way("animation_time"))
         self._show_camera(state.camera_of(number), state.pose_of(number))
 
     def _show_camera(self, camera: Any, pose: np.ndarray) -> None:
         kind = type(camera) if isinstance(camera, poses.EDITED) else Turned
-        state = self._page.state
-        self._form.value = poses.FORMS[kind]
+        state, show = self._page.state, self._page.inputs.show
+        show(self._form, poses.FORMS[kind])
         for handle, kinds in (
             (self._position, (LookAt, Turned)),
             (self._point, (LookAt, Orbit)),
@@ -155,14 +153,14 @@ class KeyPanel:
         ):
             if handle.visible != (kind in kinds):
                 handle.visible = kind in kinds
-        self._position.value = poses.rounded(pose[:3, 3])
-        self._point.value = poses.rounded(poses.pivot_of(camera, state.pivot))
+        show(self._position, poses.rounded(pose[:3, 3]))
+        show(self._point, poses.rounded(poses.pivot_of(camera, state.pivot)))
         self._point.label = "Looks at" if kind is LookAt else "Around"
         if isinstance(camera, Orbit):
             away = float(np.linalg.norm(poses.pivot_of(camera, state.pivot)))
             values = (camera.left or 0, camera.up or 0, away if camera.distance is None else camera.distance)
-            self._orbit.value = poses.rounded(values)
+            show(self._orbit, poses.rounded(values))
         if isinstance(camera, (Orbit, LookAt)):
-            self._roll.value = float(camera.roll or 0.0)
+            show(self._roll, float(camera.roll or 0.0))
         turn = Rotation.from_quat(quaternion(pose), scalar_first=True)
-        self._turn.value = poses.rounded(turn.as_euler(_TURN, degrees=True), 4)
+        show(self._turn, poses.rounded(turn.as_euler(_TURN, degrees=True), 4))

@@ -36,12 +36,12 @@ class MakePanel:
         self._bar = gui.add_progress_bar(0.0)
         work = gui.add_button_group("Make", ("Preview", "Render", "Stop"))
         actions = {"Preview": self.preview, "Render": self.render, "Stop": self.stop}
-        work.on_click(lambda event: page.act(actions[work.value]))
+        page.inputs.listen(work, lambda name: actions[name](), on="click")
         self._take = gui.add_dropdown("Take", (_NONE,))
         use = gui.add_button("Back to the keyframes of this take")
-        use.on_click(lambda event: page.act(self._use))
+        page.inputs.listen(use, lambda _: self._use(), on="click")
         export = gui.add_button_group("Export", tuple(_EXPORTS))
-        export.on_click(lambda event: page.act(lambda: self._export(export.value)))
+        page.inputs.listen(export, self._export, on="click")
         gui.add_markdown("The same from the command line:")
         self._command = gui.add_html("")
 

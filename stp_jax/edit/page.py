@@ -21,6 +21,7 @@ from stp_jax.edit import scene, view_panel
 from stp_jax.edit.clip_panel import ClipPanel
 from stp_jax.edit.clips import Source
 from stp_jax.edit.closed import Closed, ClosedPanel
+from stp_jax.edit.inputs import Inputs
 from stp_jax.edit.key_panel import KeyPanel
 from stp_jax.edit.make_panel import KEYFRAMES, MakePanel
 from stp_jax.edit.state import State
@@ -47,6 +48,7 @@ class Page:
       chosen: the number of the keyframe whose fields are shown.
       frame: of the new video, which is shown.
       rendering: a full render goes on, which edits do not stop.
+      inputs: what was entered and is not done yet.
       key: by which the browser's tab knows its work, see `closed`.
     """
 
@@ -65,7 +67,8 @@ class Page:
         self._timer: threading.Timer | None = None
         self._dragged: tuple[int, np.ndarray] | None = None
         self.guard = Guard(client, self.say)
-        self.scene = scene.Scene(client.scene, lambda i: self.act(lambda: self.choose(i)), self._drag)
+        self.inputs = Inputs(self.act)
+        self.scene = scene.Scene(client.scene, lambda i: self.inputs.do(lambda: self.choose(i)), self._drag)
         with client.atomic():
             self._build()
         self.refresh()
@@ -98,11 +101,11 @@ class Page:
         with tabs.add_tab("Files"):
             self.clip = ClipPanel(gui, self)
         for label, hotkey, modifier, work in (
-            ("Undo", "Z", "cmd/ctrl", lambda: self.state.undo()),
-            ("Redo", "Z", "cmd/ctrl+shift", lambda: self.state.redo()),
+            ("Undo", "Z", "cmd/ctrl", lambda _: self.state.undo()),
+            ("Redo", "Z", "cmd/ctrl+shift", lambda _: self.state.redo()),
         ):
             command = gui.add_command(label, hotkey=hotkey, modifier=modifier)
-            command.on_trigger(lambda event, work=work: self.act(work))
+            self.inputs.listen(command, work, on="trigger")
 
     # Work ---------------------------------------------------------------------------------------------------
 
@@ -135,9 +138,9 @@ class Page:
         self.client.add_notification("Not possible", plain[:600], color="red", auto_close_seconds=12)
 
     def choose(self, number: int) -> None:
-        """Shows another keyframe, and the frame that it is at."""
-        self.chosen = number
-        self.frame = round(self.state.frame_of(self.state.keys.keyframes[number]))
+        """Shows another keyframe, and the frame that it is at; the last one, if there are fewer by now."""
+        self.chosen = min(number, len(self.state.keys.keyframes) - 1)
+        self.frame = round(self.state.frame_of(self.state.keys.keyframes[self.chosen]))
         self.refresh()
 
     def _edited(self) -> None:
@@ -188,7 +191,7 @@ class Page:
             if dragged is not None:
                 self.state.drag(*dragged)
 
-        self.act(work)
+        self.inputs.do(work)
 
     def _preview_soon(self) -> None:
         """Ends the preview of before, and begins another when edits pause."""
@@ -262,6 +265,7 @@ class Page:
         self.closed = True
         self.app.worker.stop(self)
         self.view.stop()
+        self.inputs.close()
         waited = self.lock.acquire(timeout=_LONGEST)  # for an edit that is under way
         try:
             if self._timer is not None:

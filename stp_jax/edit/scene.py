@@ -171,10 +171,16 @@ class Scene:
                 f"/keys/{i}/ball", 0.2 * size, colour, subdivisions=2
             )
             for clicked in (handle, ball):
-                clicked.on_click(lambda _, i=i: self._choose(i))
+                self._listen(clicked, i)
             self._keys.append(handle)
         if not self._held:
             self._put_gizmo(chosen, turns, size)
+
+    def _listen(self, clicked: Any, number: int) -> None:
+        async def chosen(event: Any) -> None:
+            self._choose(number)
+
+        clicked.on_click(chosen)
 
     def _put_gizmo(self, number: int, turns: bool, size: float) -> None:
         """The handles of the chosen keyframe; one that looks at a point turns by itself."""
@@ -182,7 +188,7 @@ class Scene:
             "/gizmo", scale=2.2 * size, disable_rotations=not turns, depth_test=False
         )
 
-        def moved(event: Any) -> None:
+        async def moved(event: Any) -> None:  # of viser's own thread: in order
             self._held = event.phase != "end"
             self._drag(number, pose_of(event.target.wxyz, event.target.position))
 

@@ -47,20 +47,16 @@ class ViewPanel:
         self._left = gui.add_dropdown("Left", (SOURCE, GEOMETRY, PREVIEW), initial_value=SOURCE)
         self._right = gui.add_dropdown("Right", (SOURCE, GEOMETRY, PREVIEW), initial_value=PREVIEW)
         self._follows = False
-        moving.on_click(lambda event: page.act(lambda: self._move(moving.value)))
-        apply.on_click(lambda event: page.act(self._apply))
-        self._text.on_update(self._typed)
-        self._preset.on_update(lambda event: self._by_page(event) and page.act(self._use_preset))
-        self._slider.on_update(lambda event: self._by_page(event) and page.act(self._scrub))
-        self._snap.on_update(lambda event: self._by_page(event) and page.act(self.show))
+        listen = page.inputs.listen
+        listen(moving, self._move, on="click")
+        listen(apply, lambda _: self._apply(self._text.value), on="click")
+        listen(self._text, self._typed)
+        listen(self._preset, lambda name: name != _OWN and page.state.use_clock(name))
+        listen(self._slider, self._scrub)
+        listen(self._snap, lambda _: self.show())
         for handle in (self._left, self._right):
-            handle.on_update(lambda event: self._by_page(event) and page.act(self.show_frame))
+            listen(handle, lambda _: self.show_frame())
         threading.Thread(target=self._draw_pictures, daemon=True).start()
-
-    @staticmethod
-    def _by_page(event: Any) -> bool:
-        """Whether someone did it, not the program."""
-        return event.client_id is not None
 
     @property
     def snap(self) -> bool:
@@ -68,12 +64,13 @@ class ViewPanel:
 
     # What is done -----------------------------------------------------------------------------------------
 
-    def _typed(self, event: Any) -> None:
-        if self._by_page(event) and self._text.value.endswith(clock.COMMIT):
-            self._page.act(self._apply)
+    def _typed(self, text: str) -> None:
+        """After each letter."""
+        if text.endswith(clock.COMMIT):
+            self._apply(text)
 
-    def _apply(self) -> None:
-        text, state = self._text.value.rstrip(clock.COMMIT + " "), self._page.state
+    def _apply(self, text: str) -> None:
+        state, text = self._page.state, text.rstrip(clock.COMMIT + " ")
         points = clock.read_points(text)
         keys = [key for key in state.keys.keyframes if key.animation_time is not None]
         inside = all(0 <= value < state.frames for point in points or () for value in point)
@@ -85,12 +82,8 @@ class ViewPanel:
         finally:
             self.show()  # the text that was refused goes
 
-    def _use_preset(self) -> None:
-        if self._preset.value != _OWN:
-            self._page.state.use_clock(self._preset.value)
-
-    def _scrub(self) -> None:
-        self._page.frame = int(self._slider.value)
+    def _scrub(self, frame: float) -> None:
+        self._page.frame = int(frame)
         self.show_frame()
 
     def _move(self, what: str) -> None:
@@ -119,7 +112,7 @@ class ViewPanel:
     def go(self, frame: int) -> None:
         """Shows another frame."""
         self._page.frame = frame
-        self._slider.value = frame
+        self._page.inputs.show(self._slider, frame)
         self.show_frame()
 
     # What is shown ----------------------------------------------------------------------------------------
@@ -141,9 +134,10 @@ class ViewPanel:
             self._pictured = state.source
             self._pictures = clock.thumbnails(state.source.clip.frames)
             self._slider.max = max(state.frames - 1, 1)
-        self._slider.value = min(self._page.frame, state.frames - 1)
-        self._text.value = clock.as_text(self._points())
-        self._preset.value = _OWN
+        inputs = self._page.inputs
+        inputs.show(self._slider, min(self._page.frame, state.frames - 1))
+        inputs.show(self._text, clock.as_text(self._points()))
+        inputs.show(self._preset, _OWN)
         self.show_frame()
 
     def _points(self) -> list[tuple[float, float]]:
