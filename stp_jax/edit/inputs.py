@@ -26,7 +26,8 @@ class Inputs:
         self._lock = threading.Lock()  # of the counts
         self._shown: dict[int, Any] = {}
         self._queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         for work in iter(self._queue.get, None):
@@ -76,6 +77,7 @@ class Inputs:
         for field in fields:
             self._shown.pop(id(field), None)
 
-    def close(self) -> None:
-        """Ends the thread after what was entered before."""
+    def close(self, seconds: float) -> None:
+        """Ends the thread after what was entered before, for which it waits so long at most."""
         self._queue.put(None)
+        self._thread.join(seconds)

@@ -31,7 +31,7 @@ from stp_jax.errors import InputError, of_a_disk
 
 _WIDE = 1000  # pixels of the window from which there are two columns of panels
 _QUIET = 0.4  # seconds without an edit before a preview begins
-_LONGEST = 10.0  # seconds that a closed tab waits for its last edit
+_LONGEST = 10.0  # seconds that a closed tab waits for its last edits
 _FAILED = "A fault of the editor: {}. The terminal has more."
 
 
@@ -262,10 +262,10 @@ class Page:
 
     def close(self) -> None:
         """The tab has gone: its work ends, its files go, and what it had is kept for a while."""
+        self.inputs.close(_LONGEST)
         self.closed = True
         self.app.worker.stop(self)
         self.view.stop()
-        self.inputs.close()
         waited = self.lock.acquire(timeout=_LONGEST)  # for an edit that is under way
         try:
             if self._timer is not None:

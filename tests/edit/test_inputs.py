@@ -29,7 +29,7 @@ class Field:
 def inputs():
     made = Inputs(lambda work: work())
     yield made
-    made.close()
+    made.close(20)
 
 
 def wait_for(inputs):
@@ -70,6 +70,19 @@ def test_buttons_of_a_group_that_are_pressed_quickly_are_all_done_in_order(input
     goes_on.set()
     wait_for(inputs)
     assert pressed == ["Undo", "Redo", "Undo", "Undo"]
+
+
+def test_closing_waits_for_what_was_entered_before(inputs):
+    field, seen = Field(0), []
+    inputs.listen(field, lambda value: wait_a_while() and seen.append(value))
+    for value in (1, 2, 3):
+        field.enter(value)
+    inputs.close(20)
+    assert seen == [1, 2, 3]
+
+
+def wait_a_while():
+    return not threading.Event().wait(0.05)
 
 
 def test_what_the_program_writes_is_no_input(inputs):
