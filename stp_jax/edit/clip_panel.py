@@ -30,6 +30,7 @@ class ClipPanel:
         self._page = page
         self._uploads(gui)
         state = page.state
+        self._shown = state.source
         self._start = gui.add_number("From second", float(state.source.start), min=0.0, step=0.01)
         self._seconds = gui.add_number("Seconds", 0.0, min=0.0, step=0.01, hint="0: as the command line")
         trim = gui.add_button("Trim")
@@ -59,6 +60,9 @@ class ClipPanel:
         """The clip, after an edit."""
         source = self._page.state.source
         inputs = self._page.inputs
+        if source is not self._shown:  # another clip or trim: what was typed was for the one before
+            self._shown = source
+            inputs.used(self._start, self._seconds)
         inputs.show_unless_typed(self._start, float(source.start))
         inputs.show_unless_typed(self._seconds, float(source.duration or 0.0))
         inputs.show(self._camera, _OWN)

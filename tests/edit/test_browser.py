@@ -220,12 +220,15 @@ def test_a_video_and_a_trim_from_the_page(chromium, address):
         editor.set("Seconds", 1)
         editor.press("Trim")
         editor.wait_for("from 0.4 to 1.4 s")
+        editor.set("From second", 0.6)  # and no Trim
         editor.choose("Camera preset", "dolly_in")
         editor.tab("Make")
         editor.wait_for("--start=0.4 --duration=1.0")
         editor.tab("Files")
+        assert editor.value("From second") == "0.6"
         editor.drop(example)
         editor.wait_for("from 0 to ")
+        editor.wait_until(lambda: editor.value("From second") == "0")
         editor.tab("Make")
         assert "--start" not in editor.page.locator(".stp-command").inner_text()
 
