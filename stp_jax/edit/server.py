@@ -8,6 +8,7 @@ import io
 import itertools
 import socket
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ class App:
             self.gate.stands = True
             return serve(*args, **kwargs)
 
+        # A tab may close while an edit of it is done, which goes on.
+        warnings.filterwarnings("ignore", "Queued a .* on a closed connection", UserWarning)
         library.serve = guarded  # type: ignore[assignment, misc]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own

@@ -32,6 +32,7 @@ if _missing and os.environ.get("STP_REQUIRE_BROWSER_TESTS"):
     raise RuntimeError(_missing)
 
 needs_browser = pytest.mark.skipif(bool(_missing), reason=_missing)
+_PACE = 60  # milliseconds: of the inputs of a panel viser's page sends the last one in 50
 WAIT = 60_000  # milliseconds: other tests may need the processors
 
 
@@ -113,6 +114,7 @@ class Editor:
         field = self.fields(label).nth(part)
         field.fill(str(value))
         field.press("Enter")
+        self.page.wait_for_timeout(_PACE)
 
     def value(self, label: str, part: int = 0) -> str:
         return self.fields(label).nth(part).input_value()
